@@ -1,0 +1,46 @@
+"""LEAFE, the algorithm. Standard library only; `explore.py` is the place to start reading."""
+
+from leafe_verl.core.environment import (
+    Environment,
+    EnvironmentFailure,
+    ReplayDivergence,
+    ReplayEnvironment,
+    ReplaySnapshot,
+    Step,
+)
+from leafe_verl.core.experience import Example, Kind, TokenSequence, examples_of, sequence_of
+from leafe_verl.core.explore import Explorer
+from leafe_verl.core.policy import ContextOverflow, History, Message, Policy, PolicyFailure, Turn
+from leafe_verl.core.reflection import Reflection
+from leafe_verl.core.settings import Settings
+from leafe_verl.core.task import Task
+from leafe_verl.core.tree import Attempt, Branch, ExplorationTree, Outcome, StepRecord
+
+__all__ = [
+    "Attempt",
+    "Branch",
+    "ContextOverflow",
+    "Environment",
+    "EnvironmentFailure",
+    "Example",
+    "ExplorationTree",
+    "Explorer",
+    "History",
+    "Kind",
+    "Message",
+    "Outcome",
+    "Policy",
+    "PolicyFailure",
+    "Reflection",
+    "ReplayDivergence",
+    "ReplayEnvironment",
+    "ReplaySnapshot",
+    "Settings",
+    "Step",
+    "StepRecord",
+    "Task",
+    "TokenSequence",
+    "Turn",
+    "examples_of",
+    "sequence_of",
+]

@@ -1,0 +1,171 @@
+"""What an environment must offer so that an attempt can be rolled back: reset, step, snapshot, restore."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from leafe_verl.core.task import Task
+
+T = TypeVar("T")
+
+
+class Step(NamedTuple):
+    """Gymnasium's five-tuple, for text. The attempt's return is the sum of its rewards."""
+
+    observation: str
+    reward: float
+    terminated: bool
+    """The task is over: solved, or lost beyond repair."""
+    truncated: bool
+    """The environment stopped for another reason (its own limit)."""
+    info: Mapping[str, Any]
+    """`success`: bool, the task is solved. `error`: bool, the observation reports an error."""
+
+
+class EnvironmentFailure(Exception):
+    """The environment broke (raised, hung, died). The attempt is unscored: neither success nor zero reward."""
+
+
+class ReplayDivergence(EnvironmentFailure):
+    """Replaying the same actions gave another observation, so the rollback point does not exist."""
+
+
+class Environment(Protocol):
+    """One task being played, by one attempt at a time. Calls block; the caller bounds them in time.
+
+    Any exception that leaves a method is an `EnvironmentFailure` of the attempt; one that leaves `close`, where
+    the attempt is over already, is logged.
+    """
+
+    system_prompt: str
+    """What the agent is told about this kind of task; empty for none."""
+    horizon: int
+    """Steps after which an attempt ends, T in the paper, unless the settings name another number."""
+
+    def reset(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
+        """Start `task` and return the first observation o_1, which states the task, and an info mapping."""
+
+    def step(self, action: str) -> Step:
+        """Execute one action. An action that makes no sense is feedback, not an exception."""
+
+    def snapshot(self) -> Any:
+        """Return a token for the present state; picklable, and valid in any instance of this class."""
+
+    def restore(self, snapshot: Any) -> int:
+        """Return to a snapshot's state. Returns how many environment steps were replayed to get there."""
+
+    def close(self) -> None:
+        """Release what the instance holds. May be called twice, and while a step hangs."""
+
+
+@dataclass(frozen=True)
+class ReplaySnapshot:
+    """A state described by how it was reached."""
+
+    task: Task
+    seed: int
+    actions: tuple[str, ...]
+    digests: tuple[str, ...]
+    """SHA-256 of the first observation and of the one after each action: len(actions) + 1."""
+
+
+class ReplayEnvironment(ABC):
+    """Base class for environments without snapshots of their own: restore resets and replays, checked.
+
+    A subclass writes `start` and `advance`; the record of actions and observations is kept here.
+    """
+
+    system_prompt: str = ""
+    horizon: int = 30
+
+    @abstractmethod
+    def start(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
+        """See `Environment.reset`."""
+
+    @abstractmethod
+    def advance(self, action: str) -> Step:
+        """See `Environment.step`."""
+
+    def reset(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
+        observation, info = self.start(task, seed)
+        self._record = ReplaySnapshot(task, seed, (), (_digest(observation),))
+        return observation, info
+
+    def step(self, action: str) -> Step:
+        step = self.advance(action)
+        record = self._record
+        digests = (*record.digests, _digest(step.observation))
+        self._record = ReplaySnapshot(record.task, record.seed, (*record.actions, action), digests)
+        return step
+
+    def snapshot(self) -> ReplaySnapshot:
+        return self._record
+
+    def restore(self, snapshot: ReplaySnapshot) -> int:
+        """Replay `snapshot`'s actions. Raises ReplayDivergence where an observation differs."""
+        observation, _ = self.reset(snapshot.task, snapshot.seed)
+        self._check(snapshot, 0, observation)
+        for index, action in enumerate(snapshot.actions, start=1):
+            self._check(snapshot, index, self.step(action).observation)
+        return len(snapshot.actions)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    @staticmethod
+    def _check(snapshot: ReplaySnapshot, index: int, observation: str) -> None:
+        if _digest(observation) != snapshot.digests[index]:
+            raise ReplayDivergence(
+                f"task {snapshot.task.key!r}, seed {snapshot.seed}: after {index} replayed actions the observation "
+                f"differs from the recorded one. {snapshot.task.environment!r} must be deterministic given task, "
+                f"seed and actions; it now shows: {observation[:200]!r}"
+            )
+
+
+def _digest(observation: str) -> str:
+    return hashlib.sha256(observation.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+async def call_within(seconds: float, what: str, function: Callable[..., T], *arguments: Any) -> T:
+    """Run a blocking environment call; raise EnvironmentFailure when it raises or outlasts `seconds`.
+
+    Each call has a daemon thread of its own: a hung one can be neither cancelled nor waited for, and in a
+    pool it would keep a place for ever.
+    """
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[T] = loop.create_future()
+
+    def deliver(setter: Callable[[Any], None], value: Any) -> None:
+        if not result.done():
+            setter(value)
+
+    def run() -> None:
+        try:
+            outcome: tuple[Callable[[Any], None], Any] = (result.set_result, function(*arguments))
+        except BaseException as error:  # noqa: BLE001 - carried to the awaiting attempt, whatever it is
+            outcome = (result.set_exception, _as_failure(what, error))
+        with contextlib.suppress(RuntimeError):  # the loop closed while a hung call went on
+            loop.call_soon_threadsafe(deliver, *outcome)
+
+    threading.Thread(target=run, name=f"environment {what}", daemon=True).start()
+    try:
+        return await asyncio.wait_for(result, seconds)
+    except (TimeoutError, asyncio.TimeoutError):
+        raise EnvironmentFailure(
+            f"{what} took longer than {seconds:g} s; leafe.environment.step_timeout sets the limit"
+        ) from None
+
+
+def _as_failure(what: str, error: BaseException) -> EnvironmentFailure:
+    if isinstance(error, EnvironmentFailure):
+        return error
+    failure = EnvironmentFailure(f"{what} raised {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure

@@ -1,0 +1,114 @@
+"""Stage 2's data: what a tree teaches, as SFT examples from which every experience has been removed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from leafe_verl.core.settings import DistillationSettings
+from leafe_verl.core.tree import ExplorationTree, Outcome, StepRecord
+
+
+class Kind(str, Enum):
+    """Which loss an example belongs to."""
+
+    COUNTERFACTUAL = "counterfactual"
+    """L_cf: the revised action, given the history before it."""
+    REHEARSAL = "rehearsal"
+    """L_reh: every action of a successful attempt."""
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """A path through a tree as one token sequence."""
+
+    token_ids: tuple[int, ...]
+    mask: tuple[int, ...]
+    """1 where the loss is computed: on sampled tokens, their end-of-turn token included; 0 elsewhere."""
+    log_probs: tuple[float, ...]
+    """Of the sampling policy, where mask is 1 and the engine gave them; 0.0 elsewhere."""
+    prompt_length: int
+    """Tokens before the first trained one."""
+
+    def __post_init__(self) -> None:
+        if not len(self.token_ids) == len(self.mask) == len(self.log_probs):
+            raise ValueError(f"{len(self.token_ids)} tokens, {len(self.mask)} mask, {len(self.log_probs)} log-probs")
+        if any(self.mask[: self.prompt_length]) or (self.mask and self.prompt_length < 1):
+            raise ValueError("the prompt must hold at least one token and is never trained on")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One SFT example."""
+
+    kind: Kind
+    sequence: TokenSequence
+    attempt: int
+    """Index of the attempt in its tree."""
+    step: int
+    """First trained step, counted from 1 along the attempt's path."""
+
+
+def sequence_of(steps: Sequence[StepRecord], first: int = 1, *, incomplete_actions: bool = True) -> TokenSequence:
+    """Return the path's tokens up to its last action, trained on the actions of steps `first` and later.
+
+    Raises ValueError when a history does not continue the one before it, as a chat template that rewrites
+    earlier turns would cause.
+    """
+    last = steps[-1]
+    token_ids = last.history.token_ids + last.action.token_ids
+    mask, log_probs = [0] * len(token_ids), [0.0] * len(token_ids)
+    for step in steps[first - 1 :]:
+        begin = len(step.history.token_ids)
+        end = begin + len(step.action.token_ids)
+        if token_ids[:end] != step.history.token_ids + step.action.token_ids:
+            raise ValueError("a step's tokens are not a prefix of its path's: the chat template rewrote them")
+        if step.action.complete or incomplete_actions:
+            mask[begin:end] = [1] * (end - begin)
+            log_probs[begin:end] = step.action.log_probs or [0.0] * (end - begin)
+    prompt_length = len(steps[first - 1].history.token_ids)
+    return TokenSequence(token_ids, tuple(mask), tuple(log_probs), prompt_length)
+
+
+def examples_of(tree: ExplorationTree, settings: DistillationSettings, seed: int) -> list[Example]:
+    """Return the tree's examples, drawn with a generator seeded by `seed` and the task's key."""
+    draw = random.Random(f"{seed}:{tree.task.key}")
+    found = [*_counterfactual(tree, settings, draw), *_rehearsal(tree, settings, draw)]
+    return [example for example in found if any(example.sequence.mask)]
+
+
+def _counterfactual(tree: ExplorationTree, settings: DistillationSettings, draw: random.Random) -> list[Example]:
+    """-log pi(a'_tau | h_tau, q): the branch's first action, or its whole suffix, without the experience."""
+    events = [index for index, _ in tree.branches() if _distilled(tree, index, settings.events)]
+    if len(events) > settings.events_per_task:
+        events = sorted(draw.sample(events, settings.events_per_task))
+    examples = []
+    for index in events:
+        branch = tree.attempts[index].branch
+        assert branch is not None
+        path = tree.path(index)
+        end = len(path) if settings.target == "suffix" else branch.step
+        sequence = sequence_of(path[:end], branch.step, incomplete_actions=settings.incomplete_actions)
+        examples.append(Example(Kind.COUNTERFACTUAL, sequence, index, branch.step))
+    return examples
+
+
+def _distilled(tree: ExplorationTree, index: int, events: str) -> bool:
+    attempt = tree.attempts[index]
+    if not attempt.outcome.scored or not attempt.steps:
+        return False
+    if events == "success":
+        return attempt.outcome is Outcome.SUCCESS
+    return events == "every" or tree.improved(index)
+
+
+def _rehearsal(tree: ExplorationTree, settings: DistillationSettings, draw: random.Random) -> list[Example]:
+    """-log pi(a_t | h_t, q) over all actions of a random share of the successful attempts, branched ones too."""
+    examples = []
+    for index, attempt in enumerate(tree.attempts):
+        if attempt.outcome is Outcome.SUCCESS and draw.random() < settings.rehearsal_share:
+            sequence = sequence_of(tree.path(index), incomplete_actions=settings.incomplete_actions)
+            examples.append(Example(Kind.REHEARSAL, sequence, index, 1))
+    return examples

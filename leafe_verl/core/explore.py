@@ -1,0 +1,197 @@
+"""Stage 1: attempt, reflect, roll back, branch; breadth first, under a budget.
+
+    roots ──► attempts ──► reflections (tau, e) ──► rollback to tau ──► attempts ──► ...
+              one wave, all at once                  the next wave
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from leafe_verl.core.environment import Environment, EnvironmentFailure, call_within
+from leafe_verl.core.policy import ContextOverflow, History, Policy, PolicyFailure, annotate
+from leafe_verl.core.reflection import (
+    Reflection,
+    experience_note,
+    fallback_reflection,
+    parse_reflection,
+    reflection_prompt,
+)
+from leafe_verl.core.settings import Settings
+from leafe_verl.core.task import Task
+from leafe_verl.core.tree import Attempt, Branch, ExplorationTree, Outcome, StepRecord
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """What exploring needs beside the task; one for each tree, cheap to make."""
+
+    make_environment: Callable[[], Environment]
+    policy: Policy
+    settings: Settings
+    environment_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    """Bounds the environment calls at once, over all trees that share it."""
+
+    async def explore(self, task: Task, roots: int = 1) -> ExplorationTree:
+        """Grow the exploration tree of `task` from `roots` independent attempts.
+
+        Attempts of one wave run concurrently; their order in the tree is that of the breadth-first queue,
+        so the same seed and the same answers give the same tree. Failures are values in the tree.
+        """
+        tree = ExplorationTree(task)
+        queue: list[Branch | None] = [None] * roots
+        while wave := self._admit(tree, queue):
+            for attempt in await asyncio.gather(*(self.attempt(tree, branch) for branch in wave)):
+                tree.add(attempt)
+            newest = range(len(tree.attempts) - len(wave), len(tree.attempts))
+            queue = queue[len(wave) :]
+            queue += await self._branches(tree, newest, waiting=len(queue))
+        return tree
+
+    async def attempt(self, tree: ExplorationTree, branch: Branch | None = None) -> Attempt:
+        """Run one attempt from the root or, rolled back, from a branch's step to its end."""
+        run = _Run(self, tree, branch)
+        try:
+            await run.play()
+        except EnvironmentFailure as failure:
+            return run.ended(Outcome.ENVIRONMENT_FAILURE, failure)
+        except ContextOverflow as failure:
+            return run.ended(Outcome.CONTEXT_OVERFLOW, failure)
+        except PolicyFailure as failure:
+            return run.ended(Outcome.POLICY_FAILURE, failure)
+        finally:
+            await run.close()
+        return run.ended(run.outcome)
+
+    def horizon(self, environment: Environment) -> int:
+        return self.settings.environment.horizon or environment.horizon
+
+    def _admit(self, tree: ExplorationTree, queue: list[Branch | None]) -> list[Branch | None]:
+        """Return the head of the queue that the budget allows. Steps are reserved at their worst case, the horizon;
+        what an attempt leaves of its reserve goes to those that wait."""
+        queue = queue[: self.settings.budget.attempts - len(tree.attempts)]
+        left = self._steps_left(tree)
+        if left is None or not queue:
+            return queue
+        environment = self.make_environment()
+        environment.close()
+        admitted: list[Branch | None] = []
+        for branch in queue:
+            left -= self.horizon(environment) - (branch.step - 1 if branch else 0)
+            if left < 0:
+                break
+            admitted.append(branch)
+        return admitted
+
+    def _steps_left(self, tree: ExplorationTree) -> int | None:
+        total = self.settings.budget.environment_steps
+        return None if total is None else total - sum(len(attempt.steps) for attempt in tree.attempts)
+
+    async def _branches(self, tree: ExplorationTree, newest: range, waiting: int) -> list[Branch | None]:
+        """Reflect on the newest attempts and return the branches asked for, in breadth-first order."""
+        settings = self.settings
+        free = 0 if self._steps_left(tree) == 0 else settings.budget.attempts - len(tree.attempts) - waiting
+        points = [(index, t) for index in newest for t in self._reflection_points(tree, index)]
+        points = points[: -(-max(free, 0) // settings.reflection.branches)]
+        reflections = await asyncio.gather(*(self._reflect(tree, index, t) for index, t in points))
+        requests: list[Branch | None] = []
+        for (index, _), reflection in zip(points, reflections, strict=True):
+            tree.reflections.append((index, reflection))
+            branch = Branch(index, reflection.step, tree.attempts[index].depth + 1, reflection)
+            requests += [branch] * settings.reflection.branches
+        return requests
+
+    def _reflection_points(self, tree: ExplorationTree, index: int) -> list[int]:
+        """Steps t after which to reflect: every K of the attempt's own, and its last one upon failure."""
+        attempt, interval = tree.attempts[index], self.settings.reflection.interval
+        if attempt.depth >= self.settings.budget.depth or not attempt.outcome.scored:
+            return []
+        end = len(tree.path(index))
+        own = range(end - len(attempt.steps) + 1, end + 1)
+        points = {t for t in own if interval and t % interval == 0 and t < end}
+        if attempt.outcome is not Outcome.SUCCESS:
+            points.add(end)
+        return sorted(points)
+
+    async def _reflect(self, tree: ExplorationTree, index: int, t: int) -> Reflection:
+        """Ask the policy for (tau, e) after step t; whatever goes wrong is answered by the fallback."""
+        steps, limit = tree.path(index)[:t], self.settings.reflection.max_characters
+        last, text, num_tokens = steps[-1], "", 0
+        try:
+            note = f"{last.observation}\n\n{reflection_prompt(t)}"
+            turn = await self.policy.reflect(await self.policy.extend(last.history, last.action, note), t)
+            text, num_tokens = turn.text, len(turn.token_ids)
+        except PolicyFailure as failure:
+            text = f"[{failure}]"
+        if num_tokens and (answer := parse_reflection(text, t, limit)):
+            return Reflection(*answer, parsed=True, text=text, num_tokens=num_tokens)
+        return Reflection(*fallback_reflection(steps, limit), parsed=False, text=text, num_tokens=num_tokens)
+
+
+class _Run:
+    """One attempt while it is being played."""
+
+    def __init__(self, explorer: Explorer, tree: ExplorationTree, branch: Branch | None) -> None:
+        self.explorer, self.tree, self.branch = explorer, tree, branch
+        self.environment = explorer.make_environment()
+        self.steps: list[StepRecord] = []
+        self.replayed_steps = 0
+        self.outcome = Outcome.HORIZON
+
+    def ended(self, outcome: Outcome, failure: Exception | None = None) -> Attempt:
+        error = str(failure) if failure else None
+        return Attempt(self.branch, tuple(self.steps), outcome, error, self.replayed_steps)
+
+    async def play(self) -> None:
+        policy, step_scope = self.explorer.policy, self.explorer.settings.reflection.scope == "step"
+        history = await self._start()
+        prompt = history
+        if self.branch:
+            prompt = await annotate(policy, history, experience_note(self.branch.reflection.experience))
+        first, last = self.branch.step if self.branch else 1, self.explorer.horizon(self.environment)
+        for t in range(first, last + 1):
+            snapshot = await self._call("snapshot", self.environment.snapshot)
+            action = await policy.act(prompt)
+            step = await self._call("step", self.environment.step, action.text)
+            error = bool(step.info.get("error"))
+            self.steps.append(StepRecord(history, action, step.observation, step.reward, error, snapshot))
+            if step.terminated:
+                self.outcome = Outcome.SUCCESS if step.info.get("success") else Outcome.FAILURE
+            # Nothing follows the last step, so that a history too long to extend cannot unscore the attempt.
+            if step.terminated or step.truncated or t == last:
+                return
+            # The history that is trained on never holds the experience; the prompt keeps it where it was put.
+            same = prompt is history or step_scope
+            history = await policy.extend(history, action, step.observation)
+            prompt = history if same else await policy.extend(prompt, action, step.observation)
+
+    async def _start(self) -> History:
+        """Reach E_1 and h_1, or E_tau and h_tau by rolling back."""
+        environment, task = self.environment, self.tree.task
+        if self.branch:
+            point = self.tree.path(self.branch.parent)[self.branch.step - 1]
+            self.replayed_steps = await self._call("restore", environment.restore, point.snapshot)
+            return point.history
+        observation, _ = await self._call("reset", environment.reset, task, self.explorer.settings.seed)
+        messages = [{"role": "system", "content": environment.system_prompt}] if environment.system_prompt else []
+        return await self.explorer.policy.begin([*messages, {"role": "user", "content": observation}])
+
+    async def close(self) -> None:
+        # In a thread and without a slot: the environment may hang, and must not be waited for by other trees.
+        try:
+            await self._within_limit("close", self.environment.close)
+        except EnvironmentFailure as failure:
+            logger.warning("task %r: %s", self.tree.task.key, failure)
+
+    async def _call(self, what: str, function, *arguments):  # type: ignore[no-untyped-def]
+        async with self.explorer.environment_slots:  # waiting for a slot does not count against the limit
+            return await self._within_limit(what, function, *arguments)
+
+    async def _within_limit(self, what: str, function, *arguments):  # type: ignore[no-untyped-def]
+        seconds = self.explorer.settings.environment.step_timeout
+        return await call_within(seconds, f"{self.tree.task.environment}.{what}", function, *arguments)

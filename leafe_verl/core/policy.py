@@ -1,0 +1,76 @@
+"""What the algorithm asks of a language model: token-exact histories, actions and reflections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+Message = Mapping[str, str]
+"""A chat message: `role` and `content`."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One sampled assistant turn, verbatim."""
+
+    text: str
+    """The decoded turn, without its end-of-turn token."""
+    token_ids: tuple[int, ...]
+    """As sampled; a complete turn ends with its end-of-turn token."""
+    log_probs: tuple[float, ...] | None = None
+    """Natural-log probability of each token under the sampling policy; None where the engine gave none."""
+    complete: bool = True
+    """False when the token limit cut the turn, so that it has no end-of-turn token."""
+
+    def __post_init__(self) -> None:
+        if self.log_probs is not None and len(self.log_probs) != len(self.token_ids):
+            raise ValueError(f"{len(self.token_ids)} tokens came with {len(self.log_probs)} log-probs")
+
+
+@dataclass(frozen=True)
+class History:
+    """A prompt: everything up to the point where the next action is sampled (h_t in the paper)."""
+
+    token_ids: tuple[int, ...]
+    """The whole prompt, the header of the coming assistant turn included. Actions stand in it as sampled."""
+    messages: tuple[Message, ...]
+    """The same as chat messages; the last one is the latest observation."""
+    previous: tuple[History, Turn] | None = None
+    """The history and action before the latest observation; None for the opening prompt."""
+
+
+class PolicyFailure(Exception):
+    """The model gave no turn (time limit, dead server). The attempt is unscored."""
+
+
+class ContextOverflow(PolicyFailure):
+    """The prompt leaves the model's window no room for a turn."""
+
+
+class Policy(Protocol):
+    """The model, for one exploration tree. Failures are `PolicyFailure`s."""
+
+    async def begin(self, messages: Sequence[Message]) -> History:
+        """Tokenise an opening prompt."""
+
+    async def extend(self, history: History, turn: Turn, observation: str) -> History:
+        """Append a sampled turn, token for token, and the observation that answers it."""
+
+    async def act(self, history: History) -> Turn:
+        """Sample an action."""
+
+    async def reflect(self, history: History, num_steps: int) -> Turn:
+        """Sample a reflection that names one of `num_steps` steps."""
+
+
+async def annotate(policy: Policy, history: History, note: str) -> History:
+    """Return `history` with `note` at the end of its latest observation.
+
+    The note shares a message with the observation because many chat templates refuse two user messages in a
+    row; all tokens before it stay those of `history`, so a prefix cache keeps them.
+    """
+    noted = f"{history.messages[-1]['content']}\n\n{note}"
+    if history.previous is None:
+        return await policy.begin([*history.messages[:-1], {**history.messages[-1], "content": noted}])
+    return await policy.extend(*history.previous, noted)

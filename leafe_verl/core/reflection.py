@@ -1,0 +1,128 @@
+"""Reflection: ask which step went wrong and how to mend it, and make an answer of whatever comes back."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+PROMPT = (
+    "The task is not solved after your {num_steps} turns so far. Do not continue it now. Look back at your turns "
+    "and the feedback to each. Decide which turn, from 1 to {num_steps}, was the first to go wrong, and what should "
+    'have been done there instead. Answer with JSON only: {{"step": the number of that turn, "experience": "in two '
+    'sentences at most, what was wrong and how to do it right"}}.'
+)
+
+EXPERIENCE = "Advice from an earlier try at this very turn, to be followed but not mentioned:\n{experience}"
+
+MAX_OBJECTS = 64
+"""Places where a JSON object is tried for; without a bound, hostile text blocks the event loop for seconds."""
+
+
+class Judged(Protocol):
+    """What the fallback needs to know of a step."""
+
+    @property
+    def observation(self) -> str: ...
+    @property
+    def reward(self) -> float: ...
+    @property
+    def error(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Reflection:
+    """(tau, e): where an attempt went wrong, and a short diagnosis-and-fix instruction."""
+
+    step: int
+    """tau, from 1 to the number of steps looked at."""
+    experience: str
+    """e."""
+    parsed: bool
+    """True when the model's own answer was used, False for the fallback."""
+    text: str = ""
+    """What the model wrote, verbatim; in square brackets, why it wrote nothing."""
+    num_tokens: int = 0
+    """Tokens sampled for it."""
+
+
+def reflection_prompt(num_steps: int) -> str:
+    return PROMPT.format(num_steps=num_steps)
+
+
+def experience_note(experience: str) -> str:
+    return EXPERIENCE.format(experience=experience)
+
+
+def reflection_schema(num_steps: int, max_characters: int) -> dict[str, Any]:
+    """JSON schema of a well-formed answer, for engines that decode under a grammar."""
+    return {
+        "type": "object",
+        "properties": {
+            "step": {"type": "integer", "minimum": 1, "maximum": num_steps},
+            "experience": {"type": "string", "minLength": 1, "maxLength": max_characters},
+        },
+        "required": ["step", "experience"],
+        "additionalProperties": False,
+    }
+
+
+def parse_reflection(text: str, num_steps: int, max_characters: int) -> tuple[int, str] | None:
+    """Return (tau, e) from JSON, or from lines `STEP:` and `EXPERIENCE:`; None when neither is there.
+
+    A step outside 1..num_steps is no answer: guessing another would hide how well the model reflects.
+    """
+    step, experience = _from_json(text) or _from_lines(text) or (None, None)
+    if isinstance(step, str) and re.fullmatch(r"\s*\d{1,6}\s*", step):
+        step = int(step)
+    if not isinstance(step, int) or isinstance(step, bool) or not 1 <= step <= num_steps:
+        return None
+    if not isinstance(experience, str) or not experience.strip():
+        return None
+    # A lone surrogate, which JSON can spell ("\\ud83d"), would make the tokenizer raise.
+    experience = experience.encode("utf-8", "replace").decode("utf-8")
+    return step, shorten(experience.strip(), max_characters)
+
+
+def fallback_reflection(steps: Sequence[Judged], max_characters: int) -> tuple[int, str]:
+    """Answer for a model that did not: the last step whose reward was negative, else the first step whose
+    feedback reports an error, else the last step; the feedback itself is the experience."""
+    fell = [t for t, step in enumerate(steps, start=1) if step.reward < 0]
+    errors = [t for t, step in enumerate(steps, start=1) if step.error]
+    tau = fell[-1] if fell else errors[0] if errors else len(steps)
+    return tau, shorten(steps[tau - 1].observation.strip() or "This turn did not help.", max_characters)
+
+
+def shorten(text: str, max_characters: int) -> str:
+    """Cut to `max_characters`, keeping the beginning and the end, where messages say most."""
+    if len(text) <= max_characters:
+        return text
+    gap = " ... "
+    if max_characters <= len(gap) + 2:
+        return text[:max_characters]
+    head = (max_characters - len(gap) + 1) // 2
+    return text[:head] + gap + text[len(text) - (max_characters - len(gap) - head) :]
+
+
+def _from_json(text: str) -> tuple[Any, Any] | None:
+    decoder = json.JSONDecoder()
+    for match in itertools.islice(re.finditer(r'\{\s*"', text), MAX_OBJECTS):
+        try:
+            value, _ = decoder.raw_decode(text, match.start())
+        except (ValueError, RecursionError):  # ValueError: malformed, or a number of thousands of digits
+            continue
+        if isinstance(value, dict) and "step" in value:
+            return value["step"], value.get("experience")
+    return None
+
+
+def _from_lines(text: str) -> tuple[Any, Any] | None:
+    # Two searches, each linear: one expression for both takes quadratic time on a text that repeats "STEP: 1".
+    step = re.search(r"\bSTEP\s*:\s*(\d{1,6})\b", text, re.IGNORECASE)
+    if step is None:
+        return None
+    experience = re.search(r"\bEXPERIENCE\s*:\s*(.+)", text[step.end() :], re.IGNORECASE | re.DOTALL)
+    return (step.group(1), experience.group(1)) if experience else None

@@ -1,0 +1,189 @@
+"""The algorithm's settings: every choice the paper leaves open has a name, a default and a check here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+EVENTS = ("improved", "every", "success")
+TARGETS = ("action", "suffix")
+SCOPES = ("attempt", "step")
+
+
+@dataclass(frozen=True)
+class EnvironmentSettings:
+    name: str = "mbpp"
+    """Registered name; a task that names its own environment overrides it."""
+    horizon: int | None = None
+    """Steps of an attempt, T. None: the environment's own."""
+    step_timeout: float = 60.0
+    """Seconds one reset, step or restore may take; beyond, the attempt ends as an EnvironmentFailure."""
+    concurrency: int | None = None
+    """Environment calls at once in one rollout worker. None: the number of cores."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the environment's constructor."""
+
+    def problems(self) -> list[str]:
+        return [
+            *_count("environment.horizon", self.horizon, 1, optional=True),
+            *_positive("environment.step_timeout", self.step_timeout),
+            *_count("environment.concurrency", self.concurrency, 1, optional=True),
+        ]
+
+
+@dataclass(frozen=True)
+class BudgetSettings:
+    attempts: int = 8
+    """Attempts of one task, roots included."""
+    depth: int = 2
+    """Maximum depth of a branch; roots have depth 0."""
+    environment_steps: int | None = None
+    """Environment steps of one task, replayed ones not counted. None: attempts and horizon bound them."""
+
+    def problems(self) -> list[str]:
+        return [
+            *_count("budget.attempts", self.attempts, 1),
+            *_count("budget.depth", self.depth, 0),
+            *_count("budget.environment_steps", self.environment_steps, 1, optional=True),
+        ]
+
+
+@dataclass(frozen=True)
+class ReflectionSettings:
+    interval: int | None = None
+    """K: reflect every K steps as well. None: upon failure alone."""
+    branches: int = 1
+    """Branches grown from one reflection."""
+    max_tokens: int = 192
+    """Token limit of a reflection."""
+    max_characters: int = 400
+    """Length of an experience; longer ones are shortened. Keep it within `max_tokens`."""
+    temperature: float | None = None
+    """None: the rollout's."""
+    grammar: bool = True
+    """Decode reflections under a JSON schema where the engine can."""
+    scope: str = "attempt"
+    """How long the experience stays in a branch's prompt: the rest of the `attempt`, or one `step`."""
+
+    def problems(self) -> list[str]:
+        return [
+            *_count("reflection.interval", self.interval, 1, optional=True),
+            *_count("reflection.branches", self.branches, 1),
+            *_count("reflection.max_tokens", self.max_tokens, 1),
+            *_count("reflection.max_characters", self.max_characters, 1),
+            *_at_least("reflection.temperature", self.temperature, 0, optional=True),
+            *_flag("reflection.grammar", self.grammar),
+            *_one_of("reflection.scope", self.scope, SCOPES),
+        ]
+
+
+@dataclass(frozen=True)
+class DistillationSettings:
+    events: str = "improved"
+    """Which branching events are distilled: those whose branch `improved` on the attempt it left, `every` one,
+    or those whose branch ended in `success`."""
+    events_per_task: int = 3
+    """Branching events sampled for one task."""
+    target: str = "action"
+    """Counterfactual target: the revised `action` alone, or the branch's whole `suffix`."""
+    rehearsal_share: float = 0.2
+    """Share of the successful attempts that are rehearsed, drawn at random."""
+    beta: float = 1.0
+    """Weight of the rehearsal loss: L = L_cf + beta * L_reh."""
+    incomplete_actions: bool = False
+    """Whether an action that the token limit cut may be a target."""
+
+    def problems(self) -> list[str]:
+        share = self.rehearsal_share
+        return [
+            *_one_of("distillation.events", self.events, EVENTS),
+            *_count("distillation.events_per_task", self.events_per_task, 0),
+            *_one_of("distillation.target", self.target, TARGETS),
+            *_at_least("distillation.rehearsal_share", share, 0),
+            *([f"leafe.distillation.rehearsal_share is {share}; expected at most 1"] if _above(share, 1) else []),
+            *_at_least("distillation.beta", self.beta, 0),
+            *_flag("distillation.incomplete_actions", self.incomplete_actions),
+        ]
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    max_tokens: int = 512
+    """Token limit of one assistant turn."""
+    timeout: float = 600.0
+    """Seconds one turn may take; beyond, the attempt ends as a PolicyFailure."""
+    chat_family: str | None = None
+    """Family of verl's continuous-token builder, such as `qwen2`. None: inferred from the model's type."""
+
+    def problems(self) -> list[str]:
+        return [
+            *_count("generation.max_tokens", self.max_tokens, 1),
+            *_positive("generation.timeout", self.timeout),
+        ]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything under `leafe.*`; see plugin/config/leafe_settings.yaml for the same with its sources."""
+
+    environment: EnvironmentSettings = field(default_factory=EnvironmentSettings)
+    budget: BudgetSettings = field(default_factory=BudgetSettings)
+    reflection: ReflectionSettings = field(default_factory=ReflectionSettings)
+    distillation: DistillationSettings = field(default_factory=DistillationSettings)
+    generation: GenerationSettings = field(default_factory=GenerationSettings)
+    seed: int = 0
+    """Seed of the environments and of the choice of examples."""
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Settings:
+        """Build from nested mappings. Raises ValueError naming every unknown key."""
+        sections = {f.name: f.default_factory for f in dataclasses.fields(cls) if f.name != "seed"}
+        unknown = [f"leafe.{key}" for key in values if key not in sections and key != "seed"]
+        built: dict[str, Any] = {"seed": values["seed"]} if "seed" in values else {}
+        for name, section in sections.items():
+            given = dict(values.get(name) or {})
+            known = {f.name for f in dataclasses.fields(section)}  # type: ignore[arg-type]
+            unknown += [f"leafe.{name}.{key}" for key in given if key not in known]
+            built[name] = section(**{key: value for key, value in given.items() if key in known})  # type: ignore[operator,misc]
+        if unknown:
+            raise ValueError(f"unknown settings: {', '.join(unknown)}")
+        return cls(**built)
+
+    def problems(self) -> list[str]:
+        """Return every invalid value, each as: what came, what was expected, under which key."""
+        sections = (self.environment, self.budget, self.reflection, self.distillation, self.generation)
+        return [*(problem for section in sections for problem in section.problems()), *_count("seed", self.seed, 0)]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _count(key: str, value: Any, minimum: int, *, optional: bool = False) -> list[str]:
+    if (value is None and optional) or (isinstance(value, int) and _is_number(value) and value >= minimum):
+        return []
+    return [f"leafe.{key} is {value!r}; expected an integer of at least {minimum}{' or null' if optional else ''}"]
+
+
+def _flag(key: str, value: Any) -> list[str]:
+    return [] if isinstance(value, bool) else [f"leafe.{key} is {value!r}; expected true or false"]
+
+
+def _above(value: Any, limit: float) -> bool:
+    return _is_number(value) and value > limit
+
+
+def _at_least(key: str, value: Any, minimum: float, *, optional: bool = False) -> list[str]:
+    if (value is None and optional) or (_is_number(value) and value >= minimum):
+        return []
+    return [f"leafe.{key} is {value!r}; expected a number of at least {minimum}{' or null' if optional else ''}"]
+
+
+def _positive(key: str, value: Any) -> list[str]:
+    return [] if _above(value, 0) else [f"leafe.{key} is {value!r}; expected a number above 0"]
+
+
+def _one_of(key: str, value: Any, choices: tuple[str, ...]) -> list[str]:
+    return [] if value in choices else [f"leafe.{key} is {value!r}; expected one of {', '.join(choices)}"]

@@ -1,0 +1,58 @@
+"""What happened in exploration trees, as numbers that add up over trees, and the ratios drawn from the sums."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from leafe_verl.core.experience import Example, Kind
+from leafe_verl.core.tree import ExplorationTree, Outcome
+
+
+def count(tree: ExplorationTree, examples: Iterable[Example]) -> dict[str, int]:
+    """Return the tree's counts; summing those of several trees is meaningful."""
+    attempts, branches = tree.attempts, tree.branches()
+    counts = Counter({f"outcome/{outcome.value}": 0 for outcome in Outcome})
+    counts.update(f"outcome/{attempt.outcome.value}" for attempt in attempts)
+    counts.update({f"examples/{kind.value}": 0 for kind in Kind})
+    counts.update(f"examples/{example.kind.value}" for example in examples)
+    turns = [step.action for attempt in attempts for step in attempt.steps]
+    reflections = [reflection for _, reflection in tree.reflections]
+    return dict(counts) | {
+        "trees": 1,
+        "trees_scored": int(any(attempt.outcome.scored for attempt in attempts)),
+        "solved": int(any(attempt.outcome is Outcome.SUCCESS for attempt in attempts)),
+        "attempts": len(attempts),
+        "attempts_scored": sum(attempt.outcome.scored for attempt in attempts),
+        "branches": len(branches),
+        "branches_scored": sum(attempts[index].outcome.scored for index, _ in branches),
+        "branches_improved": sum(tree.improved(index) for index, _ in branches),
+        "branches_succeeded": sum(attempts[index].outcome is Outcome.SUCCESS for index, _ in branches),
+        "reflections": len(reflections),
+        "reflections_parsed": sum(reflection.parsed for reflection in reflections),
+        "reflections_fallback": sum(not reflection.parsed for reflection in reflections),
+        "environment_steps": len(turns),
+        "replayed_steps": sum(attempt.replayed_steps for attempt in attempts),
+        "incomplete_actions": sum(not turn.complete for turn in turns),
+        "sampled_tokens": sum(len(turn.token_ids) for turn in turns) + sum(r.num_tokens for r in reflections),
+    }
+
+
+def total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Add up counts of several trees."""
+    summed: Counter[str] = Counter()
+    for each in counts:
+        summed.update(each)
+    return dict(summed)
+
+
+def ratios(counts: Mapping[str, int]) -> dict[str, float]:
+    """Shares worth watching, of what was scored. A share of nothing is absent rather than zero."""
+    pairs = {
+        "task_success": ("solved", "trees_scored"),
+        "attempt_success": ("outcome/success", "attempts_scored"),
+        "branch_improved": ("branches_improved", "branches_scored"),
+        "branch_success": ("branches_succeeded", "branches_scored"),
+        "reflection_parsed": ("reflections_parsed", "reflections"),
+    }
+    return {name: counts[part] / counts[whole] for name, (part, whole) in pairs.items() if counts.get(whole)}
