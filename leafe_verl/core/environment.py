@@ -116,7 +116,7 @@ class ReplayEnvironment(ABC):
             self._check(snapshot, index, self.step(action).observation)
         return len(snapshot.actions)
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - optional to override
         """Nothing is held."""
 
     @staticmethod
@@ -149,7 +149,7 @@ async def call_within(seconds: float, what: str, function: Callable[..., T], *ar
     def run() -> None:
         try:
             outcome: tuple[Callable[[Any], None], Any] = (result.set_result, function(*arguments))
-        except BaseException as error:  # noqa: BLE001 - carried to the awaiting attempt, whatever it is
+        except BaseException as error:
             outcome = (result.set_exception, _as_failure(what, error))
         with contextlib.suppress(RuntimeError):  # the loop closed while a hung call went on
             loop.call_soon_threadsafe(deliver, *outcome)

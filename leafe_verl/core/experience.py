@@ -28,7 +28,8 @@ class TokenSequence:
     mask: tuple[int, ...]
     """1 where the loss is computed: on sampled tokens, their end-of-turn token included; 0 elsewhere."""
     log_probs: tuple[float, ...]
-    """Of the sampling policy, where mask is 1 and the engine gave them; 0.0 elsewhere."""
+    """As sampled, where mask is 1 and the engine gave them; 0.0 elsewhere. A branched action was sampled with the
+    experience in the prompt, so these are no denominators for importance ratios."""
     prompt_length: int
     """Tokens before the first trained one."""
 
@@ -81,7 +82,7 @@ def examples_of(tree: ExplorationTree, settings: DistillationSettings, seed: int
 
 def _counterfactual(tree: ExplorationTree, settings: DistillationSettings, draw: random.Random) -> list[Example]:
     """-log pi(a'_tau | h_tau, q): the branch's first action, or its whole suffix, without the experience."""
-    events = [index for index, _ in tree.branches() if _distilled(tree, index, settings.events)]
+    events = [index for index, _ in tree.branches() if _distilled(tree, index, settings)]
     if len(events) > settings.events_per_task:
         events = sorted(draw.sample(events, settings.events_per_task))
     examples = []
@@ -95,13 +96,14 @@ def _counterfactual(tree: ExplorationTree, settings: DistillationSettings, draw:
     return examples
 
 
-def _distilled(tree: ExplorationTree, index: int, events: str) -> bool:
+def _distilled(tree: ExplorationTree, index: int, settings: DistillationSettings) -> bool:
     attempt = tree.attempts[index]
-    if not attempt.outcome.scored or not attempt.steps:
+    targets = attempt.steps if settings.target == "suffix" else attempt.steps[:1]
+    if not attempt.outcome.scored or not any(s.action.complete or settings.incomplete_actions for s in targets):
         return False
-    if events == "success":
+    if settings.events == "success":
         return attempt.outcome is Outcome.SUCCESS
-    return events == "every" or tree.improved(index)
+    return settings.events == "every" or tree.improved(index)
 
 
 def _rehearsal(tree: ExplorationTree, settings: DistillationSettings, draw: random.Random) -> list[Example]:

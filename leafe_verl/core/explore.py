@@ -1,7 +1,7 @@
 """Stage 1: attempt, reflect, roll back, branch; breadth first, under a budget.
 
-    roots ──► attempts ──► reflections (tau, e) ──► rollback to tau ──► attempts ──► ...
-              one wave, all at once                  the next wave
+roots ──► attempts ──► reflections (tau, e) ──► rollback to tau ──► attempts ──► ...
+          one wave, all at once                  the next wave
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 Message = Mapping[str, str]
@@ -36,7 +36,7 @@ class History:
     """The whole prompt, the header of the coming assistant turn included. Actions stand in it as sampled."""
     messages: tuple[Message, ...]
     """The same as chat messages; the last one is the latest observation."""
-    previous: tuple[History, Turn] | None = None
+    previous: tuple[History, Turn] | None = field(default=None, repr=False)
     """The history and action before the latest observation; None for the opening prompt."""
 
 

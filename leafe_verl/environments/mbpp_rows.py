@@ -1,0 +1,137 @@
+"""MBPP's rows: its own form, its sanitized form and verl's parquet form, all to and from a Task."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from leafe_verl.core.task import Task
+from leafe_verl.sandbox import split_assert
+
+NAME = "mbpp"
+INSTRUCTION = "You are an expert Python programmer, and here is your task: {text} Your code should pass these tests:"
+ANSWER_FORM = "Answer with the complete code in one ```python block."
+_INSTRUCTION_PATTERN = re.compile(r"here is your task: (.*?) Your code should pass these tests:", re.DOTALL)
+
+
+def request_of(task: Task) -> str:
+    """Return what the agent is asked: MBPP's own prompt with the visible tests, and the form of the answer."""
+    tests = "\n".join(task.data["test_list"])
+    return f"{INSTRUCTION.format(text=task.instruction)}\n\n{tests}\n\n{ANSWER_FORM}"
+
+
+def task_of(row: Mapping[str, Any], default_key: str | None) -> Task:
+    """See `MBPP.task`."""
+    fields = _fields_of_verl(row) if "reward_model" in row else _fields_of_mbpp(row)
+    key = fields.pop("task_id")
+    key = default_key if key is None else str(key)
+    if key is None:
+        raise ValueError("no task_id; expected one, since reports refer to it")
+    try:
+        return _checked_task(key, **fields)
+    except ValueError as error:
+        raise ValueError(f"task {key}: {error}") from None
+
+
+def verl_row_of(task: Task, split: str, index: int) -> dict[str, Any]:
+    """See `MBPP.verl_row`."""
+    return {
+        "data_source": NAME,
+        "prompt": [{"role": "user", "content": request_of(task)}],
+        "ability": "code",
+        "reward_model": {"style": "rule", "ground_truth": json.dumps(dict(task.data))},
+        "extra_info": {"split": split, "index": index, "task_id": task.key, "text": task.instruction},
+    }
+
+
+def tests_of(ground_truth: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Return test_list, challenge_test_list and test_setup_code of verl's ground truth, checked.
+
+    Raises ValueError that says what came and what was expected.
+    """
+    if isinstance(ground_truth, str):
+        try:
+            ground_truth = json.loads(ground_truth)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"reward_model.ground_truth is not JSON ({error}): {ground_truth!r:.80}") from None
+    if not isinstance(ground_truth, Mapping):
+        raise ValueError(
+            f"reward_model.ground_truth is a {type(ground_truth).__name__}; expected an object with test_list, "
+            "test_setup_code and challenge_test_list, or its JSON"
+        )
+    return _checked_tests(**_test_fields(ground_truth))
+
+
+def _fields_of_mbpp(row: Mapping[str, Any]) -> dict[str, Any]:
+    text = row.get("text") if row.get("text") is not None else row.get("prompt")
+    return {"task_id": row.get("task_id"), "text": text, **_test_fields(row)}
+
+
+def _fields_of_verl(row: Mapping[str, Any]) -> dict[str, Any]:
+    reward_model, extra = row["reward_model"], row.get("extra_info") or {}
+    if not isinstance(reward_model, Mapping) or "ground_truth" not in reward_model:
+        raise ValueError(f"reward_model is {reward_model!r:.80}; expected an object with ground_truth")
+    text = extra.get("text")
+    if text is None:
+        text = _text_of_prompt(_plain(row.get("prompt")))
+    return {"task_id": extra.get("task_id"), "text": text, **tests_of(reward_model["ground_truth"])}
+
+
+def _text_of_prompt(messages: Any) -> str | None:
+    """Return the task's words from the last message of the user, which is MBPP's own prompt or free text."""
+    if not isinstance(messages, list):
+        return None
+    contents = [m.get("content") for m in messages if isinstance(m, Mapping) and m.get("role") == "user"]
+    if not contents or not isinstance(contents[-1], str):
+        return None
+    found = _INSTRUCTION_PATTERN.search(contents[-1])
+    return found.group(1) if found else contents[-1]
+
+
+def _test_fields(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The sanitized form has a list `test_imports` for the set-up and no challenge tests."""
+    setup = row.get("test_setup_code")
+    if setup is None:
+        imports = _plain(row.get("test_imports"))
+        setup = "\n".join(map(str, imports)) if isinstance(imports, list) else imports
+    challenge = row.get("challenge_test_list")
+    return {
+        "test_list": row.get("test_list"),
+        "test_setup_code": "" if setup is None else setup,
+        "challenge_test_list": [] if challenge is None else challenge,
+    }
+
+
+def _checked_task(key: str, text: Any, **tests: Any) -> Task:
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"text is {text!r:.80}; expected the task in words (text, or prompt in the sanitized form)")
+    return Task(key, text.strip(), NAME, _checked_tests(**tests))
+
+
+def _checked_tests(test_list: Any, test_setup_code: Any, challenge_test_list: Any) -> dict[str, Any]:
+    if not isinstance(test_setup_code, str):
+        raise ValueError(f"test_setup_code is {test_setup_code!r:.80}; expected a string")
+    tests = {
+        "test_list": _strings("test_list", test_list),
+        "test_setup_code": test_setup_code,
+        "challenge_test_list": _strings("challenge_test_list", challenge_test_list),
+    }
+    if not tests["test_list"]:
+        raise ValueError("test_list is empty; expected at least one assert")
+    for test in (*tests["test_list"], *tests["challenge_test_list"]):
+        split_assert(test, test_setup_code)
+    return tests
+
+
+def _strings(name: str, value: Any) -> list[str]:
+    value = _plain(value)
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise ValueError(f"{name} is {value!r:.80}; expected a list of strings")
+    return list(value)
+
+
+def _plain(value: Any) -> Any:
+    """Arrays, as parquet readers give them, as lists."""
+    return value.tolist() if hasattr(value, "tolist") else value

@@ -1,0 +1,99 @@
+"""A run's table, from the metrics that verl's `file` logger wrote."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+Metrics = dict[int, dict[str, float]]
+"""Training step -> metric -> value. Step 0 is the validation before training."""
+
+SUMMED = {
+    "training steps with an update": None,
+    "exploration trees": "leafe/trees",
+    "attempts": "leafe/attempts",
+    "branches": "leafe/branches",
+    "  that improved": "leafe/branches_improved",
+    "  that succeeded": "leafe/branches_succeeded",
+    "reflections parsed": "leafe/reflections_parsed",
+    "reflections fallen back": "leafe/reflections_fallback",
+    "environment steps": "leafe/environment_steps",
+    "replayed steps": "leafe/replayed_steps",
+    "sampled tokens": "leafe/sampled_tokens",
+    "counterfactual examples": "leafe/examples/counterfactual",
+    "rehearsal examples": "leafe/examples/rehearsal",
+}
+
+
+def read_metrics(run_dir: Path) -> Metrics:
+    """Merge the run's metrics files in the order they were begun: a resumed run writes a new one.
+
+    A last line cut short by a killed process is passed over. Raises ValueError when nothing is there.
+    """
+    merged: Metrics = {}
+    for path in sorted(run_dir.glob("metrics-*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            merged.setdefault(int(record["step"]), {}).update(record["data"])
+    if not merged:
+        raise ValueError(f"no metrics in {run_dir}; expected metrics-*.jsonl, as trainer.logger=[console,file] writes")
+    return dict(sorted(merged.items()))
+
+
+def render_summary(metrics: Metrics) -> str:
+    """Return Pass@k before and after as one table, and the sums over all steps as another."""
+    parts = [_pass_table(metrics), _sum_table(metrics)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _pass_table(metrics: Metrics) -> str:
+    validated = {step: values for step, values in metrics.items() if _passes(values)}
+    if not validated:
+        return ""
+    first, last = min(validated), max(validated)
+    before, after = _passes(validated[first]), _passes(validated[last])
+    rows = [("held-out", f"step {first}", f"step {last}", "change")]
+    for name, value in before.items():
+        change = f"{100 * (after[name] - value):+.1f}" if name in after else ""
+        rows.append((name, _percent(value), _percent(after.get(name)), change))
+    unscored = sum(v for values in validated.values() for k, v in values.items() if k.endswith("/unscored"))
+    if unscored:
+        rows.append(("unscored attempts", f"{unscored:.0f}", "", ""))
+    return _table(rows)
+
+
+def _passes(values: Mapping[str, float]) -> dict[str, float]:
+    found = {}
+    for key, value in values.items():
+        if match := re.fullmatch(r"val-core/(.+)/pass@(\d+)", key):
+            found[(match.group(1), int(match.group(2)))] = value
+    return {f"{source} Pass@{k}": found[source, k] for source, k in sorted(found)}
+
+
+def _sum_table(metrics: Metrics) -> str:
+    steps = [values for step, values in metrics.items() if step > 0]
+    if not any("leafe/trees" in values for values in steps):
+        return ""
+    rows = [("collected", "total")]
+    for label, key in SUMMED.items():
+        sums = sum(values.get(key, 0) for values in steps) if key else sum("actor/loss" in v for v in steps)
+        rows.append((label, f"{sums:,.0f}"))
+    return _table(rows)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f} %"
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

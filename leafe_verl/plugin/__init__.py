@@ -1,0 +1,1 @@
+"""Everything that touches verl, ray, vllm or torch."""

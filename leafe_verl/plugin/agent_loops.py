@@ -1,0 +1,141 @@
+"""From a data set's row to trained tokens: the exploring loop, and the plain episode loop beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+from typing import Any
+from uuid import uuid4
+
+from omegaconf import OmegaConf
+from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput, register
+from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
+
+from leafe_verl.core import Example, ExplorationTree, Explorer, Outcome, Settings, Task, TokenSequence
+from leafe_verl.core.experience import examples_of, sequence_of
+from leafe_verl.core.statistics import count
+from leafe_verl.environments import make
+from leafe_verl.plugin.dataset import task_of
+from leafe_verl.plugin.server_policy import ServerPolicy
+
+EXPLORE = "explore"
+EPISODE = "episode"
+COUNTS_FIELD = "leafe_counts"
+"""Field of a record's `extra_fields`: the counts of one tree. Such a record is no example."""
+KIND_FIELD = "leafe_kind"
+"""Field of a record's `extra_fields`: which loss an example belongs to."""
+
+
+@functools.cache
+def environment_slots(number: int) -> asyncio.Semaphore:
+    """The worker process's bound on environment calls at once."""
+    return asyncio.Semaphore(number)
+
+
+class TaskLoop(AgentLoopBase):
+    """What both loops share: settings, the policy, and the form of their outputs."""
+
+    def __init__(self, *args: Any, hf_model_type: str | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, hf_model_type=hf_model_type, **kwargs)
+        self.settings = Settings.from_mapping(OmegaConf.to_container(self.config.leafe, resolve=True))
+        if self.settings.generation.chat_family:
+            self.continuous_token_builder = create_continuous_token_builder(
+                self.tokenizer,
+                model_family=self.settings.generation.chat_family,
+                hf_model_type=hf_model_type,
+                chat_template_kwargs=self.apply_chat_template_kwargs,
+            )
+
+    def explorer(self, task: Task, sampling_params: dict[str, Any]) -> Explorer:
+        rollout, environment = self.rollout_config, self.settings.environment
+        policy = ServerPolicy(
+            client=self.server_manager,
+            builder=self.continuous_token_builder,
+            sampling_params=sampling_params,
+            window=rollout.max_model_len or rollout.prompt_length + rollout.response_length,
+            request_id=uuid4().hex,
+            generation=self.settings.generation,
+            reflection=self.settings.reflection,
+            grammar=self.settings.reflection.grammar and rollout.name == "vllm",
+        )
+        make_environment = functools.partial(make, task.environment, **environment.options)
+        slots = environment_slots(environment.concurrency or os.cpu_count() or 1)
+        return Explorer(make_environment, policy, self.settings, slots)
+
+    def output(
+        self,
+        sequence: TokenSequence,
+        policy: ServerPolicy,
+        reward: float,
+        num_turns: int,
+        info: dict[str, float],
+        **extra: Any,
+    ) -> AgentLoopOutput:
+        """One record for TransferQueue: prompt up to the first trained token, response from there."""
+        split = sequence.prompt_length
+        versions = policy.weight_versions or {0}
+        return AgentLoopOutput(
+            prompt_ids=list(sequence.token_ids[:split]),
+            response_ids=list(sequence.token_ids[split:]),
+            response_mask=list(sequence.mask[split:]),
+            response_logprobs=list(sequence.log_probs[split:]) if self.rollout_config.calculate_log_probs else None,
+            reward_score=reward,
+            num_turns=num_turns,
+            metrics=AgentLoopMetrics(generate_sequences=policy.seconds),
+            extra_fields={
+                "reward_extra_info": info,
+                "min_global_steps": min(versions),
+                "max_global_steps": max(versions),
+                **extra,
+            },
+        )
+
+
+@register(EPISODE)
+class EpisodeLoop(TaskLoop):
+    """One plain attempt: no reflection, no rollback, no experience. GRPO's rollout and everyone's validation."""
+
+    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> list[AgentLoopOutput]:
+        """Return one output, or none for an unscored attempt: a broken environment is not a zero reward."""
+        task = task_of(kwargs["extra_info"])
+        explorer = self.explorer(task, sampling_params)
+        tree = ExplorationTree(task)
+        tree.add(await explorer.attempt(tree))
+        (attempt,) = tree.attempts
+        if not attempt.outcome.scored:
+            print(f"unscored attempt of task {task.key!r}: {attempt.outcome.value}: {attempt.error}")
+            return []
+        success = float(attempt.outcome is Outcome.SUCCESS)
+        sequence = sequence_of(attempt.steps)
+        info = {"acc": success, "steps": float(len(attempt.steps))}
+        return [self.output(sequence, explorer.policy, tree.return_of(0), 2 * len(attempt.steps), info)]
+
+
+@register(EXPLORE)
+class ExploreLoop(TaskLoop):
+    """LEAFE's rollout: grow one exploration tree from `rollout.n` roots, and return what it teaches."""
+
+    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> list[AgentLoopOutput]:
+        """Return a record with the tree's counts, then one record for each SFT example."""
+        task = task_of(kwargs["extra_info"])
+        explorer = self.explorer(task, sampling_params)
+        tree = await explorer.explore(task, roots=self.rollout_config.n)
+        examples = examples_of(tree, self.settings.distillation, self.settings.seed)
+        return [
+            self._tree_record(tree, examples, explorer.policy),
+            *(self._example_record(tree, example, explorer.policy) for example in examples),
+        ]
+
+    def _tree_record(self, tree: ExplorationTree, examples: list[Example], policy: ServerPolicy) -> AgentLoopOutput:
+        token = self.tokenizer.eos_token_id
+        nothing = TokenSequence((token, token), (0, 0), (0.0, 0.0), prompt_length=1)
+        counts = count(tree, examples)
+        success = max((float(attempt.outcome is Outcome.SUCCESS) for attempt in tree.attempts), default=0.0)
+        return self.output(nothing, policy, success, 0, {"acc": success}, **{COUNTS_FIELD: counts})
+
+    def _example_record(self, tree: ExplorationTree, example: Example, policy: ServerPolicy) -> AgentLoopOutput:
+        success = float(tree.attempts[example.attempt].outcome is Outcome.SUCCESS)
+        reward, turns = tree.return_of(example.attempt), 2 * len(tree.path(example.attempt))
+        extra = {KIND_FIELD: example.kind.value}
+        return self.output(example.sequence, policy, reward, turns, {"acc": success}, **extra)

@@ -1,0 +1,1 @@
+"""Hydra configurations: differences from verl's own YAML."""

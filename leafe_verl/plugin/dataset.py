@@ -1,0 +1,41 @@
+"""verl's data set, fed from task files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import datasets
+from verl.utils.dataset.rl_dataset import RLHFDataset
+
+from leafe_verl.core import Task
+from leafe_verl.environments import environment_class
+from leafe_verl.task_files import read_tasks
+
+TASK_FIELD = "task"
+"""Field of `extra_info` that carries the task, as JSON, to the agent loop."""
+
+
+class TaskDataset(RLHFDataset):
+    """Rows of verl's own form, each with its task. `data.environment` names the environment."""
+
+    def _download(self, use_origin_parquet: bool = False) -> None:
+        """Nothing to fetch: task files are read where they are."""
+
+    def _read_files_and_tokenize(self) -> None:
+        environment = self.config.environment
+        tasks = [task for source in self.original_data_files for task in read_tasks(source, environment)]
+        if 0 < self.max_samples < len(tasks):
+            tasks = tasks[: self.max_samples]
+        self.dataframe = datasets.Dataset.from_list([_row(task, index) for index, task in enumerate(tasks)])
+
+
+def _row(task: Task, index: int) -> dict:
+    row = environment_class(task.environment).verl_row(task, "", index)
+    row["extra_info"] = {"index": index, TASK_FIELD: json.dumps(dataclasses.asdict(task))}
+    return row
+
+
+def task_of(extra_info: dict) -> Task:
+    """Return the task of a row that went through verl."""
+    return Task(**json.loads(extra_info[TASK_FIELD]))

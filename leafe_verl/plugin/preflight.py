@@ -1,0 +1,115 @@
+"""Refusing bad input before Ray starts, all of it at once."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from leafe_verl.core import Settings
+from leafe_verl.environments import environment_class
+from leafe_verl.task_files import read_tasks
+
+SUPPORTED_VERL = "0.9."
+
+
+class Preflight(Callback):
+    """Hydra callback, run by `python -m verl.trainer.main_ppo` before verl's own code sees the configuration."""
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        # Hydra turns an Exception of a callback into a warning and goes on; SystemExit it lets through.
+        if problems := find_problems(config):
+            raise SystemExit("leafe_verl refuses to start:\n" + "\n".join(f"- {problem}" for problem in problems))
+
+
+def find_problems(config: DictConfig) -> list[str]:
+    """Return everything that would stop or spoil the run: what came, what was expected, which setting to change."""
+    problems = _verl_problems(version("verl"))
+    try:
+        settings = Settings.from_mapping(OmegaConf.to_container(config.leafe, resolve=True))  # type: ignore[arg-type]
+    except (ValueError, TypeError) as error:
+        return [*problems, f"{error}; see leafe_verl/plugin/config/leafe_settings.yaml for what there is"]
+    problems += settings.problems()
+    problems += _model_problems(config.actor_rollout_ref.model.path)
+    problems += _batch_problems(config)
+    problems += _window_problems(config, settings)
+    try:
+        environment_class(settings.environment.name)
+    except ValueError as error:
+        return [*problems, str(error)]
+    return problems + _data_problems(config.data, settings.environment.name)
+
+
+def _verl_problems(installed: str) -> list[str]:
+    if installed.startswith(SUPPORTED_VERL):
+        return []
+    return [f"verl {installed} is installed; this plugin needs {SUPPORTED_VERL}x: pip install verl==0.9.1"]
+
+
+def _model_problems(path: str) -> list[str]:
+    """A path must exist; a hub name (owner/name) is left to transformers."""
+    looks_local = str(path).startswith((".", "/", "~")) or str(path).count("/") != 1
+    if not looks_local or (Path(path).expanduser() / "config.json").is_file():
+        return []
+    return [
+        f"no model at {path} (no config.json there); give a Hugging Face folder or owner/name in "
+        "actor_rollout_ref.model.path, or MODEL=... before the recipe"
+    ]
+
+
+def _batch_problems(config: DictConfig) -> list[str]:
+    actor, rollout, data = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout, config.data
+    ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes // actor.get("ulysses_sequence_parallel_size", 1)
+    problems = []
+    for key, value in {
+        "data.train_batch_size": data.train_batch_size,
+        "actor_rollout_ref.actor.ppo_mini_batch_size": actor.ppo_mini_batch_size,
+        "actor_rollout_ref.actor.ppo_epochs": actor.ppo_epochs,
+        "actor_rollout_ref.rollout.n": rollout.n,
+        "trainer.n_gpus_per_node": config.trainer.n_gpus_per_node,
+    }.items():
+        if not isinstance(value, int) or value < 1:
+            problems.append(f"{key} is {value!r}; expected an integer of at least 1")
+    if problems:
+        return problems
+    mini_batch = actor.ppo_mini_batch_size * rollout.n
+    if mini_batch % ranks:
+        problems.append(
+            f"a mini-batch of {mini_batch} sequences (actor_rollout_ref.actor.ppo_mini_batch_size "
+            f"{actor.ppo_mini_batch_size} x rollout.n {rollout.n}) cannot be divided by {ranks} data-parallel ranks; "
+            "change actor_rollout_ref.actor.ppo_mini_batch_size or trainer.n_gpus_per_node"
+        )
+    return problems
+
+
+def _window_problems(config: DictConfig, settings: Settings) -> list[str]:
+    rollout = config.actor_rollout_ref.rollout
+    window = rollout.max_model_len or config.data.max_prompt_length + config.data.max_response_length
+    needed = max(settings.generation.max_tokens, settings.reflection.max_tokens)
+    if needed < window:
+        return []
+    return [
+        f"turns of up to {needed} tokens (leafe.generation.max_tokens, leafe.reflection.max_tokens) do not fit a "
+        f"window of {window}; raise data.max_response_length or rollout.max_model_len"
+    ]
+
+
+def _data_problems(data: DictConfig, environment: str) -> list[str]:
+    problems = []
+    for key in ("train_files", "val_files"):
+        sources = data[key] if isinstance(data[key], list | ListConfig) else [data[key]]
+        sizes = []
+        for source in sources:
+            try:
+                sizes.append(len(read_tasks(str(source), environment)))
+            except Exception as error:
+                problems.append(f"data.{key}: {error}")
+        if key == "train_files" and len(sizes) == len(sources) and sum(sizes) < data.train_batch_size:
+            problems.append(
+                f"data.train_files hold {sum(sizes)} tasks, fewer than one batch of data.train_batch_size "
+                f"{data.train_batch_size}"
+            )
+    return problems

@@ -1,0 +1,33 @@
+"""verl's replay buffer with a progress bar, looking more often than every two seconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tqdm import tqdm
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+
+POLL_SECONDS = 0.2
+
+
+class ProgressReplayBuffer(ReplayBuffer):
+    """Shows how many of a batch's tasks have been collected. Chosen by `trainer.v1.sampler.custom_sampler`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.poll_interval = POLL_SECONDS
+        self._bar: tqdm | None = None
+
+    def sample(self, *args: Any, **kwargs: Any) -> Any:
+        partition_id, batch_size = kwargs["partition_id"], kwargs["batch_size"]
+        what = "collecting" if partition_id == "train" else "validating"
+        with tqdm(total=batch_size, desc=what, unit="task", mininterval=5.0) as self._bar:
+            sampled = super().sample(*args, **kwargs)
+            self._bar.update(batch_size - self._bar.n)
+        return sampled
+
+    def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:
+        if self._bar is not None:
+            done = len(self.finished_keys[partition_id]) + len(self.failure_keys[partition_id])
+            self._bar.update(min(done, self._bar.total) - self._bar.n)
+        return super()._wait_for_next_poll(partition_id, last_debug_time)

@@ -1,0 +1,180 @@
+"""Splitting an assert into the calls of the solution, which the sandbox evaluates, and the rest, which it does not."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import functools
+from dataclasses import dataclass
+
+KNOWN_MODULES = frozenset(
+    ("bisect", "cmath", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq", "itertools",
+     "json", "math", "operator", "random", "re", "statistics", "string", "sys")
+)  # fmt: skip
+"""Modules that an assert may use without an import in the set-up: data sets forget those of the reference solution."""
+BUILTINS = frozenset(dir(builtins))
+
+
+@dataclass(frozen=True)
+class SplitAssert:
+    """`assert set(f(1)) == {1}` is the call `f(1)` and the check `set(returned_0) == {1}`."""
+
+    source: str
+    calls: tuple[str, ...]
+    """Source of each outermost call of the solution, in the order of the text; at least one."""
+    check: str
+    """Source of what must hold, with `returned_<n>` in the place of call n."""
+    expected: str | None
+    """Source of the side of a single `==` that calls nothing of the solution; None for any other assert."""
+    literal: bool
+    """Whether the check is a returned value `==` a literal, which takes no evaluation."""
+    prelude: str
+    """What the check needs of the set-up and of KNOWN_MODULES: imports, definitions and literals."""
+
+
+def split_assert(text: str, setup: str = "") -> SplitAssert:
+    """Split the source of one assert. Names that neither Python, KNOWN_MODULES nor `setup` has are the solution's.
+
+    Raises ValueError, naming the assert, when it is none or calls nothing of the solution.
+    """
+    try:
+        return _split(text, _known_of(setup))
+    except (ValueError, RecursionError, MemoryError) as problem:  # the last two: nested too deeply for the parser
+        raise ValueError(f"{text[:200]!r}: {problem or type(problem).__name__}") from None
+
+
+def _split(text: str, known: _Known) -> SplitAssert:
+    condition = _condition(text)
+    calls = _Calls(condition, known.names | KNOWN_MODULES | BUILTINS)
+    check = calls.visit(condition)
+    if not calls.sources and (shadowed := _first_builtin_call(condition)):
+        # The solution is named like a builtin, as in `assert sum(10, 15) == 6`.
+        calls = _Calls(condition, calls.known - {shadowed})
+        check = calls.visit(condition)
+    if not calls.sources:
+        raise ValueError("calls nothing of the solution")
+    if unknown := calls.unknown_names(check):
+        raise ValueError(f"uses {', '.join(unknown)} outside a call of the solution; the set-up does not define it")
+    expected, literal = _expected(check)
+    return SplitAssert(
+        text.strip(), tuple(calls.sources), ast.unparse(check), expected, literal, known.prelude_for(check)
+    )
+
+
+def _condition(text: str) -> ast.expr:
+    if not isinstance(text, str):
+        raise ValueError(f"is a {type(text).__name__}; expected the source of an assert")
+    try:
+        body = ast.parse(text.strip()).body
+    except SyntaxError as error:
+        raise ValueError(f"does not parse: {error.msg}") from None
+    if len(body) != 1 or not isinstance(body[0], ast.Assert):
+        raise ValueError("expected one assert statement")
+    return body[0].test
+
+
+class _Calls(ast.NodeTransformer):
+    """Takes the solution's calls out of a condition and leaves placeholders."""
+
+    def __init__(self, condition: ast.expr, known: frozenset[str]) -> None:
+        self.known = known
+        self.bound = _bound_names(condition)
+        self.sources: list[str] = []
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        root = _chain_root(node)
+        if root is None or root in self.known | self.bound:
+            return self.generic_visit(node)
+        if captured := sorted(_loaded_names(node) & (self.bound - _bound_names(node))):
+            raise ValueError(
+                f"calls {root} with the loop variable {', '.join(captured)}, so that the call cannot be told from "
+                "what it is compared with; write the calls out"
+            )
+        self.sources.append(ast.unparse(node))
+        return ast.Name(f"returned_{len(self.sources) - 1}", ast.Load())
+
+    def unknown_names(self, check: ast.AST) -> list[str]:
+        returned = {f"returned_{index}" for index in range(len(self.sources))}
+        return sorted(_loaded_names(check) - self.known - self.bound - returned)
+
+
+def _chain_root(node: ast.AST) -> str | None:
+    """Return the name that a chain of calls, attributes and subscripts starts from; None without a call in it."""
+    called = False
+    while isinstance(node, ast.Call | ast.Attribute | ast.Subscript):
+        called = called or isinstance(node, ast.Call)
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node.id if called and isinstance(node, ast.Name) else None
+
+
+def _bound_names(node: ast.AST) -> frozenset[str]:
+    """Names that comprehensions, lambdas and := bind within the assert."""
+    stored = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return frozenset(stored | {n.arg for n in ast.walk(node) if isinstance(n, ast.arg)})
+
+
+def _loaded_names(node: ast.AST) -> frozenset[str]:
+    return frozenset(n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load))
+
+
+def _first_builtin_call(condition: ast.expr) -> str | None:
+    for node in ast.walk(condition):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in BUILTINS:
+            return node.func.id
+    return None
+
+
+def _expected(check: ast.AST) -> tuple[str | None, bool]:
+    if not (isinstance(check, ast.Compare) and len(check.ops) == 1 and isinstance(check.ops[0], ast.Eq)):
+        return None, False
+    for returned, other in ((check.left, check.comparators[0]), (check.comparators[0], check.left)):
+        if not any(name.startswith("returned_") for name in _loaded_names(other)):
+            source = ast.unparse(other)
+            return source, isinstance(returned, ast.Name) and _is_literal(source)
+    return None, False
+
+
+def _is_literal(source: str) -> bool:
+    try:
+        ast.literal_eval(source)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What a check may use of a set-up without the solution."""
+
+    names: frozenset[str]
+    source: str
+
+    def prelude_for(self, check: ast.AST) -> str:
+        modules = sorted((_loaded_names(check) & KNOWN_MODULES) - self.names)
+        return "\n".join([*(f"import {module}" for module in modules), self.source]).strip()
+
+
+@functools.lru_cache(maxsize=64)
+def _known_of(setup: str) -> _Known:
+    """Imports, definitions and literals of a set-up. The rest may need the solution, as in `root = Node(1)`."""
+    try:
+        body = ast.parse(setup.replace("\r\n", "\n")).body
+    except SyntaxError as error:
+        raise ValueError(f"the set-up {setup[:200]!r} does not parse: {error.msg}") from None
+    names: set[str] = set()
+    kept = []
+    for node in body:
+        found = _defined_names(node)
+        names |= found
+        kept += [ast.unparse(node)] if found else []
+    return _Known(frozenset(names), "\n".join(kept))
+
+
+def _defined_names(node: ast.stmt) -> set[str]:
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return {alias.asname or alias.name.split(".")[0] for alias in node.names}
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return {node.name}
+    if isinstance(node, ast.Assign) and _is_literal(ast.unparse(node.value)):
+        return {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return set()

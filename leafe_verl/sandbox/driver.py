@@ -1,0 +1,230 @@
+"""The program of the sandbox's process: run the submitted code, evaluate the calls, answer with tagged JSON.
+
+It is sent to a bare interpreter as text, so it imports the standard library alone. The request comes on stdin as one
+JSON object; the answer leaves by a pipe of its own, a line at a time, so that a call that hangs hides none before it:
+
+    {"confinement": [...]}                        before any submitted code runs
+    {"defined": true} or {"failure": text}
+    {"value": tagged}, {"raised": text} or {"unrepresentable": text}      for each call
+
+Nothing here is secret or trusted: submitted code may change all of it, and gains no more than by returning a value.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import sys
+import types
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # without importing typing, which would double the time this program takes to start
+    from collections.abc import Mapping
+    from typing import Any
+
+MAX_DEPTH = 50
+CODE, SETUP, CALL = "<solution>", "<set-up>", "<call>"
+SHOWN_LINES = 3
+SHOWN_CHARACTERS = 400
+
+
+class Unrepresentable(Exception):
+    """A value that has no plain form; the message says why."""
+
+
+class Answer:
+    """The answer's pipe, and how many bytes it may still take."""
+
+    def __init__(self, descriptor: int, limit: int) -> None:
+        self.descriptor, self.left = descriptor, limit
+
+    def send(self, **line: Any) -> None:
+        """Send a line that is short by itself."""
+        self._write(json.dumps(line).encode())
+
+    def send_value(self, tagged: Any) -> None:
+        """Raises Unrepresentable when the line does not fit what is left."""
+        data = json.dumps({"value": tagged}).encode()
+        if len(data) > self.left:
+            raise Unrepresentable("too large")
+        self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        data += b"\n"
+        self.left -= len(data)
+        while data:
+            data = data[os.write(self.descriptor, data) :]
+
+
+def encode(value: Any, room: list[int], depth: int = 0) -> Any:
+    """Return `value` as tagged JSON, the reverse of `decode` in values.py; subclasses become their base.
+
+    `room` is a one-item list: the bytes left. Raises Unrepresentable. Only methods of the base types are called: a
+    subclass may have its own.
+    """
+    kind = type(value)
+    room[0] -= 2
+    if room[0] < 0:
+        raise Unrepresentable("too large")
+    if value is None or kind is bool:
+        return value
+    for base, encode_scalar in SCALARS.items():
+        if issubclass(kind, base):
+            return encode_scalar(value, room)
+    if depth >= MAX_DEPTH:
+        raise Unrepresentable(f"nested more than {MAX_DEPTH} deep")
+    if issubclass(kind, dict):
+        pairs = dict.items(value)
+        return ["dict", [[encode(k, room, depth + 1), encode(v, room, depth + 1)] for k, v in pairs]]
+    for base in (list, tuple, set, frozenset):
+        if issubclass(kind, base):
+            return [base.__name__, [encode(item, room, depth + 1) for item in base.__iter__(value)]]
+    raise Unrepresentable(type.__dict__["__name__"].__get__(kind))
+
+
+def encode_int(value: int, room: list[int]) -> Any:
+    value = int.__int__(value)
+    take(room, value.bit_length() // 4)
+    return value if abs(value) < 2**53 else ["int", hex(value)]
+
+
+def encode_str(value: str, room: list[int]) -> Any:
+    value = str.__str__(value)
+    take(room, len(value))
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # lone surrogates: JSON would join two of them into one character
+        return ["str", value.encode("utf-8", "surrogatepass").hex()]
+    return value
+
+
+def encode_bytes(value: bytes, room: list[int]) -> Any:
+    take(room, 2 * bytes.__len__(value))
+    return ["bytes", bytes.hex(value)]
+
+
+def encode_complex(value: complex, room: list[int]) -> Any:
+    value = complex.__pos__(value)
+    return ["complex", [value.real.hex(), value.imag.hex()]]
+
+
+def take(room: list[int], size: int) -> None:
+    room[0] -= size
+    if room[0] < 0:
+        raise Unrepresentable("too large")
+
+
+SCALARS: Mapping[type, Any] = {
+    int: encode_int,
+    float: lambda value, room: ["float", float.hex(value)],
+    str: encode_str,
+    bytes: encode_bytes,
+    complex: encode_complex,
+}
+
+
+def describe(error: BaseException, sources: Mapping[str, str]) -> str:
+    """Return the exception with the last lines of the submitted code that it passed; no path of the host."""
+    try:
+        name = type.__dict__["__name__"].__get__(type(error))
+        shown = [*passed_lines(error, sources)[-SHOWN_LINES:], f"{name}: {message_of(error)}".removesuffix(": ")]
+        return "\n".join(shown)
+    except BaseException:
+        return "an exception that cannot be described"
+
+
+def passed_lines(error: BaseException, sources: Mapping[str, str]) -> list[str]:
+    passed: list[tuple[str | None, int | None, str]] = []
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        passed.append((code.co_filename, trace.tb_lineno, code.co_name))
+        trace = trace.tb_next
+    if isinstance(error, SyntaxError):
+        passed.append((error.filename, error.lineno, "<module>"))
+    return [shown_line(sources[name], number, inside) for name, number, inside in passed if name and name in sources]
+
+
+def shown_line(source: str, number: int | None, function: str) -> str:
+    lines = source.split("\n")
+    text = lines[number - 1].strip()[:SHOWN_CHARACTERS] if number and number <= len(lines) else ""
+    inside = "" if function == "<module>" else f", in {function}"
+    return f"line {number}{inside}: {text}"
+
+
+def message_of(error: BaseException) -> str:
+    """The message, without the host's folders and without addresses, which differ from run to run."""
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    folders = {os.getcwd(), sys.executable, sys.prefix, sys.base_prefix, *sys.path}
+    for folder in sorted(folders, key=len, reverse=True):
+        if len(folder) > 1:
+            text = text.replace(folder, "...")
+    return re.sub(r"\b0x[0-9a-f]{6,}\b", "0x...", text[: 4 * SHOWN_CHARACTERS])[:SHOWN_CHARACTERS]
+
+
+def set_limits(wanted: Mapping[str, tuple[int, int]]) -> None:
+    """Set each limit, named as in `resource`, to (soft, hard), or to the hard limit in force where that is lower."""
+    for name, (soft, hard) in wanted.items():
+        kind = getattr(resource, name)
+        present = resource.getrlimit(kind)[1]
+        if present != resource.RLIM_INFINITY:
+            soft, hard = min(soft, present), min(hard, present)
+        resource.setrlimit(kind, (soft, hard))
+
+
+def prepare(request: Mapping[str, Any]) -> list[str]:
+    """Everything before submitted code may run. Returns what confines this process."""
+    sys.path[:] = [folder for folder in sys.path if folder]
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    set_limits(request["limits"])
+    confinement: dict[str, Any] = {}
+    exec(request["confinement"], confinement)
+    confined_by: list[str] = confinement["confine"]()
+    if "seccomp" not in confined_by:
+        # It counts all processes and threads of the user, so that no number but none is safe.
+        set_limits({"RLIMIT_NPROC": (0, 0)})
+    return confined_by
+
+
+def execute(source: str, filename: str, namespace: dict[str, Any]) -> None:
+    exec(compile(source, filename, "exec", dont_inherit=True), namespace)
+
+
+def evaluate(call: str, namespace: dict[str, Any], answer: Answer, sources: Mapping[str, str]) -> None:
+    try:
+        value = eval(compile(call, CALL, "eval", dont_inherit=True), namespace)
+        answer.send_value(encode(value, [answer.left]))
+    except Unrepresentable as reason:
+        answer.send(unrepresentable=str(reason))
+    except BaseException as error:
+        answer.send(raised=describe(error, sources))
+
+
+def main() -> None:
+    request = json.load(sys.stdin)
+    answer = Answer(request["answer_descriptor"], request["output_bytes"])
+    answer.send(confinement=prepare(request))
+    sources = {CODE: request["code"], SETUP: request["setup"]}
+    module = sys.modules["solution"] = types.ModuleType("solution")
+    try:
+        if "random" in request["code"]:
+            # The same program gives the same answer.
+            import random
+
+            random.seed(0)
+        for filename, source in sources.items():
+            execute(source, filename, module.__dict__)
+    except BaseException as error:
+        answer.send(failure=describe(error, sources))
+        return
+    answer.send(defined=True)
+    for call in request["calls"]:
+        evaluate(call, module.__dict__, answer, {CODE: request["code"]})
+
+
+if __name__ == "__main__":
+    main()
+    # No exit handlers, no waiting for threads: they are the submitted code's.
+    os._exit(0)

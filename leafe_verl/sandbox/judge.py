@@ -1,0 +1,127 @@
+"""The verdict on a solution: the sandbox returns plain values, and what they are compared with stays outside of it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from leafe_verl.sandbox.asserts import SplitAssert, split_assert
+from leafe_verl.sandbox.protocol import CallOutcome, CallResult, Limits, Sandbox
+from leafe_verl.sandbox.values import source_of
+
+SHOWN_CHARACTERS = 300
+"""Length of a value in a test's result."""
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """What became of one assert."""
+
+    __test__ = False  # for pytest
+
+    source: str
+    passed: bool
+    got: str | None = None
+    """Source of what the solution returned, shortened; of several calls, joined by commas. None: nothing came."""
+    expected: str | None = None
+    """Source of what it is compared with by `==`, shortened. None when the assert is no such comparison."""
+    error: str | None = None
+    """Why nothing could be compared: an exception with its last lines, or what ended the run. None otherwise."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    tests: tuple[TestResult, ...]
+    """In the order they were given."""
+    failure: str | None = None
+    """What ended the run before its last call; see `RunResult.failure`."""
+
+    @property
+    def passed(self) -> int:
+        return sum(test.passed for test in self.tests)
+
+    @property
+    def share(self) -> float:
+        """Of the asserts that hold, 0 to 1."""
+        return self.passed / len(self.tests)
+
+    @property
+    def all_passed(self) -> bool:
+        return self.passed == len(self.tests)
+
+
+def judge(
+    code: str,
+    tests: Sequence[str],
+    setup: str,
+    sandbox: Sandbox,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+) -> Verdict:
+    """Run `code` once for all `tests`, and decide each of them.
+
+    A check beyond `returned == literal`, such as `abs(returned - 1) < 0.1`, is evaluated in a second run that holds
+    returned values and no submitted code: it cannot be forged, and a huge value cannot stall this process.
+    Raises ValueError for an assert that cannot be split, and what the sandbox raises.
+    """
+    if not tests:
+        raise ValueError("no tests; expected at least one assert")
+    asserts = [split_assert(test, setup) for test in tests]
+    run = sandbox.run(code, setup, [call for split in asserts for call in split.calls], limits)
+    remaining = iter(run.calls)
+    answers = [[next(remaining) for _ in split.calls] for split in asserts]
+    results = [_result(*pair, run.failure) for pair in zip(asserts, answers, strict=True)]
+    open_checks = {
+        index: _closed_check(asserts[index], answers[index])
+        for index, result in enumerate(results)
+        if result.error is None and not asserts[index].literal
+    }
+    if open_checks:
+        prelude = "\n".join(dict.fromkeys(asserts[index].prelude for index in open_checks))
+        checks = sandbox.run("", prelude, list(open_checks.values()), limits)
+        for index, check in zip(open_checks, checks.calls, strict=True):
+            results[index] = _with_check(results[index], check, checks.failure)
+    return Verdict(tuple(results), run.failure)
+
+
+def _result(split: SplitAssert, answers: Sequence[CallResult], failure: str | None) -> TestResult:
+    """Decide a literal comparison; leave any other check open: not passed, without an error."""
+    expected = None if split.expected is None else shorten(split.expected, SHOWN_CHARACTERS)
+    errors = [error for answer in answers if (error := _error(answer, failure)) is not None]
+    if errors:
+        return TestResult(split.source, False, expected=expected, error=errors[0])
+    got = shorten(", ".join(source_of(answer.value) for answer in answers), SHOWN_CHARACTERS)
+    passed = split.literal and bool(answers[0].value == ast.literal_eval(split.expected or ""))
+    return TestResult(split.source, passed, got, expected)
+
+
+def _error(answer: CallResult, failure: str | None) -> str | None:
+    if answer.outcome is CallOutcome.VALUE:
+        return None
+    if answer.outcome is CallOutcome.UNREPRESENTABLE:
+        return f"returned no plain value that can be compared: {answer.text}"
+    return answer.text if answer.outcome is CallOutcome.RAISED else failure or "not reached"
+
+
+def _closed_check(split: SplitAssert, answers: Iterable[CallResult]) -> str:
+    """The check as one expression, with the returned values written into it."""
+    values = [source_of(answer.value) for answer in answers]
+    names = [f"returned_{index}" for index in range(len(values))]
+    return f"bool((lambda {', '.join(names)}: {split.check})({', '.join(values)}))"
+
+
+def _with_check(result: TestResult, check: CallResult, failure: str | None) -> TestResult:
+    error = _error(check, failure)
+    return replace(result, passed=error is None and check.value is True, error=error)
+
+
+def shorten(text: str, characters: int) -> str:
+    """Keep both ends of a text that is longer than `characters`."""
+    if len(text) <= characters:
+        return text
+    kept = max(characters - len(_CUT), 0)
+    tail = kept // 3
+    return text[: kept - tail] + _CUT + text[len(text) - tail :]
+
+
+_CUT = " ... "

@@ -1,0 +1,71 @@
+"""Plain values: read from the tagged JSON of an answer, and written as Python source."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+MAX_DEPTH = 50
+"""Nesting of containers in an answer; the program in the sandbox refuses deeper ones."""
+
+
+def decode(tagged: Any, depth: int = 0) -> Any:
+    """Return the value that tagged JSON stands for.
+
+    null, booleans, strings and small integers stand for themselves; all else is [tag, content], see `encode` in
+    driver.py. Raises ValueError, TypeError or KeyError when it stands for nothing.
+    """
+    if tagged is None or isinstance(tagged, bool | int | str):
+        return tagged
+    if depth > MAX_DEPTH:
+        raise ValueError(f"nested more than {MAX_DEPTH} deep")
+    if not isinstance(tagged, list) or len(tagged) != 2:
+        raise ValueError("neither a plain JSON value nor a pair of tag and content")
+    tag, content = tagged
+    if tag in _SCALARS:
+        return _SCALARS[tag](content)
+    if tag == "dict":
+        return {decode(key, depth + 1): decode(value, depth + 1) for key, value in content}
+    return _CONTAINERS[tag](decode(item, depth + 1) for item in content)
+
+
+_SCALARS: Mapping[str, Callable[[Any], Any]] = {
+    "int": lambda text: int(text, 16),
+    "float": float.fromhex,
+    "complex": lambda parts: complex(*map(float.fromhex, parts)),
+    "bytes": bytes.fromhex,
+    "str": lambda text: bytes.fromhex(text).decode("utf-8", "surrogatepass"),
+}
+_CONTAINERS: Mapping[str, Callable[[Any], Any]] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
+
+
+def source_of(value: Any) -> str:
+    """Return an expression for a plain value: the same in every process, where `repr` follows a set's hash order.
+
+    It is also what a reader is shown, hence decimal integers up to the length that Python prints.
+    """
+    if isinstance(value, list | tuple | set | frozenset):
+        return _container_source(value)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{source_of(key)}: {source_of(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, complex):
+        return f"complex({source_of(value.real)}, {source_of(value.imag)})"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float('{value}')"
+    try:
+        return repr(value)
+    except ValueError:  # an integer beyond sys.get_int_max_str_digits()
+        return hex(value)
+
+
+def _container_source(value: Any) -> str:
+    items = [source_of(item) for item in value]
+    if isinstance(value, list):
+        return f"[{', '.join(items)}]"
+    if isinstance(value, tuple):
+        return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
+    items.sort()
+    if isinstance(value, frozenset):
+        return f"frozenset({{{', '.join(items)}}})" if items else "frozenset()"
+    return f"{{{', '.join(items)}}}" if items else "set()"

@@ -1,0 +1,58 @@
+"""Reading tasks from files: a data set's own JSONL, verl's parquet, or a data set on the hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from leafe_verl.core.task import Task
+from leafe_verl.environments.tasks import parse_rows
+
+HUB = "hub:"
+
+
+def read_tasks(source: str, environment: str) -> list[Task]:
+    """Read the tasks of `source` for the environment registered under that name.
+
+    `source` is a path ending in .jsonl, .json or .parquet, or `hub:<repository>/<configuration>/<split>`, such as
+    `hub:google-research-datasets/mbpp/full/train`. Raises ValueError that lists what is wrong, row by row.
+    """
+    return parse_rows(_numbered_rows(source), environment, source)
+
+
+def _numbered_rows(source: str) -> Iterator[tuple[int, Mapping[str, Any] | ValueError]]:
+    """Yield (number from 1, row or what is wrong with it)."""
+    if source.startswith(HUB):
+        yield from enumerate(_hub_rows(source), start=1)
+        return
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise ValueError(f"{source} does not exist; expected a .jsonl, .json or .parquet file, or {HUB}REPOSITORY/...")
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        yield from enumerate(pyarrow.parquet.read_table(path).to_pylist(), start=1)
+    elif path.suffix in (".jsonl", ".json"):
+        with path.open(encoding="utf-8") as lines:
+            yield from ((n, _json_row(line)) for n, line in enumerate(lines, start=1) if line.strip())
+    else:
+        raise ValueError(f"{source} has an unknown ending; expected .jsonl, .json (a row a line) or .parquet")
+
+
+def _json_row(line: str) -> Mapping[str, Any] | ValueError:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        return ValueError(f"not JSON ({error}): {line.strip()[:80]!r}")
+    return row if isinstance(row, dict) else ValueError(f"a JSON {type(row).__name__}; expected an object")
+
+
+def _hub_rows(source: str) -> Iterator[Mapping[str, Any]]:
+    parts = source.removeprefix(HUB).split("/")
+    if len(parts) != 4:
+        raise ValueError(f"{source} is no data set on the hub; expected {HUB}OWNER/NAME/CONFIGURATION/SPLIT")
+    import datasets
+
+    yield from datasets.load_dataset("/".join(parts[:2]), parts[2], split=parts[3])

@@ -1,0 +1,45 @@
+# Sourced by every recipe: set-up, model, data, device. Defines `train`.
+#
+#   MODEL                     Hugging Face folder or owner/name
+#   TRAIN_FILES, VAL_FILES    .jsonl (the data set's own), .parquet (verl's) or hub:OWNER/NAME/CONFIGURATION/SPLIT
+#   RUN_DIR                   where checkpoints and metrics go; naming an old one resumes it
+set -euo pipefail
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+. "$ROOT/recipes/setup.sh"
+
+NUM_GPUS=$(python -c 'import torch; print(torch.cuda.device_count())')
+RUN_DIR=${RUN_DIR:-$ROOT/runs/$(basename "$0" .sh)/$(date +%Y%m%d-%H%M%S)}
+mkdir -p "$RUN_DIR"
+
+if [ "$NUM_GPUS" -gt 0 ]; then
+    DEVICE=gpu
+    : "${MODEL:=Qwen/Qwen2.5-7B-Instruct}"
+    : "${TRAIN_FILES:=hub:google-research-datasets/mbpp/full/train}"
+    : "${VAL_FILES:=hub:google-research-datasets/mbpp/full/test}"
+    DEVICE_ARGS=(trainer.n_gpus_per_node="$NUM_GPUS" +actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2)
+else
+    DEVICE=cpu
+    if [ -z "${MODEL:-}" ]; then
+        MODEL=$ROOT/models/smollm2-135m-instruct
+        python -m leafe_verl embedded-model "$MODEL"
+        # SmolLM2 is a Llama with ChatML turns.
+        DEVICE_ARGS=(leafe.generation.chat_family=qwen)
+    fi
+    : "${TRAIN_FILES:=$ROOT/leafe_verl/data/embedded_train.jsonl}"
+    : "${VAL_FILES:=$ROOT/leafe_verl/data/embedded_heldout.jsonl}"
+    export VLLM_CPU_KVCACHE_SPACE="${VLLM_CPU_KVCACHE_SPACE:-1}"
+fi
+
+# train CONFIG [OVERRIDE...]: run verl's own launcher on one of our configurations, then print what came out.
+train() {
+    local config=$1
+    shift
+    export VERL_FILE_LOGGER_PATH="$RUN_DIR/metrics-$(date +%s).jsonl"
+    python -m verl.trainer.main_ppo --config-path pkg://leafe_verl.plugin.config --config-name "$config" \
+        device="$DEVICE" hydra.run.dir="$RUN_DIR/hydra" \
+        actor_rollout_ref.model.path="$MODEL" data.train_files="$TRAIN_FILES" data.val_files="$VAL_FILES" \
+        trainer.project_name=leafe_verl trainer.experiment_name="$(basename "$RUN_DIR")" \
+        trainer.default_local_dir="$RUN_DIR/checkpoints" \
+        ${DEVICE_ARGS[@]+"${DEVICE_ARGS[@]}"} "$@"
+    python -m leafe_verl summary "$RUN_DIR"
+}

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# verl's GRPO on interactive MBPP, for comparison with recipes/leafe_mbpp.sh.
+# bash recipes/grpo_mbpp.sh [OVERRIDE...], any of verl's or ours, as in: trainer.total_epochs=2
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+train grpo \
+    leafe.environment.name=mbpp \
+    trainer.total_epochs=1 trainer.test_freq=1000 trainer.save_freq=1000 \
+    actor_rollout_ref.rollout.n=8 \
+    "$@"

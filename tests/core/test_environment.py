@@ -1,0 +1,160 @@
+"""Calling a blocking environment from the event loop, and rolling one back by replay."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import threading
+
+import pytest
+from fakes import TASK, DriftingCorridor, Ledger, ReplayCorridor
+
+from leafe_verl.core import EnvironmentFailure, ReplayDivergence
+from leafe_verl.core.environment import call_within
+
+
+def call(function, *arguments, seconds=20.0):
+    return asyncio.run(call_within(seconds, "corridor.step", function, *arguments))
+
+
+def raising(error):
+    def function():
+        raise error
+
+    return function
+
+
+class Hang:
+    """A call that ends when it is told to."""
+
+    def __init__(self):
+        self.entered, self.released, self.thread = threading.Event(), threading.Event(), None
+
+    def __call__(self):
+        self.thread = threading.current_thread()
+        self.entered.set()
+        self.released.wait()
+
+    def release(self):
+        """Let the call end, wait for its thread and return that."""
+        assert self.entered.wait(20)
+        self.released.set()
+        self.thread.join(20)
+        return self.thread
+
+
+class TestCallWithin:
+    def test_returns_the_result_of_the_call(self):
+        assert call(lambda a, b: (a, b), 1, "two") == (1, "two")
+
+    def test_runs_off_the_event_loop(self):
+        assert call(threading.get_ident) != threading.get_ident()
+
+    @pytest.mark.parametrize(
+        "error",
+        [ValueError("no"), TimeoutError("its own"), StopIteration("odd"), SystemExit(3), KeyboardInterrupt()],
+        ids=lambda error: type(error).__name__,
+    )
+    def test_names_what_the_environment_raised(self, error):
+        with pytest.raises(EnvironmentFailure) as raised:
+            call(raising(error))
+        assert str(raised.value) == f"corridor.step raised {type(error).__name__}: {error}"
+        assert raised.value.__cause__ is error
+
+    def test_lets_an_environment_failure_be(self):
+        failure = ReplayDivergence("elsewhere")
+        with pytest.raises(ReplayDivergence) as raised:
+            call(raising(failure))
+        assert raised.value is failure
+
+    def test_gives_up_on_a_call_that_hangs(self):
+        hang = Hang()
+        with pytest.raises(EnvironmentFailure, match=r"corridor.step took longer than 0.01 s; leafe.*step_timeout"):
+            call(hang, seconds=0.01)
+        hang.release()
+
+    def test_a_late_result_is_dropped_in_silence(self):
+        hang, complaints = Hang(), []
+
+        async def late():
+            asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+            with pytest.raises(EnvironmentFailure):
+                await call_within(0.01, "step", hang)
+            hang.release()
+            await asyncio.sleep(0)
+
+        asyncio.run(late())
+        assert complaints == []
+
+    def test_a_loop_that_closes_before_the_call_ends_is_harmless(self, monkeypatch):
+        hang, complaints = Hang(), []
+        monkeypatch.setattr(threading, "excepthook", complaints.append)
+        with pytest.raises(EnvironmentFailure):
+            call(hang, seconds=0.01)
+        thread = hang.release()
+        assert thread.daemon and not thread.is_alive()
+        assert complaints == []
+
+    def test_a_hung_call_keeps_no_place_from_others(self):
+        released = threading.Event()
+
+        async def many():
+            hung = [asyncio.ensure_future(call_within(20, "step", released.wait)) for _ in range(20)]
+            answer = await call_within(20, "step", lambda: "answered")
+            released.set()
+            await asyncio.gather(*hung)
+            return answer
+
+        assert asyncio.run(many()) == "answered"
+
+
+class TestReplayEnvironment:
+    def played(self, actions, kind=ReplayCorridor):
+        environment = kind(Ledger())
+        environment.reset(TASK, 5)
+        for action in actions:
+            environment.step(action)
+        return environment
+
+    def test_restores_a_state_in_another_instance(self):
+        snapshot = pickle.loads(pickle.dumps(self.played("RXR").snapshot()))
+        other = self.played("J")
+        assert other.restore(snapshot) == 3
+        assert other.snapshot() == snapshot
+        assert other.ledger.seeds == [5, 5]
+        assert other.step("R").observation == "3"
+
+    def test_a_snapshot_is_of_its_moment(self):
+        environment = self.played("R")
+        snapshot = environment.snapshot()
+        environment.step("J")
+        assert snapshot.actions == ("R",) and len(snapshot.digests) == 2
+        assert environment.restore(snapshot) == 1
+        assert environment.step("R").observation == "2"
+
+    def test_the_start_replays_nothing(self):
+        assert self.played("RR").restore(self.played("").snapshot()) == 0
+
+    def test_a_replay_that_differs_is_refused(self):
+        snapshot = self.played("RR", DriftingCorridor).snapshot()
+        drifted = DriftingCorridor(Ledger(made=1))
+        with pytest.raises(ReplayDivergence, match="after 1 replayed actions .*must be deterministic.*'1 drift 2'"):
+            drifted.restore(snapshot)
+
+    def test_a_start_that_differs_is_refused(self):
+        class Moved(ReplayCorridor):
+            def start(self, task, seed):
+                super().start(task, seed)
+                return "somewhere else", {}
+
+        with pytest.raises(ReplayDivergence, match="after 0 replayed actions"):
+            Moved(Ledger()).restore(self.played("R").snapshot())
+
+    def test_an_observation_that_is_no_valid_text_can_be_recorded(self):
+        class Garbled(ReplayCorridor):
+            def start(self, task, seed):
+                super().start(task, seed)
+                return "\ud83d", {}
+
+        environment = self.played("R", Garbled)
+        assert environment.restore(environment.snapshot()) == 1

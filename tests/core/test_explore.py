@@ -1,0 +1,545 @@
+"""Stage 1: what an exploration tree looks like, what it costs and what breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+from fakes import (
+    ASSISTANT,
+    END,
+    HANG,
+    TASK,
+    Corridor,
+    CrowdedCorridor,
+    DriftingCorridor,
+    ReplayCorridor,
+    ScriptedPolicy,
+    World,
+    experience_in,
+    grow,
+    observation_in,
+    reflection,
+    shape,
+    text_of,
+    turns_in,
+    wandering,
+)
+
+from leafe_verl.core import ContextOverflow, Explorer, Outcome, PolicyFailure, Settings
+from leafe_verl.core.environment import call_within
+
+EVERY_STEP = {t: reflection(t, f"e{t}") for t in range(1, 10)}
+"""Reflections that always blame the latest step; asked every step, they give one branch for each."""
+
+
+def careless(messages):
+    """Jumps into the pit at cell 1 and 2 unless it is told something."""
+    told = experience_in(messages) is not None
+    return "J" if observation_in(messages) in "12" and not told else "R"
+
+
+def lazy(messages):
+    """Never gets anywhere."""
+    return "L"
+
+
+def by_experience(**answers):
+    """Lazy, unless the experience names something else to do; an answer of several letters is one for each turn."""
+
+    def act(messages):
+        answer = answers.get(experience_in(messages) or "", "L")
+        return answer[turns_in(messages) % len(answer)] if isinstance(answer, str) else answer
+
+    return act
+
+
+def test_a_trap_is_left_by_rolling_back():
+    policy = ScriptedPolicy(careless, {4: reflection(2, "do not jump")})
+    tree = grow(policy)
+
+    assert shape(tree) == [(None, 1, "RJRR", "horizon"), (0, 2, "RR", "success")]
+    assert [step.observation for step in tree.path(1)] == ["1", "2", "3"]
+    assert [step.reward for step in tree.path(1)] == [1.0, 1.0, 1.0]
+    (index, found), branch = tree.reflections[0], tree.attempts[1].branch
+    assert (index, found.step, found.experience, found.parsed) == (0, 2, "do not jump", True)
+    assert found.text == reflection(2, "do not jump") and found.num_tokens == len(found.text) + 1
+    assert branch.reflection is found and branch.depth == 1
+    assert [attempt.error for attempt in tree.attempts] == [None, None]
+
+
+class TestOrder:
+    def test_branches_are_served_breadth_first(self):
+        tree = grow(
+            ScriptedPolicy(lazy, EVERY_STEP),
+            roots=2,
+            budget={"attempts": 99, "depth": 2},
+            reflection={"interval": 2},
+        )
+        # A branch at step 2 plays steps 2 to 4 and is reflected upon after 2 and 4; one at step 4 after 4 alone.
+        assert [attempt.depth for attempt in tree.attempts] == [0] * 2 + [1] * 4 + [2] * 6
+        assert [(branch.parent, branch.step) for _, branch in tree.branches()] == [
+            *[(0, 2), (0, 4), (1, 2), (1, 4)],
+            *[(2, 2), (2, 4), (3, 4), (4, 2), (4, 4), (5, 4)],
+        ]
+        assert [index for index, _ in tree.reflections] == [branch.parent for _, branch in tree.branches()]
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_delays_do_not_change_the_tree(self, seed):
+        settings = {"budget": {"attempts": 12, "depth": 3}, "reflection": {"interval": 2, "branches": 2}}
+        plain = grow(wandering(seed), roots=2, slots=1, **settings)
+        delayed = [
+            grow(wandering(seed, delays=random.Random(n)), roots=2, slots=3, threads=True, **settings) for n in range(2)
+        ]
+
+        assert len(plain.attempts) == 12
+        for tree in delayed:
+            assert tree.attempts == plain.attempts
+            assert tree.reflections == plain.reflections
+
+    def test_no_roots_give_an_empty_tree(self):
+        assert grow(ScriptedPolicy(lazy), roots=0).attempts == []
+
+    def test_the_seed_reaches_the_environment(self):
+        world = World()
+        grow(ScriptedPolicy(lazy), world, roots=2, seed=7, budget={"depth": 0})
+        assert world.ledger.seeds == [7, 7]
+
+    def test_the_system_prompt_comes_first_and_only_if_there_is_one(self):
+        class Talking(Corridor):
+            system_prompt = "Walk."
+
+        talked, silent = ScriptedPolicy(lazy), ScriptedPolicy(lazy)
+        grow(talked, World(Talking), budget={"depth": 0})
+        grow(silent, budget={"depth": 0})
+        first = {"role": "user", "content": "0"}
+        assert talked.prompts[0].messages == ({"role": "system", "content": "Walk."}, first)
+        assert silent.prompts[0].messages == (first,)
+
+
+class Gathering(ScriptedPolicy):
+    """Acts on prompts that `concerns` picks only once `expected` of them have been open at the same time."""
+
+    def __init__(self, expected, *script, concerns=lambda messages: True):
+        super().__init__(*script)
+        self.expected, self.concerns = expected, concerns
+        self.waiting, self.gathered = 0, asyncio.Event()
+
+    async def act(self, history):
+        if self.concerns(history.messages):
+            self.waiting += 1
+            if self.waiting == self.expected:
+                self.gathered.set()
+            await self.gathered.wait()
+        return await super().act(history)
+
+
+class TestConcurrency:
+    def test_attempts_of_a_wave_overlap(self):
+        tree = grow(Gathering(3, lazy), roots=3, slots=1, threads=True, budget={"depth": 0})
+        assert len(tree.attempts) == 3
+
+    def test_branches_of_a_wave_overlap(self):
+        policy = Gathering(4, lazy, EVERY_STEP, concerns=experience_in)
+        tree = grow(policy, slots=1, threads=True, budget={"depth": 1}, reflection={"interval": 1})
+        assert [attempt.depth for attempt in tree.attempts] == [0, 1, 1, 1, 1]
+
+    def test_trees_share_the_environment_slots(self):
+        world = World(CrowdedCorridor)
+
+        async def explore_three():
+            slots, policy = asyncio.Semaphore(2), Gathering(6, lazy)
+            settings = Settings.from_mapping({"budget": {"depth": 0}})
+            explorers = [Explorer(world, policy, settings, slots) for _ in range(3)]
+            return await asyncio.wait_for(asyncio.gather(*(e.explore(TASK, roots=2) for e in explorers)), 20)
+
+        trees = asyncio.run(explore_three())
+        assert [len(tree.attempts) for tree in trees] == [2, 2, 2]
+        assert 1 <= world.ledger.peak_running <= 2
+
+
+class TestBudget:
+    @pytest.mark.parametrize("seed", range(12))
+    def test_nothing_is_exceeded(self, seed):
+        dice = random.Random(seed)
+        budget = {
+            "attempts": dice.randint(1, 12),
+            "depth": dice.randint(0, 3),
+            "environment_steps": dice.choice([None, *range(1, 25)]),
+        }
+        world = World(dice.choice([Corridor, ReplayCorridor]))
+        tree = grow(
+            wandering(seed),
+            world,
+            roots=dice.randint(1, 4),
+            budget=budget,
+            reflection={"interval": dice.choice([None, 1, 2]), "branches": dice.randint(1, 3)},
+        )
+        steps = sum(len(attempt.steps) for attempt in tree.attempts)
+        assert len(tree.attempts) <= budget["attempts"]
+        assert max((attempt.depth for attempt in tree.attempts), default=0) <= budget["depth"]
+        assert steps == world.ledger.steps
+        assert budget["environment_steps"] is None or steps <= budget["environment_steps"]
+        assert world.ledger.replayed == sum(attempt.replayed_steps for attempt in tree.attempts)
+        assert world.ledger.made == world.ledger.closed
+
+    def test_roots_count_as_attempts(self):
+        tree = grow(ScriptedPolicy(lazy, EVERY_STEP), roots=5, budget={"attempts": 3})
+        assert shape(tree) == [(None, 1, "LLLL", "horizon")] * 3
+
+    @pytest.mark.parametrize(("depth", "attempts"), [(0, 1), (1, 2), (2, 3)])
+    def test_depth_bounds_the_tree(self, depth, attempts):
+        tree = grow(ScriptedPolicy(lazy, EVERY_STEP), budget={"depth": depth})
+        assert [attempt.depth for attempt in tree.attempts] == list(range(attempts))
+
+    @pytest.mark.parametrize(
+        ("steps", "actions"), [(3, []), (4, ["LLLL"]), (5, ["LLLL", "L"]), (6, ["LLLL", "L", "L"])]
+    )
+    def test_steps_are_reserved_and_replayed_ones_are_free(self, steps, actions):
+        world = World(ReplayCorridor)
+        tree = grow(ScriptedPolicy(lazy, EVERY_STEP), world, budget={"environment_steps": steps})
+        assert [row[2] for row in shape(tree)] == actions
+        assert world.ledger.replayed == 3 * max(0, len(actions) - 1)
+
+    def test_steps_an_attempt_left_over_go_to_those_that_wait(self):
+        # Eight steps reserve two attempts of four; each gives up after one, until all four roots have had a turn.
+        tree = grow(ScriptedPolicy({"0": "Q"}), roots=4, budget={"environment_steps": 8, "depth": 0})
+        assert shape(tree) == [(None, 1, "Q", "failure")] * 4
+
+    def test_waiting_roots_go_before_branches_and_their_places_are_kept(self):
+        budget = {"environment_steps": 8, "attempts": 4}
+        tree = grow(ScriptedPolicy({"0": "Q"}, EVERY_STEP), roots=3, budget=budget)
+        assert [row[0] for row in shape(tree)] == [None, None, None, 0]
+        assert len(tree.reflections) == 1
+
+
+class TestReflectionPoints:
+    def test_upon_failure_alone(self):
+        policy = ScriptedPolicy(lazy, EVERY_STEP)
+        grow(policy, budget={"depth": 1})
+        assert [t for t, _ in policy.reflection_prompts] == [4]
+
+    def test_every_k_steps_and_upon_failure(self):
+        policy = ScriptedPolicy(lazy, EVERY_STEP)
+        tree = grow(policy, budget={"depth": 1}, reflection={"interval": 3})
+        assert [t for t, _ in policy.reflection_prompts] == [3, 4]
+        assert [branch.step for _, branch in tree.branches()] == [3, 4]
+
+    def test_failure_at_a_multiple_of_k_is_reflected_upon_once(self):
+        policy = ScriptedPolicy(lazy, EVERY_STEP)
+        grow(policy, budget={"depth": 1}, reflection={"interval": 4})
+        assert [t for t, _ in policy.reflection_prompts] == [4]
+
+    def test_a_branch_is_reflected_upon_after_its_own_steps_alone(self):
+        policy = ScriptedPolicy(lazy, EVERY_STEP | {4: reflection(3, "e")})
+        grow(policy, budget={"depth": 2}, reflection={"interval": 2})
+        # The root after 2 and 4; its branch at step 2 after 2 and 4; that at step 3 after 4.
+        assert [t for t, _ in policy.reflection_prompts] == [2, 4, 2, 4, 4]
+
+    def test_success_is_reflected_upon_before_its_end_alone(self):
+        policy = ScriptedPolicy({"0": "R", "1": "R", "2": "R"}, EVERY_STEP)
+        tree = grow(policy, budget={"depth": 1}, reflection={"interval": 1}, environment={"horizon": 9})
+        assert shape(tree)[0] == (None, 1, "RRR", "success")
+        assert [t for t, _ in policy.reflection_prompts] == [1, 2]
+
+    @pytest.mark.parametrize(
+        ("budget", "why"),
+        [
+            ({"depth": 0}, "final depth"),
+            ({"attempts": 1}, "attempts are spent"),
+            ({"environment_steps": 4}, "steps are spent"),
+        ],
+    )
+    def test_none_when_no_branch_could_follow(self, budget, why):
+        policy = ScriptedPolicy(lazy, EVERY_STEP)
+        grow(policy, budget=budget, reflection={"interval": 1})
+        assert policy.reflection_prompts == [], why
+
+    @pytest.mark.parametrize("answer", ["!", PolicyFailure("no server"), ContextOverflow("full")])
+    def test_none_for_unscored_attempts(self, answer):
+        policy = ScriptedPolicy({"0": "R", "1": answer}, EVERY_STEP)
+        tree = grow(policy, reflection={"interval": 1})
+        assert [len(attempt.steps) for attempt in tree.attempts] == [1]
+        assert policy.reflection_prompts == []
+
+    def test_no_more_than_the_budget_serves(self):
+        policy = ScriptedPolicy(lazy, EVERY_STEP)
+        tree = grow(policy, roots=3, budget={"attempts": 6, "depth": 1}, reflection={"branches": 2})
+        # Three places: two reflections fill them, the second with one of its two branches.
+        assert len(policy.reflection_prompts) == 2
+        assert [branch.parent for _, branch in tree.branches()] == [0, 0, 1]
+
+    def test_branches_of_one_reflection(self):
+        tree = grow(ScriptedPolicy(lazy, EVERY_STEP), budget={"depth": 1}, reflection={"branches": 3})
+        assert [branch.parent for _, branch in tree.branches()] == [0, 0, 0]
+        assert len({id(branch.reflection) for _, branch in tree.branches()}) == 1
+        assert len(tree.reflections) == 1
+
+    def test_the_policy_sees_the_steps_it_is_asked_about(self):
+        policy = ScriptedPolicy(careless, {4: reflection(1, "e")})
+        tree = grow(policy, budget={"depth": 1})
+        ((_, prompt),) = policy.reflection_prompts
+        assert [m["content"] for m in prompt.messages if m["role"] == "assistant"] == ["R", "J", "R", "R"]
+        assert observation_in(prompt.messages) == "#" and "from 1 to 4" in prompt.messages[-1]["content"]
+        last = tree.attempts[0].steps[-1]
+        assert prompt.token_ids[: len(last.history.token_ids)] == last.history.token_ids
+
+
+class TestFallback:
+    @pytest.mark.parametrize(
+        ("answer", "text"),
+        [
+            ("no idea", "no idea"),
+            (reflection(5, "after the end"), reflection(5, "after the end")),
+            (reflection(0, "before the start"), reflection(0, "before the start")),
+            (PolicyFailure("no server"), "[no server]"),
+            (ContextOverflow("full"), "[full]"),
+        ],
+    )
+    def test_answers_for_a_policy_that_did_not(self, answer, text):
+        tree = grow(ScriptedPolicy(careless, {4: answer}), budget={"depth": 1})
+        (_, found), branch = tree.reflections[0], tree.attempts[1].branch
+        # Step 2 is the jump: the return fell there, and # is what the environment said.
+        assert (branch.step, branch.reflection.experience) == (2, "#")
+        assert (found.parsed, found.text) == (False, text)
+        assert found.num_tokens == (0 if isinstance(answer, Exception) else len(text) + 1)
+
+    def test_answers_when_the_reflection_prompt_does_not_fit(self):
+        policy = ScriptedPolicy(careless, {4: reflection(1, "never asked")}, window=60)
+        tree = grow(policy, budget={"depth": 1})
+        ((_, found),) = tree.reflections
+        assert not found.parsed and "window 60" in found.text and found.step == 2
+        assert policy.reflection_prompts == []
+
+
+class TestExperience:
+    @pytest.mark.parametrize(("scope", "branch"), [("attempt", "RR"), ("step", "RJR")])
+    def test_stays_as_long_as_its_scope(self, scope, branch):
+        policy = ScriptedPolicy(careless, {4: reflection(2, "do not jump")})
+        tree = grow(policy, budget={"depth": 1}, reflection={"scope": scope})
+        assert shape(tree)[1][2] == branch
+        seen = [experience_in(prompt.messages) for prompt in policy.prompts[4:]]
+        assert seen == (["do not jump"] * 2 if scope == "attempt" else ["do not jump", None, None])
+
+    @pytest.mark.parametrize("tau", [1, 2, 4])
+    def test_follows_the_shared_history(self, tau):
+        policy = ScriptedPolicy(careless, {4: reflection(tau, "do not jump")})
+        tree = grow(policy, budget={"depth": 1})
+        prompt, history = policy.prompts[4], tree.attempts[0].steps[tau - 1].history
+        assert history.token_ids[-2:] == (END, ASSISTANT)
+        kept = len(history.token_ids) - 2
+        assert prompt.token_ids[:kept] == history.token_ids[:kept]
+        assert text_of(prompt.token_ids[kept:]).startswith("\n\nAdvice") and "do not jump" in text_of(prompt.token_ids)
+        assert [m["role"] for m in prompt.messages] == [m["role"] for m in history.messages]
+
+    @pytest.mark.parametrize("scope", ["attempt", "step"])
+    @pytest.mark.parametrize("seed", range(2))
+    def test_is_in_no_recorded_history_and_no_reflection_prompt(self, scope, seed):
+        policy = wandering(seed)
+        reflecting = {"scope": scope, "interval": 2}
+        tree = grow(policy, roots=2, budget={"attempts": 12, "depth": 3}, reflection=reflecting)
+        histories = [step.history for attempt in tree.attempts for step in attempt.steps]
+        prompts = [prompt for _, prompt in policy.reflection_prompts]
+        assert len(tree.branches()) >= 5
+        assert any(experience_in(prompt.messages) for prompt in policy.prompts)
+        for history in [*histories, *prompts]:
+            assert experience_in(history.messages) is None
+            assert "Advice" not in text_of(history.token_ids)
+
+    def test_of_a_branch_replaces_that_of_its_parent(self):
+        def reflect(messages, t):
+            return reflection(2, "e2" if "X" in [message["content"] for message in messages] else "e1")
+
+        policy = ScriptedPolicy(by_experience(e1="X"), reflect)
+        grow(policy, budget={"depth": 2})
+        # Four prompts of the root, then three of each branch; experience_in asserts that there is one at most.
+        seen = [experience_in(prompt.messages) for prompt in policy.prompts]
+        assert seen == [None] * 4 + ["e1"] * 3 + ["e2"] * 3
+
+
+class TestRollback:
+    @pytest.mark.parametrize("seed", range(4))
+    def test_by_snapshot_and_by_replay_give_the_same_tree(self, seed):
+        def grown(kind):
+            return grow(wandering(seed), World(kind), roots=2, budget={"attempts": 12, "depth": 3})
+
+        def told(tree):
+            steps = [[(s.history, s.action, s.observation, s.reward, s.error) for s in a.steps] for a in tree.attempts]
+            return steps, [(a.branch, a.outcome, a.error) for a in tree.attempts], tree.reflections
+
+        restored, replayed = grown(Corridor), grown(ReplayCorridor)
+        assert told(restored) == told(replayed)
+        assert {attempt.replayed_steps for attempt in restored.attempts} == {0}
+        assert [a.replayed_steps for a in replayed.attempts] == [
+            a.branch.step - 1 if a.branch else 0 for a in replayed.attempts
+        ]
+
+    @pytest.mark.parametrize("kind", [Corridor, ReplayCorridor])
+    def test_to_a_step_of_the_grandparent(self, kind):
+        def reflect(messages, t):
+            # The root is told to mend step 3, its branch to mend step 2, which the root played.
+            return reflection(3, "back") if [m["content"] for m in messages].count("L") == 0 else reflection(2, "on")
+
+        def act(messages):
+            return {None: "RJRR"[turns_in(messages)], "back": "L", "on": "R"}[experience_in(messages)]
+
+        tree = grow(ScriptedPolicy(act, reflect), World(kind))
+        assert shape(tree) == [(None, 1, "RJRR", "horizon"), (0, 3, "LL", "horizon"), (1, 2, "RR", "success")]
+        assert "".join(step.action.text for step in tree.path(2)) == "RRR"
+        assert tree.path(2)[0] is tree.attempts[0].steps[0]
+        assert tree.path(2)[1].history == tree.attempts[0].steps[1].history
+
+    def test_that_diverges_ends_the_branch_alone(self):
+        world = World(DriftingCorridor)
+        tree = grow(
+            ScriptedPolicy(by_experience(e1="R"), EVERY_STEP),
+            world,
+            budget={"depth": 1},
+            reflection={"interval": 2},
+            environment={"horizon": 3},
+        )
+        root, second, third = tree.attempts
+        assert root.outcome is Outcome.HORIZON and root.error is None
+        for branch in (second, third):
+            assert (branch.outcome, branch.steps) == (Outcome.ENVIRONMENT_FAILURE, ())
+            assert "after 1 replayed actions" in branch.error and "must be deterministic" in branch.error
+            assert TASK.key in branch.error
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Gives up hanging actions at once, and leaves every other call the time that a busy machine needs."""
+
+    async def call(seconds, what, function, *arguments):
+        return await call_within(0.01 if "~" in arguments else seconds, what, function, *arguments)
+
+    monkeypatch.setattr("leafe_verl.core.explore.call_within", call)
+
+
+class TestFailures:
+    @pytest.mark.usefixtures("impatient")
+    def test_end_their_own_attempt_alone(self):
+        act = by_experience(e1="!", e2="~", e3=PolicyFailure("no server"), e4=ContextOverflow("full"))
+        world = World()
+        tree = grow(
+            ScriptedPolicy(act, EVERY_STEP | {5: reflection(5, "e5")}),
+            world,
+            threads=True,
+            budget={"depth": 1},
+            reflection={"interval": 1},
+            environment={"horizon": 5},
+        )
+        assert [attempt.outcome for attempt in tree.attempts] == [
+            Outcome.HORIZON,
+            Outcome.ENVIRONMENT_FAILURE,
+            Outcome.ENVIRONMENT_FAILURE,
+            Outcome.POLICY_FAILURE,
+            Outcome.CONTEXT_OVERFLOW,
+            Outcome.HORIZON,
+        ]
+        assert [attempt.error for attempt in tree.attempts] == [
+            None,
+            "corridor.step raised RuntimeError: boom",
+            "corridor.step took longer than 0.01 s; leafe.environment.step_timeout sets the limit",
+            "no server",
+            "full",
+            None,
+        ]
+        assert [len(attempt.steps) for attempt in tree.attempts] == [5, 0, 0, 0, 0, 1]
+        assert (world.ledger.made, world.ledger.closed) == (6, 6)
+
+    @pytest.mark.parametrize("answer", ["!", PolicyFailure("no server"), ContextOverflow("full")])
+    def test_keep_the_steps_before_them(self, answer):
+        tree = grow(ScriptedPolicy({"0": "R", "1": "R", "2": answer}))
+        assert [step.action.text for step in tree.attempts[0].steps] == ["R", "R"]
+        assert not tree.attempts[0].outcome.scored
+
+    @pytest.mark.parametrize(
+        ("method", "outcomes"),
+        [
+            ("reset", ["environment_failure"]),
+            ("snapshot", ["environment_failure"]),
+            ("step", ["environment_failure"]),
+            ("restore", ["horizon", "environment_failure"]),
+        ],
+    )
+    def test_of_any_method_are_the_attempt_s(self, method, outcomes):
+        world = World(options={"broken": method})
+        tree = grow(ScriptedPolicy(lazy, EVERY_STEP), world, threads=True)
+        assert [attempt.outcome.value for attempt in tree.attempts] == outcomes
+        assert tree.attempts[-1].error == f"corridor.{method} raised RuntimeError: {method} is broken"
+        assert world.ledger.made == world.ledger.closed
+
+    def test_the_time_limit_is_the_settings(self):
+        world = World(options={"hanging": "reset"})
+        tree = grow(ScriptedPolicy(lazy), world, threads=True, environment={"step_timeout": 0.02})
+        assert tree.attempts[0].outcome is Outcome.ENVIRONMENT_FAILURE
+        assert tree.attempts[0].error.startswith("corridor.reset took longer than 0.02 s")
+
+    def test_of_close_are_logged_and_change_no_verdict(self, caplog):
+        world = World(options={"broken": "close"})
+        tree = grow(ScriptedPolicy({"0": "R", "1": "R", "2": "R"}), world)
+        assert shape(tree) == [(None, 1, "RRR", "success")]
+        assert "corridor.close raised RuntimeError: close is broken" in caplog.text
+
+    def test_a_history_that_outgrows_the_window_is_an_overflow(self):
+        # The opening prompt is <u>0<end><a>, each step adds L<end><u>0<end><a>: three prompts fit into 20 tokens.
+        tree = grow(ScriptedPolicy(lazy, window=20))
+        assert tree.attempts[0].outcome is Outcome.CONTEXT_OVERFLOW
+        assert tree.attempts[0].error == "22 tokens, window 20"
+        assert len(tree.attempts[0].steps) == 3
+
+    def test_an_opening_prompt_beyond_the_window_is_an_overflow(self):
+        tree = grow(ScriptedPolicy(lazy, window=3))
+        assert shape(tree) == [(None, 1, "", "context_overflow")]
+
+    def test_environments_are_closed_when_exploring_is_cancelled(self):
+        world, policy = World(), ScriptedPolicy({"0": HANG})
+
+        async def cancelled():
+            exploring = asyncio.ensure_future(Explorer(world, policy, Settings()).explore(TASK, roots=3))
+            while len(policy.prompts) < 3:
+                await asyncio.sleep(0.001)
+            exploring.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await exploring
+
+        asyncio.run(cancelled())
+        assert (world.ledger.made, world.ledger.closed) == (3, 3)
+
+    def test_environments_are_closed_when_the_policy_has_a_bug(self):
+        world = World()
+        with pytest.raises(ZeroDivisionError):
+            grow(ScriptedPolicy({"0": ZeroDivisionError("a bug is no failure of the policy")}), world)
+        assert (world.ledger.made, world.ledger.closed) == (1, 1)
+
+
+class TestEnd:
+    @pytest.mark.parametrize(
+        ("action", "outcome"),
+        [("R", Outcome.SUCCESS), ("Q", Outcome.FAILURE), ("Z", Outcome.HORIZON), ("L", Outcome.HORIZON)],
+    )
+    def test_the_environment_s_word_is_the_outcome(self, action, outcome):
+        tree = grow(ScriptedPolicy({"0": "R", "1": "R", "2": action}), budget={"depth": 0})
+        assert tree.attempts[0].outcome is outcome
+
+    @pytest.mark.parametrize(("horizon", "steps"), [(None, Corridor.horizon), (2, 2), (6, 6)])
+    def test_the_horizon_is_the_settings_else_the_environment_s(self, horizon, steps):
+        tree = grow(ScriptedPolicy(lazy), budget={"depth": 0}, environment={"horizon": horizon})
+        assert shape(tree) == [(None, 1, "L" * steps, "horizon")]
+
+    def test_the_horizon_counts_the_steps_before_the_rollback_point(self):
+        tree = grow(ScriptedPolicy(lazy, {4: reflection(3, "e")}), budget={"depth": 1})
+        assert shape(tree)[1] == (0, 3, "LL", "horizon")
+
+    def test_after_the_last_step_nothing_can_overflow(self):
+        # Four prompts of 4, 10, 16 and 22 tokens fit; a fifth would not.
+        tree = grow(ScriptedPolicy(lazy, window=22), budget={"depth": 0})
+        assert tree.attempts[0].outcome is Outcome.HORIZON
+        assert len(tree.attempts[0].steps) == 4
+
+    def test_a_step_keeps_what_the_environment_said(self):
+        tree = grow(ScriptedPolicy({"0": "X", "?": "J", "#": "Q"}), budget={"depth": 0})
+        told = [(step.observation, step.reward, step.error, step.snapshot["cell"]) for step in tree.attempts[0].steps]
+        assert told == [("?", 0.0, True, 0), ("#", -1.0, False, 0), ("#", 0.0, False, None)]

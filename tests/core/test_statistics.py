@@ -1,0 +1,93 @@
+"""Counts that add up over trees, and shares in which what was not scored has no part."""
+
+from __future__ import annotations
+
+import pytest
+from fakes import Cut, ReplayCorridor, ScriptedPolicy, World, experience_in, grow, reflection, wandering
+
+from leafe_verl.core import Kind, Outcome, examples_of
+from leafe_verl.core.settings import DistillationSettings
+from leafe_verl.core.statistics import count, ratios, total
+
+ALL = DistillationSettings(events="every", events_per_task=99, rehearsal_share=1.0)
+
+
+def counted(tree):
+    return count(tree, examples_of(tree, ALL, seed=0))
+
+
+def rescued():
+    """X L R L; then from step 2, told so: R R R. From step 4, which the gibberish at 2 leads to by its fallback: !"""
+
+    def act(messages):
+        told = experience_in(messages)
+        steps = sum(m["role"] == "assistant" for m in messages)
+        return (Cut("X"), "L", "R", "L")[steps] if told is None else "!" if told == "?" else "R"
+
+    policy = ScriptedPolicy(act, {2: "no idea", 4: reflection(2, "walk on")})
+    return grow(policy, World(ReplayCorridor), budget={"depth": 1}, reflection={"interval": 2})
+
+
+def test_counts_of_one_tree():
+    tree = rescued()
+    counts = counted(tree)
+    assert {name: number for name, number in counts.items() if number} == {
+        "trees": 1,
+        "trees_scored": 1,
+        "solved": 1,
+        "attempts": 3,
+        "attempts_scored": 2,
+        "outcome/horizon": 1,
+        "outcome/environment_failure": 1,
+        "outcome/success": 1,
+        "branches": 2,
+        "branches_scored": 1,
+        "branches_improved": 1,
+        "branches_succeeded": 1,
+        "reflections": 2,
+        "reflections_parsed": 1,
+        "reflections_fallback": 1,
+        "environment_steps": 4 + 3,
+        "replayed_steps": 1,
+        "incomplete_actions": 1,
+        # The root's four actions, one of them without end of turn; the branch's three; two reflections.
+        "sampled_tokens": 7 + 6 + len("no idea") + 1 + len(reflection(2, "walk on")) + 1,
+        "examples/counterfactual": 1,
+        "examples/rehearsal": 1,
+    }
+
+
+def test_every_outcome_and_kind_is_counted_even_when_absent():
+    counts = counted(grow(ScriptedPolicy({"0": "Q"}), roots=0))
+    expected = {f"outcome/{outcome.value}" for outcome in Outcome} | {f"examples/{kind.value}" for kind in Kind}
+    assert expected <= set(counts)
+    assert {name for name, number in counts.items() if number} == {"trees"}
+
+
+def test_counts_add_up():
+    several = [counted(grow(wandering(seed), roots=2, reflection={"interval": 2})) for seed in range(3)]
+    summed = total(several)
+    assert set(summed) == set(several[0])
+    assert all(summed[name] == sum(counts[name] for counts in several) for name in summed)
+    assert sum(summed[f"outcome/{outcome.value}"] for outcome in Outcome) == summed["attempts"]
+    assert summed["reflections_parsed"] + summed["reflections_fallback"] == summed["reflections"]
+    assert total([]) == {}
+
+
+def test_shares_are_of_what_was_scored():
+    assert ratios(counted(rescued())) == {
+        "task_success": 1.0,
+        "attempt_success": 0.5,
+        "branch_improved": 1.0,
+        "branch_success": 1.0,
+        "reflection_parsed": 0.5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("action", "shares"),
+    [("Q", {"task_success": 0.0, "attempt_success": 0.0}), ("!", {})],
+)
+def test_a_share_of_nothing_is_absent_and_one_of_failures_is_zero(action, shares):
+    assert ratios(counted(grow(ScriptedPolicy({"0": action}), budget={"depth": 0}))) == shares
+    assert ratios({}) == {}
