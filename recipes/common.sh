@@ -27,7 +27,9 @@ else
     fi
     : "${TRAIN_FILES:=$ROOT/leafe_verl/data/embedded_train.jsonl}"
     : "${VAL_FILES:=$ROOT/leafe_verl/data/embedded_heldout.jsonl}"
+    # GB of key-value cache; and vLLM would keep one core for itself, which is half of two.
     export VLLM_CPU_KVCACHE_SPACE="${VLLM_CPU_KVCACHE_SPACE:-1}"
+    export VLLM_CPU_NUM_OF_RESERVED_CPU="${VLLM_CPU_NUM_OF_RESERVED_CPU:-0}"
 fi
 
 # train CONFIG [OVERRIDE...]: run verl's own launcher on one of our configurations, then print what came out.

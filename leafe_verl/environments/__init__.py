@@ -55,7 +55,7 @@ def environment_class(name: str) -> Any:
         raise ValueError(f"no environment is named {name!r}; {_CHOICES.format(names=', '.join(names()))}")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ValueError(
             f"cannot import environment {path!r} ({error}); {_CHOICES.format(names=', '.join(names()))}"
         ) from error

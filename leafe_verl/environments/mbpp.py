@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -121,16 +122,25 @@ _FENCED = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)",
 
 
 def extract_code(action: str) -> str:
-    """Return the last fenced block of Python in a text, else the last fenced block without a language, else the text.
+    """Return the answer in a text: its last fenced block of Python that compiles and defines a function or class,
+    else its first fenced block, else all of it.
 
-    A block that a token limit cut, so that its closing fence is missing, counts; an empty one does not.
+    So neither a usage example after the answer nor a block that the token limit cut takes the answer's place.
     """
-    blocks = [(match[1].lower(), match[2]) for match in _FENCED.finditer(action) if match[2].strip()]
+    blocks = [(match[1].lower(), textwrap.dedent(match[2])) for match in _FENCED.finditer(action) if match[2].strip()]
     for languages in (("python", "py", "python3"), ("",)):
         found = [code for language, code in blocks if language in languages]
         if found:
-            return textwrap.dedent(found[-1])
+            return next((code for code in reversed(found) if _defines(code)), found[0])
     return action
+
+
+def _defines(code: str) -> bool:
+    try:
+        statements = ast.parse(code).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return any(isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) for each in statements)
 
 
 def feedback(verdict: Verdict, num_shown: int, characters: int) -> str:
@@ -144,7 +154,7 @@ def feedback(verdict: Verdict, num_shown: int, characters: int) -> str:
     failing = [test for test in shown if not test.passed]
     if failing and failing[0].error == NO_CODE:
         body = NO_CODE
-    elif failing and failing[0].error == verdict.failure and _ending(verdict.failure) is None:
+    elif failing and verdict.failure is not None and _ending(verdict.failure) is None:
         body = f"The code fails before any test runs:\n{verdict.failure}"
     elif failing:
         body = f"{_count_passing(len(shown) - len(failing), len(shown))} This one fails:\n{_described(failing[0])}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from verl.utils.tokenizer.continuous_token_wiring import list_continuous_token_builder_families
 
 from leafe_verl.core import Settings
 from leafe_verl.environments import environment_class
@@ -36,6 +37,7 @@ def find_problems(config: DictConfig) -> list[str]:
     problems += _model_problems(config.actor_rollout_ref.model.path)
     problems += _batch_problems(config)
     problems += _window_problems(config, settings)
+    problems += _chat_problems(settings.generation.chat_family)
     try:
         environment_class(settings.environment.name)
     except ValueError as error:
@@ -95,6 +97,13 @@ def _window_problems(config: DictConfig, settings: Settings) -> list[str]:
         f"turns of up to {needed} tokens (leafe.generation.max_tokens, leafe.reflection.max_tokens) do not fit a "
         f"window of {window}; raise data.max_response_length or rollout.max_model_len"
     ]
+
+
+def _chat_problems(family: str | None) -> list[str]:
+    families = list_continuous_token_builder_families()
+    if family is None or family in families:
+        return []
+    return [f"leafe.generation.chat_family is {family!r}; expected null or one of {', '.join(families)}"]
 
 
 def _data_problems(data: DictConfig, environment: str) -> list[str]:

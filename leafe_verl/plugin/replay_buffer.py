@@ -29,5 +29,6 @@ class ProgressReplayBuffer(ReplayBuffer):
     def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:
         if self._bar is not None:
             done = len(self.finished_keys[partition_id]) + len(self.failure_keys[partition_id])
-            self._bar.update(min(done, self._bar.total) - self._bar.n)
+            if (more := min(done, self._bar.total) - self._bar.n) > 0:
+                self._bar.update(more)
         return super()._wait_for_next_poll(partition_id, last_debug_time)

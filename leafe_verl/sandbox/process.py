@@ -179,14 +179,21 @@ def _read(descriptor: int, pid: int, deadline: float, expected: int, limit: int)
 
 def _is_over(pid: int) -> bool:
     """Whether the process has ended; leaves it unreaped, so that its group's number stays taken."""
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+    except ChildProcessError:  # reaped by a library that waits for any child
+        return True
 
 
 def _end(process: subprocess.Popen[bytes]) -> float:
     """Kill the process with its group and reap it. Returns the CPU seconds that it used."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    _, status, usage = os.wait4(process.pid, 0)
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    except ChildProcessError:  # see _is_over
+        process.returncode = 0
+        return 0.0
     process.returncode = os.waitstatus_to_exitcode(status)
     return usage.ru_utime + usage.ru_stime
 

@@ -9,7 +9,7 @@ import pytest
 from leafe_verl.sandbox import Limits, ProcessSandbox, RunResult, TestResult, Verdict, judge, split_assert
 from leafe_verl.sandbox.values import decode, source_of
 
-QUICK = Limits(cpu_seconds=1, wall_seconds=3)
+QUICK = Limits(cpu_seconds=1, wall_seconds=10)
 
 
 def verdict(code: str, *tests: str, setup: str = "") -> Verdict:
@@ -71,7 +71,7 @@ def test_names_that_the_set_up_defines_are_not_the_solutions() -> None:
 def test_a_malformed_assert_is_refused_by_name(text: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem) as refusal:
         split_assert(text)
-    assert text[:20] in str(refusal.value)
+    assert text[:16] in str(refusal.value)
 
 
 def test_a_set_up_that_does_not_parse_is_refused() -> None:
@@ -215,8 +215,16 @@ class {name}({base}):
     __float__ = lambda self: 4.0
 def f(x): return {name}()
 """
+WRITING = """
+import os
+for descriptor in range(3, 64):
+    try: os.write(descriptor, b'{data}')
+    except OSError: pass
+def f(x): return True
+"""
+BASES = ("object", "list", "float", "int", "str", "dict")
 FORGERIES = {
-    **{base: ALWAYS_EQUAL.format(name="Equal", base=base) for base in ("object", "list", "float", "int", "str", "dict")},
+    **{base: ALWAYS_EQUAL.format(name="Equal", base=base) for base in BASES},
     "exit": "import os\nos._exit(0)",
     "exit in the call": "import sys\ndef f(x): sys.exit(0)",
     "exit handler": "import atexit, os\natexit.register(os._exit, 0)\ndef f(x): raise SystemExit(0)",
@@ -225,10 +233,8 @@ FORGERIES = {
     "builtins.isinstance = builtins.issubclass = lambda *a: True\ndef f(x): return object()",
     "json": "import json\njson.dumps = lambda *a, **k: '{\"value\": true}'\ndef f(x): return True",
     "operators": "import operator, math\noperator.eq = math.isclose = lambda *a, **k: True\ndef f(x): return 5",
-    "answer": "import os\nfor fd in range(3, 64):\n    try: os.write(fd, b'{\"defined\": true}\\n{\"passed\": true}\\n')\n"
-    "    except OSError: pass\ndef f(x): return True",
-    "all passed": "import os\nfor fd in range(3, 64):\n    try: os.write(fd, b'{\"defined\": true}\\n' + b'{\"value\": true}\\n' * 2)\n"
-    "    except OSError: pass\ndef f(x): return True",
+    "answer": WRITING.format(data='{"defined": true}\\n{"passed": true}\\n'),
+    "all passed": WRITING.format(data='{"defined": true}\\n' + '{"value": true}\\n' * 3),
     "frames": "import gc, sys\ndef f(x):\n    for o in gc.get_objects():\n"
     "        if type(o) is dict and 'request' in o: return str(o)\n"
     "    frame = sys._getframe()\n    while frame.f_back: frame = frame.f_back\n    return str(frame.f_globals)",

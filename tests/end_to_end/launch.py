@@ -1,0 +1,80 @@
+"""Running verl's launcher on the tiny model, as the recipes do, small."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+LIMIT_SECONDS = 900
+
+SMALL = [
+    "device=cpu",
+    "leafe.environment.name=end_to_end.letters:Letters",
+    "leafe.generation.chat_family=qwen",
+    "leafe.generation.max_tokens=24",
+    "leafe.reflection.max_tokens=64",
+    "leafe.reflection.max_characters=40",
+    "leafe.distillation.incomplete_actions=true",
+    "leafe.distillation.rehearsal_share=1.0",
+    "data.train_batch_size=6",
+    "data.max_prompt_length=768",
+    "data.max_response_length=256",
+    "actor_rollout_ref.rollout.n=2",
+    "actor_rollout_ref.rollout.val_kwargs.n=2",
+    "actor_rollout_ref.actor.fsdp_config.dtype=float32",
+    "actor_rollout_ref.actor.optim.lr=1e-3",
+    "trainer.val_before_train=false",
+    "trainer.test_freq=1000",
+]
+
+
+def write_tasks(path: Path, number: int) -> Path:
+    rows = [{"task_id": i, "text": f"word{i}"} for i in range(number)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def launch(config: str, model: Path, run_dir: Path, *overrides: str) -> dict[int, dict[str, float]]:
+    """Run `python -m verl.trainer.main_ppo`; return training step -> metrics. Fails with the log's end."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    metrics = run_dir / f"metrics-{len(list(run_dir.glob('metrics-*')))}.jsonl"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(TESTS),
+        "VERL_FILE_LOGGER_PATH": str(metrics),
+        "VERL_USE_EXTERNAL_MODULES": "end_to_end.probe",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+        # One vLLM replica a rank: bound to the same two cores they would take turns on one.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": "1",
+    }
+    tasks = write_tasks(run_dir / "tasks.jsonl", 12)
+    held_out = write_tasks(run_dir / "held_out.jsonl", 3)
+    command = [
+        *[sys.executable, "-m", "verl.trainer.main_ppo"],
+        *["--config-path", "pkg://leafe_verl.plugin.config", "--config-name", config],
+        *SMALL,
+        f"hydra.run.dir={run_dir}/hydra",
+        f"actor_rollout_ref.model.path={model}",
+        f"data.train_files={tasks}",
+        f"data.val_files={held_out}",
+        f"trainer.default_local_dir={run_dir}/checkpoints",
+        *overrides,
+    ]
+    with (run_dir / "log.txt").open("a") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=run_dir, start_new_session=True
+        )
+        try:
+            status = process.wait(LIMIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            status = -9
+    assert status == 0, (run_dir / "log.txt").read_text(errors="replace")[-6000:]
+    records = [json.loads(line) for line in metrics.read_text().splitlines()]
+    return {record["step"]: record["data"] for record in records}

@@ -1,0 +1,42 @@
+"""The table that a recipe prints, from metrics as verl's file logger writes them."""
+
+import json
+
+import pytest
+
+from leafe_verl.evaluation.summary import read_metrics, render_summary
+
+
+def write(path, *records):
+    path.write_text("".join(json.dumps({"step": step, "data": data}) + "\n" for step, data in records))
+
+
+def test_a_resumed_run_is_one_run(tmp_path):
+    write(tmp_path / "metrics-1.jsonl", (0, {"val-core/mbpp/pass@1": 0.25}), (1, {"leafe/trees": 4}))
+    write(tmp_path / "metrics-2.jsonl", (1, {"leafe/trees": 5}), (2, {"leafe/trees": 6}))
+    assert read_metrics(tmp_path) == {0: {"val-core/mbpp/pass@1": 0.25}, 1: {"leafe/trees": 5}, 2: {"leafe/trees": 6}}
+
+
+def test_a_line_cut_short_is_passed_over(tmp_path):
+    write(tmp_path / "metrics-1.jsonl", (1, {"leafe/trees": 4}))
+    with (tmp_path / "metrics-1.jsonl").open("a") as file:
+        file.write('{"step": 2, "da')
+    assert list(read_metrics(tmp_path)) == [1]
+
+
+def test_a_folder_without_metrics_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected metrics-"):
+        read_metrics(tmp_path)
+
+
+def test_before_after_and_sums():
+    metrics = {
+        0: {"val-core/mbpp/pass@1": 0.25, "val-core/mbpp/pass@8": 0.5, "val-aux/mbpp/unscored": 0},
+        1: {"leafe/trees": 4, "leafe/branches": 7, "actor/loss": 1.0},
+        2: {"leafe/trees": 4, "leafe/branches": 5, "val-core/mbpp/pass@1": 0.375, "val-core/mbpp/pass@8": 0.5},
+    }
+    lines = [line.split() for line in render_summary(metrics).splitlines()]
+    assert ["mbpp", "Pass@1", "25.0", "%", "37.5", "%", "+12.5"] in lines
+    assert ["mbpp", "Pass@8", "50.0", "%", "50.0", "%", "+0.0"] in lines
+    assert ["branches", "12"] in lines
+    assert ["training", "steps", "with", "an", "update", "1"] in lines

@@ -1,0 +1,105 @@
+"""Bad input is refused before Ray starts: what came, what was expected, which setting to change."""
+
+import json
+
+import pytest
+
+pytest.importorskip("verl", reason="verl is not installed")
+
+from hydra import compose, initialize_config_module  # noqa: E402
+from omegaconf import OmegaConf  # noqa: E402
+
+from leafe_verl.embedded import HELDOUT_FILE, TRAIN_FILE  # noqa: E402
+from leafe_verl.plugin.preflight import Preflight, _verl_problems, find_problems  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def config(model):
+    def build(*overrides, name="leafe", device="cpu"):
+        with initialize_config_module("leafe_verl.plugin.config", version_base=None):
+            given = [
+                f"device={device}",
+                f"actor_rollout_ref.model.path={model}",
+                f"data.train_files={TRAIN_FILE}",
+                f"data.val_files={HELDOUT_FILE}",
+                *overrides,
+            ]
+            return compose(name, overrides=given)
+
+    return build
+
+
+@pytest.mark.parametrize("name", ["leafe", "grpo"])
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_the_shipped_configurations_are_accepted(config, name, device):
+    assert find_problems(config(name=name, device=device)) == []
+
+
+@pytest.mark.parametrize(
+    "override, said",
+    [
+        ("leafe.environment.name=nowhere", "leafe.environment.name"),
+        ("leafe.budget.attempts=-1", "leafe.budget.attempts is -1; expected"),
+        ("leafe.budget.depth=-1", "leafe.budget.depth is -1; expected"),
+        ("leafe.reflection.interval=0", "leafe.reflection.interval is 0; expected"),
+        ("leafe.distillation.beta=-0.5", "leafe.distillation.beta is -0.5; expected"),
+        ("leafe.distillation.events=best", "expected one of improved, every, success"),
+        ("+leafe.budget.atempts=3", "unknown settings: leafe.budget.atempts"),
+        ("actor_rollout_ref.model.path=/no/such/model", "actor_rollout_ref.model.path"),
+        ("trainer.n_gpus_per_node=3", "cannot be divided by 3 data-parallel ranks"),
+        ("actor_rollout_ref.rollout.n=0", "actor_rollout_ref.rollout.n is 0; expected"),
+        ("leafe.generation.max_tokens=4000", "do not fit a window of"),
+        ("leafe.generation.chat_family=chatty", "leafe.generation.chat_family"),
+        ("data.train_files=/no/such/file.jsonl", "data.train_files: /no/such/file.jsonl does not exist"),
+        ("data.train_batch_size=97", "fewer than one batch"),
+    ],
+)
+def test_each_bad_setting_is_named(config, override, said):
+    problems = find_problems(config(override))
+    assert len(problems) == 1
+    assert said in problems[0]
+
+
+@pytest.mark.parametrize(
+    "row, said",
+    [
+        ("{not json", "row 2: not JSON"),
+        ('["a list"]', "expected an object"),
+        (json.dumps({"task_id": 1, "text": "Do it.", "code": "", "test_list": []}), "test"),
+    ],
+)
+def test_each_bad_row_is_named(config, tmp_path, row, said):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(TRAIN_FILE.read_text().splitlines()[0] + "\n" + row + "\n")
+    (problem, *_) = find_problems(config(f"data.val_files={rows}"))
+    assert "data.val_files" in problem
+    assert "row 2" in problem
+    assert said in problem
+
+
+def test_all_problems_are_reported_at_once_and_end_the_process(config):
+    broken = config("leafe.budget.depth=-1", "leafe.distillation.beta=-1", "trainer.n_gpus_per_node=3")
+    with pytest.raises(SystemExit) as refusal:
+        Preflight().on_job_start(broken)
+    assert str(refusal.value).count("\n- ") == 3
+
+
+def test_verl_of_another_minor_version_is_refused():
+    assert _verl_problems("0.9.1") == []
+    (problem,) = _verl_problems("0.10.0")
+    assert "verl 0.10.0 is installed" in problem
+    assert "pip install verl==0.9.1" in problem
+
+
+def test_the_yaml_and_the_dataclasses_have_the_same_defaults(config):
+    from leafe_verl.core import Settings
+
+    settings = OmegaConf.to_container(config(device="gpu").leafe, resolve=True)
+    assert Settings.from_mapping(settings) == Settings()
