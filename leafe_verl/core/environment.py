@@ -47,7 +47,7 @@ class Environment(Protocol):
     system_prompt: str
     """What the agent is told about this kind of task; empty for none."""
     horizon: int
-    """Steps after which an attempt ends, T in the paper, unless the settings name another number."""
+    """Steps after which an attempt ends, T in the paper. Set before `reset` where the settings name another number."""
 
     def reset(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
         """Start `task` and return the first observation o_1, which states the task, and an info mapping."""

@@ -139,6 +139,7 @@ class _Run:
     def __init__(self, explorer: Explorer, tree: ExplorationTree, branch: Branch | None) -> None:
         self.explorer, self.tree, self.branch = explorer, tree, branch
         self.environment = explorer.make_environment()
+        self.environment.horizon = explorer.horizon(self.environment)
         self.steps: list[StepRecord] = []
         self.replayed_steps = 0
         self.outcome = Outcome.HORIZON
@@ -153,7 +154,7 @@ class _Run:
         prompt = history
         if self.branch:
             prompt = await annotate(policy, history, experience_note(self.branch.reflection.experience))
-        first, last = self.branch.step if self.branch else 1, self.explorer.horizon(self.environment)
+        first, last = self.branch.step if self.branch else 1, self.environment.horizon
         for t in range(first, last + 1):
             snapshot = await self._call("snapshot", self.environment.snapshot)
             action = await policy.act(prompt)

@@ -51,7 +51,9 @@ class ProbedTrainer(LeafeTrainer):
         request = self.get_llm_client().generate("probe", prompt_ids=self._token_ids, sampling_params=params)
         output = asyncio.run(request)
         values = output.extra_fields["prompt_logprobs"]
-        return np.array([float(np.ravel(value)[0]) for value in values if value is not None])[: len(self._token_ids) - 1]
+        return np.array([float(np.ravel(value)[0]) for value in values if value is not None])[
+            : len(self._token_ids) - 1
+        ]
 
     def _trainer_log_probs(self) -> np.ndarray:
         """The same from FSDP, for the whole batch, since one row cannot be divided over ranks."""

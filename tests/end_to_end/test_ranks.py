@@ -1,4 +1,4 @@
-"""The same examples on one rank and on two give the same loss and the same weights."""
+"""The same examples give the same loss and the same weights: on one rank and on two, padded and packed."""
 
 import json
 import os
@@ -15,11 +15,11 @@ from end_to_end.tiny_model import make_tiny_model
 pytestmark = pytest.mark.end_to_end
 
 
-def update(model: Path, output: Path, ranks: int) -> dict[str, float]:
+def update(model: Path, output: Path, ranks: int, *options: str) -> dict[str, float]:
     script = Path(__file__).with_name("sft_update.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     done = subprocess.run(
-        [*command, str(script), str(model), str(output)],
+        [*command, str(script), str(model), str(output), *options],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -29,9 +29,23 @@ def update(model: Path, output: Path, ranks: int) -> dict[str, float]:
     return json.loads(output.read_text())
 
 
-def test_two_ranks_equal_one(tmp_path):
-    model = make_tiny_model(tmp_path / "model")
-    one, two = (update(model, tmp_path / f"{ranks}.json", ranks) for ranks in (1, 2))
-    assert one["loss"] > 1
-    assert two == pytest.approx(one, abs=1e-3)
-    assert one["loss"] == pytest.approx(one["loss_counterfactual"] + 0.5 * one["loss_rehearsal"], abs=1e-4)
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def one_rank(model, tmp_path_factory):
+    return update(model, tmp_path_factory.mktemp("one") / "numbers.json", 1)
+
+
+def test_two_ranks_equal_one(model, one_rank, tmp_path):
+    assert one_rank["loss"] > 1
+    assert one_rank["loss"] == pytest.approx(
+        one_rank["loss_counterfactual"] + 0.5 * one_rank["loss_rehearsal"], abs=1e-4
+    )
+    assert update(model, tmp_path / "numbers.json", 2) == pytest.approx(one_rank, abs=1e-3)
+
+
+def test_packed_rows_equal_padded_ones(model, one_rank, tmp_path):
+    assert update(model, tmp_path / "numbers.json", 1, "--remove-padding") == pytest.approx(one_rank, abs=1e-3)

@@ -6,11 +6,11 @@ import pytest
 
 pytest.importorskip("verl", reason="verl is not installed")
 
-from hydra import compose, initialize_config_module  # noqa: E402
-from omegaconf import OmegaConf  # noqa: E402
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
 
-from leafe_verl.embedded import HELDOUT_FILE, TRAIN_FILE  # noqa: E402
-from leafe_verl.plugin.preflight import Preflight, _verl_problems, find_problems  # noqa: E402
+from leafe_verl.embedded import HELDOUT_FILE, TRAIN_FILE
+from leafe_verl.plugin.preflight import Preflight, _verl_problems, find_problems
 
 
 @pytest.fixture(scope="module")

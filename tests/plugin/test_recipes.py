@@ -7,9 +7,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 def test_the_recipes_differ_in_at_most_fifteen_lines():
-    diff = subprocess.run(
-        ["diff", RECIPES / "leafe_mbpp.sh", RECIPES / "grpo_mbpp.sh"], capture_output=True, text=True
-    )
+    diff = subprocess.run(["diff", RECIPES / "leafe_mbpp.sh", RECIPES / "grpo_mbpp.sh"], capture_output=True, text=True)
     assert 0 < len(diff.stdout.splitlines()) <= 15
 
 
