@@ -1,10 +1,44 @@
 """Entry points: what verl and vLLM load in every process of a run.
 
-verl swallows what a plugin raises while it loads (verl/__init__.py logs it at DEBUG level), so nothing here can
-fail for a reason of ours; `leafe-verl check` loads it again inside a Ray worker and shows what happened.
+verl swallows what a plugin raises while it loads (verl/__init__.py logs it at DEBUG level), so little happens here;
+`leafe-verl check` loads it again inside a Ray worker and shows what came of it.
 """
 
 from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+_VERLS_TRAINER = "verl.trainer.ppo.v1.trainer_sync"
+_OUR_TRAINER = "leafe_verl.plugin.trainer"
+
+
+class _RegisterTrainers(MetaPathFinder):
+    """Registers our trainer modes as soon as verl's own trainer is imported, and loudly.
+
+    Importing the trainers here would do as well, but costs seconds in each of a run's many processes.
+    """
+
+    def find_spec(self, fullname: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if fullname != _VERLS_TRAINER:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def execute_then_register(module: ModuleType) -> None:
+            execute(module)
+            importlib.import_module(_OUR_TRAINER)
+
+        spec.loader.exec_module = execute_then_register  # type: ignore[method-assign]
+        return spec
 
 
 def vllm_plugin() -> None:
@@ -19,7 +53,10 @@ def _register() -> None:
 
     cpu.select_platform()
     vllm_cpu.name_distribution()
-    from leafe_verl.plugin import trainer  # noqa: F401 - importing it registers the trainer modes
+    if _VERLS_TRAINER in sys.modules:
+        importlib.import_module(_OUR_TRAINER)
+    else:
+        sys.meta_path.insert(0, _RegisterTrainers())
 
 
 _register()

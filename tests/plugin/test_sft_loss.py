@@ -5,10 +5,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("verl", reason="verl is not installed")
 
-from tensordict import TensorDict  # noqa: E402
-from verl.utils import tensordict_utils as tu  # noqa: E402
+from tensordict import TensorDict
+from verl.utils import tensordict_utils as tu
 
-from leafe_verl.plugin.sft_worker import (  # noqa: E402
+from leafe_verl.plugin.sft_worker import (
     BETA,
     COUNTERFACTUAL,
     TOKENS_CF,

@@ -1,0 +1,52 @@
+"""The command line: its verbs, and that choosing one imports nothing heavy for the others."""
+
+import subprocess
+import sys
+
+import pytest
+
+from leafe_verl import check
+from leafe_verl.cli import main
+
+
+def test_summary_of_a_folder_without_metrics_fails_with_what_was_expected(tmp_path, capsys):
+    assert main(["summary", str(tmp_path)]) == 1
+    assert "expected metrics-*.jsonl" in capsys.readouterr().out
+
+
+def test_an_unknown_verb_lists_the_known_ones(capsys):
+    with pytest.raises(SystemExit):
+        main(["fly"])
+    assert "check" in capsys.readouterr().err
+
+
+def test_what_is_missing_is_named_with_its_mend(monkeypatch, capsys):
+    def absent(name):
+        raise check.PackageNotFoundError(name)
+
+    monkeypatch.setattr(check, "version", absent)
+    monkeypatch.setattr(check, "_plugin_state", lambda: (_ for _ in ()).throw(ImportError("no verl")))
+    assert check.run_checks(with_ray=False) == 1
+    out = capsys.readouterr().out
+    assert "MISSING verl: not installed\n        mend: pip install verl==0.9.1" in out
+    assert "MISSING plugin in this process: ImportError: no verl" in out
+
+
+def test_another_verl_is_named(monkeypatch):
+    monkeypatch.setattr(check, "version", lambda name: "0.10.0")
+    (finding,) = [f for f in check._distributions() if f.what == "verl"]
+    assert (finding.found, finding.mend) == ("0.10.0", "pip install verl==0.9.1")
+
+
+def test_the_command_line_starts_without_torch():
+    code = "import sys, leafe_verl.cli; sys.exit('torch' in sys.modules or 'verl' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.end_to_end
+def test_the_plugin_loads_here_and_inside_a_ray_worker():
+    pytest.importorskip("verl", reason="verl is not installed")
+    done = subprocess.run([sys.executable, "-m", "leafe_verl", "check"], capture_output=True, text=True, timeout=400)
+    lines = [line for line in done.stdout.splitlines() if "plugin in" in line]
+    assert [line.split()[0] for line in lines] == ["ok", "ok"], done.stdout + done.stderr[-2000:]
+    assert all("leafe" in line and "grpo" in line for line in lines)
