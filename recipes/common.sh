@@ -16,7 +16,7 @@ if [ "$NUM_GPUS" -gt 0 ]; then
     : "${MODEL:=Qwen/Qwen2.5-7B-Instruct}"
     : "${TRAIN_FILES:=hub:google-research-datasets/mbpp/full/train}"
     : "${VAL_FILES:=hub:google-research-datasets/mbpp/full/test}"
-    DEVICE_ARGS=(trainer.n_gpus_per_node="$NUM_GPUS" +actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2)
+    DEVICE_ARGS=(trainer.n_gpus_per_node="$NUM_GPUS")
 else
     DEVICE=cpu
     if [ -z "${MODEL:-}" ]; then

@@ -5,7 +5,7 @@
 
 train leafe \
     leafe.environment.name=mbpp \
-    trainer.total_epochs=1 trainer.test_freq=1000 trainer.save_freq=1000 \
+    trainer.test_freq=1000 trainer.save_freq=1000 \
     actor_rollout_ref.rollout.n=4 \
     leafe.budget.attempts=8 \
     "$@"

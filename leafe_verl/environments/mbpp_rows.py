@@ -12,7 +12,7 @@ from leafe_verl.sandbox import split_assert
 
 NAME = "mbpp"
 INSTRUCTION = "You are an expert Python programmer, and here is your task: {text} Your code should pass these tests:"
-ANSWER_FORM = "Answer with the complete code in one ```python block."
+ANSWER_FORM = "Answer with the complete code in one ```python block and nothing else."
 _INSTRUCTION_PATTERN = re.compile(r"here is your task: (.*?) Your code should pass these tests:", re.DOTALL)
 
 

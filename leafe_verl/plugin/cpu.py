@@ -143,6 +143,9 @@ def prepare_engine() -> None:
     from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
     initialize_global_process_group_ray(backend="gloo")
+    # Ray gives an actor one thread; the trainer's ranks share all cores, while nothing samples.
+    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE") or 1)
+    torch.set_num_threads(max((os.cpu_count() or 1) // local_ranks, 1))
     for backend in ("fsdp", "fsdp2"):
         if "cpu" not in EngineRegistry._engines["language_model"][backend]:
             EngineRegistry.register(model_type="language_model", backend=backend, device="cpu")(FSDPEngineWithLMHead)

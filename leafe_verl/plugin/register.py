@@ -1,4 +1,4 @@
-"""Entry points: what verl and vLLM load in every process of a run.
+"""Entry point of group `verl.plugins`: what verl loads in every process of a run.
 
 verl swallows what a plugin raises while it loads (verl/__init__.py logs it at DEBUG level), so little happens here;
 `leafe-verl check` loads it again inside a Ray worker and shows what came of it.
@@ -39,13 +39,6 @@ class _RegisterTrainers(MetaPathFinder):
 
         spec.loader.exec_module = execute_then_register  # type: ignore[method-assign]
         return spec
-
-
-def vllm_plugin() -> None:
-    """Entry point of group `vllm.general_plugins`: let vLLM's CPU build take new weights."""
-    from leafe_verl.plugin.vllm_cpu import keep_weights
-
-    keep_weights()
 
 
 def _register() -> None:

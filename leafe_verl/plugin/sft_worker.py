@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict
+from tqdm import tqdm
 from verl.single_controller.base.decorator import Dispatch, register
 from verl.utils import tensordict_utils as tu
 from verl.utils.metric.utils import AggregationType, Metric
@@ -17,6 +18,8 @@ from leafe_verl.plugin.cpu import prepare_engine
 COUNTERFACTUAL = "is_counterfactual"
 """Field of a batch, shape (rows,): 1 for an example of L_cf, 0 for one of L_reh."""
 BETA = "leafe_beta"
+UPDATES = "leafe_updates"
+"""Optimiser steps of the whole distillation, for the progress bar."""
 TOKENS_CF, TOKENS_REH = "leafe_tokens_cf", "leafe_tokens_reh"
 """Trained tokens of each term in the mini-batch, over all ranks."""
 
@@ -51,6 +54,8 @@ def distillation_loss(
 class SFTTrainingWorker(TrainingWorker):
     """verl's training worker; counts each term's tokens over the global mini-batch before every optimiser step."""
 
+    _bar: tqdm | None = None
+
     def train_batch(self, data: TensorDict) -> TensorDict:
         tokens = torch.stack([row.sum() for row in data["response_mask"].unbind()]).float()
         is_cf = data[COUNTERFACTUAL].reshape(-1).float().to(tokens.device)
@@ -58,7 +63,18 @@ class SFTTrainingWorker(TrainingWorker):
         group = self.engine.get_data_parallel_group()
         torch.distributed.all_reduce(sums, group=group)
         tu.assign_non_tensor(data, **{TOKENS_CF: sums[0].item(), TOKENS_REH: sums[1].item()})
-        return super().train_batch(data)
+        output = super().train_batch(data)
+        if self.rank == 0:
+            self._show_progress(tu.get_non_tensor_data(data, UPDATES, None))
+        return output
+
+    def _show_progress(self, updates: int | None) -> None:
+        if self._bar is None:
+            self._bar = tqdm(total=updates, desc="distilling", unit="update", mininterval=5.0)
+        self._bar.update(1)
+        if self._bar.n == updates:
+            self._bar.close()
+            self._bar = None
 
 
 class PolicyWorker(ActorRolloutRefWorker):

@@ -21,7 +21,7 @@ from leafe_verl.core import Kind
 from leafe_verl.core.statistics import ratios, total
 from leafe_verl.evaluation.pass_at_k import ks_up_to, mean_pass_at_k
 from leafe_verl.plugin.agent_loops import COUNTS_FIELD, KIND_FIELD
-from leafe_verl.plugin.sft_worker import BETA, COUNTERFACTUAL, PolicyWorker, SFTWorker
+from leafe_verl.plugin.sft_worker import BETA, COUNTERFACTUAL, UPDATES, PolicyWorker, SFTWorker
 
 
 class EpisodeTrainer(PPOTrainerSync):
@@ -148,6 +148,7 @@ class LeafeTrainer(EpisodeTrainer):
             return batch
         actor = self.config.actor_rollout_ref.actor
         mini_batch_size = len(batch) // self._num_mini_batches()
+        updates = self._num_mini_batches() * actor.ppo_epochs
         batch.extra_info.update(
             {
                 "global_batch_size": mini_batch_size,
@@ -157,11 +158,12 @@ class LeafeTrainer(EpisodeTrainer):
                 "dataloader_kwargs": {"shuffle": actor.shuffle},
                 "temperature": 1.0,  # the policy itself is trained, not the tempered one it was sampled from
                 BETA: self.config.leafe.distillation.beta,
+                UPDATES: updates,
             }
         )
         output = self.actor_rollout_wg.update_actor(batch)
         metrics.update(reduce_metrics(rename_dict(output["metrics"], "actor/")))
-        metrics["leafe/optimizer_steps"] = self._num_mini_batches() * actor.ppo_epochs
+        metrics["leafe/optimizer_steps"] = updates
         return batch
 
     def _compute_metrics(

@@ -15,6 +15,8 @@ PATCHED_VERSIONS = ("0.28.",)
 def keep_weights() -> None:
     """Make `dispatch_cpu_unquantized_gemm` keep each layer's original weight beside the packed one.
 
+    Entry point of group `vllm.general_plugins`: vLLM calls it in each of its processes.
+
     vllm/model_executor/layers/linear.py packs linear weights for oneDNN and asks for the original to be removed;
     verl's weight transfer then fails with "Parameter has no attribute weight_loader". vLLM has no setting for it.
     Costs the memory of one more copy of the weights. Does nothing on an accelerator.

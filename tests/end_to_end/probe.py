@@ -27,7 +27,7 @@ class ProbedTrainer(LeafeTrainer):
                 tags=batch.tags[position : position + 1],
                 partition_id=batch.partition_id,
             )
-            self._token_ids = self._field("input_ids").to(int).tolist()
+            self._token_ids = self._field("input_ids").tolist()
             self._before = self._rollout_log_probs()
         return super()._update_actor(batch, metrics)
 

@@ -33,7 +33,7 @@ Your code should pass these tests:
 assert double(1) == 2
 assert double(-3) == -6
 
-Answer with the complete code in one ```python block."""
+Answer with the complete code in one ```python block and nothing else."""
 
 
 def fenced(code: str) -> str:

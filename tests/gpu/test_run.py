@@ -29,7 +29,6 @@ def test_leafe_trains_on_a_gpu(tmp_path):
     metrics = launch(
         *("leafe", make_tiny_model(tmp_path / "model"), tmp_path / "run"),
         *("device=gpu", "trainer.n_gpus_per_node=1", "trainer.total_training_steps=2"),
-        "+actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2",
         "actor_rollout_ref.rollout.gpu_memory_utilization=0.3",
         "actor_rollout_ref.actor.fsdp_config.dtype=bfloat16",
     )

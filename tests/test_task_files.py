@@ -1,0 +1,68 @@
+"""Tasks from MBPP's own JSONL, from verl's parquet, and from a hub."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from leafe_verl.embedded import HELDOUT_FILE, TRAIN_FILE
+from leafe_verl.environments.mbpp import MBPP
+from leafe_verl.task_files import read_tasks
+
+ROW = {
+    "task_id": 7,
+    "text": "Write a function to add two numbers.",
+    "code": "def add(a, b):\n    return a + b",
+    "test_list": ["assert add(1, 2) == 3"],
+    "test_setup_code": "",
+    "challenge_test_list": ["assert add(2, 2) == 4"],
+}
+
+
+def test_the_embedded_sets_are_large_enough_and_disjoint():
+    train, held_out = (read_tasks(str(path), "mbpp") for path in (TRAIN_FILE, HELDOUT_FILE))
+    assert len(train) >= 64
+    assert len(held_out) >= 32
+    assert not {task.instruction for task in train} & {task.instruction for task in held_out}
+
+
+def test_parquet_of_verl_gives_the_same_task_as_jsonl(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    import pyarrow
+
+    own = tmp_path / "own.jsonl"
+    own.write_text(json.dumps(ROW) + "\n")
+    (task,) = read_tasks(str(own), "mbpp")
+    verls = tmp_path / "verls.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist([MBPP.verl_row(task, "train", 0)]), verls)
+    assert read_tasks(str(verls), "mbpp") == [task]
+    assert "def add" not in repr(task), "the reference solution stays out of the task"
+
+
+def test_a_data_set_on_the_hub_is_named_in_four_parts(monkeypatch):
+    asked = []
+
+    def load_dataset(name, configuration, *, split):
+        asked.append((name, configuration, split))
+        return [ROW]
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    (task,) = read_tasks("hub:google-research-datasets/mbpp/full/train", "mbpp")
+    assert task.key == "7"
+    assert asked == [("google-research-datasets/mbpp", "full", "train")]
+    with pytest.raises(ValueError, match="OWNER/NAME/CONFIGURATION/SPLIT"):
+        read_tasks("hub:mbpp", "mbpp")
+
+
+@pytest.mark.parametrize("name, said", [("absent.jsonl", "does not exist"), ("rows.csv", "unknown ending")])
+def test_files_that_cannot_be_read_are_named(tmp_path, name, said):
+    (tmp_path / "rows.csv").write_text("a,b\n")
+    with pytest.raises(ValueError, match=said):
+        read_tasks(str(tmp_path / name), "mbpp")
+
+
+def test_an_empty_file_is_refused(tmp_path):
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(ValueError, match="holds no rows"):
+        read_tasks(str(tmp_path / "empty.jsonl"), "mbpp")
