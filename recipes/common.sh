@@ -22,8 +22,8 @@ else
     if [ -z "${MODEL:-}" ]; then
         MODEL=$ROOT/models/smollm2-135m-instruct
         python -m leafe_verl embedded-model "$MODEL"
-        # SmolLM2 is a Llama with ChatML turns.
-        DEVICE_ARGS=(leafe.generation.chat_family=qwen)
+        # SmolLM2 is a Llama with ChatML turns. Two turns instead of four: a first look takes minutes.
+        DEVICE_ARGS=(leafe.generation.chat_family=qwen leafe.environment.horizon=2)
     fi
     : "${TRAIN_FILES:=$ROOT/leafe_verl/data/embedded_train.jsonl}"
     : "${VAL_FILES:=$ROOT/leafe_verl/data/embedded_heldout.jsonl}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 from typing import Any
 from uuid import uuid4
@@ -18,6 +19,8 @@ from leafe_verl.core.statistics import count
 from leafe_verl.environments import make
 from leafe_verl.plugin.dataset import task_of
 from leafe_verl.plugin.server_policy import ServerPolicy
+
+logger = logging.getLogger(__name__)
 
 EXPLORE = "explore"
 EPISODE = "episode"
@@ -104,7 +107,7 @@ class EpisodeLoop(TaskLoop):
         tree.add(await explorer.attempt(tree))
         (attempt,) = tree.attempts
         if not attempt.outcome.scored:
-            print(f"unscored attempt of task {task.key!r}: {attempt.outcome.value}: {attempt.error}")
+            logger.warning("task %r: unscored attempt, %s: %s", task.key, attempt.outcome.value, attempt.error)
             return []
         success = float(attempt.outcome is Outcome.SUCCESS)
         sequence = sequence_of(attempt.steps)

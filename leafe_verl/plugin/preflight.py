@@ -11,7 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from verl.utils.tokenizer.continuous_token_wiring import list_continuous_token_builder_families
 
 from leafe_verl.core import Settings
-from leafe_verl.environments import environment_class
+from leafe_verl.environments import make
 from leafe_verl.task_files import read_tasks
 
 SUPPORTED_VERL = "0.9."
@@ -39,8 +39,8 @@ def find_problems(config: DictConfig) -> list[str]:
     problems += _window_problems(config, settings)
     problems += _chat_problems(settings.generation.chat_family)
     try:
-        environment_class(settings.environment.name)
-    except ValueError as error:
+        make(settings.environment.name, **settings.environment.options).close()
+    except Exception as error:
         return [*problems, str(error)]
     return problems + _data_problems(config.data, settings.environment.name)
 

@@ -11,7 +11,10 @@ POLL_SECONDS = 0.2
 
 
 class ProgressReplayBuffer(ReplayBuffer):
-    """Shows how many of a batch's tasks have been collected. Chosen by `trainer.v1.sampler.custom_sampler`."""
+    """Shows how many of a batch's tasks have been collected. Chosen by `trainer.v1.sampler.custom_sampler`.
+
+    `sample` raises RuntimeError for a batch without any result, which verl would stumble over later on.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -24,6 +27,11 @@ class ProgressReplayBuffer(ReplayBuffer):
         with tqdm(total=batch_size, desc=what, unit="task", mininterval=5.0) as self._bar:
             sampled = super().sample(*args, **kwargs)
             self._bar.update(batch_size - self._bar.n)
+        if not sampled[0].keys:
+            raise RuntimeError(
+                f"none of {batch_size} tasks gave a scored attempt while {what}: the rollout workers' log says why, "
+                "task by task"
+            )
         return sampled
 
     def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:

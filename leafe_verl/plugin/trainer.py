@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import defaultdict
 from typing import Any
@@ -22,6 +23,8 @@ from leafe_verl.core.statistics import ratios, total
 from leafe_verl.evaluation.pass_at_k import ks_up_to, mean_pass_at_k
 from leafe_verl.plugin.agent_loops import COUNTS_FIELD, KIND_FIELD
 from leafe_verl.plugin.sft_worker import BETA, COUNTERFACTUAL, UPDATES, PolicyWorker, SFTWorker
+
+logger = logging.getLogger(__name__)
 
 
 class EpisodeTrainer(PPOTrainerSync):
@@ -91,15 +94,13 @@ class LeafeTrainer(EpisodeTrainer):
 
     def _balance_batch(self, batch: KVBatchMeta, metrics: dict, **kwargs: Any) -> KVBatchMeta:
         """Take the trees' counts out of the batch, then pad and balance the examples that remain."""
-        if not batch.keys:
-            raise RuntimeError("every exploration of this step raised; the rollout workers' log shows what")
         records = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
         extras = [getattr(extra, "data", extra) for extra in records["extra_fields"]]
         self._log_trees([extra[COUNTS_FIELD] for extra in extras if COUNTS_FIELD in extra], metrics)
         kinds = {key: extra[KIND_FIELD] for key, extra in zip(batch.keys, extras, strict=True) if KIND_FIELD in extra}
         self._num_examples = len(kinds)
         if not kinds:
-            print(f"step {self.global_steps}: no example in {len(batch.keys)} trees, nothing to distil")
+            logger.warning("step %d: no example in %d trees, nothing to distil", self.global_steps, len(batch.keys))
             return batch
         trees = [key for key in batch.keys if key not in kinds]
         tq.kv_clear(keys=trees, partition_id=batch.partition_id)

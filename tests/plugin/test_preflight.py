@@ -46,6 +46,8 @@ def test_the_shipped_configurations_are_accepted(config, name, device):
     "override, said",
     [
         ("leafe.environment.name=nowhere", "leafe.environment.name"),
+        ("+leafe.environment.options.colour=red", "leafe.environment.options"),
+        ("+leafe.environment.options.feedback_characters=1", "expected at least 100"),
         ("leafe.budget.attempts=-1", "leafe.budget.attempts is -1; expected"),
         ("leafe.budget.depth=-1", "leafe.budget.depth is -1; expected"),
         ("leafe.reflection.interval=0", "leafe.reflection.interval is 0; expected"),
