@@ -64,7 +64,7 @@ def _pass_table(metrics: Metrics) -> str:
     unscored = sum(v for values in validated.values() for k, v in values.items() if k.endswith("/unscored"))
     if unscored:
         rows.append(("unscored attempts", f"{unscored:.0f}", "", ""))
-    return _table(rows)
+    return _table(rows if first < last else [row[:2] for row in rows])
 
 
 def _passes(values: Mapping[str, float]) -> dict[str, float]:

@@ -40,3 +40,8 @@ def test_before_after_and_sums():
     assert ["mbpp", "Pass@8", "50.0", "%", "50.0", "%", "+0.0"] in lines
     assert ["branches", "12"] in lines
     assert ["training", "steps", "with", "an", "update", "1"] in lines
+
+
+def test_a_single_validation_is_one_column():
+    table = render_summary({4: {"val-core/mbpp/pass@1": 0.5}})
+    assert table.splitlines()[0].split() == ["held-out", "step", "4"]
