@@ -7,7 +7,7 @@ from typing import Any
 
 from leafe_verl.environments.mbpp import extract_code
 from leafe_verl.environments.mbpp_rows import tests_of
-from leafe_verl.sandbox import ProcessSandbox, judge
+from leafe_verl.sandbox import default_pool, judge
 
 
 def compute_score(
@@ -27,5 +27,5 @@ def compute_score(
     if not code.strip():
         return {"score": 0.0, "acc": 0.0}
     asserts = [*tests["test_list"], *tests["challenge_test_list"]]
-    verdict = judge(code, asserts, tests["test_setup_code"], ProcessSandbox())
+    verdict = judge(code, asserts, tests["test_setup_code"], default_pool())
     return {"score": verdict.share, "acc": float(verdict.all_passed)}

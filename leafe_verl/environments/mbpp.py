@@ -11,8 +11,8 @@ from typing import Any
 
 from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
-from leafe_verl.environments.mbpp_rows import request_of, task_of, verl_row_of
-from leafe_verl.sandbox import Limits, ProcessSandbox, Sandbox, TestResult, Verdict, judge, shorten
+from leafe_verl.environments.mbpp_rows import request_of, row_of, task_of
+from leafe_verl.sandbox import Limits, Sandbox, TestResult, Verdict, default_pool, judge, shorten
 from leafe_verl.sandbox.protocol import ENDED_EARLY, KILLED, MALFORMED, OUTPUT_TOO_LARGE, TIMEOUT
 
 CLOSING = "Send the corrected complete code in one ```python block."
@@ -49,11 +49,13 @@ class MBPP:
         system_prompt: str = "",
         horizon: int = 4,
         allow_unconfined: bool = False,
+        sandbox_workers: int | None = None,
     ) -> None:
         """`cpu_seconds`, `wall_seconds` and `memory_mb` (MiB) bound one run of the code; see `Limits`.
 
         `feedback_characters` bounds an observation after the first. `horizon`: actions after which an unsolved
         attempt is truncated. `allow_unconfined`: run code also where nothing but resource limits would hold it.
+        `sandbox_workers`: runs at a time, of all environments of a process together; None: one for each processor.
         """
         for option, value, least in (("horizon", horizon, 1), ("feedback_characters", feedback_characters, 100)):
             if value < least:
@@ -61,7 +63,7 @@ class MBPP:
         self.system_prompt = system_prompt
         self.horizon = horizon
         self.feedback_characters = feedback_characters
-        self._sandbox = sandbox or ProcessSandbox(allow_unconfined)
+        self._sandbox = sandbox or default_pool(sandbox_workers, allow_unconfined)
         self._limits = Limits(cpu_seconds, wall_seconds, memory_mb * 2**20)
         self._state: MBPPSnapshot | None = None
 
@@ -77,7 +79,7 @@ class MBPP:
     @classmethod
     def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
         """Return verl's parquet row, which `task` reads back and reward_fns/mbpp.py scores."""
-        return verl_row_of(task, split, index)
+        return row_of(task, split, index)
 
     def reset(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
         self._state = MBPPSnapshot(task, seed)

@@ -37,13 +37,17 @@ def split_assert(text: str, setup: str = "") -> SplitAssert:
 
     Raises ValueError, naming the assert, when it is none or calls nothing of the solution.
     """
+    if not isinstance(text, str):
+        raise ValueError(f"{text!r:.200} is a {type(text).__name__}; expected the source of an assert")
     try:
-        return _split(text, _known_of(setup))
+        return _split(text, setup)
     except (ValueError, RecursionError, MemoryError) as problem:  # the last two: nested too deeply for the parser
         raise ValueError(f"{text[:200]!r}: {problem or type(problem).__name__}") from None
 
 
-def _split(text: str, known: _Known) -> SplitAssert:
+@functools.lru_cache(maxsize=1024)  # a task's asserts are judged once for each of its attempts
+def _split(text: str, setup: str) -> SplitAssert:
+    known = _known_of(setup)
     condition = _condition(text)
     calls = _Calls(condition, known.names | KNOWN_MODULES | BUILTINS)
     check = calls.visit(condition)
@@ -62,8 +66,6 @@ def _split(text: str, known: _Known) -> SplitAssert:
 
 
 def _condition(text: str) -> ast.expr:
-    if not isinstance(text, str):
-        raise ValueError(f"is a {type(text).__name__}; expected the source of an assert")
     try:
         body = ast.parse(text.strip()).body
     except SyntaxError as error:

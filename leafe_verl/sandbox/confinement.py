@@ -1,8 +1,8 @@
-"""Runs inside the sandbox's process, before the submitted code: gives up every right that the code has no use for.
+"""Runs inside the sandbox, before submitted code: gives up every right that the code has no use for.
 
-Landlock: nothing can be read but the interpreter's library and shared libraries, nothing written. seccomp: no new
-process, program or session, no signals, no tracing, no sockets, no changes to the file system, no changes of limits.
-The two overlap on purpose: a kernel or container may lack one. Standard library only; sent to the process as text.
+Landlock: nothing can be read but the interpreter's library and shared libraries, nothing written, and no signal leaves
+the process. seccomp: no new process, program or session, no signals, no tracing, no sockets, no changes to the file
+system or of limits. The two overlap on purpose: a kernel or container may lack one. Standard library only.
 """
 
 from __future__ import annotations
@@ -10,15 +10,20 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import platform
 import struct
 import sys
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # without importing typing, which would double the time this program takes to start
-    from collections.abc import Iterator
+if TYPE_CHECKING:  # a smaller zygote forks faster
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
-PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_SECCOMP = 1, 4, 8, 22
+PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
+CAP_DAC_READ_SEARCH = 2
+FIRST_UID = 1_000_000_000
+"""Where this is root, a run gets the user id FIRST_UID + its process id, which nothing else on the machine has."""
 
 # Denied system calls with their numbers on x86-64 and aarch64 (None: not there).
 DENIED: dict[str, tuple[int | None, int | None]] = {
@@ -29,17 +34,25 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138),
     "rt_tgsigqueueinfo": (297, 240), "pidfd_send_signal": (424, 424), "pidfd_open": (434, 434),
     "pidfd_getfd": (438, 438), "ptrace": (101, 117), "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271), "process_madvise": (440, 440), "kcmp": (312, 272),
+    "process_vm_writev": (311, 271), "process_madvise": (440, 440), "process_mrelease": (448, 448),
+    "kcmp": (312, 272), "prctl": (157, 167),
     # Limits and shares of the processor, its own and others'.
     "setrlimit": (160, 164), "prlimit64": (302, 261), "setpriority": (141, 140), "ioprio_set": (251, 30),
     "sched_setaffinity": (203, 122), "sched_setparam": (142, 118), "sched_setscheduler": (144, 119),
     "sched_setattr": (314, 274),
     # Network, and what would go round this list.
-    "socket": (41, 198), "io_uring_setup": (425, 425), "bpf": (321, 280), "perf_event_open": (298, 241),
+    "socket": (41, 198), "connect": (42, 203), "bind": (49, 200), "sendmsg": (46, 211), "sendmmsg": (307, 269),
+    "io_uring_setup": (425, 425), "bpf": (321, 280), "perf_event_open": (298, 241),
     "userfaultfd": (323, 282), "open_by_handle_at": (304, 265),
-    # What outlives a process.
-    "shmget": (29, 194), "semget": (64, 190), "msgget": (68, 186), "mq_open": (240, 180),
+    # What outlives a process, or is memory that no limit counts.
+    "memfd_create": (319, 279), "memfd_secret": (447, 447),
+    "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195), "semget": (64, 190), "semop": (65, 193),
+    "semctl": (66, 191), "semtimedop": (220, 192), "msgget": (68, 186), "msgsnd": (69, 189), "msgrcv": (70, 188),
+    "msgctl": (71, 187), "mq_open": (240, 180), "mq_unlink": (241, 181),
     "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219),
+    # What the whole machine does, and has to do.
+    "syslog": (103, 116), "inotify_add_watch": (254, 27), "fanotify_init": (300, 262), "sync": (162, 81),
+    "syncfs": (306, 267),
     # The file system.
     "mount": (165, 40), "umount2": (166, 39), "chroot": (161, 51), "creat": (85, None), "unlink": (87, None),
     "unlinkat": (263, 35), "rename": (82, None), "renameat": (264, 38), "renameat2": (316, 276),
@@ -52,70 +65,120 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
 }  # fmt: skip
 ABSENT = {"clone3": (435, 435), "openat2": (437, 437)}
 """Answered as by an old kernel, because a filter cannot read the flags behind their pointers: libc falls back."""
+NEWEST_NUMBER = 456
+"""futex_requeue, of Linux 6.7. Later calls have the same numbers everywhere, and are absent: nobody knows them here."""
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 """Column of the tables, and the kernel's name for the architecture."""
 CLONE, OPEN, OPENAT = (56, 220), (2, None), (257, 56)
+FCNTL, IOCTL, SOCKETPAIR = (72, 25), (16, 29), (53, 199)
 CLONE_THREAD = 0x10000
 OPEN_FOR_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+OWNING = {FCNTL: (8, 10, 15), IOCTL: (0x8901, 0x8902)}
+"""Commands that direct a descriptor's signals at any process: F_SETOWN, F_SETSIG, F_SETOWN_EX, FIOSETOWN, SIOCSPGRP."""
+SOCK_TYPE, SOCK_STREAM = 0xF, 1
+X32 = 0x40000000
+"""Bit of the numbers of x86-64's second set of system calls."""
+KILL, REFUSE, ALLOW = 0x80000000, 0x50000 | errno.EPERM, 0x7FFF0000
+AS_ABSENT = 0x50000 | errno.ENOSYS
 
 LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF = 444, 445, 446
 READ_FILE, READ_DIR = 1 << 2, 1 << 3
+READ_RIGHTS = READ_FILE | READ_DIR
 
 
-def confine() -> list[str]:
-    """Give the rights up, and return what worked: any of "landlock" and "seccomp"."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    # The process ends with the judge, also when that is killed.
-    libc.prctl(PR_SET_PDEATHSIG, 9, 0, 0, 0)
-    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    _drop_capabilities(libc)
-    done = []
-    for name, apply in (("landlock", _restrict_paths), ("seccomp", _filter_system_calls)):
+class Confinement:
+    """What every run of a zygote gives up. Prepared once, so that a child only applies it.
+
+    `landlock` and `seccomp` say what to use of the two; `strict` lets the filter refuse to open any file, for where
+    Landlock does not say which. Raises OSError where the kernel lacks what is asked for.
+    """
+
+    def __init__(self, landlock: bool, seccomp: bool, strict: bool) -> None:
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        self._drops_user = os.geteuid() == 0
+        self._prctl(PR_SET_NO_NEW_PRIVS, 1)
+        self._filter = seccomp_filter(platform.machine(), strict) if seccomp else b""
+        self._program = ctypes.create_string_buffer(self._filter, len(self._filter))
+        self._header = struct.pack("HxxxxxxP", len(self._filter) // 8, ctypes.addressof(self._program))
+        self._keeps_reading = landlock
+        self._inner_ruleset = -1
+        if landlock:
+            # The zygote needs no files either, and a child inherits what it gave up.
+            version = self._landlock(LANDLOCK_CREATE_RULESET, None, 0, 1)
+            self._restrict(self._ruleset(version, READ_RIGHTS, _readable()))
+            if not seccomp:
+                # A domain of its own for each child, so that it can neither trace nor signal the zygote. Where a
+                # filter sees to that, copying the rules once more would cost a tenth of a run's time.
+                self._inner_ruleset = self._ruleset(version, 0, ())
+
+    def guard_zygote(self) -> None:
+        """Make this process end with its parent, adopt what a run leaves behind, and not be traced.
+
+        By a signal that it can catch, so that it ends its run first, which may have cleared its own.
+        """
+        for option, value in ((PR_SET_PDEATHSIG, 15), (PR_SET_CHILD_SUBREAPER, 1), (PR_SET_DUMPABLE, 0)):
+            self._prctl(option, value)
+
+    def apply(self) -> None:
+        """Confine this process, a child of the zygote, for good. Raises OSError when any part fails."""
+        if self._drops_user:
+            self._drop_user()
+        # After the change of user, which clears it.
+        self._prctl(PR_SET_PDEATHSIG, 9)
+        if self._inner_ruleset >= 0:
+            self._restrict(self._inner_ruleset)
+        if self._filter:
+            self._checked(self.libc.prctl(PR_SET_SECCOMP, 2, self._header, 0, 0))
+
+    def _drop_user(self) -> None:
+        """Leave root. Where Landlock says which files are readable, keep the right to read, for an interpreter in a
+        home folder that is closed to others."""
+        kept = 1 << CAP_DAC_READ_SEARCH if self._keeps_reading else 0
+        user = FIRST_UID + os.getpid()
+        self._prctl(PR_SET_KEEPCAPS, 1)
         try:
-            apply(libc)
-        except OSError:
-            continue
-        done.append(name)
-    return done
+            os.setgroups([])
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
+        except OSError:  # a user namespace without that number
+            pass
+        header = struct.pack("Ii", 0x20080522, 0)
+        self._checked(self.libc.capset(header, struct.pack("6I", kept, kept, 0, 0, 0, 0)))
 
+    def _ruleset(self, version: int, read_rights: int, readable: Iterable[tuple[str, int]]) -> int:
+        """Return a ruleset's descriptor: it denies all that this version can, `read_rights` except to `readable`."""
+        rights = (1 << (13 + (version >= 2) + (version >= 3) + (version >= 5))) - 1
+        attributes = struct.pack("Q", rights & ~READ_RIGHTS | read_rights)
+        attributes += struct.pack("Q", 3) if version >= 4 else b""  # TCP: bind, connect
+        attributes += struct.pack("Q", 3) if version >= 6 else b""  # out of this domain: abstract sockets, signals
+        ruleset = self._landlock(LANDLOCK_CREATE_RULESET, attributes, len(attributes), 0)
+        for path, access in readable:
+            try:
+                opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            except OSError:
+                continue
+            rule = struct.pack("=Qi", access, opened)
+            self._landlock(LANDLOCK_ADD_RULE, ruleset, 1, rule, 0)
+            os.close(opened)
+        return ruleset
 
-def _drop_capabilities(libc: ctypes.CDLL) -> None:
-    """Root keeps only CAP_DAC_READ_SEARCH: the interpreter may lie in a home folder that is closed to others."""
-    header, kept = struct.pack("Ii", 0x20080522, 0), 1 << 2
-    if os.geteuid() == 0:
-        libc.capset(header, struct.pack("6I", kept, kept, 0, 0, 0, 0))
+    def _restrict(self, ruleset: int) -> None:
+        self._landlock(LANDLOCK_RESTRICT_SELF, ruleset, 0)
+        os.close(ruleset)
 
+    def _landlock(self, number: int, *arguments: Any) -> int:
+        """Make a system call that the C library has no function for."""
+        wide = (ctypes.c_long(each) if isinstance(each, int) else each for each in (number, *arguments))
+        return self._checked(self.libc.syscall(*wide))
 
-def _checked(result: int) -> int:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return result
+    def _prctl(self, option: int, value: int) -> None:
+        self._checked(self.libc.prctl(option, value, 0, 0, 0))
 
-
-def _restrict_paths(libc: ctypes.CDLL) -> None:
-    version = _checked(_system_call(libc, LANDLOCK_CREATE_RULESET, None, 0, 1))
-    rights = 13 + (version >= 2) + (version >= 3) + (version >= 5)
-    attributes = struct.pack("Q", (1 << rights) - 1)
-    attributes += struct.pack("Q", 3) if version >= 4 else b""  # TCP: bind, connect
-    attributes += struct.pack("Q", 3) if version >= 6 else b""  # abstract sockets, signals
-    ruleset = _checked(_system_call(libc, LANDLOCK_CREATE_RULESET, attributes, len(attributes), 0))
-    for path, access in _readable():
-        try:
-            opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        except OSError:
-            continue
-        _checked(_system_call(libc, LANDLOCK_ADD_RULE, ruleset, 1, struct.pack("=Qi", access, opened), 0))
-        os.close(opened)
-    _checked(_system_call(libc, LANDLOCK_RESTRICT_SELF, ruleset, 0))
-    os.close(ruleset)
-
-
-def _system_call(libc: ctypes.CDLL, number: int, *arguments: Any) -> int:
-    result: int = libc.syscall(
-        ctypes.c_long(number), *(ctypes.c_long(a) if isinstance(a, int) else a for a in arguments)
-    )
-    return result
+    def _checked(self, result: int) -> int:
+        if result < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return result
 
 
 def _readable() -> Iterator[tuple[str, int]]:
@@ -143,43 +206,62 @@ def _readable() -> Iterator[tuple[str, int]]:
                 yield os.path.join(own_libraries, name), READ_FILE
 
 
-def _filter_system_calls(libc: ctypes.CDLL) -> None:
-    if os.uname().machine not in MACHINES:
-        raise OSError(errno.ENOSYS, "no table of system calls for this machine")
-    program = _filter(*MACHINES[os.uname().machine])
-    code = ctypes.create_string_buffer(program, len(program))
-    header = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code))
-    _checked(libc.prctl(PR_SET_SECCOMP, 2, header, 0, 0))
+def seccomp_filter(machine: str, strict: bool) -> bytes:
+    """Return the BPF program for a machine, named as by uname: load a word, compare, and either return or go on.
 
+    `strict` refuses to open any file. Raises OSError for a machine whose system calls are not known here.
+    """
+    if machine not in MACHINES:
+        raise OSError(errno.ENOSYS, f"no table of system calls for {machine}; there is one for {', '.join(MACHINES)}")
+    column, architecture = MACHINES[machine]
+    words = [_load(4), _instruction(JUMP_EQUAL, 1, 0, architecture), _give(KILL), _load(0)]
+    words += [_instruction(JUMP_AT_LEAST, 0, 1, X32), _give(KILL)]
+    words += [_instruction(JUMP_AT_LEAST, 0, 1, NEWEST_NUMBER + 1), _give(AS_ABSENT)]
 
-def _filter(column: int, architecture: int) -> bytes:
-    """Return the BPF program: load a word, compare, and either return at once or go on."""
-
-    def instruction(code: int, jump_true: int, jump_false: int, value: int) -> bytes:
-        return struct.pack("HBBI", code, jump_true, jump_false, value)
-
-    def load(offset: int) -> bytes:
-        return instruction(0x20, 0, 0, offset)
-
-    def give(action: int) -> bytes:
-        return instruction(0x06, 0, 0, action)
-
-    allow, kill, refuse, absent = give(0x7FFF0000), give(0x80000000), give(0x50000 | errno.EPERM), give(0x50000 | 38)
-
-    def when_number(numbers: tuple[int | None, int | None], *then: bytes) -> list[bytes]:
+    def when(numbers: tuple[int | None, int | None], *then: bytes) -> None:
         number = numbers[column]
-        return [] if number is None else [instruction(0x15, 0, len(then), number), *then]
+        if number is not None:
+            words.extend((_instruction(JUMP_EQUAL, 0, len(then), number), *then))
 
-    def flags_at(argument: int, mask: int, if_set: bytes, if_not: bytes) -> list[bytes]:
-        return [load(16 + 8 * argument), instruction(0x45, 0, 1, mask), if_set, if_not]
-
-    words = [load(4), instruction(0x15, 1, 0, architecture), kill, load(0)]
-    words += [instruction(0x35, 0, 1, 0x40000000), refuse]  # x32, a second set of numbers on x86-64
     for numbers in DENIED.values():
-        words += when_number(numbers, refuse)
+        when(numbers, _give(REFUSE))
     for numbers in ABSENT.values():
-        words += when_number(numbers, absent)
-    words += when_number(CLONE, *flags_at(0, CLONE_THREAD, allow, refuse))
-    words += when_number(OPEN, *flags_at(1, OPEN_FOR_WRITING, refuse, allow))
-    words += when_number(OPENAT, *flags_at(2, OPEN_FOR_WRITING, refuse, allow))
-    return b"".join([*words, allow])
+        when(numbers, _give(AS_ABSENT))
+    when(CLONE, *_if_any(0, CLONE_THREAD, ALLOW, REFUSE))
+    for numbers, argument in ((OPEN, 1), (OPENAT, 2)):
+        when(numbers, *([_give(REFUSE)] if strict else _if_any(argument, OPEN_FOR_WRITING, REFUSE, ALLOW)))
+    for numbers, commands in OWNING.items():
+        when(numbers, *_if_one_of(1, commands, REFUSE, ALLOW))
+    # A datagram socket, though paired, can send to any address.
+    when(SOCKETPAIR, *_if_one_of(1, (SOCK_STREAM,), ALLOW, REFUSE, mask=SOCK_TYPE))
+    return b"".join([*words, _give(ALLOW)])
+
+
+LOAD, RETURN, AND, JUMP_EQUAL, JUMP_AT_LEAST, JUMP_ANY = 0x20, 0x06, 0x54, 0x15, 0x35, 0x45
+
+
+def _instruction(code: int, jump_true: int, jump_false: int, value: int) -> bytes:
+    return struct.pack("HBBI", code, jump_true, jump_false, value)
+
+
+def _load(offset: int) -> bytes:
+    return _instruction(LOAD, 0, 0, offset)
+
+
+def _give(action: int) -> bytes:
+    return _instruction(RETURN, 0, 0, action)
+
+
+def _argument(index: int) -> bytes:
+    """Load the lower half of an argument: the kernel, too, reads only that of an int."""
+    return _load(16 + 8 * index)
+
+
+def _if_any(argument: int, mask: int, if_set: int, if_not: int) -> list[bytes]:
+    return [_argument(argument), _instruction(JUMP_ANY, 0, 1, mask), _give(if_set), _give(if_not)]
+
+
+def _if_one_of(argument: int, values: Sequence[int], if_one: int, if_none: int, mask: int = 0xFFFFFFFF) -> list[bytes]:
+    words = [_argument(argument), _instruction(AND, 0, 0, mask)]
+    words += [_instruction(JUMP_EQUAL, len(values) - index, 0, value) for index, value in enumerate(values)]
+    return [*words, _give(if_none), _give(if_one)]

@@ -1,31 +1,36 @@
-"""The program of the sandbox's process: run the submitted code, evaluate the calls, answer with tagged JSON.
+"""What a child of the zygote does after it is confined: run the submitted code, and answer.
 
-It is sent to a bare interpreter as text, so it imports the standard library alone. The request comes on stdin as one
-JSON object; the answer leaves by a pipe of its own, a line at a time, so that a call that hangs hides none before it:
+A call's answer leaves by a pipe of its own, a line at a time, so that a call that hangs hides none before it:
 
     {"confinement": [...]}                        before any submitted code runs
     {"defined": true} or {"failure": text}
     {"value": tagged}, {"raised": text} or {"unrepresentable": text}      for each call
 
-Nothing here is secret or trusted: submitted code may change all of it, and gains no more than by returning a value.
+A whole program's answer there is the first line, and the text of a failure: its stdout is what counts, and the exit
+code. Nothing here is secret or trusted: submitted code may change all of it, and gains no more than by returning a
+value. Standard library only.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import random
 import re
-import resource
 import sys
+import threading
 import types
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # without importing typing, which would double the time this program takes to start
+if TYPE_CHECKING:  # a smaller zygote forks faster
     from collections.abc import Mapping
     from typing import Any
 
 MAX_DEPTH = 50
 CODE, SETUP, CALL = "<solution>", "<set-up>", "<call>"
+SOFTWARE_ERROR = 70
+"""Exit code (sysexits.h) of a run that failed before submitted code could."""
 SHOWN_LINES = 3
 SHOWN_CHARACTERS = 400
 
@@ -155,37 +160,40 @@ def shown_line(source: str, number: int | None, function: str) -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """The message, without the host's folders and without addresses, which differ from run to run."""
+    """The message, without absolute paths, which are the host's, or addresses, which differ from run to run."""
     text = error.msg if isinstance(error, SyntaxError) else str(error)
-    folders = {os.getcwd(), sys.executable, sys.prefix, sys.base_prefix, *sys.path}
-    for folder in sorted(folders, key=len, reverse=True):
-        if len(folder) > 1:
-            text = text.replace(folder, "...")
-    return re.sub(r"\b0x[0-9a-f]{6,}\b", "0x...", text[: 4 * SHOWN_CHARACTERS])[:SHOWN_CHARACTERS]
+    text = ABSOLUTE_PATH.sub("...", text[: 4 * SHOWN_CHARACTERS])
+    return re.sub(r"\b0x[0-9a-f]{6,}\b", "0x...", text)[:SHOWN_CHARACTERS]
 
 
-def set_limits(wanted: Mapping[str, tuple[int, int]]) -> None:
-    """Set each limit, named as in `resource`, to (soft, hard), or to the hard limit in force where that is lower."""
-    for name, (soft, hard) in wanted.items():
-        kind = getattr(resource, name)
-        present = resource.getrlimit(kind)[1]
-        if present != resource.RLIM_INFINITY:
-            soft, hard = min(soft, present), min(hard, present)
-        resource.setrlimit(kind, (soft, hard))
+ABSOLUTE_PATH = re.compile(r"(?<![\w.)\]</])/[\w.+@~-]+(?:/[\w.+@~-]+)*/?")
 
 
-def prepare(request: Mapping[str, Any]) -> list[str]:
-    """Everything before submitted code may run. Returns what confines this process."""
-    sys.path[:] = [folder for folder in sys.path if folder]
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    set_limits(request["limits"])
-    confinement: dict[str, Any] = {}
-    exec(request["confinement"], confinement)
-    confined_by: list[str] = confinement["confine"]()
-    if "seccomp" not in confined_by:
-        # It counts all processes and threads of the user, so that no number but none is safe.
-        set_limits({"RLIMIT_NPROC": (0, 0)})
-    return confined_by
+def run(request: Mapping[str, Any], answer: Answer, confinement: list[str]) -> None:
+    """Run what is asked for, and end this process."""
+    answer.send(confinement=confinement)
+    # The same program gives the same answer; forking had made this random.
+    random.seed(0)
+    sources = {CODE: request["code"], SETUP: request["setup"]}
+    if request["calls"] is None:
+        os._exit(run_program(answer, sources))
+    else:
+        run_calls(request["calls"], answer, sources)
+        # No exit handlers, no waiting for threads: they are the submitted code's.
+        os._exit(0)
+
+
+def run_calls(calls: list[str], answer: Answer, sources: Mapping[str, str]) -> None:
+    module = sys.modules["solution"] = types.ModuleType("solution")
+    try:
+        for filename, source in sources.items():
+            execute(source, filename, module.__dict__)
+    except BaseException as error:
+        answer.send(failure=describe(error, sources))
+        return
+    answer.send(defined=True)
+    for call in calls:
+        evaluate(call, module.__dict__, answer, {CODE: sources[CODE]})
 
 
 def execute(source: str, filename: str, namespace: dict[str, Any]) -> None:
@@ -202,29 +210,32 @@ def evaluate(call: str, namespace: dict[str, Any], answer: Answer, sources: Mapp
         answer.send(raised=describe(error, sources))
 
 
-def main() -> None:
-    request = json.load(sys.stdin)
-    answer = Answer(request["answer_descriptor"], request["output_bytes"])
-    answer.send(confinement=prepare(request))
-    sources = {CODE: request["code"], SETUP: request["setup"]}
-    module = sys.modules["solution"] = types.ModuleType("solution")
+def run_program(answer: Answer, sources: Mapping[str, str]) -> int:
+    """Return the exit code that the interpreter would end with, after what it would do at its end."""
+    module = sys.modules["__main__"] = types.ModuleType("__main__")
+    sys.argv = [CODE]
+    code = 0
     try:
-        if "random" in request["code"]:
-            # The same program gives the same answer.
-            import random
-
-            random.seed(0)
-        for filename, source in sources.items():
-            execute(source, filename, module.__dict__)
+        execute(sources[CODE], CODE, module.__dict__)
+    except BaseException as error:
+        code = exit_code(error)
+        if code:
+            answer.send(failure=describe(error, sources))
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]  # waits for threads that are no daemons
+        atexit._run_exitfuncs()
+        # Files that the program left open write what they hold when they go.
+        module.__dict__.clear()
+        sys.stdout.flush()
     except BaseException as error:
         answer.send(failure=describe(error, sources))
-        return
-    answer.send(defined=True)
-    for call in request["calls"]:
-        evaluate(call, module.__dict__, answer, {CODE: request["code"]})
+        code = code or 1
+    return code
 
 
-if __name__ == "__main__":
-    main()
-    # No exit handlers, no waiting for threads: they are the submitted code's.
-    os._exit(0)
+def exit_code(error: BaseException) -> int:
+    if not isinstance(error, SystemExit):
+        return 1
+    if error.code is None:
+        return 0
+    return error.code & 0xFF if isinstance(error.code, int) else 1

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from leafe_verl.sandbox.asserts import SplitAssert, split_assert
-from leafe_verl.sandbox.protocol import CallOutcome, CallResult, Limits, Sandbox
+from leafe_verl.sandbox.protocol import LOST, CallOutcome, CallResult, Limits, RunResult, Sandbox, SandboxLost
 from leafe_verl.sandbox.values import source_of
 
 SHOWN_CHARACTERS = 300
@@ -16,14 +16,15 @@ SHOWN_CHARACTERS = 300
 
 @dataclass(frozen=True)
 class TestResult:
-    """What became of one assert."""
+    """What became of one test: an assert, or a program's input."""
 
     __test__ = False  # for pytest
 
     source: str
     passed: bool
     got: str | None = None
-    """Source of what the solution returned, shortened; of several calls, joined by commas. None: nothing came."""
+    """Source of what the solution returned, shortened; of several calls, joined by commas; of a program, its stdout.
+    None: nothing came."""
     expected: str | None = None
     """Source of what it is compared with by `==`, shortened. None when the assert is no such comparison."""
     error: str | None = None
@@ -62,12 +63,13 @@ def judge(
 
     A check beyond `returned == literal`, such as `abs(returned - 1) < 0.1`, is evaluated in a second run that holds
     returned values and no submitted code: it cannot be forged, and a huge value cannot stall this process.
-    Raises ValueError for an assert that cannot be split, and what the sandbox raises.
+    Raises ValueError for an assert that cannot be split, SandboxLost where there is no verdict, and what the sandbox
+    raises.
     """
     if not tests:
         raise ValueError("no tests; expected at least one assert")
     asserts = [split_assert(test, setup) for test in tests]
-    run = sandbox.run(code, setup, [call for split in asserts for call in split.calls], limits)
+    run = _answered(sandbox, code, setup, [call for split in asserts for call in split.calls], limits)
     remaining = iter(run.calls)
     answers = [[next(remaining) for _ in split.calls] for split in asserts]
     results = [_result(*pair, run.failure) for pair in zip(asserts, answers, strict=True)]
@@ -78,10 +80,17 @@ def judge(
     }
     if open_checks:
         prelude = "\n".join(dict.fromkeys(asserts[index].prelude for index in open_checks))
-        checks = sandbox.run("", prelude, list(open_checks.values()), limits)
+        checks = _answered(sandbox, "", prelude, list(open_checks.values()), limits)
         for index, check in zip(open_checks, checks.calls, strict=True):
             results[index] = _with_check(results[index], check, checks.failure)
     return Verdict(tuple(results), run.failure)
+
+
+def _answered(sandbox: Sandbox, code: str, setup: str, calls: Sequence[str], limits: Limits) -> RunResult:
+    run = sandbox.call(code, setup, calls, limits).result()
+    if run.failure == LOST:
+        raise SandboxLost("the sandbox broke twice before the code could run, so that there is no verdict on it")
+    return run
 
 
 def _result(split: SplitAssert, answers: Sequence[CallResult], failure: str | None) -> TestResult:

@@ -1,31 +1,19 @@
-"""The reward function, loaded as verl loads it: from its file."""
+"""The reward function."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from leafe_verl.environments.mbpp import MBPP
 
-FILE = Path(__file__).parents[2] / "reward_fns" / "mbpp.py"
 TRUTH = {
     "test_list": ["assert double(1) == 2", "assert double(-3) == -6"],
     "test_setup_code": "",
     "challenge_test_list": ["assert double(0) == 0", "assert double('a') == 'aa'"],
 }
-
-
-@pytest.fixture(scope="module")
-def compute_score() -> Any:
-    spec = importlib.util.spec_from_file_location("custom_module", FILE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.compute_score
 
 
 @pytest.mark.parametrize(

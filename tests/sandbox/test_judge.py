@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from leafe_verl.sandbox import Limits, ProcessSandbox, RunResult, TestResult, Verdict, judge, split_assert
+from leafe_verl.sandbox import Limits, ProgramResult, RunResult, TestResult, Verdict, default_pool, judge, split_assert
 from leafe_verl.sandbox.values import decode, source_of
 
 QUICK = Limits(cpu_seconds=1, wall_seconds=10)
 
 
 def verdict(code: str, *tests: str, setup: str = "") -> Verdict:
-    return judge(code, tests, setup, ProcessSandbox(), QUICK)
+    return judge(code, tests, setup, default_pool(), QUICK)
 
 
 def only(code: str, test: str, setup: str = "") -> TestResult:
@@ -185,9 +189,15 @@ class Recording:
     def __init__(self) -> None:
         self.given: list[str] = []
 
-    def run(self, code: str, setup: str, calls: Sequence[str], limits: Limits) -> RunResult:
+    def call(self, code: str, setup: str, calls: Sequence[str], limits: Limits = QUICK) -> Future[RunResult]:
         self.given.append("\n".join([code, setup, *calls]))
-        return ProcessSandbox().run(code, setup, calls, limits)
+        return default_pool().call(code, setup, calls, limits)
+
+    def execute(self, code: str, stdin: str, limits: Limits = QUICK) -> Future[ProgramResult]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """The pool is everybody's."""
 
 
 def test_the_submitted_code_runs_once_and_never_beside_an_expected_value() -> None:
@@ -197,6 +207,34 @@ def test_the_submitted_code_runs_once_and_never_beside_an_expected_value() -> No
     with_code = [given for given in sandbox.given if "submitted" in given]
     assert len(with_code) == 1 and "secret" not in with_code[0]
     assert len(sandbox.given) == 2
+
+
+# --- MBPP ---
+
+MBPP_TRAIN = Path(__file__).parents[3] / "shared" / "data" / "mbpp_train.jsonl"
+ALTERED = """
+_original = {name}
+def {name}(*arguments, **named):
+    return [_original(*arguments, **named), None]
+"""
+
+
+@pytest.mark.parametrize("alteration", ["", ALTERED], ids=["as they are", "with altered values"])
+def test_the_reference_solutions_of_mbpp_pass_only(alteration: str) -> None:
+    if not MBPP_TRAIN.is_file():
+        pytest.skip("the training half of MBPP is not part of the repository")
+    rows = [json.loads(line) for line in MBPP_TRAIN.read_text(encoding="utf-8").splitlines()]
+
+    def passes(row: dict[str, Any]) -> bool:
+        name = split_assert(row["test_list"][0], row["test_setup_code"]).calls[0].partition("(")[0]
+        code = row["code"] + alteration.format(name=name)
+        tests = [*row["test_list"], *row["challenge_test_list"]]
+        return judge(code, tests, row["test_setup_code"], default_pool(), Limits(wall_seconds=20)).all_passed
+
+    with ThreadPoolExecutor(2 * default_pool().workers) as threads:
+        verdicts = list(threads.map(passes, rows))
+    wrong = [row["task_id"] for row, passed in zip(rows, verdicts, strict=True) if passed == bool(alteration)]
+    assert len(rows) == 474 and wrong == []
 
 
 # --- Forgeries ---

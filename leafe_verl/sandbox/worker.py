@@ -1,0 +1,318 @@
+"""One zygote as the pool sees it: start it, have it run one program after the other, end it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import select
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from leafe_verl.sandbox.protocol import ENDED_EARLY, KILLED, OUTPUT_TOO_LARGE, TIMEOUT, Limits
+from leafe_verl.sandbox.tiers import ENVIRONMENT, Tier, zygote_command
+from leafe_verl.sandbox.zygote import END, ENDED, MESSAGE_BYTES, READY, RUN, STATUS
+
+START_SECONDS = 60.0
+"""For an interpreter to start, on a busy machine."""
+BEGIN_SECONDS = 30.0
+"""For a run to be forked and confined, on a busy machine; its own time begins after that."""
+GRACE_SECONDS = 10.0
+"""Between asking a zygote to end a run and giving the zygote up, also on a busy machine."""
+QUIET_SECONDS = 0.02
+"""Before a run's pipes are looked at; a full one makes the run wait."""
+LINGER_SECONDS = 0.05
+"""For a run to end by itself after its last answer."""
+ANSWER_SLACK_BYTES = 16 * 2**10
+"""Beyond `Limits.output_bytes`, for the lines of an answer that carry no value."""
+LOOK_SECONDS = 0.05
+"""How often to look whether a run was cancelled."""
+CLOSE_SECONDS = 2.0
+"""For a zygote to end by itself."""
+PIECE_BYTES = 2**16
+SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+CANCELLED = "cancelled"
+"""A cause that nobody is told: its future is cancelled."""
+
+
+class WorkerLost(Exception):
+    """The zygote died or does not answer."""
+
+    def __init__(self, began: bool) -> None:
+        super().__init__("the zygote died or does not answer")
+        self.began = began
+        """Whether submitted code may have run."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a zygote's child is asked to do."""
+
+    code: str
+    limits: Limits
+    setup: str = ""
+    calls: tuple[str, ...] | None = None
+    """None: `code` is a whole program, with `stdin`."""
+    stdin: str = ""
+
+    @property
+    def request(self) -> bytes:
+        cpu = math.ceil(self.limits.cpu_seconds)
+        request = {
+            "code": self.code.replace("\r\n", "\n"),
+            "setup": self.setup.replace("\r\n", "\n"),
+            "calls": self.calls,
+            "output_bytes": self.limits.output_bytes,
+            "limits": {
+                "RLIMIT_CPU": (cpu, cpu + 1),
+                "RLIMIT_AS": (self.limits.memory_bytes,) * 2,
+                "RLIMIT_FSIZE": (0, 0),
+            },
+        }
+        return json.dumps(request).encode()
+
+
+class Ending(NamedTuple):
+    """What came out of a run."""
+
+    answer: bytes
+    stdout: bytes
+    cause: str | None = None
+    """What ended it from outside or by a signal, or, of calls, that it left early; None when it got to its end."""
+    exit_code: int = 0
+    """Where `cause` is None."""
+
+
+class Worker:
+    """Owns a zygote, for one thread, which must outlive it: the zygote ends with the thread that started it.
+
+    The constructor raises OSError, with the reason, where a zygote of this tier does not work.
+    """
+
+    def __init__(self, tier: Tier) -> None:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            with theirs:
+                self._process = _start(tier, theirs.fileno())
+            self._await_ready(self._process)
+        except BaseException:
+            self.close()
+            raise
+
+    def _await_ready(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stderr is not None
+        with process.stderr:
+            self._control.settimeout(START_SECONDS)
+            message = self._control.recv(MESSAGE_BYTES)
+            self._control.settimeout(None)
+            if not message.startswith(READY):
+                said = process.stderr.read().decode(errors="replace").strip().splitlines()
+                raise OSError(said[-1] if said else "the zygote died without a word")
+        problem = json.loads(message[len(READY) :])["problem"]
+        if problem:
+            raise OSError(problem)
+
+    def run(self, job: Job, is_cancelled: Callable[[], bool]) -> Ending:
+        """Run a job; nothing of it is left at the return. Raises WorkerLost, after which only `close` may follow."""
+        with contextlib.ExitStack() as stack:
+            # Of calls, one line that says what confines them, one that the code is defined, and one for each.
+            lines = None if job.calls is None else 2 + len(job.calls)
+            run = _Run(lines, job.limits)
+            stack.callback(run.close)
+            try:
+                self._send(job, run)
+                status, cpu_seconds = self._follow(run, is_cancelled)
+            except OSError:
+                raise WorkerLost(bool(run.answer.content)) from None
+            return run.ending(os.waitstatus_to_exitcode(status), cpu_seconds)
+
+    def _send(self, job: Job, run: _Run) -> None:
+        with contextlib.ExitStack() as theirs:
+            given = [_memory_file(job.request, theirs), run.answer.open(theirs)]
+            if job.calls is None:
+                stdin = job.stdin.encode("utf-8", "surrogatepass")
+                given += [_memory_file(stdin, theirs), run.stdout.open(theirs)]
+            socket.send_fds(self._control, [RUN], given)
+
+    def _follow(self, run: _Run, is_cancelled: Callable[[], bool]) -> tuple[int, float]:
+        """Read what the run writes, and end it when it must end. Returns its exit status and CPU seconds."""
+        events = select.poll()
+        events.register(self._control, select.POLLIN)
+        # Most runs are over so soon that their pipes are read once, at the end, instead of at every line.
+        events.poll(1000 * min(QUIET_SECONDS, run.limits.wall_seconds))
+        for stream in run.streams():
+            events.register(stream.descriptor, select.POLLIN)
+        asked_to_end = False
+        while True:
+            left = run.deadline - time.monotonic()
+            ready = {descriptor for descriptor, _ in events.poll(1000 * min(max(left, 0), LOOK_SECONDS))}
+            for stream in run.streams():
+                if stream.descriptor in ready and not stream.read():
+                    events.unregister(stream.descriptor)
+            if self._control.fileno() in ready:
+                for stream in run.streams():
+                    stream.drain()
+                return self._status()
+            if asked_to_end and left <= 0:
+                raise OSError("no answer to END")
+            if not asked_to_end and run.must_end(is_cancelled):
+                self._control.send(END)
+                run.deadline = time.monotonic() + GRACE_SECONDS
+                asked_to_end = True
+
+    def _status(self) -> tuple[int, float]:
+        message = self._control.recv(MESSAGE_BYTES)
+        if not message.startswith(ENDED):
+            raise OSError("the zygote is gone")
+        status, cpu_seconds = STATUS.unpack(message[len(ENDED) :])
+        return status, cpu_seconds
+
+    def close(self) -> None:
+        """End the zygote, and with it what it runs."""
+        self._control.close()
+        if self._process is None:
+            return
+        try:
+            # It sees the end of the socket, and ends its run first.
+            self._process.wait(CLOSE_SECONDS)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def forget(self) -> None:
+        """In a forked copy of this process: let go of the zygote, which is the original's."""
+        self._control.close()
+
+
+def _start(tier: Tier, control: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        zygote_command(tier, control),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+        cwd="/",
+        pass_fds=(control,),
+        start_new_session=True,
+    )
+
+
+def _memory_file(content: bytes, stack: contextlib.ExitStack) -> int:
+    """Return a file that nobody can change any more; not a pipe, which a program that does not read would block."""
+    descriptor = os.memfd_create("sandbox", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    stack.callback(os.close, descriptor)
+    left = memoryview(content)
+    while left:
+        left = left[os.write(descriptor, left) :]
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SEALS)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+class _Stream:
+    """The reading end of a pipe, and what came out of it, never more than a byte over `limit`."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.content = bytearray()
+        self.descriptor = -1
+        self.is_open = False
+
+    def open(self, stack: contextlib.ExitStack) -> int:
+        """Return the writing end, which `stack` closes."""
+        self.descriptor, writing = os.pipe2(os.O_CLOEXEC)
+        stack.callback(os.close, writing)
+        os.set_blocking(self.descriptor, False)
+        self.is_open = True
+        return writing
+
+    def read(self) -> bool:
+        """Take one piece. Returns whether more may come."""
+        try:
+            piece = os.read(self.descriptor, min(PIECE_BYTES, self.limit + 1 - len(self.content)))
+        except BlockingIOError:
+            return True
+        self.content += piece
+        self.is_open = bool(piece) and not self.is_too_large
+        return self.is_open
+
+    def drain(self) -> None:
+        """Take what is there when nobody writes any more."""
+        size = -1
+        while self.is_open and size < len(self.content):
+            size = len(self.content)
+            self.read()
+
+    @property
+    def is_too_large(self) -> bool:
+        return len(self.content) > self.limit
+
+
+class _Run:
+    """A run in progress."""
+
+    def __init__(self, lines: int | None, limits: Limits) -> None:
+        self.lines = lines
+        """Of the answer, when all is there; None for a whole program, which says nothing there when all went well."""
+        self.limits = limits
+        self.answer = _Stream(limits.output_bytes + ANSWER_SLACK_BYTES)
+        self.stdout = _Stream(limits.output_bytes)
+        self.deadline = time.monotonic() + BEGIN_SECONDS
+        self.cause: str | None = None
+        self._began = False
+        self._lingers = False
+
+    def streams(self) -> list[_Stream]:
+        return [self.answer] if self.lines is not None else [self.answer, self.stdout]
+
+    def close(self) -> None:
+        for stream in self.streams():
+            if stream.descriptor >= 0:
+                os.close(stream.descriptor)
+
+    def must_end(self, is_cancelled: Callable[[], bool]) -> bool:
+        """Decide, and note the cause. Calls that are answered, or cannot be, have a moment to end by themselves."""
+        now = time.monotonic()
+        if self.answer.content and not self._began:
+            self._began = True
+            self.deadline = now + self.limits.wall_seconds
+        if is_cancelled():
+            self.cause = CANCELLED
+        elif any(stream.is_too_large for stream in self.streams()):
+            self.cause = OUTPUT_TOO_LARGE
+        elif not self._lingers and self.lines is not None and (self._is_answered or not self.answer.is_open):
+            self._lingers = True
+            self.deadline = min(self.deadline, now + LINGER_SECONDS)
+        elif now >= self.deadline:
+            self.cause = None if self._lingers else TIMEOUT
+        else:
+            return False
+        return self.cause is not None or now >= self.deadline
+
+    @property
+    def _is_answered(self) -> bool:
+        return self.lines is not None and self.answer.content.count(b"\n") >= self.lines
+
+    def ending(self, returncode: int, cpu_seconds: float) -> Ending:
+        cause = self.cause
+        if cause is None and any(stream.is_too_large for stream in self.streams()):
+            cause = OUTPUT_TOO_LARGE
+        if cause is None and not self._is_answered:
+            cause = self._cause_of_death(returncode, cpu_seconds)
+        return Ending(bytes(self.answer.content), bytes(self.stdout.content), cause, max(returncode, 0))
+
+    def _cause_of_death(self, returncode: int, cpu_seconds: float) -> str | None:
+        if returncode == -signal.SIGXCPU or (returncode == -signal.SIGKILL and cpu_seconds >= self.limits.cpu_seconds):
+            return TIMEOUT
+        if returncode < 0:
+            return f"{KILLED} ({signal.Signals(-returncode).name})"
+        return None if self.lines is None else ENDED_EARLY

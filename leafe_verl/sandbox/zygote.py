@@ -1,0 +1,283 @@
+"""The program that a worker starts once: it forks a child for each run, and ends what is left of it.
+
+It speaks with the worker by messages over one socket:
+
+    <- READY + JSON {"problem": text or null}      once, at the start
+    -> RUN + descriptors                           request and answer; of a whole program, also stdin and stdout
+    -> END                                         kill the run; one that comes after the run's end is void
+    <- ENDED + exit status, CPU seconds            of each run, when nothing of it is left
+
+Only the child reads the request, so that nothing of a run is in this process when the next one is forked; and the
+child closes the socket before any submitted code. Standard library only, started in a bare interpreter.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import errno
+import fcntl
+import functools
+import gc
+import importlib
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+
+from leafe_verl.sandbox import driver
+from leafe_verl.sandbox.confinement import Confinement
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # a smaller zygote forks faster
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
+
+READY, RUN, END, ENDED = b"ready", b"run", b"end", b"ended"
+STATUS = struct.Struct("id")
+MESSAGE_BYTES = 4096
+ANSWER_DESCRIPTOR = 3
+MAX_DESCRIPTORS = 64
+"""Of this process and of a run, so that a run's descriptors can all be closed at once."""
+
+COMMON_MODULES = (
+    "bisect", "cmath", "collections", "copy", "datetime", "functools", "heapq", "io", "itertools", "math", "operator",
+    "random", "re", "sys", "typing",
+)  # fmt: skip
+"""Imported before the fork, for the time that it saves. Not more: each module makes every fork dearer, and
+`decimal`, `fractions`, `statistics` and `string` together cost a run as much as all of these."""
+ALL_MODULES = (
+    *COMMON_MODULES, "abc", "array", "ast", "asyncio", "base64", "calendar", "codecs", "collections.abc",
+    "contextlib", "csv", "dataclasses", "decimal", "difflib", "enum", "fractions", "hashlib", "inspect", "json",
+    "logging", "numbers", "pprint", "queue", "secrets", "statistics", "string", "struct", "tempfile",
+    "textwrap", "threading", "time", "timeit", "traceback", "types", "unicodedata", "urllib.parse", "uuid",
+    "warnings", "weakref", "zlib", "encodings.ascii", "encodings.idna", "encodings.latin_1", "encodings.utf_16",
+    "encodings.utf_8_sig",
+)  # fmt: skip
+"""Imported where a run cannot open a file."""
+
+
+class Zygote:
+    def __init__(self, control: socket.socket, confinement: Confinement, names: list[str], children: int) -> None:
+        self.control = control
+        self.confinement = confinement
+        self.names = names
+        """Of what confines a run, for its answer."""
+        self.children = children
+        """Descriptor of the kernel's list of this process's children, or -1."""
+        # A byte comes out of it when a child dies.
+        self.alarm, self._alarm_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self._alarm_end, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+        self._events = select.poll()
+        self._events.register(self.control, select.POLLIN)
+        self._events.register(self.alarm, select.POLLIN)
+
+    def serve(self) -> None:
+        """Serve runs, one after the other, until the worker is gone."""
+        while True:
+            message, descriptors, _, _ = socket.recv_fds(self.control, MESSAGE_BYTES, 4)
+            if not message:
+                return
+            if message == RUN:
+                status, cpu_seconds = self.run(functools.partial(self._answer, descriptors), descriptors)
+                self.control.send(ENDED + STATUS.pack(status, cpu_seconds))
+
+    def run(self, work: Callable[[], None], descriptors: Sequence[int]) -> tuple[int, float]:
+        """Do `work` in a child, which is left alone with `descriptors`.
+
+        Returns its exit status and CPU seconds when it and all that it started are gone.
+        """
+        child = os.fork()
+        if child == 0:
+            try:
+                work()
+            finally:
+                os._exit(driver.SOFTWARE_ERROR)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        try:
+            self._wait(child)
+        finally:
+            # Also when the worker's process was killed: see guard_zygote.
+            ending = self._sweep(child)
+        return ending
+
+    def _answer(self, descriptors: list[int]) -> None:
+        """In the child: what is asked for."""
+        _forget_signals()
+        request = _read_request(descriptors[0])
+        os.setsid()
+        for source, target in zip(descriptors[1:], (ANSWER_DESCRIPTOR, 0, 1), strict=False):
+            os.dup2(source, target)
+        gc.enable()
+        self.confine(request["limits"])
+        driver.run(request, driver.Answer(ANSWER_DESCRIPTOR, request["output_bytes"]), self.names)
+
+    def confine(self, limits: Mapping[str, tuple[int, int]]) -> None:
+        """In the child: give up every right and every descriptor but the first four."""
+        _set_limits(limits)
+        if "seccomp" not in self.names:
+            # It counts all processes and threads of the user, so that no number but none is safe.
+            _set_limits({"RLIMIT_NPROC": (0, 0)})
+        self.confinement.apply()
+        os.closerange(ANSWER_DESCRIPTOR + 1, MAX_DESCRIPTORS)
+
+    def _wait(self, child: int) -> None:
+        """Until the child is dead, or the worker wants its end, or is gone."""
+        while True:
+            for descriptor, _ in self._events.poll():
+                if descriptor != self.alarm:
+                    self.control.recv(MESSAGE_BYTES)
+                    return
+                os.read(self.alarm, MESSAGE_BYTES)
+                if os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None:
+                    return
+
+    def _sweep(self, child: int) -> tuple[int, float]:
+        for kill in (os.kill, os.killpg):
+            with contextlib.suppress(ProcessLookupError):
+                kill(child, signal.SIGKILL)
+        _, status, usage = os.wait4(child, 0)
+        while self._has_children():
+            # Processes that left the child's session came here, as this one adopts them.
+            self._kill_children()
+            time.sleep(0.001)
+        return status, usage.ru_utime + usage.ru_stime
+
+    def _has_children(self) -> bool:
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return False
+        return True
+
+    def _kill_children(self) -> None:
+        for number in os.pread(self.children, 2**16, 0).split() if self.children >= 0 else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(number), signal.SIGKILL)
+
+
+def _forget_signals() -> None:
+    """In the child: what the zygote listens to is none of a run's business."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def open_children() -> int:
+    """Return a descriptor of the list of this process's children; -1 where the kernel has none."""
+    try:
+        return os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+
+
+def _read_request(descriptor: int) -> dict[str, Any]:
+    size = os.fstat(descriptor).st_size
+    request: dict[str, Any] = json.loads(os.pread(descriptor, size, 0))
+    return request
+
+
+def _set_limits(wanted: Mapping[str, tuple[int, int]]) -> None:
+    """Set each limit, named as in `resource`, to (soft, hard), or to the hard limit in force where that is lower."""
+    for name, (soft, hard) in wanted.items():
+        kind = getattr(resource, name)
+        present = resource.getrlimit(kind)[1]
+        if present != resource.RLIM_INFINITY:
+            soft, hard = min(soft, present), min(hard, present)
+        resource.setrlimit(kind, (soft, hard))
+
+
+def _what_is_still_allowed() -> str | None:
+    """In a confined child: try what no run may do. Returns what was possible, None if nothing was."""
+    attempts: dict[str, Callable[[], Any]] = {
+        "signal the zygote": lambda: os.kill(os.getppid(), 0),
+        "list a folder": lambda: os.listdir("/"),
+        "read a file of the host": lambda: open("/proc/self/environ").close(),
+        "open a file for writing": lambda: open("/dev/null", "w").close(),
+    }
+    for name, attempt in attempts.items():
+        try:
+            attempt()
+        except OSError as error:
+            if error.errno in (errno.EPERM, errno.EACCES):
+                continue
+        return name
+    return None
+
+
+def _probe(zygote: Zygote, control: socket.socket) -> None:
+    """Report to the worker whether a child is held as it is meant to be."""
+    reading, writing = os.pipe()
+
+    def work() -> None:
+        _forget_signals()
+        os.dup2(writing, ANSWER_DESCRIPTOR)
+        try:
+            zygote.confine({})
+            allowed = _what_is_still_allowed() if zygote.names else None
+            problem = f"a confined process can {allowed}" if allowed else ""
+        except OSError as error:
+            problem = str(error)
+        os.write(ANSWER_DESCRIPTOR, problem.encode() or b"\n")
+
+    zygote.run(work, [writing])
+    answer = os.read(reading, MESSAGE_BYTES).decode() or "a child of the zygote died"
+    os.close(reading)
+    _report(control, answer.strip())
+
+
+def _report(control: socket.socket, problem: str) -> None:
+    control.send(READY + json.dumps({"problem": problem or None}).encode())
+
+
+def main() -> None:
+    settings = json.loads(sys.argv[1])
+    control = _reserve_descriptors(settings["control"])
+    for name in ALL_MODULES if settings["preload_all"] else COMMON_MODULES:
+        importlib.import_module(name)
+    _prepare_interpreter()
+    _set_limits({"RLIMIT_NOFILE": (MAX_DESCRIPTORS, MAX_DESCRIPTORS), "RLIMIT_CORE": (0, 0)})
+    # Before files are out of reach.
+    children = open_children()
+    try:
+        confinement = Confinement(settings["landlock"], settings["seccomp"], settings["strict"])
+    except OSError as error:
+        return _report(control, str(error))
+    confinement.guard_zygote()
+    zygote = Zygote(control, confinement, settings["confinement"], children)
+    gc.collect()
+    gc.disable()
+    gc.freeze()
+    _probe(zygote, control)
+    zygote.serve()
+
+
+def _prepare_interpreter() -> None:
+    """Leave what submitted code expects of an interpreter, and nothing of this program or of the host."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "leafe_verl"]:
+        del sys.modules[name]
+    sys.path[:] = [folder for folder in sys.path if folder]
+    sys.argv = [""]
+    os.environ.clear()
+    # As the module `site` does, which is not loaded.
+    builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
+
+
+def _reserve_descriptors(control: int) -> socket.socket:
+    """Let the first four descriptors lead nowhere, so that a child can replace them, and the rest be above those."""
+    kept = socket.socket(fileno=fcntl.fcntl(control, fcntl.F_DUPFD_CLOEXEC, ANSWER_DESCRIPTOR + 1))
+    os.close(control)
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in range(ANSWER_DESCRIPTOR + 1):
+        os.dup2(null, descriptor)
+    if null > ANSWER_DESCRIPTOR:
+        os.close(null)
+    return kept
