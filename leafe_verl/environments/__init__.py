@@ -15,7 +15,13 @@ from typing import Any, TypeVar
 from leafe_verl.core.environment import Environment
 
 BUILT_IN = {
+    "alfworld": "leafe_verl.environments.alfworld:ALFWorld",
+    "scienceworld": "leafe_verl.environments.scienceworld:ScienceWorld",
     "mbpp": "leafe_verl.environments.mbpp:MBPP",
+    "codecontests": "leafe_verl.environments.codecontests:CodeContests",
+    "gymnasium": "leafe_verl.environments.gymnasium_text:GymnasiumText",
+    "sokoban": "leafe_verl.environments.sokoban:Sokoban",
+    "webshop": "leafe_verl.environments.webshop:WebShop",
 }
 """Name to module:class, imported when first asked for: an environment may need heavy libraries."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from leafe_verl.core.task import Task
+from leafe_verl.environments.rows import data_of, key_of, verl_row_of
 from leafe_verl.sandbox import split_assert
 
 NAME = "mbpp"
@@ -25,25 +25,16 @@ def request_of(task: Task) -> str:
 def task_of(row: Mapping[str, Any], default_key: str | None) -> Task:
     """See `MBPP.task`."""
     fields = _fields_of_verl(row) if "reward_model" in row else _fields_of_mbpp(row)
-    key = fields.pop("task_id")
-    key = default_key if key is None else str(key)
-    if key is None:
-        raise ValueError("no task_id; expected one, since reports refer to it")
+    key = key_of({"task_id": fields.pop("task_id")}, default_key)
     try:
         return _checked_task(key, **fields)
     except ValueError as error:
         raise ValueError(f"task {key}: {error}") from None
 
 
-def verl_row_of(task: Task, split: str, index: int) -> dict[str, Any]:
+def row_of(task: Task, split: str, index: int) -> dict[str, Any]:
     """See `MBPP.verl_row`."""
-    return {
-        "data_source": NAME,
-        "prompt": [{"role": "user", "content": request_of(task)}],
-        "ability": "code",
-        "reward_model": {"style": "rule", "ground_truth": json.dumps(dict(task.data))},
-        "extra_info": {"split": split, "index": index, "task_id": task.key, "text": task.instruction},
-    }
+    return verl_row_of(task, "code", split, index, request_of(task))
 
 
 def tests_of(ground_truth: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -51,17 +42,7 @@ def tests_of(ground_truth: str | Mapping[str, Any]) -> dict[str, Any]:
 
     Raises ValueError that says what came and what was expected.
     """
-    if isinstance(ground_truth, str):
-        try:
-            ground_truth = json.loads(ground_truth)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"reward_model.ground_truth is not JSON ({error}): {ground_truth!r:.80}") from None
-    if not isinstance(ground_truth, Mapping):
-        raise ValueError(
-            f"reward_model.ground_truth is a {type(ground_truth).__name__}; expected an object with test_list, "
-            "test_setup_code and challenge_test_list, or its JSON"
-        )
-    return _checked_tests(**_test_fields(ground_truth))
+    return _checked_tests(**_test_fields(data_of(ground_truth)))
 
 
 def _fields_of_mbpp(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+import pytest
+from environments.example import Guess
 
 from leafe_verl.core.environment import Environment, ReplayEnvironment, Step
 from leafe_verl.core.task import Task
-from leafe_verl.environments import environment_class, make
+from leafe_verl.environments import alfworld, environment_class, make, scienceworld
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,10 @@ class Scenario:
     """Good, bad, nonsense and empty actions; none ends the attempt before its list does."""
     solution: tuple[str, ...]
     """Solves the first task with its last action."""
+    random_action: Callable[[random.Random, str], str] | None = None
+    """Draws an action for the observation before it. None: any of `plays`."""
+    episodes: int = 50
+    """Of random play; fewer where a reset takes most of a second. LEAFE_TEST_EPISODES=50 plays so many of each."""
 
 
 class Counter(ReplayEnvironment):
@@ -78,8 +87,138 @@ def _new_mbpp() -> Environment:
     return make("mbpp", cpu_seconds=1)
 
 
-SCENARIOS: Mapping[str, Callable[[], Scenario]] = {"mbpp": _mbpp, "counter": _counter}
-"""Name to scenario: one for every registered environment, and the counter for `ReplayEnvironment` itself."""
+def _codecontests() -> Scenario:
+    rows = [
+        {
+            "name": "double",
+            "description": "Print twice the given number.",
+            "public_tests": {"input": ["2\n", "-1\n"], "output": ["4\n", "-2\n"]},
+            "private_tests": {"input": ["0\n"], "output": ["0\n"]},
+            "time_limit": {"seconds": 1, "nanos": 0},
+        },
+        {
+            "name": "letters",
+            "description": "Print the different letters of a word in the alphabet's order.",
+            "public_tests": {"input": ["hello\n"], "output": ["e h l o\n"]},
+            "generated_tests": {"input": ["zebra\n"], "output": ["a b e r z\n"]},
+        },
+    ]
+    # The order of a set of texts, and an address: both differ between processes unless something is done about it.
+    hashed = "```python\nprint(*set(input() + 'xyz'))\n```"
+    address = "```python\nraise ValueError(object())\n```"
+    half = "```python\nword = input()\nprint(2 * int(word) if word.isdigit() else 'e h l o')\n```"
+    plays = ((hashed, half, address), ("I do not know.", "", half), (half, "```python\nprint(", half), ())
+    solved = "```python\nprint(2 * int(input()))\n```"
+    tasks = tuple(map(environment_class("codecontests").task, rows))
+    return Scenario(partial(make, "codecontests"), tasks, plays, (half, "", solved))
+
+
+def _sokoban() -> Scenario:
+    rows = [{"seed": 0}, {"seed": 1}, {"seed": 2, "dim_room": 7, "num_boxes": 2}]
+    plays = (
+        ("Action: left", "Thought: not up.\nAction: down", "right", "up", "Action: jump", "left"),
+        ("", "Action: fly", "down", "down", "down", "I go up, then right"),
+        (),
+    )
+    solution = ["down", "left", "left", "left", "up", "right", "right", "down", "right", "up", "up"]
+    tasks = tuple(map(environment_class("sokoban").task, rows))
+    return Scenario(partial(make, "sokoban"), tasks, plays, tuple(solution), _random_move)
+
+
+def _random_move(randomness: random.Random, observation: str) -> str:
+    return f"Action: {randomness.choice(('up', 'down', 'left', 'right', 'wait'))}"
+
+
+def _webshop() -> Scenario:
+    pytest.importorskip("rank_bm25", reason="needs pip install leafe-verl[webshop]")
+    pytest.importorskip("rapidfuzz", reason="needs pip install leafe-verl[webshop]")
+    shop = make("webshop")
+    goals = shop.catalogue.goals  # type: ignore[attr-defined]
+    asin, (color, capacity) = goals[0].asin, goals[0].options
+    plays = (
+        ("search[coffee grinder]", "click[Next >]", "click[< prev]", "click[no such thing]", "click[Back to Search]"),
+        ("search[zzz]", "", "buy it", "Thought: hm.\nAction: search[phone case]", "click[buy now]"),
+        (f"search[{asin[:4]} low noise grinder]", "click[description]", "Action: click[back to search]"),
+        (),
+    )
+    search = f"search[{goals[0].instruction}]"
+    options = (f"click[{color}]", f"click[{capacity}]")
+    solution = (search, f"click[{asin}]", "click[features]", "click[< Prev]", *options, "Action: click[Buy Now]")
+    tasks = tuple(environment_class("webshop").task({"goal": goal}) for goal in range(3))
+    return Scenario(partial(make, "webshop"), tasks, plays, solution, _random_click)
+
+
+def _random_click(randomness: random.Random, observation: str) -> str:
+    parts = observation.split(" [SEP] ")
+    if randomness.random() < 0.2 or parts[-1] == "Search":
+        return f"search[{' '.join(randomness.sample(observation.split(), 2))}]"
+    return f"click[{randomness.choice(parts)}]"
+
+
+def _doors(kind: str) -> Scenario:
+    rows = [{"task_id": "a", "text": "Pass.", "seed": 5, "options": {"num_doors": 2}}, {"task_id": "b"}]
+    plays = (("left", "up", "left"), ("", "left", "left"), ())
+    new = partial(make, "gymnasium", entry_point=f"environments.gymnasium_games:{kind}", kwargs={"num_doors": 5})
+    return Scenario(new, tuple(map(environment_class("gymnasium").task, rows)), plays, ("left", "right", "right"))
+
+
+def _example() -> Scenario:
+    tasks = tuple(map(Guess.task, ({"task_id": "a", "number": 42}, {"task_id": "b", "number": 7})))
+    return Scenario(Guess, tasks, (("50", "25", "about 40"), ("", "99", "1"), ()), ("50", "40", "42"))
+
+
+def _scienceworld() -> Scenario:
+    if problem := scienceworld.missing():
+        pytest.skip(problem)
+    rows = [{"task": "lifespan-shortest-lived", "variation": 93}, {"task": "find-non-living-thing", "variation": 225}]
+    plays = (("look around", "open door to hallway", "fly"), ("", "inventory"))
+    solution = ("open door to outside", "go to outside", "focus on baby baby mouse")
+    tasks = tuple(map(environment_class("scienceworld").task, rows))
+    new = partial(make, "scienceworld", horizon=12, processes=2)
+    return Scenario(new, tasks, tuple(map(_as_actions, plays)), _as_actions(solution), _random_experiment, episodes=1)
+
+
+def _random_experiment(randomness: random.Random, observation: str) -> str:
+    place = randomness.choice(("hallway", "kitchen", "outside", "greenhouse", "workshop", "living room"))
+    commands = ("look around", "inventory", "wait1", f"open door to {place}", f"go to {place}", "look in cupboard")
+    return f"Action: {randomness.choice(commands)}"
+
+
+def _alfworld() -> Scenario:
+    if problem := alfworld.missing():
+        pytest.skip(problem)
+    rows = [{"kind": "pick_clean_then_place_in_recep", "seed": 1}, {"kind": "pick_two_obj_and_place", "seed": 1}]
+    plays = (("go to fridge 1", "open fridge 1", "fly"), ("", "go to cabinet 1"))
+    solution = ("go to sinkbasin 1", "take cloth 1 from sinkbasin 1", "clean cloth 1 with sinkbasin 1")
+    solution = (*solution, "fly", "go to garbagecan 1", "move cloth 1 to garbagecan 1")
+    tasks = tuple(map(environment_class("alfworld").task, rows))
+    new = partial(make, "alfworld", horizon=12, processes=2)
+    return Scenario(new, tasks, tuple(map(_as_actions, plays)), _as_actions(solution), _random_chore, episodes=2)
+
+
+def _random_chore(randomness: random.Random, observation: str) -> str:
+    admissible = observation.rpartition("Admissible actions: ")[2].rstrip(".").split(", ")
+    return f"Action: {randomness.choice([*admissible, 'fly'])}"
+
+
+def _as_actions(commands: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(command and f"Thought: hm.\nAction: {command}" for command in commands)
+
+
+SCENARIOS: Mapping[str, Callable[[], Scenario]] = {
+    "mbpp": _mbpp,
+    "alfworld": _alfworld,
+    "scienceworld": _scienceworld,
+    "counter": _counter,
+    "example": _example,
+    "codecontests": _codecontests,
+    "sokoban": _sokoban,
+    "webshop": _webshop,
+    "gymnasium": partial(_doors, "Doors"),
+    "gymnasium, by its state": partial(_doors, "StatefulDoors"),
+    "gymnasium, by replay": partial(_doors, "UncopyableDoors"),
+}
+"""Name to scenario: one for every registered environment, and for what several of them share."""
 
 
 def transcript(environment: Environment, task: Task, actions: tuple[str, ...], seed: int = 0) -> list[Any]:

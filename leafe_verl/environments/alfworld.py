@@ -1,0 +1,292 @@
+"""ALFWorld (arXiv 2010.03768): household tasks in text, each simulator in a process of its own."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leafe_verl.core.environment import ReplayDivergence, ReplaySnapshot, Step
+from leafe_verl.core.task import Task
+from leafe_verl.environments.alfworld_games import KINDS
+from leafe_verl.environments.foreign import ForeignEnvironment, shared_pool
+from leafe_verl.environments.foreign_process import SETTING, ForeignLimits, Program
+from leafe_verl.environments.react import FORM, NO_ACTION, action_of
+from leafe_verl.environments.rows import count_in, fields_of, key_of, verl_row_of
+
+NAME = "alfworld"
+EXTRA = "pip install leafe-verl[alfworld]"
+SYSTEM_PROMPT = f"""\
+You do a household task in text. Where something stands you see when you go there; what is closed, you open first.
+Actions: go to R, open R, close R, take O from R, move O to R, examine R, examine O, use O, clean O with R, \
+heat O with R, cool O with R, look, inventory; O is an object and R a receptacle, each with its number. You carry \
+one object at a time. Clean at a sinkbasin, heat with a microwave, cool with a fridge.
+{FORM.format(thought="An apple may be in the fridge, so I go there first.", action="go to fridge 1")}"""
+NUM_GAMES = 32
+"""Kept ready in a process, about 0.2 s each to read."""
+
+
+@dataclass(frozen=True)
+class ALFWorldSnapshot(ReplaySnapshot):
+    """A state, and how to reach it without playing: the planner's operators, one after another."""
+
+    operators: tuple[str | None, ...]
+    """One for each action; None where nothing happened."""
+    facts: str
+    """SHA-256 of everything that is true in the state."""
+
+
+class ALFWorld(ForeignEnvironment):
+    """Core's Environment. An attempt's return is 1 when the task is done, else 0.
+
+    An action that is not admissible changes nothing, is told, and costs a step. Rollback applies the recorded
+    operators to the game's start, which is checked by all facts of the state and by the last observation.
+    """
+
+    def __init__(
+        self,
+        horizon: int = 50,
+        admissible_commands: bool = True,
+        data: str | None = None,
+        system_prompt: str = SYSTEM_PROMPT,
+        processes: int | None = None,
+        start_seconds: float = 60.0,
+        call_seconds: float = 30.0,
+        wait_seconds: float = 60.0,
+        memory_mb: int = 1024,
+    ) -> None:
+        """`horizon`: actions after which an attempt that is not over is truncated; 50 is the literature's.
+
+        `admissible_commands`: each observation ends with the list of them. `data`: the folder that the paths of
+        downloaded games are relative to; None: ALFWORLD_DATA. `processes`: simulators of a process (a rollout worker);
+        None: one a processor. The other four are of `ForeignLimits`. Raises RuntimeError where the extra is missing.
+        """
+        if horizon < 1:
+            raise ValueError(f"{SETTING}.horizon is {horizon!r}; expected at least 1")
+        limits = ForeignLimits(start_seconds, call_seconds, wait_seconds, memory_mb)
+        if problem := missing():
+            raise RuntimeError(problem)
+        super().__init__(shared_pool(PROGRAM, limits, processes))
+        self.system_prompt = system_prompt
+        self.horizon = horizon
+        self.admissible_commands = admissible_commands
+        self._data = Path(data or os.environ.get("ALFWORLD_DATA", ".")).expanduser()
+        self._operators: tuple[str | None, ...] = ()
+        self._facts = ""
+
+    @classmethod
+    def task(cls, row: Mapping[str, Any], *, default_key: str | None = None) -> Task:
+        """Return the task of a row: {"game": path}, {"kind": ..., "seed": n}, or verl's parquet row.
+
+        `game` is a game.tw-pddl of `alfworld-download`; kind and seed make a kitchen (`alfworld_games.KINDS`). The key
+        is `task_id`, by default made of these. Raises ValueError that says what came and what was expected.
+        """
+        fields = fields_of(row)
+        game, kind, seed = fields.get("game"), fields.get("kind"), count_in(fields, "seed")
+        if isinstance(game, str) and game and kind is None and seed is None:
+            data: dict[str, Any] = {"game": game}
+            default, words = game, f"The task of {game}."
+        elif game is None and kind in KINDS and seed is not None:
+            data = {"kind": kind, "seed": seed}
+            default, words = f"{kind}-{seed}", f"{kind} in kitchen {seed}."
+        else:
+            raise ValueError(
+                f"game is {game!r:.80}, kind {kind!r:.80} and seed {seed!r}; expected the path of a game, or a kind "
+                f"({', '.join(KINDS)}) and the seed of a kitchen"
+            )
+        return Task(key_of(fields, default), fields.get("text") or words, NAME, data)
+
+    @classmethod
+    def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
+        """Return verl's parquet row, which `task` reads back."""
+        return verl_row_of(task, "household", split, index)
+
+    def start(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
+        # A game has one start: the simulator draws nothing from a seed.
+        state = self.call("load", self._game(task))
+        self._operators, self._facts = (), state["facts"]
+        return self._shown(state["observation"], state), {}
+
+    def advance(self, action: str) -> Step:
+        command = action_of(action)
+        state = self.call("act", command)
+        self._operators, self._facts = (*self._operators, state["operator"]), state["facts"]
+        observation = NO_ACTION if command is None else state["observation"]
+        return Step(
+            observation=self._shown(observation, state),
+            reward=float(state["won"]),
+            terminated=state["won"],
+            truncated=not state["won"] and len(self._operators) >= self.horizon,
+            info={"success": state["won"], "error": state["operator"] is None},
+        )
+
+    def snapshot(self) -> ALFWorldSnapshot:
+        return ALFWorldSnapshot(**vars(super().snapshot()), operators=self._operators, facts=self._facts)
+
+    def restore(self, snapshot: ReplaySnapshot) -> int:
+        """Apply the recorded operators. Raises ReplayDivergence where the state differs."""
+        if not isinstance(snapshot, ALFWorldSnapshot):
+            return super().restore(snapshot)
+        with self.borrowed():
+            state = self.call("restore", self._game(snapshot.task), snapshot.operators)
+        if state["facts"] != snapshot.facts:
+            raise ReplayDivergence(
+                f"task {snapshot.task.key!r}: after {len(snapshot.operators)} operators the state differs from the "
+                f"recorded one; has the game changed?"
+            )
+        if snapshot.operators and snapshot.operators[-1] is not None:
+            self._check(snapshot, len(snapshot.actions), self._shown(state["observation"], state))
+        self._record = ReplaySnapshot(snapshot.task, snapshot.seed, snapshot.actions, snapshot.digests)
+        self._operators, self._facts = snapshot.operators, snapshot.facts
+        self._lease.steps = len(snapshot.actions)
+        return len(snapshot.actions)
+
+    def _game(self, task: Task) -> Mapping[str, Any]:
+        game = task.data.get("game")
+        return task.data if game is None else {"game": str((self._data / game).resolve())}
+
+    def _shown(self, observation: str, state: Mapping[str, Any]) -> str:
+        if not self.admissible_commands or state["won"]:
+            return observation
+        return f"{observation}\nAdmissible actions: {', '.join(state['admissible'])}."
+
+
+def missing() -> str | None:
+    """Return what is not installed and the command that mends it; None where ALFWorld can be played."""
+    if all(importlib.util.find_spec(name) for name in ("alfworld", "textworld", "fast_downward")):
+        return None
+    return f"ALFWorld is not installed; mend it with: {EXTRA}"
+
+
+class Simulator:
+    """Of a worker process: the package's PDDL game, in JSON values."""
+
+    def __init__(self) -> None:
+        import fast_downward
+        import textworld
+        from textworld.envs.pddl import PddlEnv
+
+        # Translating a problem takes most of a reset, and a game is started many times: by each attempt and rollback.
+        fast_downward.pddl2sas = functools.lru_cache(maxsize=2 * NUM_GAMES)(fast_downward.pddl2sas)
+        self._env = PddlEnv(textworld.EnvInfos(won=True, admissible_commands=True))
+        self._games: dict[str, tuple[Any, ...]] = {}
+
+    def load(self, game: dict[str, Any]) -> dict[str, Any]:
+        """Start a game: {"game": path} or {"kind", "seed"}."""
+        self._open(game)
+        state = self._env.reset()
+        return self._state(state.feedback, None)
+
+    def act(self, command: str | None) -> dict[str, Any]:
+        """Execute one command; None, or one that is not admissible, changes nothing."""
+        state, _, _ = self._env.step(command or "")
+        return self._state(state.feedback, state["_last_action"])
+
+    def restore(self, game: dict[str, Any], operators: list[str | None]) -> dict[str, Any]:
+        """Start a game and apply operators by name. What the steps between would say is not derived, which takes most
+        of their time."""
+        from textworld.envs.pddl.logic import PddlState
+
+        self._open(game)
+        env = self._env
+        env._pddl_state = PddlState(env.downward_lib, env._game_data["pddl_problem"], env._logic)
+        names = [name for name in operators if name is not None]
+        for name in names[:-1]:
+            self._apply(name)
+        last = next((each for each in env._pddl_state.all_applicable_actions() if _operator(each) in names[-1:]), None)
+        if names and last is None:
+            raise ValueError(f"operator {names[-1]!r} cannot be applied; has the game changed?")
+        if last is not None:
+            env._pddl_state.apply(last)
+        return self._state(self._settle(last), last)
+
+    def walkthrough(self, game: dict[str, Any]) -> list[str]:
+        """Return the planner's commands from the start to the goal; none where it finds no way."""
+        self._open(game)
+        self._env.reset()
+        return list(self._env._pddl_state.replan(self._env._entity_infos))
+
+    def _apply(self, name: str) -> None:
+        """Apply an operator by its name, without what the package derives for its commands."""
+        from fast_downward import Operator
+
+        state = self._env._pddl_state
+        operators = (Operator * state.downward_lib.get_applicable_operators_count())()
+        state.downward_lib.get_applicable_operators(operators)
+        found = next((each for each in operators if each.name == name), None)
+        if found is None:
+            raise ValueError(f"operator {name!r} cannot be applied; has the game changed?")
+        state._operators = {found.id: found}
+        state.apply(found)
+
+    def _settle(self, last: Any) -> str:
+        """Derive what `PddlEnv.step` would after its action `last`, and return what it says; None: the game's start."""
+        from textworld.core import GameState
+
+        env = self._env
+        env.state, env._last_action, feedback = GameState(), last, ""
+        if last is not None:
+            infos, facts = env._entity_infos, list(env._pddl_state.facts)
+            variables = {placeholder.name: infos[each.name] for placeholder, each in last.mapping.items()}
+            context = {"state": env._pddl_state, "facts": facts, "variables": variables, "mapping": last.mapping}
+            feedback = env._logic.grammar.derive(last.feedback_rule, {**context, "entity_infos": infos})
+        env.state.feedback, env._moves = feedback, 0
+        env._gather_infos()
+        return str(feedback)
+
+    def _open(self, game: dict[str, Any]) -> None:
+        key = json.dumps(game)
+        if key not in self._games:
+            self._env.load(_read(game))
+            _name_entities(self._env._entity_infos)
+            if len(self._games) == NUM_GAMES:
+                del self._games[next(iter(self._games))]
+            self._games[key] = (self._env._game_data, self._env._logic, self._env._entity_infos)
+        self._env._game_data, self._env._logic, self._env._entity_infos = self._games[key]
+
+    def _state(self, observation: str, last: Any) -> dict[str, Any]:
+        state = self._env.state
+        # Sorted, as they are where an observation is derived: their own order differs between processes.
+        facts = "\n".join(sorted(map(str, self._env._pddl_state.facts)))
+        return {
+            "observation": observation,
+            "won": bool(state["won"]),
+            "admissible": state["admissible_commands"],
+            "operator": None if last is None else _operator(last),
+            "facts": hashlib.sha256(facts.encode()).hexdigest(),
+        }
+
+
+def _name_entities(infos: Mapping[str, Any]) -> None:
+    """Give the entities of a game the benchmark's names: Apple_bar_3 is apple 1."""
+    from alfworld.agents.utils.misc import Demangler
+
+    names = Demangler(game_infos=infos, shuffle=False)
+    for info in infos.values():
+        info.name = names.demangle_alfred_name(info.id)
+
+
+def _operator(action: Any) -> str:
+    """Name of a grounded action, which stays the same in every process; its number need not."""
+    return " ".join([action.name, *(each.name for each in action.mapping.values())])
+
+
+def _read(game: Mapping[str, Any]) -> dict[str, Any]:
+    if "game" in game:
+        return dict(json.loads(Path(game["game"]).read_text(encoding="utf-8")))
+    from leafe_verl.environments.alfworld_games import game_of, make_kitchen
+
+    return game_of(make_kitchen(game["seed"], game["kind"]), game["seed"])
+
+
+PROGRAM = Program(
+    "leafe_verl.environments.alfworld:Simulator",
+    # numpy would start a thread for each processor, and the package make a folder in the user's home.
+    variables=(("OPENBLAS_NUM_THREADS", "1"), ("ALFWORLD_DATA", "/")),
+)

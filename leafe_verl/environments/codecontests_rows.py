@@ -1,0 +1,109 @@
+"""CodeContests' rows: the data set's own form and verl's parquet form, to and from a Task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from leafe_verl.core.task import Task
+from leafe_verl.environments.rows import data_of, fields_of, key_of, verl_row_of
+from leafe_verl.sandbox import ProgramTest
+
+NAME = "codecontests"
+GROUPS = ("public_tests", "private_tests", "generated_tests")
+"""In the order of the verdict's tests."""
+ANSWER_FORM = (
+    "Write a Python program that reads from standard input and writes to standard output. "
+    "Answer with the complete program in one ```python block and nothing else."
+)
+NANOS = 1e9
+
+
+def request_of(task: Task) -> str:
+    """Return what the agent is asked: the problem's own words, and the form of the answer."""
+    return f"{task.instruction}\n\n{ANSWER_FORM}"
+
+
+def task_of(row: Mapping[str, Any], default_key: str | None) -> Task:
+    """See `CodeContests.task`."""
+    fields = fields_of(row)
+    name = fields.get("name")
+    key = key_of(fields, default_key if name is None else str(name))
+    text = fields.get("description") if fields.get("text") is None else fields["text"]
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"task {key}: description is {text!r:.80}; expected the problem in words")
+    try:
+        return Task(key, text.strip(), NAME, checked_data(fields))
+    except ValueError as error:
+        raise ValueError(f"task {key}: {error}") from None
+
+
+def row_of(task: Task, split: str, index: int) -> dict[str, Any]:
+    """See `CodeContests.verl_row`."""
+    return verl_row_of(task, "code", split, index, request_of(task))
+
+
+def checked_data(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a task's data: the tests of each of GROUPS, time_limit and memory_limit_bytes.
+
+    Solutions stay out of it. Raises ValueError that says what came and what was expected.
+    """
+    data: dict[str, Any] = {group: _inputs_and_outputs(group, fields.get(group)) for group in GROUPS}
+    if not any(data[group]["input"] for group in GROUPS):
+        raise ValueError(f"no tests; expected at least one in {', '.join(GROUPS)}")
+    return {**data, **_limits(fields)}
+
+
+def ground_truth_of(ground_truth: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Return a task's data from verl's ground truth, checked."""
+    return checked_data(data_of(ground_truth))
+
+
+def tests_of(data: Mapping[str, Any], max_generated: int | None = None) -> list[ProgramTest]:
+    """Return the tests in the order of GROUPS, of the generated ones the first `max_generated`, or all for None."""
+    tests = []
+    for group in GROUPS:
+        pairs = zip(data[group]["input"], data[group]["output"], strict=True)
+        tests += list(pairs)[: max_generated if group == "generated_tests" else None]
+    return [ProgramTest(stdin, expected) for stdin, expected in tests]
+
+
+def seconds_of(data: Mapping[str, Any]) -> float | None:
+    """Return the problem's time limit for one test; None where it states none."""
+    limit = data["time_limit"]
+    return None if limit is None else limit["seconds"] + limit["nanos"] / NANOS
+
+
+def _inputs_and_outputs(group: str, tests: Any) -> dict[str, list[str]]:
+    if tests is None:
+        return {"input": [], "output": []}
+    if not isinstance(tests, Mapping):
+        raise ValueError(f"{group} is {tests!r:.80}; expected an object with the lists input and output")
+    pairs = {name: _texts(f"{group}.{name}", tests.get(name)) for name in ("input", "output")}
+    if len(pairs["input"]) != len(pairs["output"]):
+        raise ValueError(f"{group} has {len(pairs['input'])} inputs and {len(pairs['output'])} outputs")
+    return pairs
+
+
+def _texts(name: str, value: Any) -> list[str]:
+    # Parquet's readers may give arrays.
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise ValueError(f"{name} is {value!r:.80}; expected a list of texts")
+    return list(value)
+
+
+def _limits(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The data set has zero, or nothing, where a problem states no limit."""
+    time, memory = fields.get("time_limit"), fields.get("memory_limit_bytes") or 0
+    if time is not None:
+        if not isinstance(time, Mapping) or not all(_is_number(time.get(part) or 0) for part in ("seconds", "nanos")):
+            raise ValueError(f"time_limit is {time!r:.80}; expected an object with the numbers seconds and nanos")
+        time = {part: time.get(part) or 0 for part in ("seconds", "nanos")}
+    if not _is_number(memory):
+        raise ValueError(f"memory_limit_bytes is {memory!r:.80}; expected a number of at least 0")
+    return {"time_limit": time if time and any(time.values()) else None, "memory_limit_bytes": int(memory)}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0

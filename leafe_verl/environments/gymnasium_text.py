@@ -1,0 +1,172 @@
+"""Any text environment with Gymnasium's `reset` and `step`, rolled back by its own state, by a copy, or by replay."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from leafe_verl.core.environment import EnvironmentFailure, ReplayEnvironment, ReplaySnapshot, Step
+from leafe_verl.core.task import Task
+from leafe_verl.environments.rows import count_in, fields_of, key_of, verl_row_of
+
+NAME = "gymnasium"
+SNAPSHOTS = ("auto", "state", "copy", "replay")
+
+
+@dataclass(frozen=True)
+class GymnasiumSnapshot:
+    record: ReplaySnapshot
+    """How the state was reached, which says what it is: two snapshots with equal records are equal."""
+    kind: str
+    """`state`, `copy` or `replay`."""
+    pickled: bytes = field(default=b"", compare=False, repr=False)
+    """Of the environment's state, or of all of it; empty for a replay."""
+    total: float = 0.0
+    """Rewards so far."""
+
+
+class GymnasiumText(ReplayEnvironment):
+    """Core's Environment around a text environment of Gymnasium's form; `gymnasium` itself is not needed.
+
+    `reset(seed=, options=)` returns (observation, info), and `step(text)` the five-tuple; observations are texts.
+    `info["success"]` (else: it terminated with a return above 0) and `info["error"]` (else: none) are read.
+    """
+
+    def __init__(
+        self,
+        entry_point: str,
+        kwargs: Mapping[str, Any] | None = None,
+        snapshot: str = "auto",
+        horizon: int = 30,
+        system_prompt: str = "",
+    ) -> None:
+        """`entry_point`: `package.module:callable`, called with `kwargs`, as in `gymnasium:make` with {"id": "My-v0"}.
+
+        `snapshot`: `state` uses the environment's `get_state` and `set_state`; `copy` pickles all of it; `replay`
+        resets, repeats the actions and checks every observation; `auto` is the first of these that works. Where part
+        of the state is outside of Python (a server, a JVM), a copy may miss it without an error: choose `replay`.
+        """
+        if horizon < 1:
+            raise ValueError(f"leafe.environment.options.horizon is {horizon!r}; expected at least 1")
+        if snapshot not in SNAPSHOTS:
+            choices = ", ".join(SNAPSHOTS)
+            raise ValueError(f"leafe.environment.options.snapshot is {snapshot!r}; expected one of {choices}")
+        self.horizon = horizon
+        self.system_prompt = system_prompt
+        self._new = _callable_at(entry_point)
+        self._kwargs = dict(kwargs or {})
+        self._snapshot = snapshot
+        self._environment: Any = None
+        self._total = 0.0
+
+    @classmethod
+    def task(cls, row: Mapping[str, Any], *, default_key: str | None = None) -> Task:
+        """Return the task of a row: task_id, text, seed and options (of `reset`), or verl's parquet row.
+
+        All are optional but the key; without a seed, `reset` gets that of the settings. Raises ValueError that says
+        what came and what was expected.
+        """
+        fields = fields_of(row)
+        seed, options = count_in(fields, "seed"), fields.get("options")
+        if options is not None and not isinstance(options, Mapping):
+            raise ValueError(f"options is {options!r:.80}; expected an object for reset, or none")
+        data = {**({} if seed is None else {"seed": seed}), **({} if options is None else {"options": dict(options)})}
+        return Task(key_of(fields, default_key), str(fields.get("text") or ""), NAME, data)
+
+    @classmethod
+    def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
+        """Return verl's parquet row, which `task` reads back."""
+        return verl_row_of(task, "agent", split, index)
+
+    def start(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
+        if self._environment is None:
+            self._environment = self._new(**self._kwargs)
+        self._total = 0.0
+        answer = self._environment.reset(seed=task.data.get("seed", seed), options=task.data.get("options"))
+        observation, info = answer
+        return _text(observation), dict(info)
+
+    def advance(self, action: str) -> Step:
+        if self._environment is None:
+            raise RuntimeError("no task is being played; call reset or restore first")
+        observation, reward, terminated, truncated, info = self._environment.step(action)
+        self._total += float(reward)
+        success = bool(info.get("success", terminated and self._total > 0))
+        told = {**info, "success": success, "error": bool(info.get("error", False))}
+        return Step(_text(observation), float(reward), bool(terminated), bool(truncated), told)
+
+    def snapshot(self) -> Any:
+        record = super().snapshot()
+        for kind in ("state", "copy") if self._snapshot == "auto" else (self._snapshot,):
+            with contextlib.suppress(_NotOffered):
+                return GymnasiumSnapshot(record, kind, self._pickled(kind), self._total)
+        if self._snapshot != "auto":
+            raise EnvironmentFailure(
+                f"{type(self._environment).__name__} cannot be rolled back by its {self._snapshot}; "
+                "set leafe.environment.options.snapshot to auto or replay"
+            )
+        self._snapshot = "replay"
+        return GymnasiumSnapshot(record, "replay")
+
+    def restore(self, snapshot: Any) -> int:
+        """Return to a snapshot's state; a replay alone takes steps. Raises ReplayDivergence where one differs."""
+        record = snapshot.record
+        if snapshot.kind == "replay":
+            return super().restore(record)
+        if snapshot.kind == "copy":
+            self.close()
+            self._environment = pickle.loads(snapshot.pickled)
+        else:
+            # What does not change within a task need not be in the state.
+            self.start(record.task, record.seed)
+            self._environment.set_state(pickle.loads(snapshot.pickled))
+        self._record, self._total = record, snapshot.total
+        return 0
+
+    def close(self) -> None:
+        environment, self._environment = self._environment, None
+        if hasattr(environment, "close"):
+            environment.close()
+
+    def _pickled(self, kind: str) -> bytes:
+        """Raises _NotOffered where the environment has no state of its own, or where it cannot be pickled."""
+        if kind == "replay":
+            return b""
+        if kind == "state" and not (
+            hasattr(self._environment, "get_state") and hasattr(self._environment, "set_state")
+        ):
+            raise _NotOffered
+        try:
+            return pickle.dumps(self._environment.get_state() if kind == "state" else self._environment)
+        except (pickle.PicklingError, TypeError, AttributeError, NotImplementedError) as error:
+            raise _NotOffered from error
+
+
+class _NotOffered(Exception):
+    """An environment cannot be rolled back in a way."""
+
+
+def _text(observation: Any) -> str:
+    if not isinstance(observation, str):
+        raise TypeError(f"the observation is a {type(observation).__name__}; expected a text: wrap the environment")
+    return observation
+
+
+def _callable_at(path: str) -> Callable[..., Any]:
+    """Return what `package.module:callable` names. Raises ValueError where that leads to none."""
+    module_name, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise ValueError(f"leafe.environment.options.entry_point is {path!r} ({error}); {_ENTRY_POINT}") from error
+    if not callable(found):
+        raise ValueError(f"leafe.environment.options.entry_point is {path!r}, no callable; {_ENTRY_POINT}")
+    made: Callable[..., Any] = found
+    return made
+
+
+_ENTRY_POINT = "expected package.module:callable, which returns an environment"

@@ -1,0 +1,190 @@
+"""ScienceWorld (arXiv 2203.07540): experiments of primary school in text, each simulator in a process of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from leafe_verl.core.environment import Step
+from leafe_verl.core.task import Task
+from leafe_verl.environments.foreign import ForeignEnvironment, shared_pool
+from leafe_verl.environments.foreign_process import SETTING, ForeignLimits, Program
+from leafe_verl.environments.react import FORM, NO_ACTION, action_of
+from leafe_verl.environments.rows import count_in, fields_of, key_of, verl_row_of
+
+NAME = "scienceworld"
+EXTRA = "pip install leafe-verl[scienceworld]"
+COMMANDS = (
+    "open OBJ, close OBJ, activate OBJ, deactivate OBJ, connect OBJ to OBJ, disconnect OBJ, use OBJ, use OBJ on OBJ, "
+    "look around, look at OBJ, look in OBJ, read OBJ, move OBJ to OBJ, pick up OBJ, put down OBJ, pour OBJ into OBJ, "
+    "dunk OBJ into OBJ, mix OBJ, go to LOC, eat OBJ, flush OBJ, focus on OBJ, wait, wait1, task, inventory"
+)
+SYSTEM_PROMPT = f"""\
+You carry out experiments in a simulated house, in text. OBJ is an object and LOC a room that you can see.
+Actions: {COMMANDS}.
+`focus on` says that an object is the one that the task asks for; focusing on a wrong one fails the task. wait is ten \
+steps of time, wait1 is one. When a request is ambiguous, answer with the number of what you mean.
+{FORM.format(thought="I need the metal pot, which is in the kitchen.", action="go to kitchen")}"""
+
+# Identity hashes decide the order of objects and what sensors read: with the JVM's own, the same actions gave other
+# observations in 20 of 60 tasks. Constant ones make it deterministic; the serial collector spares 0.7 GB.
+JAVA_OPTIONS = "-XX:+UnlockExperimentalVMOptions -XX:hashCode=2 -XX:+UseSerialGC -Xmx256m"
+_UNKNOWN = "No known action matches that input."
+_TASK = re.compile(r"[a-z0-9-]+")
+
+
+class ScienceWorld(ForeignEnvironment):
+    """Core's Environment. An attempt's return is the benchmark's score, 0 to 1.
+
+    The simulator says -1 (-100 in its Python package) when a task is lost for good, as by focusing on a wrong object;
+    as in the benchmark's published scores that counts as 0, so that the last reward takes back what was gained.
+    An answer without an action, or with an unknown one, changes nothing, is told, and costs a step. Rollback is by
+    replay, every observation checked.
+    """
+
+    def __init__(
+        self,
+        horizon: int = 30,
+        valid_actions: int = 0,
+        system_prompt: str = SYSTEM_PROMPT,
+        processes: int | None = None,
+        start_seconds: float = 60.0,
+        call_seconds: float = 30.0,
+        wait_seconds: float = 60.0,
+        memory_mb: int = 1024,
+    ) -> None:
+        """`horizon`: actions after which an attempt that is not over is truncated; gold paths have 2 to 206.
+
+        `valid_actions`: so many of the actions that would be valid now end each observation, drawn evenly from the
+        sorted list; 0 for none. `processes`: JVMs of a process (a rollout worker), 0.4 GB each; None: one a processor.
+        The other four are of `ForeignLimits`. Raises RuntimeError where the extra or Java is missing.
+        """
+        for option, value, least in (("horizon", horizon, 1), ("valid_actions", valid_actions, 0)):
+            if value < least:
+                raise ValueError(f"{SETTING}.{option} is {value!r}; expected at least {least}")
+        limits = ForeignLimits(start_seconds, call_seconds, wait_seconds, memory_mb)
+        if problem := missing():
+            raise RuntimeError(problem)
+        super().__init__(shared_pool(PROGRAM, limits, processes))
+        self.system_prompt = system_prompt
+        self.horizon = horizon
+        self.valid_actions = valid_actions
+        self._score = 0.0
+
+    @classmethod
+    def task(cls, row: Mapping[str, Any], *, default_key: str | None = None) -> Task:
+        """Return the task of a row: {"task": "boil", "variation": 3}, or verl's parquet row.
+
+        `task` is a name of the benchmark's and `variation` a number within the split that one trains or tests on. The
+        key is `task_id`, by default made of both. Raises ValueError that says what came and what was expected.
+        """
+        fields = fields_of(row)
+        name, variation = fields.get("task"), count_in(fields, "variation")
+        if not isinstance(name, str) or not _TASK.fullmatch(name):
+            raise ValueError(f"task is {name!r:.80}; expected a task's name, such as boil or find-living-thing")
+        if variation is None:
+            raise ValueError("no variation; expected its number")
+        instruction = fields.get("text") or f"ScienceWorld's task {name}, variation {variation}."
+        return Task(key_of(fields, f"{name}-{variation}"), instruction, NAME, {"task": name, "variation": variation})
+
+    @classmethod
+    def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
+        """Return verl's parquet row, which `task` reads back."""
+        return verl_row_of(task, "science", split, index)
+
+    def start(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
+        # A variation is one world: the simulator draws nothing from a seed.
+        state = self.call("load", task.data["task"], task.data["variation"], self.valid_actions)
+        self._score = 0.0
+        return self._shown(f"{state['description']}\n{state['observation']}", state), {}
+
+    def advance(self, action: str) -> Step:
+        command = action_of(action)
+        if command is None:
+            return self._step({"observation": NO_ACTION, "score": self._score, "completed": False}, error=True)
+        state = self.call("act", command, self.valid_actions)
+        return self._step(state, error=state["observation"].startswith(_UNKNOWN))
+
+    def _step(self, state: Mapping[str, Any], error: bool) -> Step:
+        score, lost = max(state["score"], 0.0), state["score"] < 0
+        reward, self._score = score - self._score, score
+        terminated = state["completed"] or lost
+        success = terminated and score >= 1
+        return Step(
+            observation=self._shown(state["observation"], state),
+            reward=reward,
+            terminated=terminated,
+            truncated=not terminated and len(self._record.actions) + 1 >= self.horizon,
+            info={"success": success, "error": error, "score": score},
+        )
+
+    @staticmethod
+    def _shown(observation: str, state: Mapping[str, Any]) -> str:
+        valid = state.get("valid_actions")
+        return f"{observation}\nSome valid actions: {', '.join(valid)}." if valid else observation
+
+
+def missing() -> str | None:
+    """Return what is not installed and the command that mends it; None where ScienceWorld can be played."""
+    if importlib.util.find_spec("scienceworld") is None:
+        return f"ScienceWorld is not installed; mend it with: {EXTRA}"
+    if shutil.which("java") is None:
+        return "ScienceWorld needs Java 8 or newer, and finds none; mend it with: apt install default-jre-headless"
+    return None
+
+
+class Simulator:
+    """Of a worker process: the package's JVM, in JSON values. Ids and random numbers are global in a JVM."""
+
+    def __init__(self) -> None:
+        from scienceworld import ScienceWorldEnv
+
+        # Its own limit of steps would end the attempt; ours is the horizon.
+        self._env = ScienceWorldEnv("", envStepLimit=10**9)
+
+    def load(self, task: str, variation: int, valid_actions: int) -> dict[str, Any]:
+        """Start a task. Raises ValueError for one that there is not."""
+        self._check(task, variation)
+        # Not followed by reset(), which would build the same world a second time.
+        self._env.load(task, variation, "", generateGoldPath=False)
+        description = self._env.get_task_description()
+        return {"description": description, **self._state(self._env.look(), valid_actions)}
+
+    def act(self, command: str, valid_actions: int) -> dict[str, Any]:
+        """Execute one action. The package's own step() also looks, lists and describes, at ten times the cost."""
+        return self._state(self._env.server.step(command), valid_actions)
+
+    def gold_path(self, task: str, variation: int) -> list[str]:
+        """Return actions that solve the task. From then on, every `load` computes such a path, too."""
+        self._check(task, variation)
+        self._env.load(task, variation, "", generateGoldPath=True)
+        return list(self._env.get_gold_action_sequence())
+
+    def variations(self, task: str, split: str) -> list[int]:
+        """Return the benchmark's variations of a task: of train, dev or test."""
+        self._env.load(task, 0, "", generateGoldPath=False)
+        return list(getattr(self._env, f"get_variations_{split}")())
+
+    def task_names(self) -> list[str]:
+        return list(self._env.get_task_names())
+
+    def _check(self, task: str, variation: int) -> None:
+        if task not in self._env.get_task_names():
+            raise ValueError(f"there is no task {task!r}; expected one of {', '.join(self._env.get_task_names())}")
+        number = self._env.get_max_variations(task)
+        if variation >= number:
+            raise ValueError(f"{task} has no variation {variation}; expected 0 to {number - 1}")
+
+    def _state(self, observation: str, valid_actions: int) -> dict[str, Any]:
+        score, completed = self._env.server.getScore(), self._env.server.getCompleted()
+        state: dict[str, Any] = {"observation": observation, "score": round(score, 2), "completed": completed}
+        if valid_actions:
+            commands = sorted(set(self._env.get_valid_action_object_combinations()))
+            state["valid_actions"] = commands[:: max(-(-len(commands) // valid_actions), 1)]
+        return state
+
+
+PROGRAM = Program("leafe_verl.environments.scienceworld:Simulator", variables=(("JAVA_TOOL_OPTIONS", JAVA_OPTIONS),))

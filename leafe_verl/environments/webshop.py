@@ -1,0 +1,278 @@
+"""WebShop in text: find the product that an instruction asks for, choose its options, buy it."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from leafe_verl.core.environment import Step
+from leafe_verl.core.task import Task
+from leafe_verl.environments.rows import count_in, fields_of, key_of, verl_row_of
+from leafe_verl.environments.webshop_catalogue import Catalogue, Goal, Score, read_catalogue, score_of
+from leafe_verl.environments.webshop_generated import generated_catalogue
+
+NAME = "webshop"
+SYSTEM_PROMPT = """\
+You shop on the web. Find the product that the instruction asks for, choose the options that it names, and buy it.
+Actions: search[words] searches the shop; click[text] clicks a button, a product's number or an option on the page.
+Each turn, write one thought and then one action, as in:
+Thought: I look for the jacket first.
+Action: search[waterproof rain jacket]"""
+SEPARATOR = " [SEP] "
+RESULTS_A_PAGE = 10
+SEARCH, BACK, NEXT, PREVIOUS, BUY = "Search", "Back to Search", "Next >", "< Prev", "Buy Now"
+DESCRIPTION, FEATURES, REVIEWS, ATTRIBUTES = "Description", "Features", "Reviews", "Attributes"
+DETAILS = (DESCRIPTION, FEATURES, REVIEWS, ATTRIBUTES)
+EXTRA = {"rank_bm25": "rank-bm25", "rapidfuzz": "rapidfuzz"}
+"""Module to package, of the optional extra."""
+
+
+@dataclass(frozen=True)
+class WebShopSnapshot:
+    """What is on the screen."""
+
+    task: Task
+    results: tuple[str, ...] | None = None
+    """Asins of the last search; None on the first page."""
+    page: int = 1
+    """Of the results, from 1."""
+    asin: str | None = None
+    """Product on the screen; None on the pages of search and results."""
+    chosen: tuple[tuple[str, str], ...] = ()
+    """Option names and the values clicked, in the order of the first click."""
+    detail: str | None = None
+    """Which of DETAILS is on the screen; None on all other pages."""
+    turns: int = 0
+    """Actions taken."""
+
+
+class WebShop:
+    """Core's Environment. An attempt's return is WebShop's score of the purchase, 0 without one; success is a full 1.
+
+    Tasks are numbers of goals. A click on what is not there changes nothing, is told, and costs a step.
+    """
+
+    def __init__(
+        self,
+        product_file: str | None = None,
+        goal_file: str | None = None,
+        attribute_file: str | None = None,
+        show_attributes: bool = False,
+        horizon: int = 15,
+        system_prompt: str = SYSTEM_PROMPT,
+    ) -> None:
+        """`product_file`, `goal_file`, `attribute_file`: the original's items_shuffle_1000.json (or the full one, which
+        takes several GB), items_human_ins.json and items_ins_v2.json; none of them: a small catalogue of our own.
+
+        `show_attributes`: offer a product's attributes as a page; the original has it and leaves it off. `horizon`:
+        actions after which an attempt without a purchase is truncated; 15 in the literature (ReAct).
+        """
+        if missing := [package for module, package in EXTRA.items() if importlib.util.find_spec(module) is None]:
+            raise ModuleNotFoundError(
+                f"webshop needs {' and '.join(missing)}; mend it with: pip install leafe-verl[webshop]"
+            )
+        if horizon < 1:
+            raise ValueError(f"leafe.environment.options.horizon is {horizon!r}; expected at least 1")
+        if (product_file is None) != (goal_file is None) or (attribute_file is not None and product_file is None):
+            raise ValueError(
+                f"leafe.environment.options.product_file is {product_file!r}, goal_file {goal_file!r} and "
+                f"attribute_file {attribute_file!r}; expected the first two of one shop, or none of them"
+            )
+        self.horizon = horizon
+        self.system_prompt = system_prompt
+        self.catalogue = _catalogue(product_file, goal_file, attribute_file)
+        self._details = DETAILS if show_attributes else DETAILS[:-1]
+        self._state: WebShopSnapshot | None = None
+
+    @classmethod
+    def task(cls, row: Mapping[str, Any], *, default_key: str | None = None) -> Task:
+        """Return the task of a row: {"goal": n}, perhaps with its text, or verl's parquet row.
+
+        The text is for readers: what is asked stands in the catalogue. The key is `task_id`, by default made of the
+        number. Raises ValueError that says what came and what was expected.
+        """
+        fields = fields_of(row)
+        goal = count_in(fields, "goal")
+        if goal is None:
+            raise ValueError("no goal; expected the number of one, from 0")
+        return Task(key_of(fields, f"goal-{goal}"), str(fields.get("text") or ""), NAME, {"goal": goal})
+
+    @classmethod
+    def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
+        """Return verl's parquet row, which `task` reads back."""
+        return verl_row_of(task, "web", split, index)
+
+    def reset(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
+        number, goals = task.data["goal"], self.catalogue.goals
+        if number >= len(goals):
+            raise ValueError(f"goal is {number}; expected a number below {len(goals)}, the goals of this catalogue")
+        self._state = WebShopSnapshot(task)
+        return SEPARATOR.join(self._screen(self._state)), {}
+
+    def step(self, action: str) -> Step:
+        before = self._playing()
+        verb, text = action_in(action)
+        if verb == "click" and text == BUY.lower() and before.asin and not before.detail:
+            return self._buy(before, before.asin)
+        found = self._searched(before, text) if verb == "search" else self._clicked(before, text)
+        self._state = replace(found or before, turns=before.turns + 1)
+        notes = [f"Nothing happened: {_problem(verb, text)}"] if found is None else []
+        if found and found.chosen and found.chosen != before.chosen:
+            notes.append(f"You have clicked {text}.")
+        return Step(
+            observation=SEPARATOR.join([*notes, *self._screen(self._state)]),
+            reward=0.0,
+            terminated=False,
+            truncated=self._state.turns >= self.horizon,
+            info={"success": False, "error": found is None},
+        )
+
+    def snapshot(self) -> WebShopSnapshot:
+        return self._playing()
+
+    def restore(self, snapshot: WebShopSnapshot) -> int:
+        self._state = snapshot
+        return 0
+
+    def close(self) -> None:
+        """Nothing is held but the catalogue, which all instances share."""
+
+    def _playing(self) -> WebShopSnapshot:
+        if self._state is None:
+            raise RuntimeError("no task is being played; call reset or restore first")
+        return self._state
+
+    def _goal(self, state: WebShopSnapshot) -> Goal:
+        number: int = state.task.data["goal"]
+        return self.catalogue.goals[number]
+
+    # --- Actions ---
+
+    def _searched(self, state: WebShopSnapshot, words: str) -> WebShopSnapshot:
+        return WebShopSnapshot(state.task, self.catalogue.search(words))
+
+    def _clicked(self, state: WebShopSnapshot, text: str) -> WebShopSnapshot | None:
+        """Return the state after a click, None where the page has no such thing to click."""
+        if text == BACK.lower() and state.results is not None:
+            return WebShopSnapshot(state.task)
+        if state.asin is None:
+            return self._clicked_on_results(state, text)
+        if text == PREVIOUS.lower():
+            return replace(state, detail=None) if state.detail else replace(state, asin=None, chosen=())
+        return None if state.detail else self._clicked_on_item(state, state.asin, text)
+
+    def _clicked_on_results(self, state: WebShopSnapshot, text: str) -> WebShopSnapshot | None:
+        turn = {NEXT.lower(): 1, PREVIOUS.lower(): -1}.get(text)
+        if turn is not None:
+            page = state.page + turn
+            return replace(state, page=page) if 1 <= page <= _num_pages(state) else None
+        asin = next((asin for asin in _shown(state) if asin.lower() == text), None)
+        return replace(state, asin=asin, chosen=()) if asin else None
+
+    def _clicked_on_item(self, state: WebShopSnapshot, asin: str, text: str) -> WebShopSnapshot | None:
+        if detail := next((detail for detail in self._details if detail.lower() == text), None):
+            return replace(state, detail=detail)
+        for name, values in self.catalogue[asin].options.items():
+            if text in values:
+                return replace(state, chosen=tuple({**dict(state.chosen), name: text}.items()))
+        return None
+
+    def _buy(self, state: WebShopSnapshot, asin: str) -> Step:
+        goal = self._goal(state)
+        score = score_of(self.catalogue[asin], dict(state.chosen), goal, self.catalogue[goal.asin])
+        self._state = replace(state, turns=state.turns + 1)
+        success = score.reward >= 1
+        return Step(
+            observation=SEPARATOR.join(_receipt(score, goal)),
+            reward=score.reward,
+            terminated=True,
+            truncated=False,
+            info={"success": success, "error": not success},
+        )
+
+    # --- Pages ---
+
+    def _screen(self, state: WebShopSnapshot) -> list[str]:
+        instruction = ["Instruction:", self._goal(state).instruction]
+        if state.results is None:
+            return ["WebShop", *instruction, SEARCH]
+        if state.asin is None:
+            return [*instruction, BACK, *self._results_page(state)]
+        body = self._detail_page(state.asin, state.detail) if state.detail else self._item_page(state.asin)
+        return [*instruction, BACK, PREVIOUS, *body]
+
+    def _results_page(self, state: WebShopSnapshot) -> list[str]:
+        buttons = [PREVIOUS] * (state.page > 1) + [NEXT] * (state.page < _num_pages(state))
+        lines = [f"Page {state.page} (Total results: {len(state.results or ())})", *buttons]
+        for asin in _shown(state):
+            product = self.catalogue[asin]
+            lines += [asin, product.title, product.price_tag]
+        return lines
+
+    def _item_page(self, asin: str) -> list[str]:
+        product = self.catalogue[asin]
+        options = [text for name, values in product.options.items() for text in (name, *values)]
+        facts = [product.title, f"Price: {product.price_tag}", f"Rating: {product.rating}"]
+        return [*options, *facts, *self._details, BUY]
+
+    def _detail_page(self, asin: str, detail: str) -> list[str]:
+        product = self.catalogue[asin]
+        texts = {
+            DESCRIPTION: (product.description,),
+            FEATURES: product.bullet_points,
+            REVIEWS: product.reviews,
+            ATTRIBUTES: product.attributes,
+        }[detail]
+        return [text for text in texts if text] or [f"No {detail.lower()}."]
+
+
+_ACTION = re.compile(r"\b(search|click)\[([^\[\]\n]+)\]")
+
+
+def action_in(text: str) -> tuple[str | None, str]:
+    """Return the verb and the words, in small letters, of the action in an answer; (None, "") where there is none.
+
+    The first one after `Action:`, since a thought may name others, and what follows an action the model has imagined;
+    the last one of a text without `Action:`.
+    """
+    _, marker, rest = text.lower().partition("action:")
+    found = _ACTION.findall(rest if marker else text.lower())
+    if not found:
+        return None, ""
+    verb, words = found[0 if marker else -1]
+    return verb, words.strip()
+
+
+def _problem(verb: str | None, text: str) -> str:
+    return f"there is no {text!r} to click on this page." if verb else "expected search[words] or click[text]."
+
+
+def _shown(state: WebShopSnapshot) -> tuple[str, ...]:
+    return (state.results or ())[(state.page - 1) * RESULTS_A_PAGE : state.page * RESULTS_A_PAGE]
+
+
+def _num_pages(state: WebShopSnapshot) -> int:
+    return -(-len(state.results or ()) // RESULTS_A_PAGE)
+
+
+def _receipt(score: Score, goal: Goal) -> list[str]:
+    """What came of the purchase, in numbers alone: which attributes and options were wanted stays to be found out."""
+    return [
+        "Thank you for shopping with us!",
+        f"Your score (min 0.0, max 1.0): {score.reward:.2f}",
+        f"Kind of product: {score.type_factor:g} of 1",
+        f"Attributes matched: {score.attributes} of {len(goal.attributes)}",
+        f"Options matched: {score.options} of {len(goal.options)}",
+        f"Price within the limit: {'yes' if score.in_budget else 'no'}",
+    ]
+
+
+@functools.lru_cache(maxsize=2)
+def _catalogue(product_file: str | None, goal_file: str | None, attribute_file: str | None) -> Catalogue:
+    if product_file is None or goal_file is None:
+        return generated_catalogue()
+    return read_catalogue(product_file, goal_file, attribute_file)

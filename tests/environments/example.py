@@ -1,0 +1,48 @@
+"""A complete environment: guess a number, told higher or lower. leafe.environment.name=environments.example:Guess"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from leafe_verl.core import ReplayEnvironment, Step, Task
+
+
+class Guess(ReplayEnvironment):
+    """Rolled back by replaying the actions, every observation checked; for that it must be deterministic."""
+
+    system_prompt = "Guess a whole number. Answer with digits alone."
+    horizon = 8
+
+    def start(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
+        self.number: int = task.data["number"]
+        return f"{task.instruction} It is between 1 and 100.", {}
+
+    def advance(self, action: str) -> Step:
+        guess = action.strip()
+        if not guess.isascii() or not guess.isdecimal() or len(guess) > 3:
+            return self._told("Answer with digits alone.", error=True)
+        if int(guess) == self.number:
+            return self._told("That is it.", solved=True)
+        return self._told("It is lower." if int(guess) > self.number else "It is higher.")
+
+    @staticmethod
+    def _told(observation: str, solved: bool = False, error: bool = False) -> Step:
+        return Step(observation, float(solved), solved, False, {"success": solved, "error": error})
+
+    @classmethod
+    def task(cls, row: Mapping[str, Any], *, default_key: str | None = None) -> Task:
+        """A line of a .jsonl file, such as {"task_id": "a", "number": 42}, or the row that `verl_row` writes."""
+        row = row.get("extra_info", row)
+        if not isinstance(row.get("number"), int):
+            raise ValueError(f"number is {row.get('number')!r}; expected an integer")
+        return Task(str(row.get("task_id", default_key)), "Guess my number.", "example", {"number": row["number"]})
+
+    @classmethod
+    def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
+        return {
+            "data_source": "example",
+            "prompt": [{"role": "user", "content": task.instruction}],
+            "reward_model": {"style": "rule", "ground_truth": ""},
+            "extra_info": {"split": split, "index": index, "task_id": task.key, **task.data},
+        }

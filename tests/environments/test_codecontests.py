@@ -1,0 +1,207 @@
+"""CodeContests: rows, prompts, feedback, limits and rewards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from leafe_verl.core.environment import Step
+from leafe_verl.environments import codecontests_rows
+from leafe_verl.environments.codecontests import CLOSING, CodeContests, limits_of
+from leafe_verl.environments.codecontests_rows import ANSWER_FORM
+from leafe_verl.sandbox import Limits
+
+DATA = Path(__file__).parents[2] / "leafe_verl" / "data"
+ROW = {
+    "name": "1000_A. Double",
+    "description": "Print twice the number.\n",
+    "public_tests": {"input": ["1\n", "-3\n"], "output": ["2\n", "-6\n"]},
+    "private_tests": {"input": ["0\n"], "output": ["0\n"]},
+    "generated_tests": {"input": ["5\n", "7\n"], "output": ["10\n", "14\n"]},
+    "time_limit": {"seconds": 1, "nanos": 500_000_000},
+    "memory_limit_bytes": 256_000_000,
+    "solutions": {"language": [3], "solution": ["print(2 * int(input()))  # the reference"]},
+}
+TASK = CodeContests.task(ROW)
+
+
+def fenced(code: str) -> str:
+    return f"Here:\n```python\n{code}\n```\nDone."
+
+
+def play(*codes: str, row: Mapping[str, Any] = ROW, **options: Any) -> list[Step]:
+    environment = CodeContests(**options)
+    environment.reset(CodeContests.task(row), seed=0)
+    return [environment.step(code) for code in codes]
+
+
+def observation(code: str, **options: Any) -> str:
+    (step,) = play(fenced(code), **options)
+    return step.observation
+
+
+# --- Play ---
+
+
+def test_the_first_observation_is_the_problem_and_the_form_of_the_answer() -> None:
+    observation, info = CodeContests().reset(TASK, seed=0)
+    assert observation == f"Print twice the number.\n\n{ANSWER_FORM}"
+    assert (info, CodeContests().horizon) == ({}, 4)
+
+
+def test_a_right_program_ends_the_attempt_in_success() -> None:
+    (step,) = play(fenced("print(2 * int(input()))"))
+    info = {"success": True, "error": False, "passed": 5, "total": 5}
+    assert step == Step("All 5 tests pass.", 1.0, True, False, info)
+
+
+def test_rewards_add_up_to_the_share_that_the_last_program_passes() -> None:
+    some, fewer = fenced("n = int(input())\nprint(2 * abs(n))"), fenced("print(0)")
+    steps = play(some, fewer, some, "")
+    assert [step.reward for step in steps] == pytest.approx([0.8, -0.6, 0.6, -0.8])
+    assert [step.info["passed"] for step in steps] == [4, 1, 4, 0]
+    assert [step.truncated for step in steps] == [False, False, False, True]
+    assert all(step.info["error"] and not step.terminated for step in steps)
+
+
+def test_the_generated_tests_are_capped_and_the_others_are_not() -> None:
+    (step,) = play(fenced("print(2 * int(input()))"), max_generated_tests=1)
+    assert step.info["success"] and step.info["total"] == 4
+    assert [test.stdin for test in codecontests_rows.tests_of(TASK.data, 1)] == ["1\n", "-3\n", "0\n", "5\n"]
+    assert len(codecontests_rows.tests_of(TASK.data)) == 5
+
+
+def test_a_failing_public_test_is_shown() -> None:
+    assert observation("print(2 * abs(int(input())))") == (
+        "1 of 2 public tests passed. This one failed:\nInput:\n-3\nOutput:\n6\nExpected output:\n-6\n" + CLOSING
+    )
+
+
+def test_an_exception_is_shown_with_its_line() -> None:
+    text = observation("n = int(input())\nprint(1 // 0 if n < 0 else 2 * n)")
+    assert "Input:\n-3\nline 2" in text and "ZeroDivisionError" in text
+
+
+def test_hidden_tests_are_shown_as_a_count_alone() -> None:
+    assert observation("n = int(input())\nprint(2 * n if n < 5 else 1)") == (
+        "All public tests passed, but 2 of 3 hidden tests failed.\n" + CLOSING
+    )
+    without_public = {**ROW, "public_tests": {"input": [], "output": []}}
+    assert observation("print(0)", row=without_public) == "2 of 3 hidden tests failed.\n" + CLOSING
+
+
+def test_after_a_test_out_of_time_no_further_ones_are_run() -> None:
+    generated = {"input": [f"{n}\n" for n in range(20, 40)], "output": [f"{2 * n}\n" for n in range(20, 40)]}
+    slow = "n = int(input())\nwhile n == 0: pass\nprint(2 * n)"
+    (step,) = play(fenced(slow), row={**ROW, "generated_tests": generated}, cpu_seconds=1)
+    assert (
+        step.observation
+        == "All public tests passed, but on a hidden test the program ran into its time limit.\n" + CLOSING
+    )
+    assert (step.info["passed"], step.info["total"]) == (3, 23)
+
+
+@pytest.mark.parametrize("action", ["", "  \n"])
+def test_an_answer_without_code_is_feedback(action: str) -> None:
+    (step,) = play(action)
+    assert step.observation == f"The answer holds no code.\n{CLOSING}" and step.reward == 0 and step.info["error"]
+
+
+def test_observations_are_bounded_and_can_be_encoded() -> None:
+    for code in ("raise ValueError('\\ud800' * 900)", "print('x' * 9000)"):
+        for characters in (800, 150):
+            text = observation(code, feedback_characters=characters)
+            assert len(text) <= characters and text.endswith(CLOSING) and text.encode()
+
+
+def test_a_problems_limits_hold_where_they_are_tighter() -> None:
+    cap = Limits(4.0, memory_bytes=512 * 2**20)
+    assert limits_of(TASK.data, cap) == Limits(1.5, 4.0, 256_000_000)
+    assert limits_of(TASK.data, Limits(1.0, memory_bytes=2**27)) == Limits(1.0, 3.0, 2**27)
+    free = CodeContests.task({**ROW, "time_limit": None, "memory_limit_bytes": 0}).data
+    assert limits_of(free, cap) == Limits(4.0, 9.0, 512 * 2**20)
+    tight = CodeContests.task({**ROW, "memory_limit_bytes": 1000}).data
+    assert limits_of(tight, cap).memory_bytes == 64 * 2**20
+
+
+@pytest.mark.parametrize(("option", "value"), [("horizon", 0), ("feedback_characters", 50), ("max_generated_tests", 0)])
+def test_an_option_out_of_range_is_refused(option: str, value: int) -> None:
+    with pytest.raises(ValueError, match=rf"leafe\.environment\.options\.{option} is {value}; expected at least"):
+        CodeContests(**{option: value})  # type: ignore[arg-type]
+
+
+# --- Rows ---
+
+
+def test_a_task_holds_the_tests_and_not_the_solutions() -> None:
+    assert (TASK.key, TASK.instruction, TASK.environment) == (ROW["name"], "Print twice the number.", "codecontests")
+    assert "reference" not in json.dumps(TASK.data)
+
+
+def test_verls_row_and_back() -> None:
+    row = CodeContests.verl_row(TASK, "train", 3)
+    assert row["data_source"] == "codecontests" and row["prompt"][0]["content"].endswith(ANSWER_FORM)
+    assert CodeContests.task(row) == TASK
+
+
+class Array:
+    """As numpy gives it to those who read parquet with pandas."""
+
+    def tolist(self) -> list[str]:
+        return ["0\n"]
+
+
+def test_arrays_and_missing_groups_are_read() -> None:
+    row = {**ROW, "private_tests": {"input": Array(), "output": Array()}, "generated_tests": None}
+    data = CodeContests.task(row).data
+    assert data["private_tests"] == {"input": ["0\n"], "output": ["0\n"]}
+    assert data["generated_tests"] == {"input": [], "output": []}
+
+
+EMPTY: dict[str, list[str]] = {"input": [], "output": []}
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"name": None}, "no task_id"),
+        ({"description": " "}, "description is ' '; expected the problem in words"),
+        ({"public_tests": 3}, "public_tests is 3; expected an object"),
+        ({"public_tests": {"input": ["1"], "output": []}}, "public_tests has 1 inputs and 0 outputs"),
+        ({"public_tests": {"input": [1], "output": ["1"]}}, r"public_tests.input is \[1\]; expected a list of texts"),
+        ({"public_tests": EMPTY, "private_tests": EMPTY, "generated_tests": EMPTY}, "no tests; expected at least one"),
+        ({"time_limit": 3}, "time_limit is 3; expected an object"),
+        ({"memory_limit_bytes": "a"}, "memory_limit_bytes is 'a'; expected a number"),
+    ],
+)
+def test_a_row_that_is_no_task_is_refused(changes: Mapping[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        CodeContests.task({**ROW, **changes})
+
+
+# --- Embedded data ---
+
+
+@pytest.mark.parametrize(("split", "number"), [("train", 30), ("heldout", 12)])
+def test_embedded_problems_parse_and_their_reference_solutions_succeed(split: str, number: int) -> None:
+    lines = (DATA / f"embedded_codecontests_{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert len({CodeContests.task(row).key for row in rows}) == len(rows) == number
+    with ThreadPoolExecutor(2) as threads:
+        steps = list(threads.map(lambda row: play(fenced(row["solutions"]["solution"][0]), row=row)[0], rows))
+    failed = {row["name"]: step.observation for row, step in zip(rows, steps, strict=True) if not step.info["success"]}
+    assert failed == {}
+    assert all(len(codecontests_rows.tests_of(CodeContests.task(row).data)) >= 6 for row in rows)
+
+
+def test_the_embedded_sets_are_disjoint() -> None:
+    names = [
+        {json.loads(line)["name"] for line in (DATA / f"embedded_codecontests_{split}.jsonl").open(encoding="utf-8")}
+        for split in ("train", "heldout")
+    ]
+    assert not names[0] & names[1]
