@@ -121,7 +121,8 @@ class ScriptedPolicy:
         self.prompts.append(history)
         return await self._turn(self._act(history.messages))
 
-    async def reflect(self, history: History, num_steps: int) -> Turn:
+    async def reflect(self, history: History, schema: Mapping[str, Any]) -> Turn:
+        num_steps = schema["properties"]["step"]["maximum"]
         self.reflection_prompts.append((num_steps, history))
         return await self._turn(self._reflect(history.messages, num_steps))
 

@@ -1,4 +1,7 @@
-"""Stage 2's data: what a tree teaches, as SFT examples from which every experience has been removed."""
+"""Stage 2's data: what a tree teaches, as SFT examples from which every experience has been removed.
+
+`examples_of` is the one place where attempts become training data, for LEAFE and for Early Experience.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from leafe_verl.core.policy import History
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.core.tree import ExplorationTree, Outcome, StepRecord
 
@@ -18,6 +22,8 @@ class Kind(str, Enum):
     """L_cf: the revised action, given the history before it."""
     REHEARSAL = "rehearsal"
     """L_reh: every action of a successful attempt."""
+    WORLD_MODEL = "world_model"
+    """Early Experience's first stage: every observation, given the history and the action before it."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,10 @@ def sequence_of(steps: Sequence[StepRecord], first: int = 1, *, incomplete_actio
 def examples_of(tree: ExplorationTree, settings: DistillationSettings, seed: int) -> list[Example]:
     """Return the tree's examples, drawn with a generator seeded by `seed` and the task's key."""
     draw = random.Random(f"{seed}:{tree.task.key}")
-    found = [*_counterfactual(tree, settings, draw), *_rehearsal(tree, settings, draw)]
+    if settings.method == "early_experience":
+        found = [*_world_model(tree), *_rehearsal(tree, settings, draw)]
+    else:
+        found = [*_counterfactual(tree, settings, draw), *_rehearsal(tree, settings, draw)]
     return [example for example in found if any(example.sequence.mask)]
 
 
@@ -114,3 +123,32 @@ def _rehearsal(tree: ExplorationTree, settings: DistillationSettings, draw: rand
             sequence = sequence_of(tree.path(index), incomplete_actions=settings.incomplete_actions)
             examples.append(Example(Kind.REHEARSAL, sequence, index, 1))
     return examples
+
+
+def _world_model(tree: ExplorationTree) -> list[Example]:
+    """-log pi(o_{t+1} | h_t, a_t) over all observations of every attempt (implicit world modelling, arXiv 2510.08558).
+
+    An observation's tokens are all that the chat template puts between two actions.
+    """
+    examples = []
+    for index, attempt in enumerate(tree.attempts):
+        path = tree.path(index)
+        histories = [step.history for step in path[1:]]
+        histories += [attempt.last_history] if attempt.last_history else []
+        if attempt.outcome.scored and histories:
+            sequence = _observations(path, histories)
+            examples.append(Example(Kind.WORLD_MODEL, sequence, index, 1))
+    return examples
+
+
+def _observations(path: Sequence[StepRecord], histories: Sequence[History]) -> TokenSequence:
+    """The tokens of the last of `histories`, trained on where they follow an action of `path`."""
+    token_ids = histories[-1].token_ids
+    mask = [0] * len(token_ids)
+    for step, following in zip(path, histories, strict=False):
+        begin, end = len(step.history.token_ids) + len(step.action.token_ids), len(following.token_ids)
+        if token_ids[:end] != following.token_ids:
+            raise ValueError("a step's tokens are not a prefix of its path's: the chat template rewrote them")
+        mask[begin:end] = [1] * (end - begin)
+    first = len(path[0].history.token_ids) + len(path[0].action.token_ids)
+    return TokenSequence(token_ids, tuple(mask), (0.0,) * len(token_ids), first)

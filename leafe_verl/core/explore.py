@@ -12,13 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from leafe_verl.core.environment import Environment, EnvironmentFailure, call_within
-from leafe_verl.core.policy import ContextOverflow, History, Policy, PolicyFailure, annotate
+from leafe_verl.core.policy import ContextOverflow, History, Policy, PolicyFailure, Turn, annotate
 from leafe_verl.core.reflection import (
     Reflection,
     experience_note,
     fallback_reflection,
     parse_reflection,
     reflection_prompt,
+    reflection_schema,
 )
 from leafe_verl.core.settings import Settings
 from leafe_verl.core.task import Task
@@ -36,6 +37,9 @@ class Explorer:
     settings: Settings
     environment_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     """Bounds the environment calls at once, over all trees that share it."""
+
+    playbook: str = ""
+    """Advice for all tasks, kept in every system prompt; see playbook.py."""
 
     async def explore(self, task: Task, roots: int = 1) -> ExplorationTree:
         """Grow the exploration tree of `task` from `roots` independent attempts.
@@ -97,12 +101,14 @@ class Explorer:
         settings = self.settings
         free = 0 if self._steps_left(tree) == 0 else settings.budget.attempts - len(tree.attempts) - waiting
         points = [(index, t) for index in newest for t in self._reflection_points(tree, index)]
+        points = [point for point in points for _ in range(settings.reflection.samples)]
         points = points[: -(-max(free, 0) // settings.reflection.branches)]
         reflections = await asyncio.gather(*(self._reflect(tree, index, t) for index, t in points))
         requests: list[Branch | None] = []
         for (index, _), reflection in zip(points, reflections, strict=True):
             tree.reflections.append((index, reflection))
-            branch = Branch(index, reflection.step, tree.attempts[index].depth + 1, reflection)
+            step = reflection.step if settings.reflection.rollback == "step" else 1
+            branch = Branch(index, step, tree.attempts[index].depth + 1, reflection)
             requests += [branch] * settings.reflection.branches
         return requests
 
@@ -124,13 +130,15 @@ class Explorer:
         last, text, num_tokens = steps[-1], "", 0
         try:
             note = f"{last.observation}\n\n{reflection_prompt(t)}"
-            turn = await self.policy.reflect(await self.policy.extend(last.history, last.action, note), t)
+            looking_back = await self.policy.extend(last.history, last.action, note)
+            turn = await self.policy.reflect(looking_back, reflection_schema(t, limit))
             text, num_tokens = turn.text, len(turn.token_ids)
         except PolicyFailure as failure:
             text = f"[{failure}]"
         if num_tokens and (answer := parse_reflection(text, t, limit)):
-            return Reflection(*answer, parsed=True, text=text, num_tokens=num_tokens)
-        return Reflection(*fallback_reflection(steps, limit), parsed=False, text=text, num_tokens=num_tokens)
+            return Reflection(*answer, parsed=True, text=text, num_tokens=num_tokens, num_steps=t)
+        fallback = fallback_reflection(steps, limit)
+        return Reflection(*fallback, parsed=False, text=text, num_tokens=num_tokens, num_steps=t)
 
 
 class _Run:
@@ -142,17 +150,19 @@ class _Run:
         self.environment.horizon = explorer.horizon(self.environment)
         self.steps: list[StepRecord] = []
         self.replayed_steps = 0
+        self.last_history: History | None = None
         self.outcome = Outcome.HORIZON
 
     def ended(self, outcome: Outcome, failure: Exception | None = None) -> Attempt:
         error = str(failure) if failure else None
-        return Attempt(self.branch, tuple(self.steps), outcome, error, self.replayed_steps)
+        return Attempt(self.branch, tuple(self.steps), outcome, error, self.replayed_steps, self.last_history)
 
     async def play(self) -> None:
-        policy, step_scope = self.explorer.policy, self.explorer.settings.reflection.scope == "step"
+        policy, settings = self.explorer.policy, self.explorer.settings
+        step_scope = settings.reflection.scope == "step"
         history = await self._start()
         prompt = history
-        if self.branch:
+        if self.branch and settings.reflection.experience:
             prompt = await annotate(policy, history, experience_note(self.branch.reflection.experience))
         first, last = self.branch.step if self.branch else 1, self.environment.horizon
         for t in range(first, last + 1):
@@ -163,13 +173,21 @@ class _Run:
             self.steps.append(StepRecord(history, action, step.observation, step.reward, error, snapshot))
             if step.terminated:
                 self.outcome = Outcome.SUCCESS if step.info.get("success") else Outcome.FAILURE
-            # Nothing follows the last step, so that a history too long to extend cannot unscore the attempt.
             if step.terminated or step.truncated or t == last:
+                if settings.distillation.method == "early_experience":
+                    self.last_history = await self._last_history(history, action, step.observation)
                 return
             # The history that is trained on never holds the experience; the prompt keeps it where it was put.
             same = prompt is history or step_scope
             history = await policy.extend(history, action, step.observation)
             prompt = history if same else await policy.extend(prompt, action, step.observation)
+
+    async def _last_history(self, history: History, action: Turn, observation: str) -> History | None:
+        """Nothing follows the last step, so that a history too long to extend does not unscore the attempt."""
+        try:
+            return await self.explorer.policy.extend(history, action, observation)
+        except PolicyFailure:
+            return None
 
     async def _start(self) -> History:
         """Reach E_1 and h_1, or E_tau and h_tau by rolling back."""
@@ -179,7 +197,8 @@ class _Run:
             self.replayed_steps = await self._call("restore", environment.restore, point.snapshot)
             return point.history
         observation, _ = await self._call("reset", environment.reset, task, self.explorer.settings.seed)
-        messages = [{"role": "system", "content": environment.system_prompt}] if environment.system_prompt else []
+        system = "\n\n".join(filter(None, (environment.system_prompt, self.explorer.playbook)))
+        messages = [{"role": "system", "content": system}] if system else []
         return await self.explorer.policy.begin([*messages, {"role": "user", "content": observation}])
 
     async def close(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 Message = Mapping[str, str]
 """A chat message: `role` and `content`."""
@@ -60,8 +60,8 @@ class Policy(Protocol):
     async def act(self, history: History) -> Turn:
         """Sample an action."""
 
-    async def reflect(self, history: History, num_steps: int) -> Turn:
-        """Sample a reflection that names one of `num_steps` steps."""
+    async def reflect(self, history: History, schema: Mapping[str, Any]) -> Turn:
+        """Sample a look back at the turns so far, of the given JSON schema where the engine can hold to one."""
 
 
 async def annotate(policy: Policy, history: History, note: str) -> History:

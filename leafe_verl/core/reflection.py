@@ -47,6 +47,8 @@ class Reflection:
     """What the model wrote, verbatim; in square brackets, why it wrote nothing."""
     num_tokens: int = 0
     """Tokens sampled for it."""
+    num_steps: int = 0
+    """Steps it looked at."""
 
 
 def reflection_prompt(num_steps: int) -> str:

@@ -10,6 +10,9 @@ from typing import Any
 EVENTS = ("improved", "every", "success")
 TARGETS = ("action", "suffix")
 SCOPES = ("attempt", "step")
+LOOPS = ("episode", "explore")
+ROLLBACKS = ("step", "start")
+METHODS = ("leafe", "early_experience")
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,12 @@ class BudgetSettings:
 class ReflectionSettings:
     interval: int | None = None
     """K: reflect every K steps as well. None: upon failure alone."""
+    rollback: str = "step"
+    """Where a branch begins: at the `step` that its reflection names, or at the `start` (iterative refinement)."""
+    experience: bool = True
+    """Whether a branch's prompt holds the experience; without it, a branch is a mere second try."""
+    samples: int = 1
+    """Independent reflections on one failed attempt. Two or more also measure pivot agreement."""
     branches: int = 1
     """Branches grown from one reflection."""
     max_tokens: int = 192
@@ -70,6 +79,9 @@ class ReflectionSettings:
     def problems(self) -> list[str]:
         return [
             *_count("reflection.interval", self.interval, 1, optional=True),
+            *_one_of("reflection.rollback", self.rollback, ROLLBACKS),
+            *_flag("reflection.experience", self.experience),
+            *_count("reflection.samples", self.samples, 1),
             *_count("reflection.branches", self.branches, 1),
             *_count("reflection.max_tokens", self.max_tokens, 1),
             *_count("reflection.max_characters", self.max_characters, 1),
@@ -81,6 +93,9 @@ class ReflectionSettings:
 
 @dataclass(frozen=True)
 class DistillationSettings:
+    method: str = "leafe"
+    """What attempts become: LEAFE's examples, or those of `early_experience` (implicit world modelling: predict the
+    observations of every attempt, then imitate the successful ones)."""
     events: str = "improved"
     """Which branching events are distilled: those whose branch `improved` on the attempt it left, `every` one,
     or those whose branch ended in `success`."""
@@ -98,6 +113,7 @@ class DistillationSettings:
     def problems(self) -> list[str]:
         share = self.rehearsal_share
         return [
+            *_one_of("distillation.method", self.method, METHODS),
             *_one_of("distillation.events", self.events, EVENTS),
             *_count("distillation.events_per_task", self.events_per_task, 0),
             *_one_of("distillation.target", self.target, TARGETS),
@@ -105,6 +121,27 @@ class DistillationSettings:
             *([f"leafe.distillation.rehearsal_share is {share}; expected at most 1"] if _above(share, 1) else []),
             *_at_least("distillation.beta", self.beta, 0),
             *_flag("distillation.incomplete_actions", self.incomplete_actions),
+        ]
+
+
+@dataclass(frozen=True)
+class PlaybookSettings:
+    """ACE's; see playbook.py."""
+
+    path: str | None = None
+    """File of the advice that stands in every system prompt, written by ACE's training. None: no advice."""
+    max_characters: int = 2000
+    """Length of the advice in the prompt."""
+    lessons: int = 2
+    """New pieces of advice from one attempt."""
+    lesson_characters: int = 160
+    """Length of one piece."""
+
+    def problems(self) -> list[str]:
+        return [
+            *_count("playbook.max_characters", self.max_characters, 1),
+            *_count("playbook.lessons", self.lessons, 1),
+            *_count("playbook.lesson_characters", self.lesson_characters, 1),
         ]
 
 
@@ -125,6 +162,23 @@ class GenerationSettings:
 
 
 @dataclass(frozen=True)
+class EvaluationSettings:
+    """What `leafe-verl evaluate` sets; validation during training leaves both as they are."""
+
+    loop: str = "episode"
+    """What is played for a held-out task: plain attempts (`episode`), or exploration trees (`explore`)."""
+    store: str | None = None
+    """Folder that keeps every attempt. None: attempts are scored and forgotten."""
+
+    def problems(self) -> list[str]:
+        unkept = self.loop == "explore" and self.store is None
+        return [
+            *_one_of("evaluation.loop", self.loop, LOOPS),
+            *(["leafe.evaluation.loop is 'explore'; expected a folder in leafe.evaluation.store"] if unkept else []),
+        ]
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything under `leafe.*`; see plugin/config/leafe_settings.yaml for the same with its sources."""
 
@@ -132,7 +186,9 @@ class Settings:
     budget: BudgetSettings = field(default_factory=BudgetSettings)
     reflection: ReflectionSettings = field(default_factory=ReflectionSettings)
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
+    playbook: PlaybookSettings = field(default_factory=PlaybookSettings)
     generation: GenerationSettings = field(default_factory=GenerationSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     seed: int = 0
     """Seed of the environments and of the choice of examples."""
 
@@ -153,7 +209,7 @@ class Settings:
 
     def problems(self) -> list[str]:
         """Return every invalid value, each as: what came, what was expected, under which key."""
-        sections = (self.environment, self.budget, self.reflection, self.distillation, self.generation)
+        sections = [getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "seed"]
         return [*(problem for section in sections for problem in section.problems()), *_count("seed", self.seed, 0)]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import itertools
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 from leafe_verl.core.experience import Example, Kind
@@ -18,24 +20,50 @@ def count(tree: ExplorationTree, examples: Iterable[Example]) -> dict[str, int]:
     counts.update(f"examples/{example.kind.value}" for example in examples)
     turns = [step.action for attempt in attempts for step in attempt.steps]
     reflections = [reflection for _, reflection in tree.reflections]
-    return dict(counts) | {
-        "trees": 1,
-        "trees_scored": int(any(attempt.outcome.scored for attempt in attempts)),
-        "solved": int(any(attempt.outcome is Outcome.SUCCESS for attempt in attempts)),
-        "attempts": len(attempts),
-        "attempts_scored": sum(attempt.outcome.scored for attempt in attempts),
-        "branches": len(branches),
-        "branches_scored": sum(attempts[index].outcome.scored for index, _ in branches),
-        "branches_improved": sum(tree.improved(index) for index, _ in branches),
-        "branches_succeeded": sum(attempts[index].outcome is Outcome.SUCCESS for index, _ in branches),
-        "reflections": len(reflections),
-        "reflections_parsed": sum(reflection.parsed for reflection in reflections),
-        "reflections_fallback": sum(not reflection.parsed for reflection in reflections),
-        "environment_steps": len(turns),
-        "replayed_steps": sum(attempt.replayed_steps for attempt in attempts),
-        "incomplete_actions": sum(not turn.complete for turn in turns),
-        "sampled_tokens": sum(len(turn.token_ids) for turn in turns) + sum(r.num_tokens for r in reflections),
-    }
+    return (
+        dict(counts)
+        | _branch_counts(tree)
+        | _pivot_counts(tree)
+        | {
+            "trees": 1,
+            "trees_scored": int(any(attempt.outcome.scored for attempt in attempts)),
+            "solved": int(any(attempt.outcome is Outcome.SUCCESS for attempt in attempts)),
+            "attempts": len(attempts),
+            "attempts_scored": sum(attempt.outcome.scored for attempt in attempts),
+            "branches": len(branches),
+            "branches_scored": sum(attempts[index].outcome.scored for index, _ in branches),
+            "branches_improved": sum(tree.improved(index) for index, _ in branches),
+            "branches_succeeded": sum(attempts[index].outcome is Outcome.SUCCESS for index, _ in branches),
+            "reflections": len(reflections),
+            "reflections_parsed": sum(reflection.parsed for reflection in reflections),
+            "reflections_fallback": sum(not reflection.parsed for reflection in reflections),
+            "environment_steps": len(turns),
+            "replayed_steps": sum(attempt.replayed_steps for attempt in attempts),
+            "incomplete_actions": sum(not turn.complete for turn in turns),
+            "sampled_tokens": sum(len(turn.token_ids) for turn in turns) + sum(r.num_tokens for r in reflections),
+        }
+    )
+
+
+def _branch_counts(tree: ExplorationTree) -> dict[str, int]:
+    """Scored branches and those that succeeded, by depth and by whether the reflection was the model's own."""
+    counts: Counter[str] = Counter()
+    for index, branch in tree.branches():
+        attempt = tree.attempts[index]
+        for group in (f"depth_{branch.depth}", "parsed" if branch.reflection.parsed else "fallback"):
+            counts[f"branches_{group}"] += attempt.outcome.scored
+            counts[f"branches_{group}_succeeded"] += attempt.outcome is Outcome.SUCCESS
+    return dict(counts)
+
+
+def _pivot_counts(tree: ExplorationTree) -> dict[str, int]:
+    """Pairs of independent reflections of the model on the same steps, and those pairs that name the same step."""
+    looks: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for index, reflection in tree.reflections:
+        if reflection.parsed:
+            looks[index, reflection.num_steps].append(reflection.step)
+    pairs = [pair for steps in looks.values() for pair in itertools.combinations(steps, 2)]
+    return {"pivot_pairs": len(pairs), "pivot_pairs_agreed": sum(a == b for a, b in pairs)}
 
 
 def total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
@@ -54,5 +82,8 @@ def ratios(counts: Mapping[str, int]) -> dict[str, float]:
         "branch_improved": ("branches_improved", "branches_scored"),
         "branch_success": ("branches_succeeded", "branches_scored"),
         "reflection_parsed": ("reflections_parsed", "reflections"),
+        "pivot_agreement": ("pivot_pairs_agreed", "pivot_pairs"),
     }
+    groups = [key.removesuffix("_succeeded") for key in counts if re.fullmatch(r"branches_\w+_succeeded", key)]
+    pairs |= {f"{group.replace('branches', 'branch_success', 1)}": (f"{group}_succeeded", group) for group in groups}
     return {name: counts[part] / counts[whole] for name, (part, whole) in pairs.items() if counts.get(whole)}

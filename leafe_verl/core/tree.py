@@ -75,6 +75,8 @@ class Attempt:
     """What broke, for unscored outcomes."""
     replayed_steps: int = 0
     """Environment steps executed again to reach the rollback point."""
+    last_history: History | None = None
+    """The history with the last observation in it, which only training on observations needs; else None."""
 
     @property
     def depth(self) -> int:

@@ -260,3 +260,41 @@ def test_an_example_says_where_it_comes_from():
         Example(Kind.COUNTERFACTUAL, sequence_of(tree.path(1)[:2], 2), 1, 2),
         Example(Kind.REHEARSAL, sequence_of(tree.path(1)), 1, 1),
     ]
+
+
+class TestWorldModel:
+    """Early Experience: observations are predicted, successes imitated."""
+
+    def grown(self, answers, **policy):
+        return grow(ScriptedPolicy(answers, **policy), budget={"depth": 0}, distillation={"method": "early_experience"})
+
+    def examples(self, tree, kind):
+        return only(tree, kind, method="early_experience")
+
+    def test_every_observation_is_predicted_from_history_and_action(self):
+        tree = self.grown({"0": "R", "1": "Q"})
+        (example,) = self.examples(tree, Kind.WORLD_MODEL)
+        # fmt: off
+        # user "0" end assistant "R" end | user "1" end assistant "Q" end | user "1" end assistant
+        assert example.sequence.token_ids == (
+            2,    48,  4,  3,       82, 4,    2,    49,  4,  3,       81, 4,    2,    49,  4,  3)
+        assert example.sequence.mask == (
+            0,    0,   0,  0,       0,  0,    1,    1,   1,  1,       0,  0,    1,    1,   1,  1)
+        # fmt: on
+        assert example.sequence.prompt_length == 6
+        assert self.examples(tree, Kind.REHEARSAL) == [], "a failure is not imitated"
+
+    def test_a_success_is_imitated_as_well(self):
+        tree = self.grown({"0": "R", "1": "R", "2": "R"})
+        assert len(self.examples(tree, Kind.WORLD_MODEL)) == 1
+        assert len(self.examples(tree, Kind.REHEARSAL)) == 1
+        assert only(tree, Kind.WORLD_MODEL) == [], "LEAFE predicts no observations"
+
+    def test_an_observation_too_long_for_the_window_is_left_out(self):
+        tree = self.grown({"0": "R", "1": "Q"}, window=11)
+        assert [attempt.outcome.value for attempt in tree.attempts] == ["failure"]
+        (example,) = self.examples(tree, Kind.WORLD_MODEL)
+        assert sum(example.sequence.mask) == 4
+
+    def test_an_unscored_attempt_teaches_nothing(self):
+        assert examples_of(self.grown({"0": "!"}), dataclasses.replace(ALL, method="early_experience"), 0) == []

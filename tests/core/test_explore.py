@@ -543,3 +543,46 @@ class TestEnd:
         tree = grow(ScriptedPolicy({"0": "X", "?": "J", "#": "Q"}), budget={"depth": 0})
         told = [(step.observation, step.reward, step.error, step.snapshot["cell"]) for step in tree.attempts[0].steps]
         assert told == [("?", 0.0, True, 0), ("#", -1.0, False, 0), ("#", 0.0, False, None)]
+
+
+class TestSamplers:
+    """Baselines and ablations of stage 1, each a setting."""
+
+    def test_refinement_starts_over_with_the_experience(self):
+        policy = ScriptedPolicy(careless, {4: reflection(2, "do not jump")})
+        tree = grow(policy, reflection={"rollback": "start"})
+        assert shape(tree) == [(None, 1, "RJRR", "horizon"), (0, 1, "RRR", "success")]
+        assert tree.reflections[0][1].step == 2, "what the model named is kept"
+        assert experience_in(policy.prompts[4].messages) == "do not jump"
+
+    def test_rollback_without_experience_is_a_second_try_from_the_same_step(self):
+        policy = ScriptedPolicy(careless, {4: reflection(2, "do not jump")})
+        tree = grow(policy, reflection={"experience": False}, budget={"depth": 1})
+        assert shape(tree) == [(None, 1, "RJRR", "horizon"), (0, 2, "JRR", "horizon")]
+        assert all(experience_in(prompt.messages) is None for prompt in policy.prompts)
+
+    def test_independent_sampling_asks_for_no_reflection(self):
+        policy = ScriptedPolicy(lazy, EVERY_STEP)
+        tree = grow(policy, roots=9, budget={"depth": 0, "attempts": 9, "environment_steps": 11})
+        assert policy.reflection_prompts == []
+        assert [len(attempt.steps) for attempt in tree.attempts] == [4, 4]
+
+    def test_independent_reflections_give_a_branch_each(self):
+        steps = iter([2, 3])
+        policy = ScriptedPolicy(lazy, lambda messages, t: reflection(next(steps), "go"))
+        tree = grow(policy, reflection={"samples": 2}, budget={"depth": 1})
+        assert [(branch.parent, branch.step) for _, branch in tree.branches()] == [(0, 2), (0, 3)]
+        assert [found.num_steps for _, found in tree.reflections] == [4, 4]
+
+    def test_more_reflections_than_the_budget_has_room_for_are_not_asked_for(self):
+        policy = ScriptedPolicy(lazy, EVERY_STEP)
+        tree = grow(policy, reflection={"samples": 5}, budget={"depth": 1, "attempts": 3})
+        assert len(policy.reflection_prompts) == 2
+        assert len(tree.attempts) == 3
+
+
+def test_the_playbook_stands_in_the_system_prompt():
+    policy = ScriptedPolicy(lazy)
+    explorer = Explorer(World(), policy, Settings(), playbook="[a1] walk on")
+    asyncio.run(explorer.explore(TASK))
+    assert policy.prompts[0].messages[0] == {"role": "system", "content": "[a1] walk on"}

@@ -16,20 +16,28 @@ INVALID = {
     "leafe.budget.depth": [-1, None, 0.5],
     "leafe.budget.environment_steps": [0, 3.5],
     "leafe.reflection.interval": [0, 2.0],
+    "leafe.reflection.rollback": ["root", None],
+    "leafe.reflection.experience": ["yes", None, 1],
+    "leafe.reflection.samples": [0, None],
     "leafe.reflection.branches": [0, None],
     "leafe.reflection.max_tokens": [0, None],
     "leafe.reflection.max_characters": [0, None],
     "leafe.reflection.temperature": [-0.1, "1"],
     "leafe.reflection.grammar": ["false", None, 1],
     "leafe.reflection.scope": ["tree", None],
+    "leafe.distillation.method": ["ace", None],
     "leafe.distillation.events": ["best", None],
     "leafe.distillation.events_per_task": [-1, None],
     "leafe.distillation.target": ["turn", None],
     "leafe.distillation.rehearsal_share": [-0.1, 1.1, None],
     "leafe.distillation.beta": [-1, None],
     "leafe.distillation.incomplete_actions": ["false", None],
+    "leafe.playbook.max_characters": [0, None],
+    "leafe.playbook.lessons": [0, None],
+    "leafe.playbook.lesson_characters": [0, None],
     "leafe.generation.max_tokens": [0, None],
     "leafe.generation.timeout": [0, None],
+    "leafe.evaluation.loop": ["tree", None],
     "leafe.seed": [-1, None, 0.5],
 }
 OPTIONAL = ["environment.horizon", "environment.concurrency", "budget.environment_steps", "reflection.interval"]
@@ -95,6 +103,7 @@ def test_all_problems_are_reported_at_once():
 
 def test_every_setting_is_checked_or_free_text():
     free = {"leafe.environment.name", "leafe.environment.options", "leafe.generation.chat_family"}
+    free |= {"leafe.playbook.path", "leafe.evaluation.store"}
     sections = [f.name for f in dataclasses.fields(Settings) if f.name != "seed"]
     keys = {f"leafe.{s}.{f.name}" for s in sections for f in dataclasses.fields(getattr(Settings(), s))}
     assert keys | {"leafe.seed"} == set(INVALID) | free

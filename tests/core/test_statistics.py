@@ -44,6 +44,10 @@ def test_counts_of_one_tree():
         "branches_scored": 1,
         "branches_improved": 1,
         "branches_succeeded": 1,
+        "branches_depth_1": 1,
+        "branches_depth_1_succeeded": 1,
+        "branches_parsed": 1,
+        "branches_parsed_succeeded": 1,
         "reflections": 2,
         "reflections_parsed": 1,
         "reflections_fallback": 1,
@@ -67,8 +71,8 @@ def test_every_outcome_and_kind_is_counted_even_when_absent():
 def test_counts_add_up():
     several = [counted(grow(wandering(seed), roots=2, reflection={"interval": 2})) for seed in range(3)]
     summed = total(several)
-    assert set(summed) == set(several[0])
-    assert all(summed[name] == sum(counts[name] for counts in several) for name in summed)
+    assert set(summed) == set().union(*several)
+    assert all(summed[name] == sum(counts.get(name, 0) for counts in several) for name in summed)
     assert sum(summed[f"outcome/{outcome.value}"] for outcome in Outcome) == summed["attempts"]
     assert summed["reflections_parsed"] + summed["reflections_fallback"] == summed["reflections"]
     assert total([]) == {}
@@ -80,8 +84,30 @@ def test_shares_are_of_what_was_scored():
         "attempt_success": 0.5,
         "branch_improved": 1.0,
         "branch_success": 1.0,
+        "branch_success_depth_1": 1.0,
+        "branch_success_parsed": 1.0,
         "reflection_parsed": 0.5,
     }
+
+
+def test_pivot_agreement_is_the_share_of_pairs_that_name_the_same_step():
+    named = iter([2, 2, 3, "no idea"])
+
+    def reflect(messages, t):
+        step = next(named)
+        return reflection(step, "try again") if isinstance(step, int) else step
+
+    policy = ScriptedPolicy({"0": "L"}, reflect)
+    counts = counted(grow(policy, budget={"depth": 1}, reflection={"samples": 4}))
+    assert (counts["pivot_pairs"], counts["pivot_pairs_agreed"]) == (3, 1)
+    assert ratios(counts)["pivot_agreement"] == pytest.approx(1 / 3)
+
+
+def test_reflections_after_different_steps_are_not_compared():
+    policy = ScriptedPolicy({"0": "L"}, {2: reflection(1, "a"), 4: reflection(1, "b")})
+    counts = counted(grow(policy, budget={"depth": 1}, reflection={"interval": 2}))
+    assert counts["reflections_parsed"] == 2
+    assert counts["pivot_pairs"] == 0
 
 
 @pytest.mark.parametrize(
