@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit status. Heavy imports wait until their verb is chosen."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    # argparse takes a list of positional arguments in one place only; overrides may stand anywhere.
+    options.overrides = [text for text in rest if "=" in text and not text.startswith("-")]
+    if rest and (options.run is not _evaluate or options.overrides != rest):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     status: int = options.run(options)
     return status
 
@@ -25,6 +31,40 @@ def _parser() -> argparse.ArgumentParser:
     summary = verbs.add_parser("summary", help="print a run's table: Pass@k before and after, attempts, examples")
     summary.add_argument("run_dir", type=Path, help="RUN_DIR of a recipe")
     summary.set_defaults(run=_summary)
+
+    evaluate = verbs.add_parser(
+        "evaluate",
+        help="play plain attempts of a task set, keep them, print Pass@k",
+        epilog="Every argument with an equals sign is an override of Hydra's, as in: leafe.environment.horizon=2",
+    )
+    evaluate.add_argument("--model", required=True, help="Hugging Face folder, owner/name, or checkpoint of a run")
+    evaluate.add_argument("--tasks", required=True, nargs="+", metavar="SOURCE", help="task files, as in TRAIN_FILES")
+    evaluate.add_argument("--out", required=True, type=Path, metavar="DIR", help="new, or an evaluation to go on with")
+    evaluate.add_argument("--attempts", type=_positive, default=32, help="of each task (default 32)")
+    evaluate.add_argument("--max-tasks", type=_positive, help="the first so many tasks; default all")
+    evaluate.add_argument("--loop", choices=("episode", "explore"), default="episode", help="plain attempts, or trees")
+    evaluate.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
+    evaluate.set_defaults(run=_evaluate)
+
+    compare = verbs.add_parser("compare", help="evaluations side by side: table, differences, picture")
+    compare.add_argument("runs", nargs="+", type=_named, metavar="NAME=DIR", help="each an --out of evaluate")
+    compare.add_argument("--out", type=Path, default=Path("comparison"), help="path of the files, without their ending")
+    compare.add_argument("--baseline", metavar="NAME", help="what the others are compared with; default the first")
+    compare.add_argument("--k", type=_numbers, help="such as 1,8,32; default 1, 2, 4, ... up to what all have")
+    compare.add_argument(
+        "--training",
+        nargs="+",
+        action="extend",
+        type=_named,
+        default=[],
+        metavar="NAME=RUN_DIR[@N]",
+        help="training runs, or the first N steps of them, for what each method cost; those of one name add up",
+    )
+    compare.set_defaults(run=_compare)
+
+    merge = verbs.add_parser("merge", help="print a checkpoint's Hugging Face folder, making it if need be")
+    merge.add_argument("model", help="RUN_DIR/checkpoints/global_step_N; a Hugging Face model is printed as it is")
+    merge.set_defaults(run=_merge)
 
     model = verbs.add_parser("embedded-model", help="write SmolLM2-135M-Instruct as a Hugging Face folder")
     model.add_argument("directory", type=Path)
@@ -47,6 +87,71 @@ def _summary(options: argparse.Namespace) -> int:
         print(error)
         return 1
     return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from leafe_verl.plugin.launch import Request, evaluate
+
+    # After `--tasks FILE...`, overrides look like files to argparse.
+    late = [text for text in options.tasks if "=" in text and not Path(text).exists()]
+    request = Request(
+        model=options.model,
+        sources=tuple(source for source in options.tasks if source not in late),
+        out=options.out,
+        attempts=options.attempts,
+        max_tasks=options.max_tasks,
+        loop=options.loop,
+        device=options.device,
+        overrides=(*late, *options.overrides),
+    )
+    return _or_error(lambda: evaluate(request))
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from leafe_verl.evaluation.compare import compare
+
+    training: dict[str, list[str]] = {}
+    for name, run_dir in options.training:
+        training.setdefault(name, []).append(str(run_dir))
+    return _or_error(
+        lambda: compare(dict(options.runs), options.out, baseline=options.baseline, ks=options.k, training=training)
+    )
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from leafe_verl.checkpoints import hf_folder
+
+    def print_folder() -> int:
+        print(hf_folder(options.model))
+        return 0
+
+    return _or_error(print_folder)
+
+
+def _or_error(verb: Callable[[], int]) -> int:
+    """Run a verb; what it refuses is said on the error stream, with status 1."""
+    try:
+        return verb()
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected an integer of at least 1")
+    return int(text)
+
+
+def _numbers(text: str) -> list[int]:
+    return [_positive(part) for part in text.split(",")]
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    if not (name and equals and folder):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected NAME=FOLDER")
+    return name, Path(folder)
 
 
 def _embedded_model(options: argparse.Namespace) -> int:

@@ -20,6 +20,24 @@ def test_an_unknown_verb_lists_the_known_ones(capsys):
     assert "check" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["evaluate", "--model", "m", "--tasks", "t"], "--out"),
+        (["evaluate", "--model", "m", "--tasks", "t", "--out", "o", "--attempts", "0"], "expected an integer of at"),
+        (["evaluate", "--model", "m", "--tasks", "t", "--out", "o", "--temperature=1"], "unrecognized arguments"),
+        (["evaluate", "--model", "m", "--tasks", "t", "--out", "o", "--loop", "train"], "invalid choice: 'train'"),
+        (["compare", "runs/one"], "'runs/one'; expected NAME=FOLDER"),
+        (["compare", "one=runs/one", "--k", "1,x"], "'x'; expected an integer of at least 1"),
+        (["summary", "runs/one", "leafe.seed=1"], "unrecognized arguments: leafe.seed=1"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, said, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert said in capsys.readouterr().err
+
+
 def test_what_is_missing_is_named_with_its_mend(monkeypatch, capsys):
     def absent(name):
         raise check.PackageNotFoundError(name)

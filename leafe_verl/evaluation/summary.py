@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from leafe_verl.evaluation.tables import text_table
+
 Metrics = dict[int, dict[str, float]]
 """Training step -> metric -> value. Step 0 is the validation before training."""
 
@@ -64,7 +66,7 @@ def _pass_table(metrics: Metrics) -> str:
     unscored = sum(v for values in validated.values() for k, v in values.items() if k.endswith("/unscored"))
     if unscored:
         rows.append(("unscored attempts", f"{unscored:.0f}", "", ""))
-    return _table(rows if first < last else [row[:2] for row in rows])
+    return text_table(rows if first < last else [row[:2] for row in rows])
 
 
 def _passes(values: Mapping[str, float]) -> dict[str, float]:
@@ -83,17 +85,8 @@ def _sum_table(metrics: Metrics) -> str:
     for label, key in SUMMED.items():
         sums = sum(values.get(key, 0) for values in steps) if key else sum("actor/loss" in v for v in steps)
         rows.append((label, f"{sums:,.0f}"))
-    return _table(rows)
+    return text_table(rows)
 
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f} %"
-
-
-def _table(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

@@ -1,0 +1,62 @@
+"""From a training checkpoint of verl, ours or its own, to a Hugging Face folder that can be trained on or served."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+MERGED = "merged"
+"""Name of the Hugging Face folder beside a checkpoint's `actor`."""
+
+
+def hf_folder(model: str) -> str:
+    """Return a Hugging Face folder or hub name for `model`, merging a checkpoint's shards if need be.
+
+    `model` is returned as it is unless it is a folder with a checkpoint of verl's FSDP engine
+    (RUN_DIR/checkpoints/global_step_N, or `actor` in it). Its merged weights are kept beside `actor` and found again.
+    Raises ValueError for a folder that is neither, and when verl's merger fails.
+    """
+    path = Path(model).expanduser()
+    if not path.is_dir() or _has_weights(path):
+        return model
+    actor = next((folder for folder in (path, path / "actor", path.parent) if _is_sharded(folder)), None)
+    if actor is None:
+        steps = sorted(step.as_posix() for step in path.glob("**/global_step_*") if _is_sharded(step / "actor"))
+        there = f"; there are {', '.join(steps)}" if steps else ""
+        raise ValueError(
+            f"{model} is no model: expected a Hugging Face folder (config.json and weights) or a checkpoint "
+            f"(RUN_DIR/checkpoints/global_step_N){there}"
+        )
+    merged = actor.parent / MERGED
+    if not merged.is_dir():
+        _merge(actor, merged)
+    return str(merged)
+
+
+def _has_weights(folder: Path) -> bool:
+    """A checkpoint's `actor/huggingface` has a config.json as well, but no weights."""
+    names = ("*.safetensors", "*.bin")
+    return (folder / "config.json").is_file() and any(any(folder.glob(name)) for name in names)
+
+
+def _is_sharded(folder: Path) -> bool:
+    return (folder / "fsdp_config.json").is_file()
+
+
+def _merge(actor: Path, merged: Path) -> None:
+    """Run verl's merger into a temporary name: a killed one must not be taken for whole."""
+    partial = merged.with_name(f"{MERGED}.partial-{os.getpid()}")
+    command = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp"]
+    command += ["--local_dir", str(actor), "--target_dir", str(partial)]
+    try:
+        # Its chatter goes to the error stream: the caller's output is the folder alone.
+        done = subprocess.run(command, stdout=sys.stderr.fileno())
+        if done.returncode or not _has_weights(partial):
+            raise ValueError(f"verl's merger could not merge {actor} (exit status {done.returncode}); see above")
+        if not merged.is_dir():  # another process may have been faster
+            partial.rename(merged)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,124 @@
+"""`leafe-verl compare`: a comparison as tables, Markdown, JSON and a picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from leafe_verl.evaluation.bootstrap import Estimate
+from leafe_verl.evaluation.comparison import SPENT, TRAINING, Comparison, compare_runs, read_run, training_cost
+from leafe_verl.evaluation.picture import draw_curves, text_curves
+from leafe_verl.evaluation.tables import Rows, markdown_table, percent, percent_interval, text_table
+
+
+def compare(
+    runs: Mapping[str, Path],
+    out: Path,
+    *,
+    baseline: str | None = None,
+    ks: Sequence[int] | None = None,
+    training: Mapping[str, Sequence[str]] | None = None,
+) -> int:
+    """Write OUT.md, OUT.json and, for plain attempts, OUT.svg; print the tables and a chart; return 0.
+
+    Raises ValueError for what cannot be compared (comparison.py), for names that do not match, and when the picture's
+    libraries are missing, which leaves the other files complete.
+    """
+    training = training or {}
+    unknown = sorted({*training, *([baseline] if baseline else [])} - set(runs))
+    if unknown:
+        raise ValueError(f"no run is named {', '.join(unknown)}; there are {', '.join(runs)}")
+    read = [read_run(name, store) for name, store in runs.items()]
+    kinds = [[run for run in read if run.manifest.explores is explores] for explores in (False, True)]
+    comparisons = [compare_runs(kind, baseline, ks) for kind in kinds if kind]
+    costs = {name: training_cost(run_dirs) for name, run_dirs in training.items()}
+    sections = [*(section for each in comparisons for section in _sections(each)), *_cost_sections(costs)]
+    notes = [note for each in comparisons for note in each.notes]
+    curves = next((each.curves for each in comparisons if each.curves), None)
+    picture = out.with_name(f"{out.name}.svg") if curves else None
+    out.parent.mkdir(parents=True, exist_ok=True)
+    values = {"comparisons": [dataclasses.asdict(each) for each in comparisons], "training": costs}
+    out.with_name(f"{out.name}.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    out.with_name(f"{out.name}.md").write_text(_markdown(sections, notes, picture), encoding="utf-8")
+    print("\n\n".join([*(f"{title}\n{text_table(rows)}" for title, rows in sections), *map("note: {}".format, notes)]))
+    if curves and picture:
+        draw_curves(curves, picture)
+        print(f"\n{text_curves(curves)}")
+    print(f"\nwritten: {out}.md, .json" + (", .svg" if picture else ""))
+    return 0
+
+
+def _sections(comparison: Comparison) -> list[tuple[str, Rows]]:
+    """The tables of one kind, each under its title."""
+    trees = comparison.kind == "trees"
+    names = {k: "solved" if trees else f"Pass@{k}" for k in comparison.ks}
+    title = "Solved within the budget, %" if trees else "Pass@k, %"
+    sections: list[tuple[str, Rows]] = [
+        (f"{title} (95 % interval over tasks)", _estimate_rows(comparison.estimates, names, sign=False))
+    ]
+    if comparison.differences:
+        shared = ", ".join(f"{name} {number}" for name, number in comparison.shared.items())
+        sections.append(
+            (
+                f"Difference to {comparison.baseline}, points (95 % interval; shared tasks: {shared})",
+                _estimate_rows(comparison.differences, names, sign=True),
+            )
+        )
+    spent = [("run", *SPENT)]
+    spent += [(name, *(f"{values[label]:,.1f}" for label in SPENT)) for name, values in comparison.spent.items()]
+    sections.append((f"Spent on {'the tree of a task' if trees else 'an attempt'}, on average", spent))
+    return [*sections, *_diagnostic_sections(comparison.diagnostics)]
+
+
+DIAGNOSTICS = {
+    "reflection_parsed": "reflections parsed",
+    "pivot_agreement": "pairs of reflections that name the same step",
+    "branch_improved": "branches that improved",
+    "branch_success": "branches that succeeded",
+    "branch_success_parsed": "  of parsed reflections",
+    "branch_success_fallback": "  of fallbacks",
+    **{f"branch_success_depth_{depth}": f"  at depth {depth}" for depth in range(1, 10)},
+}
+
+
+def _diagnostic_sections(diagnostics: Mapping[str, Mapping[str, float]]) -> list[tuple[str, Rows]]:
+    found = [key for key in DIAGNOSTICS if any(key in shares for shares in diagnostics.values())]
+    if not found:
+        return []
+    rows = [("share, %", *diagnostics)]
+    for key in found:
+        cells = (percent(shares[key]) if key in shares else "" for shares in diagnostics.values())
+        rows.append((DIAGNOSTICS[key], *cells))
+    return [("Reflections and branches", rows)]
+
+
+def _estimate_rows(
+    estimates: Mapping[str, Mapping[int, Estimate]], names: Mapping[int, str], *, sign: bool
+) -> list[tuple[str, ...]]:
+    rows = [("run", *names.values(), "tasks")]
+    for name, found in estimates.items():
+        cells = [_cell(found[k], sign) if k in found else "" for k in names]
+        rows.append((name, *cells, str(max(estimate.tasks for estimate in found.values())) if found else ""))
+    return rows
+
+
+def _cell(estimate: Estimate, sign: bool) -> str:
+    mean = f"{100 * estimate.mean:+.1f}" if sign else percent(estimate.mean)
+    return f"{mean} ({percent_interval(estimate.low, estimate.high)})"
+
+
+def _cost_sections(costs: Mapping[str, Mapping[str, float]]) -> list[tuple[str, Rows]]:
+    if not costs:
+        return []
+    rows = [(name, *(f"{value:,.0f}" for value in cost.values())) for name, cost in costs.items()]
+    return [("Spent in training", [("run", *TRAINING), *rows])]
+
+
+def _markdown(sections: Iterable[tuple[str, Rows]], notes: Iterable[str], picture: Path | None) -> str:
+    parts = ["# Comparison", *(f"{title}:\n\n{markdown_table(rows)}" for title, rows in sections)]
+    parts += [f"Note: {note}." for note in notes]
+    if picture:
+        parts.append(f"![Pass@k over k]({picture.name})")
+    return "\n\n".join(parts) + "\n"

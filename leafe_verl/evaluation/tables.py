@@ -1,0 +1,31 @@
+"""Rows of text as a table, for a terminal or for Markdown; the first row is the heading."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+Rows = Sequence[Sequence[str]]
+
+
+def text_table(rows: Rows) -> str:
+    """First column to the left, numbers to the right, a line under the heading."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def markdown_table(rows: Rows) -> str:
+    heading, *body = rows
+    rule = ["---", *["---:"] * (len(heading) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heading, rule, *body))
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def percent_interval(low: float, high: float) -> str:
+    return f"{100 * low:.1f} to {100 * high:.1f}"

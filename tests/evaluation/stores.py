@@ -1,0 +1,63 @@
+"""Small evaluations on disk, written as leafe-verl evaluate writes them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fakes import turn
+
+from leafe_verl.core import Attempt, Branch, ExplorationTree, History, Outcome, Reflection, StepRecord, Task
+from leafe_verl.evaluation.attempts import AttemptWriter, record_of
+from leafe_verl.evaluation.manifest import Manifest, write_manifest
+
+MANIFEST = Manifest(
+    model="base",
+    sources=("tasks.jsonl",),
+    tasks="3, sha256 0",
+    loop="episode",
+    sampling={"temperature": 0.6, "top_p": 1.0},
+    horizon=4,
+    window=2048,
+    leafe={"generation": {"max_tokens": 512}, "seed": 0},
+    attempts=4,
+)
+OUTCOMES = {"+": Outcome.SUCCESS, "-": Outcome.FAILURE, "h": Outcome.HORIZON, "?": Outcome.ENVIRONMENT_FAILURE}
+"""One character for each attempt of a store."""
+
+
+def task(key: str) -> Task:
+    return Task(key, f"Do {key}.", "corridor")
+
+
+def attempt(outcome: Outcome, branch: Branch | None = None, text: str = "go") -> Attempt:
+    step = StepRecord(History((1,), ()), turn(text), "seen", 0.5, False, None)
+    return Attempt(branch, (step,), outcome, None if outcome.scored else "it broke")
+
+
+def write_store(store: Path, tasks: Mapping[str, str], **manifest: object) -> Path:
+    """`tasks`: key -> outcomes, such as {"a": "+-?"}; `manifest`: fields that differ from MANIFEST's."""
+    write_manifest(store, dataclasses.replace(MANIFEST, **manifest))
+    writer = AttemptWriter(store)
+    for key, outcomes in tasks.items():
+        for outcome in outcomes:
+            tree = ExplorationTree(task(key))
+            tree.add(attempt(OUTCOMES[outcome]))
+            writer.append(record_of(tree, [], seed=0))
+    return store
+
+
+def write_trees(store: Path, tasks: Mapping[str, Sequence[str]], **manifest: object) -> Path:
+    """`tasks`: key -> outcomes of the one tree's root and of the branches from its first step."""
+    write_manifest(store, dataclasses.replace(MANIFEST, **{"loop": "explore", **manifest}))
+    writer = AttemptWriter(store)
+    for key, outcomes in tasks.items():
+        tree = ExplorationTree(task(key))
+        reflection = Reflection(1, "Turn left.", parsed=True, text="{}", num_tokens=3)
+        for index, outcome in enumerate(outcomes):
+            tree.add(attempt(OUTCOMES[outcome], Branch(0, 1, 1, reflection) if index else None))
+            if index:
+                tree.reflections.append((0, reflection))
+        writer.append(record_of(tree, [], seed=0))
+    return store
