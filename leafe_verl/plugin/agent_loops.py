@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import logging
 import os
@@ -11,23 +12,46 @@ from uuid import uuid4
 
 from omegaconf import OmegaConf
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput, register
+from verl.utils.tokenizer.continuous_token import ContinuousTokenBuilder
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
 from leafe_verl.core import Example, ExplorationTree, Explorer, Outcome, Settings, Task, TokenSequence
 from leafe_verl.core.experience import examples_of, sequence_of
+from leafe_verl.core.playbook import Playbook, look_back
 from leafe_verl.core.statistics import count
 from leafe_verl.environments import make
 from leafe_verl.plugin.dataset import task_of
+from leafe_verl.plugin.playbook_file import read_playbook
 from leafe_verl.plugin.server_policy import ServerPolicy
 
 logger = logging.getLogger(__name__)
 
 EXPLORE = "explore"
 EPISODE = "episode"
+ADAPT = "adapt"
 COUNTS_FIELD = "leafe_counts"
-"""Field of a record's `extra_fields`: the counts of one tree. Such a record is no example."""
+"""Field of a record's `extra_fields`: the counts of one tree. An exploring loop's record with counts is no example."""
+DELTA_FIELD = "leafe_delta"
+"""Field of a record's `extra_fields`: what ACE learned from an attempt, a `Delta` as a mapping."""
 KIND_FIELD = "leafe_kind"
 """Field of a record's `extra_fields`: which loss an example belongs to."""
+
+
+class FirstOnly(logging.Filter):
+    """Lets a message through once a process: verl warns of a model's type for every attempt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        new = message not in self._seen
+        self._seen.add(message)
+        return new
+
+
+logging.getLogger(create_continuous_token_builder.__module__).addFilter(FirstOnly())
 
 
 @functools.cache
@@ -36,19 +60,32 @@ def environment_slots(number: int) -> asyncio.Semaphore:
     return asyncio.Semaphore(number)
 
 
+def chatml_family(chosen: ContinuousTokenBuilder, chat_template: str) -> str | None:
+    """Family of a model whose turns are ChatML and whose type verl does not know, as SmolLM2's; None: verl's choice.
+
+    verl chooses its default builder for unknown types, which loses the line break after the end-of-turn token.
+    """
+    unknown = type(chosen) is ContinuousTokenBuilder
+    return "qwen" if unknown and "<|im_start|>" in chat_template else None
+
+
 class TaskLoop(AgentLoopBase):
     """What both loops share: settings, the policy, and the form of their outputs."""
 
     def __init__(self, *args: Any, hf_model_type: str | None = None, **kwargs: Any) -> None:
         super().__init__(*args, hf_model_type=hf_model_type, **kwargs)
         self.settings = Settings.from_mapping(OmegaConf.to_container(self.config.leafe, resolve=True))
-        if self.settings.generation.chat_family:
+        inferred = chatml_family(self.continuous_token_builder, str(self.tokenizer.chat_template))
+        if family := self.settings.generation.chat_family or inferred:
             self.continuous_token_builder = create_continuous_token_builder(
                 self.tokenizer,
-                model_family=self.settings.generation.chat_family,
+                model_family=family,
                 hf_model_type=hf_model_type,
                 chat_template_kwargs=self.apply_chat_template_kwargs,
             )
+
+    def finished(self, tree: ExplorationTree, examples: list[Example]) -> None:
+        """Hook: a tree, of one attempt or of many, has come to its end, whether or not it is scored."""
 
     def explorer(self, task: Task, sampling_params: dict[str, Any]) -> Explorer:
         rollout, environment = self.rollout_config, self.settings.environment
@@ -64,7 +101,10 @@ class TaskLoop(AgentLoopBase):
         )
         make_environment = functools.partial(make, task.environment, **environment.options)
         slots = environment_slots(environment.concurrency or os.cpu_count() or 1)
-        return Explorer(make_environment, policy, self.settings, slots)
+        return Explorer(make_environment, policy, self.settings, slots, self.playbook().render())
+
+    def playbook(self) -> Playbook:
+        return read_playbook(self.settings.playbook.path)
 
     def output(
         self,
@@ -105,6 +145,7 @@ class EpisodeLoop(TaskLoop):
         explorer = self.explorer(task, sampling_params)
         tree = ExplorationTree(task)
         tree.add(await explorer.attempt(tree))
+        self.finished(tree, [])
         (attempt,) = tree.attempts
         if not attempt.outcome.scored:
             logger.warning("task %r: unscored attempt, %s: %s", task.key, attempt.outcome.value, attempt.error)
@@ -112,7 +153,21 @@ class EpisodeLoop(TaskLoop):
         success = float(attempt.outcome is Outcome.SUCCESS)
         sequence = sequence_of(attempt.steps)
         info = {"acc": success, "steps": float(len(attempt.steps))}
-        return [self.output(sequence, explorer.policy, tree.return_of(0), 2 * len(attempt.steps), info)]
+        extra = {COUNTS_FIELD: count(tree, []), **await self.learned(tree, explorer.policy)}
+        return [self.output(sequence, explorer.policy, tree.return_of(0), 2 * len(attempt.steps), info, **extra)]
+
+    async def learned(self, tree: ExplorationTree, policy: ServerPolicy) -> dict[str, Any]:
+        """What a loop adds to its record once the attempt is over."""
+        return {}
+
+
+@register(ADAPT)
+class AdaptLoop(EpisodeLoop):
+    """ACE's rollout: one plain attempt with the playbook in its prompt, then a look back at it."""
+
+    async def learned(self, tree: ExplorationTree, policy: ServerPolicy) -> dict[str, Any]:
+        delta = await look_back(policy, tree, self.playbook(), self.settings.playbook)
+        return {DELTA_FIELD: dataclasses.asdict(delta)}
 
 
 @register(EXPLORE)
@@ -125,6 +180,7 @@ class ExploreLoop(TaskLoop):
         explorer = self.explorer(task, sampling_params)
         tree = await explorer.explore(task, roots=self.rollout_config.n)
         examples = examples_of(tree, self.settings.distillation, self.settings.seed)
+        self.finished(tree, examples)
         return [
             self._tree_record(tree, examples, explorer.policy),
             *(self._example_record(tree, example, explorer.policy) for example in examples),

@@ -12,6 +12,7 @@ from verl.utils.tokenizer.continuous_token_wiring import list_continuous_token_b
 
 from leafe_verl.core import Settings
 from leafe_verl.environments import make
+from leafe_verl.plugin.playbook_file import read_playbook
 from leafe_verl.task_files import read_tasks
 
 SUPPORTED_VERL = "0.9."
@@ -35,7 +36,8 @@ def find_problems(config: DictConfig) -> list[str]:
         return [*problems, f"{error}; see leafe_verl/plugin/config/leafe_settings.yaml for what there is"]
     problems += settings.problems()
     problems += _model_problems(config.actor_rollout_ref.model.path)
-    problems += _batch_problems(config)
+    problems += _playbook_problems(settings.playbook.path, config.trainer.v1.trainer_mode)
+    problems += [] if config.trainer.val_only else _batch_problems(config)
     problems += _window_problems(config, settings)
     problems += _chat_problems(settings.generation.chat_family)
     try:
@@ -60,6 +62,18 @@ def _model_problems(path: str) -> list[str]:
         f"no model at {path} (no config.json there); give a Hugging Face folder or owner/name in "
         "actor_rollout_ref.model.path, or MODEL=... before the recipe"
     ]
+
+
+def _playbook_problems(path: str | None, mode: str) -> list[str]:
+    if mode == "ace":
+        return [] if path else ["leafe.playbook.path is null; expected the file that ACE's advice goes to"]
+    if path and not Path(path).is_file():
+        return [f"no playbook at {path}; leafe.playbook.path names the file that recipes/ace_mbpp.sh wrote, or null"]
+    try:
+        read_playbook(path)
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def _batch_problems(config: DictConfig) -> list[str]:

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 _VERLS_TRAINER = "verl.trainer.ppo.v1.trainer_sync"
-_OUR_TRAINER = "leafe_verl.plugin.trainer"
+_OUR_TRAINERS = ("leafe_verl.plugin.trainer", "leafe_verl.plugin.evaluation")
 
 
 class _RegisterTrainers(MetaPathFinder):
@@ -35,10 +35,15 @@ class _RegisterTrainers(MetaPathFinder):
 
         def execute_then_register(module: ModuleType) -> None:
             execute(module)
-            importlib.import_module(_OUR_TRAINER)
+            _import_trainers()
 
         spec.loader.exec_module = execute_then_register  # type: ignore[method-assign]
         return spec
+
+
+def _import_trainers() -> None:
+    for name in _OUR_TRAINERS:
+        importlib.import_module(name)
 
 
 def _register() -> None:
@@ -47,7 +52,7 @@ def _register() -> None:
     cpu.select_platform()
     vllm_cpu.name_distribution()
     if _VERLS_TRAINER in sys.modules:
-        importlib.import_module(_OUR_TRAINER)
+        _import_trainers()
     else:
         sys.meta_path.insert(0, _RegisterTrainers())
 

@@ -8,6 +8,15 @@ from tqdm import tqdm
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 POLL_SECONDS = 0.2
+NOTHING_COLLECTED = "no materializable trajectories"
+"""What verl/trainer/ppo/v1/replay_buffer.py says of a training batch without any result."""
+
+
+def _nothing_collected(batch_size: int, what: str) -> RuntimeError:
+    return RuntimeError(
+        f"none of {batch_size} tasks gave a scored attempt while {what}: the rollout workers' log says why, "
+        "task by task"
+    )
 
 
 class ProgressReplayBuffer(ReplayBuffer):
@@ -25,13 +34,15 @@ class ProgressReplayBuffer(ReplayBuffer):
         partition_id, batch_size = kwargs["partition_id"], kwargs["batch_size"]
         what = "collecting" if partition_id == "train" else "validating"
         with tqdm(total=batch_size, desc=what, unit="task", mininterval=5.0) as self._bar:
-            sampled = super().sample(*args, **kwargs)
+            try:
+                sampled = super().sample(*args, **kwargs)
+            except RuntimeError as error:
+                if NOTHING_COLLECTED in str(error):
+                    raise _nothing_collected(batch_size, what) from error
+                raise
             self._bar.update(batch_size - self._bar.n)
         if not sampled[0].keys:
-            raise RuntimeError(
-                f"none of {batch_size} tasks gave a scored attempt while {what}: the rollout workers' log says why, "
-                "task by task"
-            )
+            raise _nothing_collected(batch_size, what)
         return sampled
 
     def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:

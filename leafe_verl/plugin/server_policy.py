@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,6 @@ from verl.utils.tokenizer.continuous_token import ContinuousTokenBuilder
 from verl.workers.rollout.llm_server import LLMServerClient
 
 from leafe_verl.core.policy import ContextOverflow, History, Message, PolicyFailure, Turn
-from leafe_verl.core.reflection import reflection_schema
 from leafe_verl.core.settings import GenerationSettings, ReflectionSettings
 
 
@@ -58,12 +58,12 @@ class ServerPolicy:
     async def act(self, history: History) -> Turn:
         return await self._sample(history, self.generation.max_tokens, {})
 
-    async def reflect(self, history: History, num_steps: int) -> Turn:
+    async def reflect(self, history: History, schema: Mapping[str, Any]) -> Turn:
         params: dict[str, Any] = {}
         if self.reflection.temperature is not None:
             params["temperature"] = self.reflection.temperature
         if self.grammar:
-            params["structured_outputs"] = _json_grammar(num_steps, self.reflection.max_characters)
+            params["structured_outputs"] = _json_grammar(json.dumps(schema))
         return await self._sample(history, self.reflection.max_tokens, params)
 
     async def _sample(self, history: History, max_tokens: int, params: dict[str, Any]) -> Turn:
@@ -101,7 +101,7 @@ class ServerPolicy:
 
 
 @functools.lru_cache(maxsize=64)
-def _json_grammar(num_steps: int, max_characters: int) -> Any:
+def _json_grammar(schema: str) -> Any:
     from vllm.sampling_params import StructuredOutputsParams
 
-    return StructuredOutputsParams(json=reflection_schema(num_steps, max_characters))
+    return StructuredOutputsParams(json=schema)

@@ -15,24 +15,25 @@ from verl.workers.utils.padding import no_padding_2_padding
 
 from leafe_verl.plugin.cpu import prepare_engine
 
-COUNTERFACTUAL = "is_counterfactual"
-"""Field of a batch, shape (rows,): 1 for an example of L_cf, 0 for one of L_reh."""
-BETA = "leafe_beta"
+TERM = "leafe_term"
+"""Field of a batch, shape (rows,): which term of the loss a row belongs to, as its place in WEIGHTS."""
+WEIGHTS = "leafe_weights"
+"""Terms of the loss with their weights, as in {"counterfactual": 1.0, "rehearsal": beta}."""
+TOKENS = "leafe_tokens"
+"""Trained tokens of each term in the mini-batch, over all ranks, in the order of WEIGHTS."""
 UPDATES = "leafe_updates"
 """Optimiser steps of the whole distillation, for the progress bar."""
-TOKENS_CF, TOKENS_REH = "leafe_tokens_cf", "leafe_tokens_reh"
-"""Trained tokens of each term in the mini-batch, over all ranks."""
 
 
 def distillation_loss(
     model_output: dict[str, torch.Tensor], data: TensorDict, dp_group: Any = None
 ) -> tuple[torch.Tensor, dict[str, Metric]]:
-    """L = L_cf + beta * L_reh, each the mean over its own tokens of the mini-batch on all ranks.
+    """Weighted sum of terms, each the mean over its own tokens of the mini-batch on all ranks: L_cf + beta * L_reh.
 
     Args:
         model_output: `log_probs`, nested, one row of prompt + response log-probs for each example.
         data: A micro-batch with `prompts`, `responses` and `response_mask` (nested; the mask is 1 where the loss is
-            computed), `is_counterfactual` (rows,), and the mini-batch's `leafe_tokens_*`, `leafe_beta`, `dp_size`.
+            computed), `leafe_term` (rows,), and the mini-batch's `leafe_weights`, `leafe_tokens` and `dp_size`.
 
     Returns:
         This micro-batch's share of the loss times `dp_size` (FSDP averages gradients over ranks), and metrics whose
@@ -42,13 +43,15 @@ def distillation_loss(
     log_probs = no_padding_2_padding(model_output["log_probs"], data).float()
     mask = torch.nested.to_padded_tensor(data["response_mask"], 0.0).float()
     nll = -(log_probs * mask).sum(dim=1)
-    is_cf = data[COUNTERFACTUAL].reshape(-1).to(nll.device, torch.float32)
-    beta, dp_size = tu.get_non_tensor_data(data, BETA, 1.0), data["dp_size"]
-    loss_cf = (nll * is_cf).sum() * dp_size / max(tu.get_non_tensor_data(data, TOKENS_CF, 0), 1)
-    loss_reh = (nll * (1 - is_cf)).sum() * dp_size / max(tu.get_non_tensor_data(data, TOKENS_REH, 0), 1)
-    terms = {"loss_counterfactual": loss_cf, "loss_rehearsal": loss_reh}
-    metrics = {name: Metric(AggregationType.SUM, term.detach()) for name, term in terms.items()}
-    return loss_cf + beta * loss_reh, metrics
+    weights: dict[str, float] = tu.get_non_tensor_data(data, WEIGHTS, None)
+    tokens: tuple[float, ...] = tu.get_non_tensor_data(data, TOKENS, None)
+    term_of_row = data[TERM].reshape(-1).to(nll.device)
+    loss, metrics = nll.new_zeros(()), {}
+    for index, (name, weight) in enumerate(weights.items()):
+        term = (nll * (term_of_row == index)).sum() * data["dp_size"] / max(tokens[index], 1)
+        metrics[f"loss_{name}"] = Metric(AggregationType.SUM, term.detach())
+        loss = loss + weight * term
+    return loss, metrics
 
 
 class SFTTrainingWorker(TrainingWorker):
@@ -58,11 +61,11 @@ class SFTTrainingWorker(TrainingWorker):
 
     def train_batch(self, data: TensorDict) -> TensorDict:
         tokens = torch.stack([row.sum() for row in data["response_mask"].unbind()]).float()
-        is_cf = data[COUNTERFACTUAL].reshape(-1).float().to(tokens.device)
-        sums = torch.stack([(tokens * is_cf).sum(), (tokens * (1 - is_cf)).sum()]).to(self.device_name)
-        group = self.engine.get_data_parallel_group()
-        torch.distributed.all_reduce(sums, group=group)
-        tu.assign_non_tensor(data, **{TOKENS_CF: sums[0].item(), TOKENS_REH: sums[1].item()})
+        terms = data[TERM].reshape(-1).long().to(tokens.device)
+        sums = torch.zeros(len(tu.get_non_tensor_data(data, WEIGHTS, None)), device=tokens.device)
+        sums = sums.index_add(0, terms, tokens).to(self.device_name)
+        torch.distributed.all_reduce(sums, group=self.engine.get_data_parallel_group())
+        tu.assign_non_tensor(data, **{TOKENS: tuple(sums.tolist())})
         output = super().train_batch(data)
         if self.rank == 0:
             self._show_progress(tu.get_non_tensor_data(data, UPDATES, None))

@@ -1,10 +1,14 @@
-"""Trainer modes: `leafe` collects, distils, syncs, validates; `grpo` is verl's own, with our validation."""
+"""Trainer modes: `leafe` collects, distils, syncs, validates; `ace` collects advice; `grpo` is verl's own.
+
+Every difference from verl's loop is an override of one of its hooks.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -19,10 +23,12 @@ from verl.utils.py_functional import rename_dict
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from leafe_verl.core import Kind
+from leafe_verl.core.playbook import Delta
 from leafe_verl.core.statistics import ratios, total
 from leafe_verl.evaluation.pass_at_k import ks_up_to, mean_pass_at_k
-from leafe_verl.plugin.agent_loops import COUNTS_FIELD, KIND_FIELD
-from leafe_verl.plugin.sft_worker import BETA, COUNTERFACTUAL, UPDATES, PolicyWorker, SFTWorker
+from leafe_verl.plugin.agent_loops import COUNTS_FIELD, DELTA_FIELD, KIND_FIELD
+from leafe_verl.plugin.playbook_file import read_playbook, write_playbook
+from leafe_verl.plugin.sft_worker import TERM, UPDATES, WEIGHTS, PolicyWorker, SFTWorker
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +37,18 @@ class EpisodeTrainer(PPOTrainerSync):
     """verl's synchronous trainer with a worker of ours and unbiased Pass@k in validation."""
 
     worker_cls: type[ActorRolloutRefWorker] = PolicyWorker
+
+    def _log_counts(self, extras: list[dict], metrics: dict) -> None:
+        counts = [extra[COUNTS_FIELD] for extra in extras if COUNTS_FIELD in extra]
+        summed = total(counts)
+        metrics.update({f"leafe/{name}": value for name, value in summed.items()})
+        metrics.update({f"leafe/{name}": value for name, value in ratios(summed).items()})
+        metrics["leafe/missing"] = self.config.data.train_batch_size * self.collected_per_task - len(counts)
+
+    @property
+    def collected_per_task(self) -> int:
+        """Records with counts that a task gives: one for each attempt."""
+        return self.config.actor_rollout_ref.rollout.n
 
     @property
     def trainer_mode(self) -> str:
@@ -80,77 +98,106 @@ class EpisodeTrainer(PPOTrainerSync):
 
 @register_trainer("grpo")
 class GRPOTrainer(EpisodeTrainer):
-    """verl's GRPO. The name differs from `sync` only so that validation reports Pass@k."""
+    """verl's GRPO, with unbiased Pass@k in validation and what was spent in the metrics."""
+
+    def _balance_batch(self, batch: KVBatchMeta, metrics: dict, **kwargs: Any) -> KVBatchMeta:
+        self._log_counts(_extra_fields(batch), metrics)
+        return super()._balance_batch(batch, metrics, **kwargs)
+
+
+class CollectingTrainer(EpisodeTrainer):
+    """What needs neither log-probs nor advantages of what it collected."""
+
+    def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        return batch
+
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        return batch
+
+    def _compute_metrics(
+        self, batch: KVBatchMeta, metrics: dict, timing_raw: dict, global_steps: int, epoch: int
+    ) -> None:
+        """verl's own computes advantages' and returns' statistics."""
+        metrics.update({"training/global_step": global_steps, "training/epoch": epoch})
+        metrics.update({f"timing_s/{name}": seconds for name, seconds in timing_raw.items()})
+        if seconds := timing_raw.get("gen"):
+            metrics["leafe/sampled_tokens_per_s"] = metrics.get("leafe/sampled_tokens", 0) / seconds
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Examples that are distilled together; the next phase begins where this one ends."""
+
+    name: str
+    batch: KVBatchMeta
+    """Padded and balanced."""
+    weights: dict[str, float]
+    """Terms of the loss."""
+    num_mini_batches: int
+    """Optimiser steps of one epoch."""
 
 
 @register_trainer("leafe")
-class LeafeTrainer(EpisodeTrainer):
-    """Collect exploration trees, distil their examples by SFT, sync the weights, validate.
-
-    Every difference from PPO is an override of one of the base class's hooks; its loop is untouched.
-    """
+class LeafeTrainer(CollectingTrainer):
+    """Collect exploration trees, distil their examples by SFT, sync the weights, validate."""
 
     worker_cls = SFTWorker
+    collected_per_task = 1  # the tree
+
+    @property
+    def phase_weights(self) -> dict[str, dict[str, float]]:
+        """Phases in their order. LEAFE has the second alone; Early Experience's SFT on successes follows the first."""
+        beta = self.config.leafe.distillation.beta
+        return {
+            "world_model": {Kind.WORLD_MODEL.value: 1.0},
+            "actor": {Kind.COUNTERFACTUAL.value: 1.0, Kind.REHEARSAL.value: beta},
+        }
 
     def _balance_batch(self, batch: KVBatchMeta, metrics: dict, **kwargs: Any) -> KVBatchMeta:
-        """Take the trees' counts out of the batch, then pad and balance the examples that remain."""
-        records = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
-        extras = [getattr(extra, "data", extra) for extra in records["extra_fields"]]
-        self._log_trees([extra[COUNTS_FIELD] for extra in extras if COUNTS_FIELD in extra], metrics)
+        """Take the trees' counts out of the batch, then pad and balance the examples that remain, phase by phase."""
+        extras = _extra_fields(batch)
+        self._log_counts(extras, metrics)
         kinds = {key: extra[KIND_FIELD] for key, extra in zip(batch.keys, extras, strict=True) if KIND_FIELD in extra}
-        self._num_examples = len(kinds)
+        self._phases: list[Phase] = []
         if not kinds:
             logger.warning("step %d: no example in %d trees, nothing to distil", self.global_steps, len(batch.keys))
             return batch
-        trees = [key for key in batch.keys if key not in kinds]
-        tq.kv_clear(keys=trees, partition_id=batch.partition_id)
-        tags = [tag for key, tag in zip(batch.keys, batch.tags, strict=True) if key in kinds]
-        examples = KVBatchMeta(
-            partition_id=batch.partition_id, keys=list(kinds), tags=tags, extra_info=batch.extra_info
-        )
-        examples = super()._balance_batch(examples, metrics, **kwargs)
-        self._mark_counterfactual(examples, kinds)
-        return examples
+        tq.kv_clear(keys=[key for key in batch.keys if key not in kinds], partition_id=batch.partition_id)
+        for name, weights in self.phase_weights.items():
+            if mine := {key: kind for key, kind in kinds.items() if kind in weights}:
+                self._phases.append(self._phase(name, weights, _part(batch, set(mine)), mine, metrics))
+        return _joined([phase.batch for phase in self._phases])
 
-    def _log_trees(self, counts: list[dict[str, int]], metrics: dict) -> None:
-        summed = total(counts)
-        metrics.update({f"leafe/{name}": value for name, value in summed.items()})
-        metrics.update({f"leafe/{name}": value for name, value in ratios(summed).items()})
-        metrics["leafe/failed_trees"] = self.config.data.train_batch_size - len(counts)
-
-    def _mark_counterfactual(self, examples: KVBatchMeta, kinds: dict[str, str]) -> None:
-        """Write which loss each row belongs to; rows of padding train nothing and may belong to either."""
-        marks = [int(kinds.get(key) == Kind.COUNTERFACTUAL.value) for key in examples.keys]
-        fields = TensorDict({COUNTERFACTUAL: torch.tensor(marks)}, batch_size=len(marks))
-        tq.kv_batch_put(keys=examples.keys, partition_id=examples.partition_id, fields=fields)
-
-    def _num_mini_batches(self) -> int:
-        """Optimiser steps of one epoch: mini-batches of at most ppo_mini_batch_size * rollout.n examples."""
+    def _phase(
+        self, name: str, weights: dict[str, float], batch: KVBatchMeta, kinds: dict[str, str], metrics: dict
+    ) -> Phase:
         config = self.config.actor_rollout_ref
-        return math.ceil(self._num_examples / (config.actor.ppo_mini_batch_size * config.rollout.n))
+        # Mini-batches of at most ppo_mini_batch_size * rollout.n examples; the next call pads to a multiple of them.
+        self._num_mini_batches = math.ceil(len(kinds) / (config.actor.ppo_mini_batch_size * config.rollout.n))
+        batch = super()._balance_batch(batch, metrics, logging_prefix=f"{name}/global_seqlen")
+        # Rows of padding train nothing and may belong to any term.
+        terms = [[*weights].index(kinds[key]) if key in kinds else 0 for key in batch.keys]
+        fields = TensorDict({TERM: torch.tensor(terms)}, batch_size=len(terms))
+        tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
+        return Phase(name, batch, weights, self._num_mini_batches)
 
     def _get_required_batch_multiple(self, dp_size: int) -> int:
         """Rows are padded so that mini-batches are of one size and divide into ranks and micro-batches."""
         actor = self.config.actor_rollout_ref.actor
         micro_batch_size = 1 if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu
-        return dp_size * micro_batch_size * self._num_mini_batches()
-
-    def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        """SFT needs none."""
-        return batch
-
-    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        """SFT needs none."""
-        return batch
+        return dp_size * micro_batch_size * self._num_mini_batches
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         """Distil. A step without examples leaves the policy as it is."""
-        if not self._num_examples:
-            return batch
+        for phase in self._phases:
+            self._distil(phase, metrics)
+        return batch
+
+    def _distil(self, phase: Phase, metrics: dict) -> None:
         actor = self.config.actor_rollout_ref.actor
-        mini_batch_size = len(batch) // self._num_mini_batches()
-        updates = self._num_mini_batches() * actor.ppo_epochs
-        batch.extra_info.update(
+        mini_batch_size = len(phase.batch) // phase.num_mini_batches
+        updates = phase.num_mini_batches * actor.ppo_epochs
+        phase.batch.extra_info.update(
             {
                 "global_batch_size": mini_batch_size,
                 "mini_batch_size": mini_batch_size,
@@ -158,20 +205,56 @@ class LeafeTrainer(EpisodeTrainer):
                 "seed": actor.data_loader_seed,
                 "dataloader_kwargs": {"shuffle": actor.shuffle},
                 "temperature": 1.0,  # the policy itself is trained, not the tempered one it was sampled from
-                BETA: self.config.leafe.distillation.beta,
+                WEIGHTS: phase.weights,
                 UPDATES: updates,
             }
         )
-        output = self.actor_rollout_wg.update_actor(batch)
-        metrics.update(reduce_metrics(rename_dict(output["metrics"], "actor/")))
-        metrics["leafe/optimizer_steps"] = updates
+        output = self.actor_rollout_wg.update_actor(phase.batch)
+        metrics.update(reduce_metrics(rename_dict(output["metrics"], f"{phase.name}/")))
+        metrics["leafe/optimizer_steps"] = metrics.get("leafe/optimizer_steps", 0) + updates
+
+
+@register_trainer("ace")
+class ACETrainer(CollectingTrainer):
+    """ACE: merges into a playbook what the policy learned from its attempts, and leaves the weights as they are."""
+
+    def _balance_batch(self, batch: KVBatchMeta, metrics: dict, **kwargs: Any) -> KVBatchMeta:
+        extras = _extra_fields(batch)
+        self._log_counts(extras, metrics)
+        # Attempts finish in any order; the playbook must not depend on it.
+        deltas = sorted((Delta(**extra[DELTA_FIELD]) for extra in extras if DELTA_FIELD in extra), key=repr)
+        settings = self.config.leafe.playbook
+        playbook = read_playbook(settings.path).merged(deltas, settings.max_characters)
+        write_playbook(settings.path, playbook)
+        metrics["leafe/looks_back"] = len(deltas)
+        metrics["leafe/looks_back_parsed"] = sum(delta.parsed for delta in deltas)
+        metrics["leafe/sampled_tokens"] += sum(delta.num_tokens for delta in deltas)
+        metrics["leafe/advice"] = len(playbook.advice)
         return batch
 
-    def _compute_metrics(
-        self, batch: KVBatchMeta, metrics: dict, timing_raw: dict, global_steps: int, epoch: int
-    ) -> None:
-        """verl's own computes advantages' and returns' statistics, which SFT has not."""
-        metrics.update({"training/global_step": global_steps, "training/epoch": epoch})
-        metrics.update({f"timing_s/{name}": seconds for name, seconds in timing_raw.items()})
-        if seconds := timing_raw.get("gen"):
-            metrics["leafe/sampled_tokens_per_s"] = metrics["leafe/sampled_tokens"] / seconds
+    def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        return batch
+
+
+def _extra_fields(batch: KVBatchMeta) -> list[dict]:
+    records = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
+    return [getattr(extra, "data", extra) for extra in records["extra_fields"]]
+
+
+def _part(batch: KVBatchMeta, keys: set[str]) -> KVBatchMeta:
+    kept = [(key, tag) for key, tag in zip(batch.keys, batch.tags, strict=True) if key in keys]
+    return KVBatchMeta(
+        partition_id=batch.partition_id,
+        keys=[key for key, _ in kept],
+        tags=[tag for _, tag in kept],
+        extra_info=dict(batch.extra_info),
+    )
+
+
+def _joined(batches: list[KVBatchMeta]) -> KVBatchMeta:
+    return KVBatchMeta(
+        partition_id=batches[0].partition_id,
+        keys=[key for batch in batches for key in batch.keys],
+        tags=[tag for batch in batches for tag in batch.tags],
+        extra_info=dict(batches[0].extra_info),
+    )

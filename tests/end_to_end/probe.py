@@ -19,7 +19,7 @@ class ProbedTrainer(LeafeTrainer):
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         self._probed, self._probe_metrics = None, metrics
-        if self._num_examples:
+        if self._phases:
             self._batch = KVBatchMeta(keys=batch.keys, tags=batch.tags, partition_id=batch.partition_id)
             position = next(i for i, tag in enumerate(batch.tags) if not tag.get("is_padding"))
             self._probed = KVBatchMeta(

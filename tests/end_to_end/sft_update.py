@@ -17,7 +17,7 @@ from verl.utils import tensordict_utils as tu
 from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig, TrainingWorkerConfig
 
 from leafe_verl.plugin.cpu import prepare_engine
-from leafe_verl.plugin.sft_worker import BETA, COUNTERFACTUAL, SFTTrainingWorker, distillation_loss
+from leafe_verl.plugin.sft_worker import TERM, WEIGHTS, SFTTrainingWorker, distillation_loss
 
 NUM_EXAMPLES = 8
 
@@ -45,11 +45,13 @@ def examples(rank: int, ranks: int) -> TensorDict:
             "loss_mask": nested([masks[i] for i in mine]),
             "input_ids": nested(whole),
             "position_ids": nested([list(range(len(row))) for row in whole]),
-            COUNTERFACTUAL: torch.tensor([kinds[i] for i in mine]),
+            TERM: torch.tensor([kinds[i] for i in mine]),
         },
         batch_size=len(mine),
     )
-    tu.assign_non_tensor(data, mini_batch_size=NUM_EXAMPLES, temperature=1.0, **{BETA: 0.5})
+    tu.assign_non_tensor(
+        data, mini_batch_size=NUM_EXAMPLES, temperature=1.0, **{WEIGHTS: {"rehearsal": 0.5, "counterfactual": 1.0}}
+    )
     return data
 
 

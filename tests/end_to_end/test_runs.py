@@ -8,6 +8,8 @@ pytest.importorskip("verl", reason="verl is not installed; recipes/setup.sh inst
 from end_to_end.launch import launch
 from end_to_end.tiny_model import make_tiny_model
 
+from leafe_verl.core.playbook import Playbook
+
 pytestmark = pytest.mark.end_to_end
 
 
@@ -71,3 +73,24 @@ def test_grpo_on_the_same_environment(model, tmp_path):
     assert metrics[2]["training/rollout_actor_probs_pearson_corr"] > 0.99
     assert metrics[1]["actor/grad_norm"] > 0
     assert "val-core/letters/pass@2" in metrics[2]
+
+
+def test_early_experience_predicts_observations_then_imitates_successes(model, tmp_path):
+    metrics = launch("early_experience", model, tmp_path, "trainer.total_training_steps=1", "trainer.test_freq=-1")[1]
+    assert metrics["leafe/examples/world_model"] == metrics["leafe/attempts_scored"]
+    assert metrics["leafe/branches"] == 0
+    assert metrics["world_model/loss_world_model"] > 0 and metrics["world_model/grad_norm"] > 0
+    assert metrics["leafe/examples/rehearsal"] == metrics["leafe/outcome/success"] > 0
+    assert metrics["actor/loss_rehearsal"] > 0 and metrics["actor/grad_norm"] > 0
+
+
+def test_ace_writes_advice_and_plays_with_it(model, tmp_path):
+    # Room for the longest answer that the grammar allows: random text seldom ends one early.
+    short = ["leafe.playbook.lessons=1", "leafe.playbook.lesson_characters=20", "leafe.reflection.max_tokens=256"]
+    metrics = launch("ace", model, tmp_path, *short, "trainer.total_training_steps=1")
+    playbook = Playbook.from_json((tmp_path / "checkpoints/playbook.json").read_text())
+    assert metrics[1]["leafe/looks_back"] == 12
+    assert metrics[1]["leafe/looks_back_parsed"] > 0
+    assert len(playbook.advice) == metrics[1]["leafe/advice"]
+    assert "actor/loss" not in metrics[1]
+    assert "val-core/letters/pass@1" in metrics[1]

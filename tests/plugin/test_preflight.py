@@ -36,7 +36,7 @@ def config(model):
     return build
 
 
-@pytest.mark.parametrize("name", ["leafe", "grpo"])
+@pytest.mark.parametrize("name", ["leafe", "grpo", "early_experience", "ace"])
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
 def test_the_shipped_configurations_are_accepted(config, name, device):
     assert find_problems(config(name=name, device=device)) == []
@@ -59,6 +59,8 @@ def test_the_shipped_configurations_are_accepted(config, name, device):
         ("actor_rollout_ref.rollout.n=0", "actor_rollout_ref.rollout.n is 0; expected"),
         ("leafe.generation.max_tokens=4000", "do not fit a window of"),
         ("leafe.generation.chat_family=chatty", "leafe.generation.chat_family"),
+        ("leafe.playbook.path=/no/such/playbook.json", "no playbook at /no/such/playbook.json"),
+        ("trainer.v1.trainer_mode=ace", "leafe.playbook.path is null; expected the file"),
         ("data.train_files=/no/such/file.jsonl", "data.train_files: /no/such/file.jsonl does not exist"),
         ("data.train_batch_size=97", "fewer than one batch"),
     ],

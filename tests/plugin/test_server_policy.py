@@ -1,6 +1,7 @@
 """Token-exactness across turns, limits and failures of the served policy, with a scripted server."""
 
 import asyncio
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token
 
 from leafe_verl.core import ContextOverflow, PolicyFailure
 from leafe_verl.core.policy import annotate
+from leafe_verl.core.reflection import reflection_schema
 from leafe_verl.core.settings import GenerationSettings, ReflectionSettings
 from leafe_verl.plugin.server_policy import ServerPolicy
 
@@ -115,7 +117,9 @@ def test_siblings_ask_the_same_replica(tokenizer):
 
     async def play():
         opening = await served.begin([{"role": "user", "content": "go"}])
-        await asyncio.gather(served.act(opening), served.act(opening), served.reflect(opening, 2))
+        await asyncio.gather(
+            served.act(opening), served.act(opening), served.reflect(opening, reflection_schema(2, 40))
+        )
 
     asyncio.run(play())
     assert {request_id for request_id, _, _ in server.asked} == {"tree"}
@@ -129,11 +133,12 @@ def test_reflections_are_decoded_under_the_schema(tokenizer):
     served = policy(tokenizer, server, grammar=True)
 
     async def play():
-        return await served.reflect(await served.begin([{"role": "user", "content": "go"}]), 3)
+        opening = await served.begin([{"role": "user", "content": "go"}])
+        return await served.reflect(opening, reflection_schema(3, 40))
 
     asyncio.run(play())
     (_, _, params) = server.asked[0]
-    assert params["structured_outputs"].json["properties"]["step"]["maximum"] == 3
+    assert params["structured_outputs"].json == json.dumps(reflection_schema(3, 40))
 
 
 @pytest.mark.parametrize(

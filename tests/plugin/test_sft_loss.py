@@ -8,19 +8,13 @@ pytest.importorskip("verl", reason="verl is not installed")
 from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 
-from leafe_verl.plugin.sft_worker import (
-    BETA,
-    COUNTERFACTUAL,
-    TOKENS_CF,
-    TOKENS_REH,
-    distillation_loss,
-)
+from leafe_verl.plugin.sft_worker import TERM, TOKENS, WEIGHTS, distillation_loss
 
 PROMPTS = [[5, 6, 7], [5, 6], [8]]
 RESPONSES = [[1, 2], [3, 4, 9, 1], [2, 2, 2]]
 # The second row is a rehearsal over two turns with an observation of one token between them.
 MASKS = [[1, 1], [1, 1, 0, 1], [0, 1, 1]]
-IS_CF = [1, 0, 1]
+TERMS = [0, 1, 0]
 # log-prob at position i is that of token i + 1; the last position of a row predicts nothing.
 LOG_PROBS = [[-9.0, -9.0, -1.0, -2.0, -9.0], [-9.0, -3.0, -4.0, -9.0, -5.0, -9.0], [-9.0, -6.0, -7.0, -9.0]]
 
@@ -35,11 +29,12 @@ def batch(rows, *, beta=1.0, dp_size=1, tokens=(4, 3)):
             "prompts": nested([PROMPTS[i] for i in rows]),
             "responses": nested([RESPONSES[i] for i in rows]),
             "response_mask": nested([MASKS[i] for i in rows]),
-            COUNTERFACTUAL: torch.tensor([IS_CF[i] for i in rows]),
+            TERM: torch.tensor([TERMS[i] for i in rows]),
         },
         batch_size=len(rows),
     )
-    tu.assign_non_tensor(data, dp_size=dp_size, **{BETA: beta, TOKENS_CF: tokens[0], TOKENS_REH: tokens[1]})
+    weights = {"counterfactual": 1.0, "rehearsal": beta}
+    tu.assign_non_tensor(data, dp_size=dp_size, **{WEIGHTS: weights, TOKENS: tokens})
     return {"log_probs": nested([LOG_PROBS[i] for i in rows], torch.float32)}, data
 
 

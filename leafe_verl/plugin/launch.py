@@ -1,0 +1,235 @@
+"""`leafe-verl evaluate`: what is missing in a store is played by verl's own launcher, then the figures are printed."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig, OmegaConf
+
+from leafe_verl.checkpoints import hf_folder
+from leafe_verl.core import Settings, Task
+from leafe_verl.environments import make
+from leafe_verl.evaluation.attempts import missing_attempts, read_records
+from leafe_verl.evaluation.manifest import Manifest, fingerprint, read_manifest, write_manifest
+from leafe_verl.evaluation.report import render_evaluation
+from leafe_verl.plugin.preflight import find_problems
+from leafe_verl.task_files import HUB, read_tasks
+
+CONFIG_MODULE = "leafe_verl.plugin.config"
+SEED_STRIDE = 1000
+"""Between the rollout seeds of two calls: verl adds a replica's number to the seed, and equal seeds would draw the
+same attempts again."""
+IN_FLIGHT = 512
+"""Attempts at once for each GPU, or for the CPU: enough to keep a server busy, few enough to be answered in time."""
+CPU_VARIABLES = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
+"""As in recipes/common.sh: GB of key-value cache, and no core kept for vLLM alone."""
+VERSIONED = ("leafe-verl", "verl", "vllm", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class Request:
+    """The verb's arguments."""
+
+    model: str
+    sources: tuple[str, ...]
+    out: Path
+    attempts: int
+    """Of each task; with loop `explore`, the budget of its one tree."""
+    max_tasks: int | None
+    """None: all."""
+    loop: str
+    device: str
+    """`cpu`, `gpu`, or `auto`: GPUs if there are any."""
+    overrides: tuple[str, ...]
+    """Hydra's, as a recipe takes them."""
+
+
+def evaluate(request: Request) -> int:
+    """Complete the store and print its table. Return 1 when verl failed, else 0, also for unscored attempts.
+
+    Raises ValueError for a request that cannot be met: bad settings, or a store made with other ones.
+    """
+    request = dataclasses.replace(request, model=_model(request.model), out=request.out.expanduser().resolve())
+    overrides = _overrides(request, _gpus(request.device))
+    config = _compose(overrides)
+    if problems := find_problems(config):
+        raise ValueError("leafe-verl evaluate refuses to start:\n" + "\n".join(f"- {problem}" for problem in problems))
+    tasks = _tasks(config)
+    manifest = _resumed(request.out, _manifest(request, config, tasks))
+    keys = [task.key for task in tasks]
+    wanted = config.data.attempts
+    missing = missing_attempts(read_records(request.out), keys, wanted)
+    status = 0
+    if missing:
+        manifest = _with_collection(manifest, config.actor_rollout_ref.rollout.seed, request.device)
+        what = "exploration trees" if manifest.explores else "attempts"
+        print(f"{request.out} lacks {sum(missing.values())} {what} of {len(missing)} tasks", flush=True)
+        status = _launch(manifest, overrides, request.out)
+    records = read_records(request.out)
+    print(render_evaluation(manifest, records))
+    left = sum(missing_attempts(records, keys, wanted).values())
+    if left:
+        print(f"\nstill without a score: {left}; the same command tries again")
+    return int(status != 0)
+
+
+def _model(model: str) -> str:
+    folder = hf_folder(model)
+    return str(Path(folder).expanduser().resolve()) if Path(folder).expanduser().exists() else folder
+
+
+def _gpus(device: str) -> int:
+    """Number of GPUs to use; 0 for the CPU."""
+    import torch
+
+    found = 0 if device == "cpu" else torch.cuda.device_count()
+    if device == "gpu" and not found:
+        raise ValueError("--device is gpu, but torch sees none; take --device cpu, or install a CUDA build of torch")
+    return found
+
+
+def _overrides(request: Request, gpus: int) -> list[str]:
+    """Everything that evaluate.yaml leaves open; the user's own come last, so that they win."""
+    explores = request.loop == "explore"
+    own = [
+        *(["device=gpu", f"trainer.n_gpus_per_node={gpus}"] if gpus else ["device=cpu"]),
+        f"actor_rollout_ref.model.path={_quoted(request.model)}",
+        f"data.val_files=[{','.join(_quoted(_source(source)) for source in request.sources)}]",
+        f"data.val_max_samples={request.max_tasks or -1}",
+        f"data.val_batch_size={max(1, IN_FLIGHT * max(gpus, 1) // request.attempts)}",
+        f"leafe.evaluation.loop={request.loop}",
+        f"leafe.evaluation.store={_quoted(str(request.out))}",
+        f"actor_rollout_ref.rollout.val_kwargs.n={1 if explores else request.attempts}",
+        *([f"leafe.budget.attempts={request.attempts}"] if explores else []),
+        "trainer.project_name=leafe_verl",
+        f"trainer.experiment_name={_quoted(request.out.name)}",
+    ]
+    return [*own, *request.overrides]
+
+
+def _source(source: str) -> str:
+    return source if source.startswith(HUB) else str(Path(source).expanduser().resolve())
+
+
+def _quoted(text: str) -> str:
+    """As a Hydra value: paths may hold commas, equals signs and blanks."""
+    return "'" + text.replace("'", "\\'") + "'"
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    with initialize_config_module(CONFIG_MODULE, version_base=None):
+        return compose("evaluate", overrides=list(overrides))
+
+
+def _tasks(config: DictConfig) -> list[Task]:
+    """The tasks as EvaluationDataset sees them."""
+    environment = config.leafe.environment.name
+    tasks = [task for source in config.data.val_files for task in read_tasks(source, environment)]
+    if len({task.key for task in tasks}) < len(tasks):
+        raise ValueError("two of the --tasks files share a task key; evaluate them into an --out each")
+    return tasks[: config.data.val_max_samples] if config.data.val_max_samples > 0 else tasks
+
+
+def _manifest(request: Request, config: DictConfig, tasks: Sequence[Task]) -> Manifest:
+    values: Mapping[str, Any] = OmegaConf.to_container(config.leafe, resolve=True)  # type: ignore[assignment]
+    rollout, environment = config.actor_rollout_ref.rollout, config.leafe.environment
+    sampling = {name: rollout.val_kwargs[name] for name in ("temperature", "top_p", "top_k")}
+    if request.loop == "explore":
+        sampling["roots"] = rollout.n
+    own_horizon = make(environment.name, **Settings.from_mapping(values).environment.options).horizon
+    return Manifest(
+        model=request.model,
+        sources=tuple(config.data.val_files),
+        tasks=fingerprint(tasks),
+        loop=request.loop,
+        sampling=sampling,
+        horizon=environment.horizon or own_horizon,
+        window=rollout.max_model_len or config.data.max_prompt_length + config.data.max_response_length,
+        leafe=_decisive(values, request.loop),
+        attempts=request.attempts,
+    )
+
+
+def _decisive(values: Mapping[str, Any], loop: str) -> dict[str, Any]:
+    """The `leafe` settings that decide what is played; how fast, and what would be trained, are left out."""
+    environment = {key: values["environment"][key] for key in ("name", "step_timeout", "options")}
+    generation = {key: values["generation"][key] for key in ("max_tokens", "chat_family")}
+    decisive = {"environment": environment, "generation": generation, "seed": values["seed"]}
+    if loop == "explore":
+        decisive |= {"budget": values["budget"], "reflection": values["reflection"]}
+    playbook = values.get("playbook", {})
+    if (path := playbook.get("path")) and Path(path).is_file():
+        decisive["playbook"] = {**playbook, "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]}
+    return decisive
+
+
+def _resumed(out: Path, manifest: Manifest) -> Manifest:
+    """The store's own manifest, if there is one, asking for as many attempts as it ever did."""
+    present = read_manifest(out)
+    if present is None:
+        if read_records(out):
+            raise ValueError(
+                f"{out} holds attempts but no evaluation.json that says how they came; choose another --out"
+            )
+        return manifest
+    if differences := manifest.differences(present):
+        raise ValueError(
+            f"{out} was made with other settings; choose another --out, or give the same:\n"
+            + "\n".join(f"- {difference}" for difference in differences)
+        )
+    return dataclasses.replace(present, attempts=max(present.attempts, manifest.attempts), sources=manifest.sources)
+
+
+def _with_collection(manifest: Manifest, seed: int, device: str) -> Manifest:
+    collection = {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "seed": seed + SEED_STRIDE * len(manifest.collections),
+        "versions": {name: found for name in VERSIONED if (found := _version(name))},
+        "machine": {"cores": os.cpu_count(), "gpus": [] if device == "cpu" else _gpu_names()},
+    }
+    return dataclasses.replace(manifest, collections=(*manifest.collections, collection))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _gpu_names() -> list[str]:
+    # Asking torch would keep some hundred MB on the first of them while verl runs.
+    try:
+        command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        return []
+    return done.stdout.split("\n")[:-1] if done.returncode == 0 else []
+
+
+def _launch(manifest: Manifest, overrides: Sequence[str], out: Path) -> int:
+    """Run `python -m verl.trainer.main_ppo` and return its exit status."""
+    write_manifest(out, manifest)
+    command = [
+        *[sys.executable, "-m", "verl.trainer.main_ppo"],
+        *["--config-path", f"pkg://{CONFIG_MODULE}", "--config-name", "evaluate"],
+        *overrides,
+        f"hydra.run.dir={_quoted(str(out / 'hydra'))}",
+        f"actor_rollout_ref.rollout.seed={manifest.collections[-1]['seed']}",
+    ]
+    defaults = {name: value for name, value in CPU_VARIABLES.items() if "device=cpu" in overrides}
+    status = subprocess.run(command, env={**defaults, **os.environ}).returncode
+    if status:
+        print(f"\nverl ended with status {status}; what it collected until then is kept in {out}\n")
+    return status

@@ -1,0 +1,197 @@
+"""leafe-verl evaluate around verl: what it asks of verl, what it resumes, and what it refuses."""
+
+import json
+import subprocess
+
+import pytest
+
+pytest.importorskip("verl", reason="verl is not installed")
+
+from evaluation.stores import OUTCOMES, attempt
+from omegaconf import OmegaConf
+from verl.utils.tokenizer.continuous_token import ContinuousTokenBuilder, QwenContinuousTokenBuilder
+from verl.utils.tokenizer.continuous_token_wiring import infer_continuous_token_model_family
+
+from leafe_verl.cli import main
+from leafe_verl.core import ExplorationTree
+from leafe_verl.evaluation.attempts import AttemptWriter, read_records, record_of
+from leafe_verl.evaluation.manifest import read_manifest
+from leafe_verl.plugin import launch
+from leafe_verl.plugin.agent_loops import chatml_family
+from leafe_verl.plugin.dataset import task_of
+from leafe_verl.plugin.evaluation import EvaluationDataset, validation_loop
+
+ENVIRONMENT = "leafe.environment.name=end_to_end.letters:Letters"
+
+
+class FakeVerl:
+    """In the launcher's place: plays, with the real data set, what the command line asks for."""
+
+    def __init__(self):
+        self.calls = []
+        self.outcomes = iter([])
+        """One of `OUTCOMES` for each attempt, then successes."""
+
+    def __call__(self, command, **kwargs):
+        given = dict(text.split("=", 1) for text in command if "=" in text)
+        self.calls.append(given)
+        config = launch._compose([text for text in command[7:] if not text.startswith("hydra.")])
+        writer = AttemptWriter(read_store(config))
+        for row in dataset(config).dataframe:
+            for _ in range(row["__rollout_n__"]):
+                tree = ExplorationTree(task_of(row["extra_info"]))
+                tree.add(attempt(OUTCOMES[next(self.outcomes, "+")]))
+                writer.append(record_of(tree, [], seed=0))
+        return subprocess.CompletedProcess(command, 0)
+
+
+def read_store(config):
+    return launch.Path(config.leafe.evaluation.store)
+
+
+def dataset(config):
+    made = object.__new__(EvaluationDataset)
+    made.config, made.max_samples = config.data, config.data.val_max_samples
+    made.original_data_files = list(config.data.val_files)
+    made._read_files_and_tokenize()
+    return made
+
+
+@pytest.fixture
+def verl(monkeypatch):
+    fake = FakeVerl()
+    monkeypatch.setattr(launch.subprocess, "run", fake)
+    return fake
+
+
+@pytest.fixture
+def evaluate(tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (model / name).write_text("{}")
+    tasks = tmp_path / "tasks, three.jsonl"
+    tasks.write_text("".join(json.dumps({"task_id": i, "text": f"word{i}"}) + "\n" for i in range(3)))
+
+    def run(*more, environment=ENVIRONMENT):
+        given = ["--model", str(model), "--tasks", str(tasks), "--out", str(tmp_path / "out"), "--device", "cpu"]
+        return main(["evaluate", *given, *more, environment])
+
+    run.out, run.tasks = tmp_path / "out", tasks
+    return run
+
+
+def test_it_collects_then_extends_and_collects_nothing_twice(verl, evaluate, capsys):
+    assert evaluate("--attempts", "2") == 0
+    assert len(read_records(evaluate.out)) == 6
+    assert "Pass@2  100.0" in capsys.readouterr().out
+    assert evaluate("--attempts", "2") == 0
+    assert len(verl.calls) == 1, "everything is there: verl is not started"
+    assert evaluate("--attempts", "5") == 0
+    assert len(read_records(evaluate.out)) == 15
+    manifest = read_manifest(evaluate.out)
+    assert manifest.attempts == 5
+    assert [call["seed"] for call in manifest.collections] == [42, 1042], "the same seed would draw the same attempts"
+    assert [call["actor_rollout_ref.rollout.seed"] for call in verl.calls] == ["42", "1042"]
+
+
+def test_what_is_missing_alone_is_collected_after_a_kill(verl, evaluate):
+    evaluate("--attempts", "2")
+    (path,) = evaluate.out.glob("attempts-*.jsonl")
+    path.write_text(path.read_text()[:-20])
+    assert evaluate("--attempts", "2") == 0
+    assert len(read_records(evaluate.out)) == 6
+
+
+def test_unscored_attempts_are_said_and_tried_again(verl, evaluate, capsys):
+    verl.outcomes = iter("+?-")
+    assert evaluate("--attempts", "1") == 0
+    shown = capsys.readouterr().out
+    assert "still without a score: 1; the same command tries again" in shown
+    assert "Pass@1  50.0" in shown
+    assert evaluate("--attempts", "1") == 0
+    assert len(read_records(evaluate.out)) == 4
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (["actor_rollout_ref.rollout.val_kwargs.temperature=1.0"], "sampling.temperature is 1.0, not 0.6"),
+        (["leafe.environment.horizon=2"], "horizon is 2, not 3"),
+        (["leafe.generation.max_tokens=32"], "leafe.generation.max_tokens is 32, not 64"),
+        (["--max-tasks", "2"], "tasks is '2, sha256"),
+        (["--loop", "explore"], "loop is 'explore', not 'episode'"),
+    ],
+)
+def test_other_settings_are_refused_on_the_same_store(verl, evaluate, capsys, given, said):
+    evaluate("--attempts", "1")
+    assert evaluate("--attempts", "1", *given) == 1
+    shown = capsys.readouterr().err
+    assert said in shown and "choose another --out" in shown
+    assert len(verl.calls) == 1
+
+
+def test_bad_settings_are_refused_before_anything_is_written(verl, evaluate, capsys):
+    assert evaluate("leafe.budget.depth=-1", "leafe.generation.max_tokens=0") == 1
+    assert capsys.readouterr().err.count("\n- ") == 2
+    assert not evaluate.out.exists() and not verl.calls
+
+
+def test_attempts_of_unknown_making_are_refused(verl, evaluate, capsys):
+    evaluate("--attempts", "1")
+    (evaluate.out / "evaluation.json").unlink()
+    assert evaluate("--attempts", "1") == 1
+    assert "holds attempts but no evaluation.json" in capsys.readouterr().err
+
+
+def test_what_was_collected_before_verl_failed_is_shown(evaluate, monkeypatch, capsys):
+    monkeypatch.setattr(launch.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 137))
+    assert evaluate("--attempts", "1") == 1
+    shown = capsys.readouterr().out
+    assert "verl ended with status 137" in shown and "no scored attempt yet" in shown
+
+
+def test_a_key_that_two_files_share_is_refused(verl, evaluate, tmp_path, capsys):
+    same = tmp_path / "same.jsonl"
+    same.write_text('{"task_id": 0, "text": "again"}\n')
+    assert evaluate("--tasks", str(evaluate.tasks), str(same)) == 1
+    assert "share a task key" in capsys.readouterr().err
+
+
+def test_a_tree_a_task_with_the_attempts_as_its_budget(verl, evaluate):
+    assert evaluate("--attempts", "6", "--loop", "explore", "--max-tasks", "2") == 0
+    (call,) = verl.calls
+    assert (call["leafe.budget.attempts"], call["actor_rollout_ref.rollout.val_kwargs.n"]) == ("6", "1")
+    assert len(read_records(evaluate.out)) == 2
+
+
+def test_overrides_may_stand_anywhere(verl, evaluate):
+    more = ["--tasks", str(evaluate.tasks), "leafe.seed=3", "--attempts", "1", "+data.note=x", "--loop", "episode"]
+    assert evaluate(*more, "leafe.budget.depth=1") == 0
+    (call,) = verl.calls
+    assert [call[key] for key in ("leafe.seed", "+data.note", "leafe.budget.depth")] == ["3", "x", "1"]
+
+
+@pytest.mark.parametrize(
+    "loop, store, name",
+    [("episode", None, "episode"), ("episode", "kept", "record_episode"), ("explore", "kept", "record_explore")],
+)
+def test_the_validation_loop_is_chosen_by_the_settings(loop, store, name):
+    from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
+
+    assert validation_loop(OmegaConf.create({"loop": loop, "store": store})) == name
+    assert name in _agent_loop_registry
+
+
+def test_chatml_turns_of_a_type_that_verl_does_not_know_are_built_as_qwens():
+    template = "{% for m in messages %}<|im_start|>{{ m['role'] }}"
+    default, qwen = (object.__new__(kind) for kind in (ContinuousTokenBuilder, QwenContinuousTokenBuilder))
+    assert chatml_family(default, template) == "qwen"
+    assert chatml_family(default, "[INST]") is None
+    assert chatml_family(qwen, template) is None, "verl knows the type: its choice stands"
+
+
+def test_verl_says_once_that_it_does_not_know_a_models_type(caplog):
+    for _ in range(3):
+        infer_continuous_token_model_family(hf_model_type="nobody's")
+    assert caplog.text.count("nobody's") == 1
