@@ -1,6 +1,6 @@
 # Sourced by every recipe: set-up, model, data, device. Defines `train`.
 #
-#   MODEL                     Hugging Face folder or owner/name
+#   MODEL                     Hugging Face folder, owner/name, or checkpoint: RUN_DIR/checkpoints/global_step_N
 #   TRAIN_FILES, VAL_FILES    .jsonl (the data set's own), .parquet (verl's) or hub:OWNER/NAME/CONFIGURATION/SPLIT
 #   RUN_DIR                   where checkpoints and metrics go; naming an old one resumes it
 set -euo pipefail
@@ -22,8 +22,8 @@ else
     if [ -z "${MODEL:-}" ]; then
         MODEL=$ROOT/models/smollm2-135m-instruct
         python -m leafe_verl embedded-model "$MODEL"
-        # SmolLM2 is a Llama with ChatML turns. Two turns instead of four: a first look takes minutes.
-        DEVICE_ARGS=(leafe.generation.chat_family=qwen leafe.environment.horizon=2)
+        # Two turns instead of four: a first look takes minutes.
+        DEVICE_ARGS=(leafe.environment.horizon=2)
     fi
     : "${TRAIN_FILES:=$ROOT/leafe_verl/data/embedded_train.jsonl}"
     : "${VAL_FILES:=$ROOT/leafe_verl/data/embedded_heldout.jsonl}"
@@ -31,6 +31,9 @@ else
     export VLLM_CPU_KVCACHE_SPACE="${VLLM_CPU_KVCACHE_SPACE:-1}"
     export VLLM_CPU_NUM_OF_RESERVED_CPU="${VLLM_CPU_NUM_OF_RESERVED_CPU:-0}"
 fi
+
+# A checkpoint of an earlier run is merged once; any other folder stays as it is.
+if [ -d "$MODEL" ]; then MODEL=$(python -m leafe_verl merge "$MODEL"); fi
 
 # train CONFIG [OVERRIDE...]: run verl's own launcher on one of our configurations, then print what came out.
 train() {

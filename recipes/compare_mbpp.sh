@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# The paper's comparison on interactive MBPP: Base, GRPO, Early Experience, ACE, LEAFE and LEAFE + RL, each trained on
+# the same interaction, evaluated by plain attempts, put into one table and one picture.
+# bash recipes/compare_mbpp.sh [OVERRIDE...]; overrides go to every training and evaluation.
+#
+#   STEPS      training steps of each method; LEAFE + RL takes half of GRPO's and as many of LEAFE's
+#   ATTEMPTS   attempts at each held-out task; Pass@k is known up to this k
+#   TASKS      held-out tasks
+#   RUN_DIR    naming an old one goes on where it stopped: what is there already is not done again
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+BASE=$MODEL
+OVERRIDES=("$@")
+if [ "$DEVICE" = gpu ]; then
+    : "${STEPS:=10}" "${ATTEMPTS:=128}" "${TASKS:=500}"
+else
+    : "${STEPS:=2}" "${ATTEMPTS:=32}" "${TASKS:=24}"
+    OVERRIDES=(${DEVICE_ARGS[@]+"${DEVICE_ARGS[@]}"} "$@")
+fi
+HALF=$(((STEPS + 1) / 2))
+
+# training NAME RECIPE MODEL STEPS [OVERRIDE...]
+training() {
+    local name=$1 recipe=$2 model=$3 steps=$4
+    shift 4
+    [ -e "$RUN_DIR/$name/trained" ] && return
+    MODEL=$model RUN_DIR=$RUN_DIR/$name bash "$ROOT/recipes/$recipe.sh" trainer.total_training_steps="$steps" \
+        trainer.val_before_train=false trainer.test_freq=-1 ${OVERRIDES[@]+"${OVERRIDES[@]}"} "$@"
+    touch "$RUN_DIR/$name/trained"
+}
+
+# evaluation NAME MODEL [OVERRIDE...]
+evaluation() {
+    local name=$1 model=$2
+    shift 2
+    python -m leafe_verl evaluate --model "$model" --tasks "$VAL_FILES" --max-tasks "$TASKS" --attempts "$ATTEMPTS" \
+        --out "$RUN_DIR/$name/evaluation" ${OVERRIDES[@]+"${OVERRIDES[@]}"} "$@"
+}
+
+checkpoint() { echo "$RUN_DIR/$1/checkpoints/global_step_$2"; }
+
+training grpo grpo_mbpp "$BASE" "$STEPS" trainer.save_freq="$HALF"
+training leafe leafe_mbpp "$BASE" "$STEPS"
+# Other tasks than the first half saw.
+training leafe_rl leafe_mbpp "$(checkpoint grpo "$HALF")" "$((STEPS - HALF))" data.seed=2
+training early_experience early_experience_mbpp "$BASE" "$STEPS"
+training ace ace_mbpp "$BASE" "$STEPS"
+
+evaluation base "$BASE"
+evaluation leafe "$(checkpoint leafe "$STEPS")"
+evaluation grpo "$(checkpoint grpo "$STEPS")"
+evaluation leafe_rl "$(checkpoint leafe_rl "$((STEPS - HALF))")"
+evaluation early_experience "$(checkpoint early_experience "$STEPS")"
+evaluation ace "$BASE" leafe.playbook.path="$RUN_DIR/ace/checkpoints/playbook.json"
+
+compared=() trained=()
+for name in base grpo early_experience ace leafe leafe_rl; do
+    compared+=("$name=$RUN_DIR/$name/evaluation")
+    if [ -e "$RUN_DIR/$name/trained" ]; then trained+=("$name=$RUN_DIR/$name"); fi
+done
+python -m leafe_verl compare "${compared[@]}" --training "${trained[@]}" "leafe_rl=$RUN_DIR/grpo@$HALF" \
+    --baseline base --out "$RUN_DIR/comparison"

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Stage 1 alone on interactive MBPP, nothing trained: independent sampling, iterative refinement and rollback branching
+# at an equal budget of environment steps, and what rollback is without the experience.
+# bash recipes/stage1_mbpp.sh [OVERRIDE...]; overrides go to every sampler, as in: leafe.generation.max_tokens=128
+#
+#   STEPS      environment steps of one task
+#   TASKS      tasks of VAL_FILES
+#   RUN_DIR    naming an old one goes on where it stopped
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+OVERRIDES=("$@")
+if [ "$DEVICE" = gpu ]; then
+    : "${STEPS:=512}" "${TASKS:=500}" "${ROOTS:=32}"
+else
+    : "${STEPS:=16}" "${TASKS:=32}" "${ROOTS:=4}"
+    OVERRIDES=(${DEVICE_ARGS[@]+"${DEVICE_ARGS[@]}"} "$@")
+fi
+
+# sampler NAME [OVERRIDE...]: every attempt costs a step at least, so that the steps bound the attempts as well.
+sampler() {
+    local name=$1
+    shift
+    python -m leafe_verl evaluate --loop explore --model "$MODEL" --tasks "$VAL_FILES" --max-tasks "$TASKS" \
+        --attempts "$STEPS" --out "$RUN_DIR/$name" leafe.budget.environment_steps="$STEPS" \
+        actor_rollout_ref.rollout.n="$ROOTS" ${OVERRIDES[@]+"${OVERRIDES[@]}"} "$@"
+}
+
+sampler independent actor_rollout_ref.rollout.n="$STEPS" leafe.budget.depth=0
+sampler refinement leafe.reflection.rollback=start
+sampler rollback
+sampler rollback_without_experience leafe.reflection.experience=false
+# Two reflections on each failed attempt: how often do they name the same step?
+sampler two_reflections leafe.reflection.samples=2
+
+compared=()
+for name in independent refinement rollback rollback_without_experience two_reflections; do
+    compared+=("$name=$RUN_DIR/$name")
+done
+python -m leafe_verl compare "${compared[@]}" --baseline independent --out "$RUN_DIR/comparison"
