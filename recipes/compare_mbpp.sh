@@ -3,7 +3,8 @@
 # the same interaction, evaluated by plain attempts, put into one table and one picture.
 # bash recipes/compare_mbpp.sh [OVERRIDE...]; overrides go to every training and evaluation.
 #
-#   STEPS      training steps of each method; LEAFE + RL takes half of GRPO's and as many of LEAFE's
+#   STEPS      training steps of each method; LEAFE + RL takes half of GRPO's and the rest of LEAFE's
+#   BUDGET     environment steps of one task in LEAFE's training: about what the others' eight plain attempts take
 #   ATTEMPTS   attempts at each held-out task; Pass@k is known up to this k
 #   TASKS      held-out tasks
 #   RUN_DIR    naming an old one goes on where it stopped: what is there already is not done again
@@ -12,12 +13,16 @@
 BASE=$MODEL
 OVERRIDES=("$@")
 if [ "$DEVICE" = gpu ]; then
-    : "${STEPS:=10}" "${ATTEMPTS:=128}" "${TASKS:=500}"
+    : "${STEPS:=10}" "${BUDGET:=24}" "${ATTEMPTS:=128}" "${TASKS:=500}"
 else
-    : "${STEPS:=2}" "${ATTEMPTS:=32}" "${TASKS:=24}"
-    OVERRIDES=(${DEVICE_ARGS[@]+"${DEVICE_ARGS[@]}"} "$@")
+    : "${STEPS:=3}" "${BUDGET:=14}" "${ATTEMPTS:=32}" "${TASKS:=16}"
+    # Its attempts take more steps than a policy's that learns: fifteen tasks a step make up for it.
+    ACE_ARGS=(data.train_batch_size=15)
+    # Two turns of 64 tokens: most turns of this model are cut, and without them few examples would be left.
+    OVERRIDES=(${DEVICE_ARGS[@]+"${DEVICE_ARGS[@]}"} leafe.distillation.incomplete_actions=true "$@")
 fi
 HALF=$(((STEPS + 1) / 2))
+LEAFE_BUDGET=(leafe.budget.environment_steps="$BUDGET" leafe.budget.attempts="$BUDGET")
 
 # training NAME RECIPE MODEL STEPS [OVERRIDE...]
 training() {
@@ -40,11 +45,11 @@ evaluation() {
 checkpoint() { echo "$RUN_DIR/$1/checkpoints/global_step_$2"; }
 
 training grpo grpo_mbpp "$BASE" "$STEPS" trainer.save_freq="$HALF"
-training leafe leafe_mbpp "$BASE" "$STEPS"
+training leafe leafe_mbpp "$BASE" "$STEPS" "${LEAFE_BUDGET[@]}"
 # Other tasks than the first half saw.
-training leafe_rl leafe_mbpp "$(checkpoint grpo "$HALF")" "$((STEPS - HALF))" data.seed=2
+training leafe_rl leafe_mbpp "$(checkpoint grpo "$HALF")" "$((STEPS - HALF))" data.seed=2 "${LEAFE_BUDGET[@]}"
 training early_experience early_experience_mbpp "$BASE" "$STEPS"
-training ace ace_mbpp "$BASE" "$STEPS"
+training ace ace_mbpp "$BASE" "$STEPS" ${ACE_ARGS[@]+"${ACE_ARGS[@]}"}
 
 evaluation base "$BASE"
 evaluation leafe "$(checkpoint leafe "$STEPS")"

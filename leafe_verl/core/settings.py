@@ -109,6 +109,8 @@ class DistillationSettings:
     """Weight of the rehearsal loss: L = L_cf + beta * L_reh."""
     incomplete_actions: bool = False
     """Whether an action that the token limit cut may be a target."""
+    world_model_epochs: int = 1
+    """Times Early Experience trains on a step's observations before it imitates."""
 
     def problems(self) -> list[str]:
         share = self.rehearsal_share
@@ -121,6 +123,7 @@ class DistillationSettings:
             *([f"leafe.distillation.rehearsal_share is {share}; expected at most 1"] if _above(share, 1) else []),
             *_at_least("distillation.beta", self.beta, 0),
             *_flag("distillation.incomplete_actions", self.incomplete_actions),
+            *_count("distillation.world_model_epochs", self.world_model_epochs, 1),
         ]
 
 

@@ -135,6 +135,7 @@ class Phase:
     """Terms of the loss."""
     num_mini_batches: int
     """Optimiser steps of one epoch."""
+    epochs: int
 
 
 @register_trainer("leafe")
@@ -179,7 +180,8 @@ class LeafeTrainer(CollectingTrainer):
         terms = [[*weights].index(kinds[key]) if key in kinds else 0 for key in batch.keys]
         fields = TensorDict({TERM: torch.tensor(terms)}, batch_size=len(terms))
         tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
-        return Phase(name, batch, weights, self._num_mini_batches)
+        epochs = self.config.leafe.distillation.world_model_epochs if name == "world_model" else config.actor.ppo_epochs
+        return Phase(name, batch, weights, self._num_mini_batches, epochs)
 
     def _get_required_batch_multiple(self, dp_size: int) -> int:
         """Rows are padded so that mini-batches are of one size and divide into ranks and micro-batches."""
@@ -196,12 +198,12 @@ class LeafeTrainer(CollectingTrainer):
     def _distil(self, phase: Phase, metrics: dict) -> None:
         actor = self.config.actor_rollout_ref.actor
         mini_batch_size = len(phase.batch) // phase.num_mini_batches
-        updates = phase.num_mini_batches * actor.ppo_epochs
+        updates = phase.num_mini_batches * phase.epochs
         phase.batch.extra_info.update(
             {
                 "global_batch_size": mini_batch_size,
                 "mini_batch_size": mini_batch_size,
-                "epochs": actor.ppo_epochs,
+                "epochs": phase.epochs,
                 "seed": actor.data_loader_seed,
                 "dataloader_kwargs": {"shuffle": actor.shuffle},
                 "temperature": 1.0,  # the policy itself is trained, not the tempered one it was sampled from
