@@ -10,6 +10,8 @@ from pathlib import Path
 
 MERGED = "merged"
 """Name of the Hugging Face folder beside a checkpoint's `actor`."""
+STEP = "global_step_"
+TRACKER = "latest_checkpointed_iteration.txt"
 
 
 def hf_folder(model: str) -> str:
@@ -60,3 +62,22 @@ def _merge(actor: Path, merged: Path) -> None:
             partial.rename(merged)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def mend_tracker(folder: Path) -> int | None:
+    """Make `latest_checkpointed_iteration.txt` name a whole checkpoint, and return its training step, None without one.
+
+    verl writes that file in place (`_save_checkpoint`, trainer_base.py): a process killed meanwhile leaves it empty,
+    and the run could not be resumed. `data.pt` is what verl writes last of a checkpoint itself.
+    """
+    tracker = folder / TRACKER
+    if not tracker.exists() or tracker.read_text().strip().isdecimal():
+        return int(tracker.read_text()) if tracker.exists() else None
+    steps = [int(data.parent.name.removeprefix(STEP)) for data in folder.glob(f"{STEP}*/data.pt")]
+    if not steps:
+        tracker.unlink()
+        return None
+    unfinished = tracker.with_suffix(".new")
+    unfinished.write_text(str(max(steps)))
+    unfinished.replace(tracker)
+    return max(steps)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from leafe_verl import checkpoints
-from leafe_verl.checkpoints import hf_folder
+from leafe_verl.checkpoints import TRACKER, hf_folder, mend_tracker
 from leafe_verl.cli import main
 
 
@@ -96,3 +96,27 @@ def test_verls_merger_gives_back_model_tokenizer_and_chat_template(tmp_path):
     assert weights.keys() == model.state_dict().keys()
     assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
     assert "<|im_start|>" in AutoTokenizer.from_pretrained(merged).chat_template
+
+
+class TestTracker:
+    @pytest.mark.parametrize(("text", "step"), [("4", 4), ("12\n", 12)])
+    def test_a_whole_one_is_left_alone(self, tmp_path, text, step):
+        (tmp_path / TRACKER).write_text(text)
+        assert mend_tracker(tmp_path) == step
+        assert (tmp_path / TRACKER).read_text() == text
+
+    def test_none_is_none(self, tmp_path):
+        assert mend_tracker(tmp_path) is None
+
+    def test_an_empty_one_names_the_latest_whole_checkpoint(self, tmp_path):
+        for step in (2, 10):
+            touch(tmp_path / f"global_step_{step}", "data.pt")
+        touch(tmp_path / "global_step_12" / "actor", "model_world_size_1_rank_0.pt")
+        (tmp_path / TRACKER).write_text("")
+        assert mend_tracker(tmp_path) == 10
+        assert (tmp_path / TRACKER).read_text() == "10"
+
+    def test_an_empty_one_without_a_checkpoint_goes(self, tmp_path):
+        (tmp_path / TRACKER).write_text("")
+        assert mend_tracker(tmp_path) is None
+        assert not (tmp_path / TRACKER).exists()

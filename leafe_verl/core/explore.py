@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from leafe_verl.core.environment import Environment, EnvironmentFailure, call_within
 from leafe_verl.core.policy import ContextOverflow, History, Policy, PolicyFailure, Turn, annotate
@@ -27,6 +28,12 @@ from leafe_verl.core.tree import Attempt, Branch, ExplorationTree, Outcome, Step
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+
+class Interrupted(PolicyFailure):
+    """What was under way when exploring had to stop."""
+
 
 @dataclass(frozen=True)
 class Explorer:
@@ -40,6 +47,8 @@ class Explorer:
 
     playbook: str = ""
     """Advice for all tasks, kept in every system prompt; see playbook.py."""
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    """Once set, nothing new is begun and attempts under way end unscored: the tree is returned as it is."""
 
     async def explore(self, task: Task, roots: int = 1) -> ExplorationTree:
         """Grow the exploration tree of `task` from `roots` independent attempts.
@@ -49,7 +58,7 @@ class Explorer:
         """
         tree = ExplorationTree(task)
         queue: list[Branch | None] = [None] * roots
-        while wave := self._admit(tree, queue):
+        while not self.stop.is_set() and (wave := self._admit(tree, queue)):
             for attempt in await asyncio.gather(*(self.attempt(tree, branch) for branch in wave)):
                 tree.add(attempt)
             newest = range(len(tree.attempts) - len(wave), len(tree.attempts))
@@ -61,7 +70,9 @@ class Explorer:
         """Run one attempt from the root or, rolled back, from a branch's step to its end."""
         run = _Run(self, tree, branch)
         try:
-            await run.play()
+            await self._unless_stopped(run.play())
+        except Interrupted as failure:
+            return run.ended(Outcome.INTERRUPTED, failure)
         except EnvironmentFailure as failure:
             return run.ended(Outcome.ENVIRONMENT_FAILURE, failure)
         except ContextOverflow as failure:
@@ -105,6 +116,8 @@ class Explorer:
         points = points[: -(-max(free, 0) // settings.reflection.branches)]
         reflections = await asyncio.gather(*(self._reflect(tree, index, t) for index, t in points))
         requests: list[Branch | None] = []
+        if self.stop.is_set():
+            return requests
         for (index, _), reflection in zip(points, reflections, strict=True):
             tree.reflections.append((index, reflection))
             step = reflection.step if settings.reflection.rollback == "step" else 1
@@ -131,7 +144,7 @@ class Explorer:
         try:
             note = f"{last.observation}\n\n{reflection_prompt(t)}"
             looking_back = await self.policy.extend(last.history, last.action, note)
-            turn = await self.policy.reflect(looking_back, reflection_schema(t, limit))
+            turn = await self._unless_stopped(self.policy.reflect(looking_back, reflection_schema(t, limit)))
             text, num_tokens = turn.text, len(turn.token_ids)
         except PolicyFailure as failure:
             text = f"[{failure}]"
@@ -139,6 +152,18 @@ class Explorer:
             return Reflection(*answer, parsed=True, text=text, num_tokens=num_tokens, num_steps=t)
         fallback = fallback_reflection(steps, limit)
         return Reflection(*fallback, parsed=False, text=text, num_tokens=num_tokens, num_steps=t)
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await `work`; raise Interrupted, and cancel it, when `stop` is set first."""
+        working, stopped = asyncio.ensure_future(work), asyncio.ensure_future(self.stop.wait())
+        try:
+            await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                return working.result()
+        finally:
+            stopped.cancel()
+            working.cancel()
+        raise Interrupted("the training step ended first; leafe.collection.share sets when")
 
 
 class _Run:

@@ -13,6 +13,8 @@ SCOPES = ("attempt", "step")
 LOOPS = ("episode", "explore")
 ROLLBACKS = ("step", "start")
 METHODS = ("leafe", "early_experience")
+STAGES = ("both", "explore", "distil")
+COLLECTS = ("batch", "all")
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,37 @@ class EvaluationSettings:
 
 
 @dataclass(frozen=True)
+class ScheduleSettings:
+    stages: str = "both"
+    """What a training step does: `both` stages, stage 1 alone (`explore`: trees go to the store, nothing is trained),
+    or stage 2 alone (`distil`: trees come from the store, and no inference server runs)."""
+    collect: str = "batch"
+    """What is collected before it is distilled: a `batch` of data.train_batch_size tasks, again and again, or `all`
+    tasks, once (the paper's two stages)."""
+
+    def problems(self) -> list[str]:
+        return [
+            *_one_of("schedule.stages", self.stages, STAGES),
+            *_one_of("schedule.collect", self.collect, COLLECTS),
+        ]
+
+
+@dataclass(frozen=True)
+class CollectionSettings:
+    store: str | None = None
+    """Folder that keeps every finished tree, as leafe_verl/experience_store describes. None: trees are forgotten, and
+    what a killed run had collected since its last checkpoint is collected again."""
+    share: float = 1.0
+    """Share of a step's tasks whose end is waited for; then the other trees are cut short and used as they are."""
+
+    def problems(self) -> list[str]:
+        return [
+            *_positive("collection.share", self.share),
+            *([f"leafe.collection.share is {self.share}; expected at most 1"] if _above(self.share, 1) else []),
+        ]
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything under `leafe.*`; see plugin/config/leafe_settings.yaml for the same with its sources."""
 
@@ -192,6 +225,8 @@ class Settings:
     playbook: PlaybookSettings = field(default_factory=PlaybookSettings)
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    collection: CollectionSettings = field(default_factory=CollectionSettings)
     seed: int = 0
     """Seed of the environments and of the choice of examples."""
 
@@ -213,7 +248,17 @@ class Settings:
     def problems(self) -> list[str]:
         """Return every invalid value, each as: what came, what was expected, under which key."""
         sections = [getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "seed"]
-        return [*(problem for section in sections for problem in section.problems()), *_count("seed", self.seed, 0)]
+        return [
+            *(problem for section in sections for problem in section.problems()),
+            *_count("seed", self.seed, 0),
+            *self._unkept(),
+        ]
+
+    def _unkept(self) -> list[str]:
+        stages = self.schedule.stages
+        if stages not in ("explore", "distil") or self.collection.store:
+            return []
+        return [f"leafe.schedule.stages is {stages!r}; expected a folder in leafe.collection.store"]
 
 
 def _is_number(value: object) -> bool:

@@ -16,7 +16,7 @@ ROUNDING = 1e-9
 
 
 class Outcome(str, Enum):
-    """How an attempt ended. The last three are unscored: they say nothing about the policy."""
+    """How an attempt ended. The last four are unscored: they say nothing about the policy."""
 
     SUCCESS = "success"
     FAILURE = "failure"
@@ -26,6 +26,8 @@ class Outcome(str, Enum):
     ENVIRONMENT_FAILURE = "environment_failure"
     POLICY_FAILURE = "policy_failure"
     CONTEXT_OVERFLOW = "context_overflow"
+    INTERRUPTED = "interrupted"
+    """The training step ended first."""
 
     @property
     def scored(self) -> bool:

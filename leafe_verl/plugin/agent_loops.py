@@ -20,6 +20,8 @@ from leafe_verl.core.experience import examples_of, sequence_of
 from leafe_verl.core.playbook import Playbook, look_back
 from leafe_verl.core.statistics import count
 from leafe_verl.environments import make
+from leafe_verl.experience_store import Provenance
+from leafe_verl.plugin.collected import collected_trees, fingerprint
 from leafe_verl.plugin.dataset import task_of
 from leafe_verl.plugin.playbook_file import read_playbook
 from leafe_verl.plugin.server_policy import ServerPolicy
@@ -27,6 +29,7 @@ from leafe_verl.plugin.server_policy import ServerPolicy
 logger = logging.getLogger(__name__)
 
 EXPLORE = "explore"
+REPLAY = "replay"
 EPISODE = "episode"
 ADAPT = "adapt"
 COUNTS_FIELD = "leafe_counts"
@@ -60,6 +63,12 @@ def environment_slots(number: int) -> asyncio.Semaphore:
     return asyncio.Semaphore(number)
 
 
+@functools.cache
+def stop_signal(step: int) -> asyncio.Event:
+    """The worker process's signal that training step `step` waits no longer for its trees."""
+    return asyncio.Event()
+
+
 def chatml_family(chosen: ContinuousTokenBuilder, chat_template: str) -> str | None:
     """Family of a model whose turns are ChatML and whose type verl does not know, as SmolLM2's; None: verl's choice.
 
@@ -87,7 +96,7 @@ class TaskLoop(AgentLoopBase):
     def finished(self, tree: ExplorationTree, examples: list[Example]) -> None:
         """Hook: a tree, of one attempt or of many, has come to its end, whether or not it is scored."""
 
-    def explorer(self, task: Task, sampling_params: dict[str, Any]) -> Explorer:
+    def explorer(self, task: Task, sampling_params: dict[str, Any], stop: asyncio.Event | None = None) -> Explorer:
         rollout, environment = self.rollout_config, self.settings.environment
         policy = ServerPolicy(
             client=self.server_manager,
@@ -101,7 +110,8 @@ class TaskLoop(AgentLoopBase):
         )
         make_environment = functools.partial(make, task.environment, **environment.options)
         slots = environment_slots(environment.concurrency or os.cpu_count() or 1)
-        return Explorer(make_environment, policy, self.settings, slots, self.playbook().render())
+        stop = stop or asyncio.Event()
+        return Explorer(make_environment, policy, self.settings, slots, self.playbook().render(), stop)
 
     def playbook(self) -> Playbook:
         return read_playbook(self.settings.playbook.path)
@@ -109,15 +119,18 @@ class TaskLoop(AgentLoopBase):
     def output(
         self,
         sequence: TokenSequence,
-        policy: ServerPolicy,
+        policy: ServerPolicy | None,
         reward: float,
         num_turns: int,
         info: dict[str, float],
         **extra: Any,
     ) -> AgentLoopOutput:
-        """One record for TransferQueue: prompt up to the first trained token, response from there."""
+        """One record for TransferQueue: prompt up to the first trained token, response from there.
+
+        No `policy` sampled what comes from the experience store.
+        """
         split = sequence.prompt_length
-        versions = policy.weight_versions or {0}
+        versions = (policy.weight_versions if policy else None) or {0}
         return AgentLoopOutput(
             prompt_ids=list(sequence.token_ids[:split]),
             response_ids=list(sequence.token_ids[split:]),
@@ -125,7 +138,7 @@ class TaskLoop(AgentLoopBase):
             response_logprobs=list(sequence.log_probs[split:]) if self.rollout_config.calculate_log_probs else None,
             reward_score=reward,
             num_turns=num_turns,
-            metrics=AgentLoopMetrics(generate_sequences=policy.seconds),
+            metrics=AgentLoopMetrics(generate_sequences=policy.seconds if policy else 0.0),
             extra_fields={
                 "reward_extra_info": info,
                 "min_global_steps": min(versions),
@@ -175,26 +188,70 @@ class ExploreLoop(TaskLoop):
     """LEAFE's rollout: grow one exploration tree from `rollout.n` roots, and return what it teaches."""
 
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> list[AgentLoopOutput]:
-        """Return a record with the tree's counts, then one record for each SFT example."""
-        task = task_of(kwargs["extra_info"])
-        explorer = self.explorer(task, sampling_params)
+        """Return a record with the tree's counts, then one record for each SFT example.
+
+        A tree that this training step had collected before its run was killed is not collected again.
+        """
+        task, step = task_of(kwargs["extra_info"]), int(kwargs["global_steps"])
+        if found := self._found(task, step):
+            return self.records(found, None)
+        explorer = self.explorer(task, sampling_params, stop_signal(step))
         tree = await explorer.explore(task, roots=self.rollout_config.n)
+        self._keep(tree, step, explorer.policy)
+        return self.records(tree, explorer.policy)
+
+    def records(self, tree: ExplorationTree, policy: ServerPolicy | None) -> list[AgentLoopOutput]:
         examples = examples_of(tree, self.settings.distillation, self.settings.seed)
         self.finished(tree, examples)
         return [
-            self._tree_record(tree, examples, explorer.policy),
-            *(self._example_record(tree, example, explorer.policy) for example in examples),
+            self._tree_record(tree, examples, policy),
+            *(self._example_record(tree, example, policy) for example in examples),
         ]
 
-    def _tree_record(self, tree: ExplorationTree, examples: list[Example], policy: ServerPolicy) -> AgentLoopOutput:
+    def _found(self, task: Task, step: int) -> ExplorationTree | None:
+        store = self.settings.collection.store
+        return collected_trees(store).find(step, task.key) if store else None
+
+    def _keep(self, tree: ExplorationTree, step: int, policy: ServerPolicy) -> None:
+        """Make the tree durable before training can consume it."""
+        if not (store := self.settings.collection.store):
+            return
+        provenance = Provenance(
+            run=self.config.trainer.experiment_name,
+            step=step,
+            seed=self.settings.seed,
+            model=self.config.actor_rollout_ref.model.path,
+            tokenizer=fingerprint(str(self.tokenizer.chat_template), len(self.tokenizer)),
+            weight_version_min=min(policy.weight_versions, default=None),
+            weight_version_max=max(policy.weight_versions, default=None),
+        )
+        collected_trees(store).keep(tree, provenance)
+
+    def _tree_record(
+        self, tree: ExplorationTree, examples: list[Example], policy: ServerPolicy | None
+    ) -> AgentLoopOutput:
         token = self.tokenizer.eos_token_id
         nothing = TokenSequence((token, token), (0, 0), (0.0, 0.0), prompt_length=1)
         counts = count(tree, examples)
         success = max((float(attempt.outcome is Outcome.SUCCESS) for attempt in tree.attempts), default=0.0)
+        counts["trees_from_store"] = int(policy is None)
         return self.output(nothing, policy, success, 0, {"acc": success}, **{COUNTS_FIELD: counts})
 
-    def _example_record(self, tree: ExplorationTree, example: Example, policy: ServerPolicy) -> AgentLoopOutput:
+    def _example_record(
+        self, tree: ExplorationTree, example: Example, policy: ServerPolicy | None
+    ) -> AgentLoopOutput:
         success = float(tree.attempts[example.attempt].outcome is Outcome.SUCCESS)
         reward, turns = tree.return_of(example.attempt), 2 * len(tree.path(example.attempt))
         extra = {KIND_FIELD: example.kind.value}
         return self.output(example.sequence, policy, reward, turns, {"acc": success}, **extra)
+
+
+@register(REPLAY)
+class ReplayLoop(ExploreLoop):
+    """Stage 2 alone: what the experience store holds of a task takes the place of exploring it."""
+
+    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> list[AgentLoopOutput]:
+        """Return the records of all trees of the task; none for a task that the store has no tree of."""
+        store = self.settings.collection.store
+        trees = collected_trees(str(store)).of_task(task_of(kwargs["extra_info"]).key)
+        return [record for tree in trees for record in self.records(tree, None)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
@@ -28,6 +29,8 @@ class ProgressReplayBuffer(ReplayBuffer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.poll_interval = POLL_SECONDS
+        self.on_poll: Callable[[str, int, set[str]], None] | None = None
+        """Called with the partition, the number of its tasks that have ended and the uids of those that have not."""
         self._bar: tqdm | None = None
 
     def sample(self, *args: Any, **kwargs: Any) -> Any:
@@ -46,8 +49,9 @@ class ProgressReplayBuffer(ReplayBuffer):
         return sampled
 
     def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:
-        if self._bar is not None:
-            done = len(self.finished_keys[partition_id]) + len(self.failure_keys[partition_id])
-            if (more := min(done, self._bar.total) - self._bar.n) > 0:
-                self._bar.update(more)
+        done = len(self.finished_keys[partition_id]) + len(self.failure_keys[partition_id])
+        if self.on_poll is not None:
+            self.on_poll(partition_id, done, self.pending_keys[partition_id] | self.running_keys[partition_id])
+        if self._bar is not None and (more := min(done, self._bar.total) - self._bar.n) > 0:
+            self._bar.update(more)
         return super()._wait_for_next_poll(partition_id, last_debug_time)

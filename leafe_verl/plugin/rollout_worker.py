@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from collections import Counter
 from typing import Any
+from uuid import uuid4
 
 import ray
+import transfer_queue as tq
+from ray.exceptions import RayActorError
+from tensordict import TensorDict
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
+from verl.utils.tensordict_utils import index_select_tensor_dict
 
-from leafe_verl.plugin.agent_loops import EXPLORE
+from leafe_verl.plugin.agent_loops import EXPLORE, REPLAY, stop_signal
 from leafe_verl.plugin.evaluation import validation_loop
+
+logger = logging.getLogger(__name__)
 
 # AgentLoopWorkerTQ is a Ray actor class, which cannot be subclassed; the class it was made from can.
 _WorkerTQ = AgentLoopWorkerTQ.__ray_metadata__.modified_class
+
+PING_SECONDS = 5.0
+DEATHS_OF_A_TASK = 2
+"""Workers that may die while they play a task; then it is given up, since it may well be what kills them."""
 
 
 class RolloutWorker(_WorkerTQ):  # type: ignore[misc, valid-type]
@@ -20,14 +34,92 @@ class RolloutWorker(_WorkerTQ):  # type: ignore[misc, valid-type]
     async def _run_prompt(self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool = False) -> None:
         if trajectory["validate"]:
             prompt["agent_name"] = validation_loop(self.config.leafe.evaluation)
-        elif prompt["agent_name"] == EXPLORE:
+        elif prompt["agent_name"] in (EXPLORE, REPLAY):
             prompt["__rollout_n__"] = 1  # one tree a task; its number of roots is rollout.n
         await super()._run_prompt(prompt, sampling_params, trajectory, trace)
 
+    async def ping(self) -> None:
+        """Answer: the process lives."""
+
+    async def stop_exploring(self, step: int) -> None:
+        """Cut short the trees of a training step that waits for them no longer."""
+        stop_signal(step).set()
+
 
 class RolloutManager(AgentLoopManagerTQ):
-    """verl's manager, with our worker."""
+    """verl's manager, with our worker; one that dies is replaced, and plays again what it had not finished."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.agent_loop_workers_class = ray.remote(RolloutWorker)
+        self.deaths = 0
+        """Workers replaced so far."""
+        self._sent: dict[int, list[TensorDict]] = {}
+        self._deaths_of: Counter[str] = Counter()
+        self._pings: dict[int, ray.ObjectRef] = {}
+        self._looked = 0.0
+
+    def generate_sequences(self, prompts: TensorDict) -> None:
+        """Hand each worker its share of the tasks, and remember which; returns before they are played."""
+        self._sent = {}
+        for worker, share in enumerate(prompts.chunk(len(self.agent_loop_workers))):
+            self._send(worker, share)
+
+    def stop_exploring(self, step: int) -> None:
+        for worker in self.agent_loop_workers:
+            worker.stop_exploring.remote(step)
+
+    def replace_dead(self, unfinished: set[str], partition_id: str) -> None:
+        """Replace the workers that have died; `unfinished` are the uids that training or validation still waits for."""
+        if time.monotonic() - self._looked < PING_SECONDS:
+            return
+        self._looked = time.monotonic()
+        for worker in range(len(self.agent_loop_workers)):
+            if self._is_dead(worker):
+                lost = self._sent.pop(worker, [])
+                self._replace(worker)
+                for share in lost:
+                    self._play_again(worker, share, unfinished, partition_id)
+
+    def _send(self, worker: int, share: TensorDict) -> None:
+        self._sent.setdefault(worker, []).append(share)
+        try:
+            ray.get(self.agent_loop_workers[worker].generate_sequences.remote(share))
+        except RayActorError:  # it died between two steps: no task is to blame
+            self._replace(worker)
+            ray.get(self.agent_loop_workers[worker].generate_sequences.remote(share))
+
+    def _is_dead(self, worker: int) -> bool:
+        ping = self._pings.get(worker)
+        if ping is None:
+            self._pings[worker] = self.agent_loop_workers[worker].ping.remote()
+            return False
+        answered, _ = ray.wait([ping], timeout=0)
+        if not answered:  # busy, or about to be known as dead
+            return False
+        del self._pings[worker]
+        try:
+            ray.get(ping)
+        except RayActorError:
+            return True
+        return False
+
+    def _replace(self, worker: int) -> None:
+        self.deaths += 1
+        logger.error("rollout worker %d has died and is replaced; its log says why", worker)
+        self._pings.pop(worker, None)
+        self.agent_loop_workers[worker] = self.agent_loop_workers_class.options(
+            name=f"agent_loop_worker_{worker}_{uuid4().hex[:8]}"
+        ).remote(self.config, self.llm_client, self.teacher_client, self.reward_loop_worker_handles)
+
+    def _play_again(self, worker: int, share: TensorDict, unfinished: set[str], partition_id: str) -> None:
+        uids = [str(uid) for uid in share["uid"]]
+        lost = [uid for uid in uids if uid in unfinished]
+        self._deaths_of.update(lost)
+        given_up = [uid for uid in lost if self._deaths_of[uid] >= DEATHS_OF_A_TASK]
+        for uid in given_up:
+            logger.error("a task is given up: %d rollout workers died while they played it", DEATHS_OF_A_TASK)
+            tq.kv_put(key=uid, partition_id=partition_id, tag={"status": "failure"})
+        rows = [row for row, uid in enumerate(uids) if uid in lost and uid not in given_up]
+        if rows:
+            self._send(worker, index_select_tensor_dict(share, rows))

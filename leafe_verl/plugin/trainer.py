@@ -9,11 +9,13 @@ import logging
 import math
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 import transfer_queue as tq
+from omegaconf import DictConfig
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import register_trainer
@@ -22,13 +24,15 @@ from verl.utils.metric import reduce_metrics
 from verl.utils.py_functional import rename_dict
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
+from leafe_verl.checkpoints import mend_tracker
 from leafe_verl.core import Kind
 from leafe_verl.core.playbook import Delta
 from leafe_verl.core.statistics import ratios, total
 from leafe_verl.evaluation.pass_at_k import ks_up_to, mean_pass_at_k
-from leafe_verl.plugin.agent_loops import COUNTS_FIELD, DELTA_FIELD, KIND_FIELD
+from leafe_verl.plugin.agent_loops import COUNTS_FIELD, DELTA_FIELD, KIND_FIELD, REPLAY
 from leafe_verl.plugin.playbook_file import read_playbook, write_playbook
 from leafe_verl.plugin.sft_worker import TERM, UPDATES, WEIGHTS, PolicyWorker, SFTWorker
+from leafe_verl.task_files import read_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +47,21 @@ class EpisodeTrainer(PPOTrainerSync):
         summed = total(counts)
         metrics.update({f"leafe/{name}": value for name, value in summed.items()})
         metrics.update({f"leafe/{name}": value for name, value in ratios(summed).items()})
-        metrics["leafe/missing"] = self.config.data.train_batch_size * self.collected_per_task - len(counts)
+        missing = self.config.data.train_batch_size * self.collected_per_task - len(counts)
+        metrics["leafe/missing"] = max(missing, 0)
+        metrics["leafe/rollout_worker_deaths"] = self.agent_loop_manager.deaths
+
+    def _load_checkpoint(self) -> None:
+        mend_tracker(Path(self.config.trainer.default_local_dir))
+        super()._load_checkpoint()
+
+    def on_sample_begin(self) -> None:
+        super().on_sample_begin()
+        self.replay_buffer.on_poll = self._watch
+
+    def _watch(self, partition_id: str, ended: int, unfinished: set[str]) -> None:
+        """Called while a batch of tasks is being played."""
+        self.agent_loop_manager.replace_dead(unfinished, partition_id)
 
     @property
     def collected_per_task(self) -> int:
@@ -145,6 +163,55 @@ class LeafeTrainer(CollectingTrainer):
     worker_cls = SFTWorker
     collected_per_task = 1  # the tree
 
+    def __init__(self, config: DictConfig) -> None:
+        self._stages = config.leafe.schedule.stages
+        if self._stages == "distil":
+            # verl's own way to do without inference servers; see `_setup` in trainer_base.py.
+            self._enable_hybrid_replicas = False
+            config.actor_rollout_ref.rollout.agent.default_agent_loop = REPLAY
+            config.trainer.val_before_train, config.trainer.test_freq = False, -1
+        super().__init__(config)
+
+    def _init_dataloader(self) -> None:
+        config = self.config
+        if config.leafe.schedule.collect == "all":
+            sources = [config.data.train_files] if isinstance(config.data.train_files, str) else config.data.train_files
+            tasks = sum(len(read_tasks(source, config.data.environment)) for source in sources)
+            most = config.data.get("train_max_samples", -1)
+            config.data.train_batch_size = min(tasks, most) if most > 0 else tasks
+            config.trainer.total_training_steps = 1
+        super()._init_dataloader()
+
+    def on_init_end(self) -> None:
+        if self._stages != "distil":
+            super().on_init_end()
+
+    def on_step_end(self) -> None:
+        if self._stages != "distil":
+            super().on_step_end()
+
+    def on_sample_begin(self) -> None:
+        self._interrupted = False
+        super().on_sample_begin()
+
+    def on_sample_end(self) -> None:
+        if self._interrupted:  # requests that nobody waits for must not meet a sleeping server
+            self.checkpoint_manager.abort_replicas()
+            self.checkpoint_manager.resume_generation_replicas()
+        super().on_sample_end()
+
+    def _watch(self, partition_id: str, ended: int, unfinished: set[str]) -> None:
+        super()._watch(partition_id, ended, unfinished)
+        enough = math.ceil(self.config.leafe.collection.share * self.config.data.train_batch_size)
+        if partition_id == "train" and ended >= enough and unfinished and not self._interrupted:
+            self._interrupted = True
+            self.agent_loop_manager.stop_exploring(self.global_steps)
+
+    def _save_checkpoint(self) -> None:
+        """Stage 1 alone changes no weights: its store is what it leaves."""
+        if self._stages != "explore":
+            super()._save_checkpoint()
+
     @property
     def phase_weights(self) -> dict[str, dict[str, float]]:
         """Phases in their order. LEAFE has the second alone; Early Experience's SFT on successes follows the first."""
@@ -160,6 +227,8 @@ class LeafeTrainer(CollectingTrainer):
         self._log_counts(extras, metrics)
         kinds = {key: extra[KIND_FIELD] for key, extra in zip(batch.keys, extras, strict=True) if KIND_FIELD in extra}
         self._phases: list[Phase] = []
+        if self._stages == "explore":
+            return batch
         if not kinds:
             logger.warning("step %d: no example in %d trees, nothing to distil", self.global_steps, len(batch.keys))
             return batch

@@ -508,6 +508,38 @@ class TestFailures:
         asyncio.run(cancelled())
         assert (world.ledger.made, world.ledger.closed) == (3, 3)
 
+    def test_a_stop_ends_attempts_under_way_and_keeps_the_rest_of_the_tree(self):
+        # The root falls and is reflected upon; its branch never answers.
+        act = by_experience(wait=HANG)
+        policy, world = ScriptedPolicy(act, {4: reflection(1, "wait")}), World()
+
+        async def stopped():
+            explorer = Explorer(world, policy, Settings())
+            exploring = asyncio.ensure_future(explorer.explore(TASK))
+            while len(policy.prompts) < 5:
+                await asyncio.sleep(0.001)
+            explorer.stop.set()
+            return await asyncio.wait_for(exploring, 20)
+
+        tree = asyncio.run(stopped())
+        assert [attempt.outcome for attempt in tree.attempts] == [Outcome.HORIZON, Outcome.INTERRUPTED]
+        assert "leafe.collection.share" in tree.attempts[1].error and tree.attempts[1].steps == ()
+        assert (world.ledger.made, world.ledger.closed) == (2, 2)
+
+    def test_a_stop_during_a_reflection_begins_no_branch(self):
+        policy = ScriptedPolicy(lazy, {4: HANG})
+
+        async def stopped():
+            explorer = Explorer(World(), policy, Settings())
+            exploring = asyncio.ensure_future(explorer.explore(TASK))
+            while not policy.reflection_prompts:
+                await asyncio.sleep(0.001)
+            explorer.stop.set()
+            return await asyncio.wait_for(exploring, 20)
+
+        tree = asyncio.run(stopped())
+        assert shape(tree) == [(None, 1, "LLLL", "horizon")] and tree.reflections == []
+
     def test_environments_are_closed_when_the_policy_has_a_bug(self):
         world = World()
         with pytest.raises(ZeroDivisionError):

@@ -39,6 +39,9 @@ INVALID = {
     "leafe.generation.max_tokens": [0, None],
     "leafe.generation.timeout": [0, None],
     "leafe.evaluation.loop": ["tree", None],
+    "leafe.schedule.stages": ["stage1", None],
+    "leafe.schedule.collect": ["tasks", None],
+    "leafe.collection.share": [0, 1.1, None],
     "leafe.seed": [-1, None, 0.5],
 }
 OPTIONAL = ["environment.horizon", "environment.concurrency", "budget.environment_steps", "reflection.interval"]
@@ -104,7 +107,7 @@ def test_all_problems_are_reported_at_once():
 
 def test_every_setting_is_checked_or_free_text():
     free = {"leafe.environment.name", "leafe.environment.options", "leafe.generation.chat_family"}
-    free |= {"leafe.playbook.path", "leafe.evaluation.store"}
+    free |= {"leafe.playbook.path", "leafe.evaluation.store", "leafe.collection.store"}
     sections = [f.name for f in dataclasses.fields(Settings) if f.name != "seed"]
     keys = {f"leafe.{s}.{f.name}" for s in sections for f in dataclasses.fields(getattr(Settings(), s))}
     assert keys | {"leafe.seed"} == set(INVALID) | free
@@ -125,3 +128,11 @@ def test_what_is_not_given_keeps_its_default():
     settings = Settings.from_mapping({"seed": 3, "budget": {"depth": 1}, "reflection": None})
     budget = dataclasses.replace(Settings().budget, depth=1)
     assert settings == dataclasses.replace(Settings(), seed=3, budget=budget)
+
+
+@pytest.mark.parametrize("stages", ["explore", "distil"])
+def test_a_stage_alone_needs_a_store(stages):
+    settings = Settings.from_mapping({"schedule": {"stages": stages}})
+    assert settings.problems() == [f"leafe.schedule.stages is {stages!r}; expected a folder in leafe.collection.store"]
+    kept = Settings.from_mapping({"schedule": {"stages": stages}, "collection": {"store": "trees"}})
+    assert kept.problems() == []
