@@ -16,8 +16,9 @@ if [ "$DEVICE" = gpu ]; then
     : "${STEPS:=10}" "${BUDGET:=24}" "${ATTEMPTS:=128}" "${TASKS:=500}"
 else
     : "${STEPS:=3}" "${BUDGET:=14}" "${ATTEMPTS:=32}" "${TASKS:=16}"
-    # Its attempts take more steps than a policy's that learns: fifteen tasks a step make up for it.
-    ACE_ARGS=(data.train_batch_size=15)
+    # Sixteen tasks a step, but for two: a task whose roots all succeed leaves LEAFE some of its budget, and ACE's
+    # attempts take more steps than those of a policy that learns.
+    LEAFE_ARGS=(data.train_batch_size=18) ACE_ARGS=(data.train_batch_size=15)
     # Two turns of 64 tokens: most turns of this model are cut, and without them few examples would be left.
     OVERRIDES=(${DEVICE_ARGS[@]+"${DEVICE_ARGS[@]}"} leafe.distillation.incomplete_actions=true "$@")
 fi
@@ -45,7 +46,7 @@ evaluation() {
 checkpoint() { echo "$RUN_DIR/$1/checkpoints/global_step_$2"; }
 
 training grpo grpo_mbpp "$BASE" "$STEPS" trainer.save_freq="$HALF"
-training leafe leafe_mbpp "$BASE" "$STEPS" "${LEAFE_BUDGET[@]}"
+training leafe leafe_mbpp "$BASE" "$STEPS" "${LEAFE_BUDGET[@]}" ${LEAFE_ARGS[@]+"${LEAFE_ARGS[@]}"}
 # Other tasks than the first half saw.
 training leafe_rl leafe_mbpp "$(checkpoint grpo "$HALF")" "$((STEPS - HALF))" data.seed=2 "${LEAFE_BUDGET[@]}"
 training early_experience early_experience_mbpp "$BASE" "$STEPS"

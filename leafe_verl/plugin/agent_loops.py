@@ -38,6 +38,9 @@ DELTA_FIELD = "leafe_delta"
 """Field of a record's `extra_fields`: what ACE learned from an attempt, a `Delta` as a mapping."""
 KIND_FIELD = "leafe_kind"
 """Field of a record's `extra_fields`: which loss an example belongs to."""
+ORIGIN_FIELD = "leafe_origin"
+"""Field of a record's `extra_fields`: [task key, number of the tree, attempt, step] of an example. Trees finish in any
+order; examples are trained on in this one."""
 
 
 class FirstOnly(logging.Filter):
@@ -200,12 +203,13 @@ class ExploreLoop(TaskLoop):
         self._keep(tree, step, explorer.policy)
         return self.records(tree, explorer.policy)
 
-    def records(self, tree: ExplorationTree, policy: ServerPolicy | None) -> list[AgentLoopOutput]:
+    def records(self, tree: ExplorationTree, policy: ServerPolicy | None, number: int = 0) -> list[AgentLoopOutput]:
+        """What a tree teaches; `number` tells trees of one task apart, no `policy` that it comes from the store."""
         examples = examples_of(tree, self.settings.distillation, self.settings.seed)
         self.finished(tree, examples)
         return [
             self._tree_record(tree, examples, policy),
-            *(self._example_record(tree, example, policy) for example in examples),
+            *(self._example_record(tree, example, policy, number) for example in examples),
         ]
 
     def _found(self, task: Task, step: int) -> ExplorationTree | None:
@@ -238,11 +242,12 @@ class ExploreLoop(TaskLoop):
         return self.output(nothing, policy, success, 0, {"acc": success}, **{COUNTS_FIELD: counts})
 
     def _example_record(
-        self, tree: ExplorationTree, example: Example, policy: ServerPolicy | None
+        self, tree: ExplorationTree, example: Example, policy: ServerPolicy | None, number: int
     ) -> AgentLoopOutput:
         success = float(tree.attempts[example.attempt].outcome is Outcome.SUCCESS)
         reward, turns = tree.return_of(example.attempt), 2 * len(tree.path(example.attempt))
-        extra = {KIND_FIELD: example.kind.value}
+        origin = [tree.task.key, number, example.attempt, example.step]
+        extra = {KIND_FIELD: example.kind.value, ORIGIN_FIELD: origin}
         return self.output(example.sequence, policy, reward, turns, {"acc": success}, **extra)
 
 
@@ -254,4 +259,4 @@ class ReplayLoop(ExploreLoop):
         """Return the records of all trees of the task; none for a task that the store has no tree of."""
         store = self.settings.collection.store
         trees = collected_trees(str(store)).of_task(task_of(kwargs["extra_info"]).key)
-        return [record for tree in trees for record in self.records(tree, None)]
+        return [record for number, tree in enumerate(trees) for record in self.records(tree, None, number)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from leafe_verl.core import Kind
 from leafe_verl.core.playbook import Delta
 from leafe_verl.core.statistics import ratios, total
 from leafe_verl.evaluation.pass_at_k import ks_up_to, mean_pass_at_k
-from leafe_verl.plugin.agent_loops import COUNTS_FIELD, DELTA_FIELD, KIND_FIELD, REPLAY
+from leafe_verl.plugin.agent_loops import COUNTS_FIELD, DELTA_FIELD, KIND_FIELD, ORIGIN_FIELD, REPLAY
 from leafe_verl.plugin.playbook_file import read_playbook, write_playbook
 from leafe_verl.plugin.sft_worker import TERM, UPDATES, WEIGHTS, PolicyWorker, SFTWorker
 from leafe_verl.task_files import read_tasks
@@ -225,7 +226,12 @@ class LeafeTrainer(CollectingTrainer):
         """Take the trees' counts out of the batch, then pad and balance the examples that remain, phase by phase."""
         extras = _extra_fields(batch)
         self._log_counts(extras, metrics)
-        kinds = {key: extra[KIND_FIELD] for key, extra in zip(batch.keys, extras, strict=True) if KIND_FIELD in extra}
+        found = [
+            (extra[ORIGIN_FIELD], extra[KIND_FIELD], key)
+            for key, extra in zip(batch.keys, extras, strict=True)
+            if KIND_FIELD in extra
+        ]
+        kinds = {key: kind for _, kind, key in sorted(found)}
         self._phases: list[Phase] = []
         if self._stages == "explore":
             return batch
@@ -235,7 +241,7 @@ class LeafeTrainer(CollectingTrainer):
         tq.kv_clear(keys=[key for key in batch.keys if key not in kinds], partition_id=batch.partition_id)
         for name, weights in self.phase_weights.items():
             if mine := {key: kind for key, kind in kinds.items() if kind in weights}:
-                self._phases.append(self._phase(name, weights, _part(batch, set(mine)), mine, metrics))
+                self._phases.append(self._phase(name, weights, _part(batch, mine), mine, metrics))
         return _joined([phase.batch for phase in self._phases])
 
     def _phase(
@@ -312,12 +318,14 @@ def _extra_fields(batch: KVBatchMeta) -> list[dict]:
     return [getattr(extra, "data", extra) for extra in records["extra_fields"]]
 
 
-def _part(batch: KVBatchMeta, keys: set[str]) -> KVBatchMeta:
-    kept = [(key, tag) for key, tag in zip(batch.keys, batch.tags, strict=True) if key in keys]
+def _part(batch: KVBatchMeta, keys: Iterable[str]) -> KVBatchMeta:
+    """The rows of `keys`, in their order."""
+    tags = dict(zip(batch.keys, batch.tags, strict=True))
+    keys = list(keys)
     return KVBatchMeta(
         partition_id=batch.partition_id,
-        keys=[key for key, _ in kept],
-        tags=[tag for _, tag in kept],
+        keys=keys,
+        tags=[tags[key] for key in keys],
         extra_info=dict(batch.extra_info),
     )
 

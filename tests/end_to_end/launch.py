@@ -6,6 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
@@ -40,6 +43,30 @@ def write_tasks(path: Path, number: int) -> Path:
 
 def launch(config: str, model: Path, run_dir: Path, *overrides: str) -> dict[int, dict[str, float]]:
     """Run `python -m verl.trainer.main_ppo`; return training step -> metrics. Fails with the log's end."""
+    with started(config, model, run_dir, *overrides) as (process, metrics):
+        try:
+            status = process.wait(LIMIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            status = -9
+    assert status == 0, (run_dir / "log.txt").read_text(errors="replace")[-6000:]
+    records = [json.loads(line) for line in metrics.read_text().splitlines()]
+    return {record["step"]: record["data"] for record in records}
+
+
+def launch_and_kill(config: str, model: Path, run_dir: Path, *overrides: str, when: Callable[[], bool]) -> None:
+    """Run verl until `when` says so, then kill the driver with SIGKILL, and what it had started after it."""
+    with started(config, model, run_dir, *overrides) as (process, _):
+        deadline = time.monotonic() + LIMIT_SECONDS
+        while not when():
+            assert process.poll() is None, "the run ended before its time: " + (run_dir / "log.txt").read_text()[-6000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.kill()
+
+
+@contextmanager
+def started(config: str, model: Path, run_dir: Path, *overrides: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A run and the file of its metrics; whatever is left of it at the end is killed."""
     run_dir.mkdir(parents=True, exist_ok=True)
     metrics = run_dir / f"metrics-{len(list(run_dir.glob('metrics-*')))}.jsonl"
     environment = {
@@ -71,10 +98,7 @@ def launch(config: str, model: Path, run_dir: Path, *overrides: str) -> dict[int
             command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=run_dir, start_new_session=True
         )
         try:
-            status = process.wait(LIMIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            status = -9
-    assert status == 0, (run_dir / "log.txt").read_text(errors="replace")[-6000:]
-    records = [json.loads(line) for line in metrics.read_text().splitlines()]
-    return {record["step"]: record["data"] for record in records}
+            yield process, metrics
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, 9)

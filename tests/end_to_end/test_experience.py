@@ -1,0 +1,55 @@
+"""What a killed run had collected, and stage 2 alone, on a tiny random model."""
+
+import pytest
+
+pytest.importorskip("vllm", reason="vllm is not installed; recipes/setup.sh installs it")
+pytest.importorskip("verl", reason="verl is not installed; recipes/setup.sh installs it")
+
+from end_to_end.launch import launch, launch_and_kill
+from end_to_end.tiny_model import make_tiny_model
+
+from leafe_verl.experience_store import index, read_trees
+
+pytestmark = pytest.mark.end_to_end
+
+TASKS = 12
+ALL_ONCE = ["leafe.schedule.collect=all", "actor_rollout_ref.actor.ppo_epochs=2", "trainer.save_freq=-1"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def two_stages(model, tmp_path_factory):
+    """The paper's schedule, killed while it collects and started again: its store, files of the killed run, metrics."""
+    run_dir = tmp_path_factory.mktemp("two_stages")
+    store = run_dir / "checkpoints" / "experience"
+    launch_and_kill("leafe", model, run_dir, *ALL_ONCE, when=lambda: len(index(store)) >= 3)
+    killed = {location.path for location in index(store).values()}
+    return store, killed, launch("leafe", model, run_dir, *ALL_ONCE)
+
+
+def test_no_finished_tree_is_lost_or_collected_twice(two_stages):
+    store, killed, metrics = two_stages
+    after = index(store)
+    assert sorted(key.task_key for key in after) == sorted(str(task) for task in range(TASKS))
+    assert len(list(read_trees(store))) == len(after)
+    assert sorted(metrics) == [1]
+    assert metrics[1]["leafe/trees"] == TASKS
+    # Workers outlive the driver by a moment, in which they may have finished one more.
+    kept = [location for location in after.values() if location.path in killed]
+    assert 3 <= len(kept) == metrics[1]["leafe/trees_from_store"] < TASKS
+
+
+def test_stage_two_alone_gives_the_losses_of_both_stages(two_stages, model, tmp_path):
+    store, _, both = two_stages
+    alone = launch(
+        "leafe", model, tmp_path, *ALL_ONCE, "leafe.schedule.stages=distil", f"leafe.collection.store={store}"
+    )
+    assert alone[1]["leafe/trees_from_store"] == TASKS
+    assert alone[1]["leafe/optimizer_steps"] == both[1]["leafe/optimizer_steps"] > 0
+    for term in ("loss_counterfactual", "loss_rehearsal", "grad_norm"):
+        assert alone[1][f"actor/{term}"] == pytest.approx(both[1][f"actor/{term}"], rel=1e-5)
+    assert "vLLMHttpServer" not in (tmp_path / "log.txt").read_text(errors="replace")

@@ -1,0 +1,128 @@
+"""Rollout workers that die, with Ray replaced by objects that answer at once."""
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("verl", reason="verl is not installed; recipes/setup.sh installs it")
+
+from ray.exceptions import RayActorError
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
+from verl.utils.tensordict_utils import get_tensordict
+
+from leafe_verl.plugin import rollout_worker
+from leafe_verl.plugin.rollout_worker import DEATHS_OF_A_TASK, RolloutManager
+
+
+class Method:
+    def __init__(self, worker, call):
+        self.worker, self.call = worker, call
+
+    def remote(self, *arguments):
+        return lambda: self.worker.answer(self.call, *arguments)
+
+
+class Worker:
+    def __init__(self):
+        self.dead, self.played, self.stopped = False, [], []
+        self.ping = Method(self, lambda: None)
+        self.generate_sequences = Method(self, lambda share: self.played.append([str(uid) for uid in share["uid"]]))
+
+    def answer(self, call, *arguments):
+        if self.dead:
+            raise RayActorError()
+        return call(*arguments)
+
+
+class Ray:
+    """`get` calls, and everything is ready at once."""
+
+    def __init__(self):
+        self.made = []
+
+    def remote(self, _class):
+        return self
+
+    def options(self, name):
+        made = self.made
+
+        class Class:
+            @staticmethod
+            def remote(*_arguments):
+                made.append(Worker())
+                return made[-1]
+
+        return Class
+
+    def get(self, reference):
+        return [call() for call in reference] if isinstance(reference, list) else reference()
+
+    def wait(self, references, timeout):
+        return references, []
+
+
+@pytest.fixture
+def ray(monkeypatch):
+    ray = Ray()
+    monkeypatch.setattr(rollout_worker, "ray", ray)
+    monkeypatch.setattr(rollout_worker, "PING_SECONDS", 0.0)
+    monkeypatch.setattr(AgentLoopManagerTQ, "__init__", lambda self: None)
+    return ray
+
+
+@pytest.fixture
+def given_up(monkeypatch):
+    keys = []
+    monkeypatch.setattr(rollout_worker.tq, "kv_put", lambda key, partition_id, tag: keys.append((key, tag["status"])))
+    return keys
+
+
+@pytest.fixture
+def manager(ray):
+    manager = RolloutManager()
+    manager.config = manager.llm_client = manager.teacher_client = manager.reward_loop_worker_handles = None
+    manager.agent_loop_workers = [Worker(), Worker()]
+    return manager
+
+
+def tasks(number):
+    uids = np.array([f"u{i}" for i in range(number)], dtype=object)
+    return get_tensordict({"uid": uids, "index": torch.arange(number)})
+
+
+def look(manager, unfinished):
+    """A ping is sent at one look and its answer read at the next."""
+    manager.replace_dead(unfinished, "train")
+    manager.replace_dead(unfinished, "train")
+
+
+def test_tasks_are_shared_out(manager):
+    manager.generate_sequences(tasks(4))
+    assert [worker.played for worker in manager.agent_loop_workers] == [[["u0", "u1"]], [["u2", "u3"]]]
+    look(manager, {"u0"})
+    assert manager.deaths == 0
+
+
+def test_a_dead_worker_s_unfinished_tasks_are_played_again(manager, ray, given_up):
+    manager.generate_sequences(tasks(4))
+    manager.agent_loop_workers[1].dead = True
+    look(manager, {"u0", "u3"})
+    assert manager.deaths == 1 and manager.agent_loop_workers[1] is ray.made[0]
+    assert ray.made[0].played == [["u3"]]
+    assert manager.agent_loop_workers[0].played == [["u0", "u1"]]
+    assert given_up == []
+
+
+def test_a_task_that_kills_every_worker_is_given_up(manager, ray, given_up):
+    manager.generate_sequences(tasks(4))
+    for _ in range(DEATHS_OF_A_TASK):
+        manager.agent_loop_workers[0].dead = True
+        look(manager, {"u0"})
+    assert given_up == [("u0", "failure")]
+    assert [worker.played for worker in ray.made] == [[["u0"]], []]
+
+
+def test_a_worker_that_died_between_steps_is_replaced_before_it_plays(manager, ray):
+    manager.agent_loop_workers[0].dead = True
+    manager.generate_sequences(tasks(2))
+    assert manager.deaths == 1 and ray.made[0].played == [["u0"]]
