@@ -29,7 +29,7 @@ def rescued(key: str = "corridor-3", experience: str = "do not jump") -> Explora
 def wandered(seed: int, **settings: Any) -> ExplorationTree:
     """A tree of many shapes: branches of depth 3, cut actions, fallbacks, and for odd seeds unscored attempts."""
     settings = {"budget": {"attempts": 14, "depth": 3}, "reflection": {"interval": 2}, **settings}
-    return grow(wandering(seed, window=110 if seed % 2 else None), roots=2, **settings)
+    return grow(wandering(seed, window=100 if seed % 2 else None), roots=2, **settings)
 
 
 def provenance(step: int | None = 1, hours: float = 0, **changes: Any) -> Provenance:
