@@ -4,7 +4,6 @@ They differ in the line break behind a last end-of-turn token, which verl has an
 line breaks behind earlier ones; and where the sampled tokens are not those that the tokenizer makes of their text.
 """
 
-import asyncio
 from types import SimpleNamespace
 
 import pytest
@@ -92,4 +91,3 @@ def test_sampled_tokens_that_are_not_the_tokenizers_own_become_those(tokenizer):
     letters = [tokenizer.convert_tokens_to_ids(letter) for letter in "<|im_end|>"]
     assert tokenizer.decode(letters) == "<|im_end|>"
     assert tokenizer.encode("<|im_end|>") == [tokenizer.eos_token_id]
-    assert asyncio.iscoroutinefunction(Scripted.act)
