@@ -196,11 +196,11 @@ class ExploreLoop(TaskLoop):
         A tree that this training step had collected before its run was killed is not collected again.
         """
         task, step = task_of(kwargs["extra_info"]), int(kwargs["global_steps"])
-        if found := self._found(task, step):
+        if found := await asyncio.to_thread(self._found, task, step):
             return self.records(found, None)
         explorer = self.explorer(task, sampling_params, stop_signal(step))
         tree = await explorer.explore(task, roots=self.rollout_config.n)
-        self._keep(tree, step, explorer.policy)
+        await asyncio.to_thread(self._keep, tree, step, explorer.policy)  # the disk's time is not the other trees'
         return self.records(tree, explorer.policy)
 
     def records(self, tree: ExplorationTree, policy: ServerPolicy | None, number: int = 0) -> list[AgentLoopOutput]:
@@ -258,5 +258,6 @@ class ReplayLoop(ExploreLoop):
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> list[AgentLoopOutput]:
         """Return the records of all trees of the task; none for a task that the store has no tree of."""
         store = self.settings.collection.store
-        trees = collected_trees(str(store)).of_task(task_of(kwargs["extra_info"]).key)
+        task = task_of(kwargs["extra_info"])
+        trees = await asyncio.to_thread(lambda: collected_trees(str(store)).of_task(task.key))
         return [record for number, tree in enumerate(trees) for record in self.records(tree, None, number)]

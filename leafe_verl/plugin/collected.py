@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import logging
+import threading
 from collections import defaultdict
 from pathlib import Path
 
 from leafe_verl.core import ExplorationTree
 from leafe_verl.experience_store import Location, Provenance, TreeWriter, index, read_tree
 
-logger = logging.getLogger(__name__)
-
 
 class CollectedTrees:
     """The trees of one store. A worker indexes it when it first asks, and appends to a file of its own."""
 
     def __init__(self, store: Path) -> None:
-        self._writer = TreeWriter(store)
+        self._writer, self._writing = TreeWriter(store), threading.Lock()
         self._of_step: dict[tuple[int | None, str], Location] = {}
         self._of_task: dict[str, list[Location]] = defaultdict(list)
         for key, location in index(store).items():
@@ -37,17 +35,24 @@ class CollectedTrees:
     def keep(self, tree: ExplorationTree, provenance: Provenance) -> None:
         """Write a finished tree and wait until the disk has it. Raises OSError, with the setting, when it does not."""
         try:
-            self._writer.append(tree, provenance)
+            with self._writing:
+                self._writer.append(tree, provenance)
         except OSError as error:
             raise OSError(
                 f"the tree of task {tree.task.key!r} cannot be kept: {error}; leafe.collection.store names the folder"
             ) from error
 
 
-@functools.cache
+_opening = threading.Lock()
+_opened: dict[str, CollectedTrees] = {}
+
+
 def collected_trees(store: str) -> CollectedTrees:
-    """This process's view of a store."""
-    return CollectedTrees(Path(store))
+    """This process's view of a store; the first of several threads reads its index."""
+    with _opening:
+        if store not in _opened:
+            _opened[store] = CollectedTrees(Path(store))
+        return _opened[store]
 
 
 @functools.cache
