@@ -123,7 +123,8 @@ class ALFWorld(ForeignEnvironment):
             reward=float(state["won"]),
             terminated=state["won"],
             truncated=not state["won"] and len(self._operators) >= self.horizon,
-            info={"success": state["won"], "error": state["operator"] is None},
+            info={"success": state["won"], "error": state["operator"] is None}
+            | ({"action": command} if command else {}),
         )
 
     def snapshot(self) -> ALFWorldSnapshot:

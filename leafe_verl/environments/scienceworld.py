@@ -106,9 +106,9 @@ class ScienceWorld(ForeignEnvironment):
         if command is None:
             return self._step({"observation": NO_ACTION, "score": self._score, "completed": False}, error=True)
         state = self.call("act", command, self.valid_actions)
-        return self._step(state, error=state["observation"].startswith(_UNKNOWN))
+        return self._step(state, error=state["observation"].startswith(_UNKNOWN), action=command)
 
-    def _step(self, state: Mapping[str, Any], error: bool) -> Step:
+    def _step(self, state: Mapping[str, Any], error: bool, **told: str) -> Step:
         score, lost = max(state["score"], 0.0), state["score"] < 0
         reward, self._score = score - self._score, score
         terminated = state["completed"] or lost
@@ -118,7 +118,7 @@ class ScienceWorld(ForeignEnvironment):
             reward=reward,
             terminated=terminated,
             truncated=not terminated and len(self._record.actions) + 1 >= self.horizon,
-            info={"success": success, "error": error, "score": score},
+            info={"success": success, "error": error, "score": score, **told},
         )
 
     @staticmethod
