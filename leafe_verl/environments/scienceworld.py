@@ -10,8 +10,8 @@ from typing import Any
 
 from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
-from leafe_verl.environments.foreign import ForeignEnvironment, shared_pool
-from leafe_verl.environments.foreign_process import SETTING, ForeignLimits, Program
+from leafe_verl.environments.foreign import ForeignEnvironment, pool_of
+from leafe_verl.environments.foreign_process import SETTING, Program
 from leafe_verl.environments.react import FORM, NO_ACTION, action_of
 from leafe_verl.environments.rows import count_in, fields_of, key_of, verl_row_of
 
@@ -51,24 +51,18 @@ class ScienceWorld(ForeignEnvironment):
         valid_actions: int = 0,
         system_prompt: str = SYSTEM_PROMPT,
         processes: int | None = None,
-        start_seconds: float = 60.0,
-        call_seconds: float = 30.0,
-        wait_seconds: float = 60.0,
-        memory_mb: int = 1024,
+        **limits: float,
     ) -> None:
         """`horizon`: actions after which an attempt that is not over is truncated; gold paths have 2 to 206.
 
         `valid_actions`: so many of the actions that would be valid now end each observation, drawn evenly from the
         sorted list; 0 for none. `processes`: JVMs of a process (a rollout worker), 0.4 GB each; None: one a processor.
-        The other four are of `ForeignLimits`. Raises RuntimeError where the extra or Java is missing.
+        `limits`: the fields of `ForeignLimits`. Raises RuntimeError where the extra or Java is missing.
         """
         for option, value, least in (("horizon", horizon, 1), ("valid_actions", valid_actions, 0)):
             if value < least:
                 raise ValueError(f"{SETTING}.{option} is {value!r}; expected at least {least}")
-        limits = ForeignLimits(start_seconds, call_seconds, wait_seconds, memory_mb)
-        if problem := missing():
-            raise RuntimeError(problem)
-        super().__init__(shared_pool(PROGRAM, limits, processes))
+        super().__init__(pool_of(PROGRAM, missing(), processes, limits))
         self.system_prompt = system_prompt
         self.horizon = horizon
         self.valid_actions = valid_actions
