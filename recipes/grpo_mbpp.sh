@@ -1,10 +1,6 @@
 #!/usr/bin/env bash
 # verl's GRPO on interactive MBPP, for comparison with recipes/leafe_mbpp.sh.
 # bash recipes/grpo_mbpp.sh [OVERRIDE...], any of verl's or ours, as in: trainer.total_epochs=2
-. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh" mbpp
 
-train grpo \
-    leafe.environment.name=mbpp \
-    trainer.test_freq=1000 trainer.save_freq=1000 \
-    actor_rollout_ref.rollout.n=8 \
-    "$@"
+train grpo actor_rollout_ref.rollout.n=8 "$@"

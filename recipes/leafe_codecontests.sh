@@ -1,18 +1,7 @@
 #!/usr/bin/env bash
 # LEAFE on interactive CodeContests: explore, reflect, roll back, branch, distil.
-# bash recipes/leafe_codecontests.sh [OVERRIDE...], any of verl's or ours; by default on problems of our own, and with
-# TRAIN_FILES=hub:deepmind/code_contests/default/train VAL_FILES=hub:deepmind/code_contests/default/test on the originals.
-DATA="$(cd "$(dirname "${BASH_SOURCE[0]}")/../leafe_verl/data" && pwd)"
-: "${TRAIN_FILES:=$DATA/embedded_codecontests_train.jsonl}" "${VAL_FILES:=$DATA/embedded_codecontests_heldout.jsonl}"
-. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+# bash recipes/leafe_codecontests.sh [OVERRIDE...], any of verl's or ours; deepmind/code_contests from the hub where there are GPUs,
+# else problems of our own.
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh" codecontests
 
-# Programs are longer than MBPP's functions.
-if [ "$NUM_GPUS" -gt 0 ]; then DEVICE_ARGS+=(leafe.generation.max_tokens=1024)
-else DEVICE_ARGS+=(leafe.generation.max_tokens=128); fi
-
-train leafe \
-    leafe.environment.name=codecontests \
-    trainer.test_freq=1000 trainer.save_freq=1000 \
-    actor_rollout_ref.rollout.n=4 \
-    leafe.budget.attempts=8 \
-    "$@"
+train leafe actor_rollout_ref.rollout.n=4 leafe.budget.attempts=8 "$@"

@@ -1,17 +1,6 @@
 #!/usr/bin/env bash
 # LEAFE on ScienceWorld (needs pip install leafe-verl[scienceworld] and Java): explore, reflect, roll back, branch, distil.
 # bash recipes/leafe_scienceworld.sh [OVERRIDE...], any of verl's or ours, as in: leafe.environment.options.processes=32
-DATA="$(cd "$(dirname "${BASH_SOURCE[0]}")/../leafe_verl/data" && pwd)"
-: "${TRAIN_FILES:=$DATA/embedded_scienceworld_train.jsonl}" "${VAL_FILES:=$DATA/embedded_scienceworld_heldout.jsonl}"
-. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh" scienceworld
 
-# Room for the whole attempt, or, without a GPU, a few steps: a first look takes minutes.
-if [ "$NUM_GPUS" -gt 0 ]; then DEVICE_ARGS+=(data.max_response_length=14336 leafe.generation.max_tokens=256)
-else DEVICE_ARGS+=(leafe.environment.horizon=6); fi
-
-train leafe \
-    leafe.environment.name=scienceworld \
-    trainer.test_freq=1000 trainer.save_freq=1000 \
-    actor_rollout_ref.rollout.n=4 \
-    leafe.budget.attempts=8 leafe.reflection.interval=5 \
-    "$@"
+train leafe actor_rollout_ref.rollout.n=4 leafe.budget.attempts=8 leafe.reflection.interval=5 "$@"

@@ -6,14 +6,14 @@
 #   STEPS      environment steps of one task
 #   TASKS      tasks of VAL_FILES
 #   RUN_DIR    naming an old one goes on where it stopped
-. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh" mbpp
 
 OVERRIDES=("$@")
 if [ "$DEVICE" = gpu ]; then
     : "${STEPS:=512}" "${TASKS:=500}" "${ROOTS:=32}"
 else
     : "${STEPS:=16}" "${TASKS:=32}" "${ROOTS:=4}"
-    OVERRIDES=(${DEVICE_ARGS[@]+"${DEVICE_ARGS[@]}"} "$@")
+    OVERRIDES=("${ENVIRONMENT_ARGS[@]}" "$@")
 fi
 
 # sampler NAME [OVERRIDE...]: every attempt costs a step at least, so that the steps bound the attempts as well.

@@ -26,7 +26,8 @@ class Step(NamedTuple):
     truncated: bool
     """The environment stopped for another reason (its own limit)."""
     info: Mapping[str, Any]
-    """`success`: bool, the task is solved. `error`: bool, the observation reports an error."""
+    """`success`: bool, the task is solved. `error`: bool, the observation reports an error. `action`: str, what of the
+    answer was executed, for a summary of past steps; absent where that is all of it, or none."""
 
 
 class EnvironmentFailure(Exception):

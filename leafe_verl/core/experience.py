@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,6 +80,33 @@ def sequence_of(steps: Sequence[StepRecord], first: int = 1, *, incomplete_actio
     return TokenSequence(token_ids, tuple(mask), tuple(log_probs), prompt_length)
 
 
+def runs_of(steps: Sequence[StepRecord]) -> list[range]:
+    """Split a path where the window of context.py moved on: within a run, each history goes on from the one before.
+
+    Returns each run's places in `steps`; one run where prompts hold the whole history.
+    """
+    begins = [0]
+    for place in range(1, len(steps)):
+        previous = steps[place].history.previous
+        if previous is None or previous[0] is not steps[place - 1].history:
+            begins.append(place)
+    return [range(*pair) for pair in itertools.pairwise([*begins, len(steps)])]
+
+
+def sequences_of(
+    steps: Sequence[StepRecord], first: int = 1, *, incomplete_actions: bool = True
+) -> list[tuple[int, TokenSequence]]:
+    """Return what the policy saw and did from step `first` on, one sequence for each run, with its first trained step.
+
+    No sequence holds a prompt that the policy did not see.
+    """
+    own = steps[first - 1 :]
+    return [
+        (first + run[0], sequence_of(own[run[0] : run[-1] + 1], incomplete_actions=incomplete_actions))
+        for run in runs_of(own)
+    ]
+
+
 def examples_of(tree: ExplorationTree, settings: DistillationSettings, seed: int) -> list[Example]:
     """Return the tree's examples, drawn with a generator seeded by `seed` and the task's key."""
     draw = random.Random(f"{seed}:{tree.task.key}")
@@ -100,8 +128,8 @@ def _counterfactual(tree: ExplorationTree, settings: DistillationSettings, draw:
         assert branch is not None
         path = tree.path(index)
         end = len(path) if settings.target == "suffix" else branch.step
-        sequence = sequence_of(path[:end], branch.step, incomplete_actions=settings.incomplete_actions)
-        examples.append(Example(Kind.COUNTERFACTUAL, sequence, index, branch.step))
+        found = sequences_of(path[:end], branch.step, incomplete_actions=settings.incomplete_actions)
+        examples += [Example(Kind.COUNTERFACTUAL, sequence, index, step) for step, sequence in found]
     return examples
 
 
@@ -120,8 +148,8 @@ def _rehearsal(tree: ExplorationTree, settings: DistillationSettings, draw: rand
     examples = []
     for index, attempt in enumerate(tree.attempts):
         if attempt.outcome is Outcome.SUCCESS and draw.random() < settings.rehearsal_share:
-            sequence = sequence_of(tree.path(index), incomplete_actions=settings.incomplete_actions)
-            examples.append(Example(Kind.REHEARSAL, sequence, index, 1))
+            found = sequences_of(tree.path(index), incomplete_actions=settings.incomplete_actions)
+            examples += [Example(Kind.REHEARSAL, sequence, index, step) for step, sequence in found]
     return examples
 
 
@@ -133,11 +161,12 @@ def _world_model(tree: ExplorationTree) -> list[Example]:
     examples = []
     for index, attempt in enumerate(tree.attempts):
         path = tree.path(index)
-        histories = [step.history for step in path[1:]]
-        histories += [attempt.last_history] if attempt.last_history else []
-        if attempt.outcome.scored and histories:
-            sequence = _observations(path, histories)
-            examples.append(Example(Kind.WORLD_MODEL, sequence, index, 1))
+        for run in runs_of(path) if attempt.outcome.scored and path else []:
+            steps = path[run[0] : run[-1] + 1]
+            histories = [step.history for step in steps[1:]]
+            histories += [answered] if (answered := steps[-1].answered) else []
+            if histories:
+                examples.append(Example(Kind.WORLD_MODEL, _observations(steps, histories), index, run[0] + 1))
     return examples
 
 

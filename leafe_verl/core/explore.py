@@ -7,13 +7,15 @@ roots ──► attempts ──► reflections (tau, e) ──► rollback to ta
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from leafe_verl.core.context import Note, history_after, window_moves
 from leafe_verl.core.environment import Environment, EnvironmentFailure, call_within
-from leafe_verl.core.policy import ContextOverflow, History, Policy, PolicyFailure, Turn, annotate
+from leafe_verl.core.policy import ContextOverflow, History, Policy, PolicyFailure, annotate
 from leafe_verl.core.reflection import (
     Reflection,
     experience_note,
@@ -140,10 +142,11 @@ class Explorer:
     async def _reflect(self, tree: ExplorationTree, index: int, t: int) -> Reflection:
         """Ask the policy for (tau, e) after step t; whatever goes wrong is answered by the fallback."""
         steps, limit = tree.path(index)[:t], self.settings.reflection.max_characters
-        last, text, num_tokens = steps[-1], "", 0
+        text, num_tokens = "", 0
         try:
-            note = f"{last.observation}\n\n{reflection_prompt(t)}"
-            looking_back = await self.policy.extend(last.history, last.action, note)
+            # What the policy would have seen at the next step: a summary names every turn before its window.
+            note = Note(t + 1, reflection_prompt(t))
+            looking_back = await history_after(self.policy, steps, self.settings.context, note=note)
             turn = await self._unless_stopped(self.policy.reflect(looking_back, reflection_schema(t, limit)))
             text, num_tokens = turn.text, len(turn.token_ids)
         except PolicyFailure as failure:
@@ -174,45 +177,51 @@ class _Run:
         self.environment = explorer.make_environment()
         self.environment.horizon = explorer.horizon(self.environment)
         self.steps: list[StepRecord] = []
+        self.before = tree.path(branch.parent)[: branch.step - 1] if branch else ()
         self.replayed_steps = 0
-        self.last_history: History | None = None
         self.outcome = Outcome.HORIZON
 
     def ended(self, outcome: Outcome, failure: Exception | None = None) -> Attempt:
         error = str(failure) if failure else None
-        return Attempt(self.branch, tuple(self.steps), outcome, error, self.replayed_steps, self.last_history)
+        return Attempt(self.branch, tuple(self.steps), outcome, error, self.replayed_steps)
 
     async def play(self) -> None:
         policy, settings = self.explorer.policy, self.explorer.settings
         step_scope = settings.reflection.scope == "step"
         history = await self._start()
-        prompt = history
+        prompt, note = history, None
         if self.branch and settings.reflection.experience:
-            prompt = await annotate(policy, history, experience_note(self.branch.reflection.experience))
+            note = Note(self.branch.step, experience_note(self.branch.reflection.experience))
+            prompt = await annotate(policy, history, note.text)
         first, last = self.branch.step if self.branch else 1, self.environment.horizon
         for t in range(first, last + 1):
             snapshot = await self._call("snapshot", self.environment.snapshot)
             action = await policy.act(prompt)
             step = await self._call("step", self.environment.step, action.text)
-            error = bool(step.info.get("error"))
-            self.steps.append(StepRecord(history, action, step.observation, step.reward, error, snapshot))
+            error, command = bool(step.info.get("error")), step.info.get("action")
+            self.steps.append(StepRecord(history, action, step.observation, step.reward, error, snapshot, command))
             if step.terminated:
                 self.outcome = Outcome.SUCCESS if step.info.get("success") else Outcome.FAILURE
-            if step.terminated or step.truncated or t == last:
-                if settings.distillation.method == "early_experience":
-                    self.last_history = await self._last_history(history, action, step.observation)
+            over = step.terminated or step.truncated or t == last
+            if settings.distillation.method == "early_experience" and (over or window_moves(t, settings.context)):
+                self.steps[-1] = await self._answered(self.steps[-1])
+            if over:
                 return
             # The history that is trained on never holds the experience; the prompt keeps it where it was put.
-            same = prompt is history or step_scope
-            history = await policy.extend(history, action, step.observation)
-            prompt = history if same else await policy.extend(prompt, action, step.observation)
+            same, path = prompt is history or step_scope, (*self.before, *self.steps)
+            history = await history_after(policy, path, settings.context)
+            if same:
+                prompt = history
+            else:
+                prompt = await history_after(policy, path, settings.context, prompt=prompt, note=note)
 
-    async def _last_history(self, history: History, action: Turn, observation: str) -> History | None:
-        """Nothing follows the last step, so that a history too long to extend does not unscore the attempt."""
+    async def _answered(self, step: StepRecord) -> StepRecord:
+        """Nothing that is played follows, so that a history too long to extend does not unscore the attempt."""
         try:
-            return await self.explorer.policy.extend(history, action, observation)
+            answered = await self.explorer.policy.extend(step.history, step.action, step.observation)
         except PolicyFailure:
-            return None
+            return step
+        return dataclasses.replace(step, answered=answered)
 
     async def _start(self) -> History:
         """Reach E_1 and h_1, or E_tau and h_tau by rolling back."""

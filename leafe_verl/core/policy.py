@@ -37,7 +37,8 @@ class History:
     messages: tuple[Message, ...]
     """The same as chat messages; the last one is the latest observation."""
     previous: tuple[History, Turn] | None = field(default=None, repr=False)
-    """The history and action before the latest observation; None for the opening prompt."""
+    """The history and action before the latest observation; None for an opening prompt. A step whose history does not
+    name its predecessor's here has begun another sequence of tokens; see context.py."""
 
 
 class PolicyFailure(Exception):
@@ -70,7 +71,12 @@ async def annotate(policy: Policy, history: History, note: str) -> History:
     The note shares a message with the observation because many chat templates refuse two user messages in a
     row; all tokens before it stay those of `history`, so a prefix cache keeps them.
     """
-    noted = f"{history.messages[-1]['content']}\n\n{note}"
+    content = noted(history.messages[-1]["content"], note)
     if history.previous is None:
-        return await policy.begin([*history.messages[:-1], {**history.messages[-1], "content": noted}])
-    return await policy.extend(*history.previous, noted)
+        return await policy.begin([*history.messages[:-1], {**history.messages[-1], "content": content}])
+    return await policy.extend(*history.previous, content)
+
+
+def noted(observation: str, note: str) -> str:
+    """Return an observation with a note at its end."""
+    return f"{observation}\n\n{note}"

@@ -39,6 +39,29 @@ class EnvironmentSettings:
 
 
 @dataclass(frozen=True)
+class ContextSettings:
+    """What a prompt holds of the steps before it; see context.py."""
+
+    window: int | None = None
+    """Last steps that stand in the prompt as they were; those before them, in a running summary. None: all stand."""
+    stride: int = 1
+    """Steps by which the window moves on. With more than 1 it holds up to `window + stride - 1` steps, and as many
+    prompts in a row share their beginning: fewer and longer training sequences, and a prefix cache that holds."""
+    line_characters: int = 160
+    """Length of one step in the summary: its action and the first line of its feedback, half of it each."""
+    summary_characters: int = 3000
+    """Length of the summary; the lines of many steps are shorter."""
+
+    def problems(self) -> list[str]:
+        return [
+            *_count("context.window", self.window, 0, optional=True),
+            *_count("context.stride", self.stride, 1),
+            *_count("context.line_characters", self.line_characters, 1),
+            *_count("context.summary_characters", self.summary_characters, 1),
+        ]
+
+
+@dataclass(frozen=True)
 class BudgetSettings:
     attempts: int = 8
     """Attempts of one task, roots included."""
@@ -219,6 +242,7 @@ class Settings:
     """Everything under `leafe.*`; see plugin/config/leafe_settings.yaml for the same with its sources."""
 
     environment: EnvironmentSettings = field(default_factory=EnvironmentSettings)
+    context: ContextSettings = field(default_factory=ContextSettings)
     budget: BudgetSettings = field(default_factory=BudgetSettings)
     reflection: ReflectionSettings = field(default_factory=ReflectionSettings)
     distillation: DistillationSettings = field(default_factory=DistillationSettings)

@@ -49,6 +49,11 @@ class StepRecord:
     """The environment said that the observation reports an error."""
     snapshot: Any
     """Token of the environment's state E_t, before the action."""
+    command: str | None = None
+    """What of the action the environment executed; None where it does not say."""
+    answered: History | None = None
+    """h_t with a_t and o_{t+1} at its end, where no next step's history goes on like that, and only where observations
+    are trained on; else None."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,6 @@ class Attempt:
     """What broke, for unscored outcomes."""
     replayed_steps: int = 0
     """Environment steps executed again to reach the rollback point."""
-    last_history: History | None = None
-    """The history with the last observation in it, which only training on observations needs; else None."""
 
     @property
     def depth(self) -> int:

@@ -15,8 +15,8 @@ from typing import Any
 from leafe_verl.core.environment import ReplayDivergence, ReplaySnapshot, Step
 from leafe_verl.core.task import Task
 from leafe_verl.environments.alfworld_games import KINDS
-from leafe_verl.environments.foreign import ForeignEnvironment, shared_pool
-from leafe_verl.environments.foreign_process import SETTING, ForeignLimits, Program
+from leafe_verl.environments.foreign import ForeignEnvironment, pool_of
+from leafe_verl.environments.foreign_process import SETTING, Program
 from leafe_verl.environments.react import FORM, NO_ACTION, action_of
 from leafe_verl.environments.rows import count_in, fields_of, key_of, verl_row_of
 
@@ -56,23 +56,17 @@ class ALFWorld(ForeignEnvironment):
         data: str | None = None,
         system_prompt: str = SYSTEM_PROMPT,
         processes: int | None = None,
-        start_seconds: float = 60.0,
-        call_seconds: float = 30.0,
-        wait_seconds: float = 60.0,
-        memory_mb: int = 1024,
+        **limits: float,
     ) -> None:
         """`horizon`: actions after which an attempt that is not over is truncated; 50 is the literature's.
 
         `admissible_commands`: each observation ends with the list of them. `data`: the folder that the paths of
         downloaded games are relative to; None: ALFWORLD_DATA. `processes`: simulators of a process (a rollout worker);
-        None: one a processor. The other four are of `ForeignLimits`. Raises RuntimeError where the extra is missing.
+        None: one a processor. `limits`: the fields of `ForeignLimits`. Raises RuntimeError where the extra is missing.
         """
         if horizon < 1:
             raise ValueError(f"{SETTING}.horizon is {horizon!r}; expected at least 1")
-        limits = ForeignLimits(start_seconds, call_seconds, wait_seconds, memory_mb)
-        if problem := missing():
-            raise RuntimeError(problem)
-        super().__init__(shared_pool(PROGRAM, limits, processes))
+        super().__init__(pool_of(PROGRAM, missing(), processes, limits))
         self.system_prompt = system_prompt
         self.horizon = horizon
         self.admissible_commands = admissible_commands
@@ -123,7 +117,8 @@ class ALFWorld(ForeignEnvironment):
             reward=float(state["won"]),
             terminated=state["won"],
             truncated=not state["won"] and len(self._operators) >= self.horizon,
-            info={"success": state["won"], "error": state["operator"] is None},
+            info={"success": state["won"], "error": state["operator"] is None}
+            | ({"action": command} if command else {}),
         )
 
     def snapshot(self) -> ALFWorldSnapshot:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import functools
 import logging
 import os
@@ -204,6 +205,21 @@ def shared_pool(program: Program, limits: ForeignLimits, processes: int | None) 
     if processes is not None and processes < 1:
         raise ValueError(f"{SETTING}.processes is {processes!r}; expected at least 1, or null: one a processor")
     return ProcessPool(program, limits, processes or len(os.sched_getaffinity(0)))
+
+
+def pool_of(program: Program, missing: str | None, processes: int | None, limits: Mapping[str, float]) -> ProcessPool:
+    """Return the shared pool that an environment's options ask for: `processes`, and the fields of `ForeignLimits`.
+
+    `missing`: what is not installed, with the command that mends it; raised as a RuntimeError. Raises ValueError for an
+    option that there is not, or with a value that it cannot have.
+    """
+    known = [each.name for each in dataclasses.fields(ForeignLimits)]
+    if unknown := sorted(limits.keys() - set(known)):
+        raise ValueError(f"unknown {SETTING}.{', '.join(unknown)}; of its processes there are {', '.join(known)}")
+    made = ForeignLimits(**limits)  # type: ignore[arg-type]
+    if missing:
+        raise RuntimeError(missing)
+    return shared_pool(program, made, processes)
 
 
 class ForeignEnvironment(ReplayEnvironment):

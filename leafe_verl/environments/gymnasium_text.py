@@ -11,10 +11,12 @@ from typing import Any
 
 from leafe_verl.core.environment import EnvironmentFailure, ReplayEnvironment, ReplaySnapshot, Step
 from leafe_verl.core.task import Task
+from leafe_verl.environments.react import FORM, NO_ACTION, action_of
 from leafe_verl.environments.rows import count_in, fields_of, key_of, verl_row_of
 
 NAME = "gymnasium"
 SNAPSHOTS = ("auto", "state", "copy", "replay")
+_FORM = FORM.format(thought="what you think", action="what you do")
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,15 @@ class GymnasiumText(ReplayEnvironment):
         snapshot: str = "auto",
         horizon: int = 30,
         system_prompt: str = "",
+        react: bool = False,
     ) -> None:
         """`entry_point`: `package.module:callable`, called with `kwargs`, as in `gymnasium:make` with {"id": "My-v0"}.
 
         `snapshot`: `state` uses the environment's `get_state` and `set_state`; `copy` pickles all of it; `replay`
         resets, repeats the actions and checks every observation; `auto` is the first of these that works. Where part
         of the state is outside of Python (a server, a JVM), a copy may miss it without an error: choose `replay`.
+        `react`: answers are a thought and a line `Action: ...`, which `system_prompt` is completed to ask for, and of
+        which the environment gets the action; else it gets the whole answer.
         """
         if horizon < 1:
             raise ValueError(f"leafe.environment.options.horizon is {horizon!r}; expected at least 1")
@@ -56,7 +61,8 @@ class GymnasiumText(ReplayEnvironment):
             choices = ", ".join(SNAPSHOTS)
             raise ValueError(f"leafe.environment.options.snapshot is {snapshot!r}; expected one of {choices}")
         self.horizon = horizon
-        self.system_prompt = system_prompt
+        self.react = react
+        self.system_prompt = "\n".join(filter(None, (system_prompt, _FORM))) if react else system_prompt
         self._new = _callable_at(entry_point)
         self._kwargs = dict(kwargs or {})
         self._snapshot = snapshot
@@ -93,10 +99,14 @@ class GymnasiumText(ReplayEnvironment):
     def advance(self, action: str) -> Step:
         if self._environment is None:
             raise RuntimeError("no task is being played; call reset or restore first")
-        observation, reward, terminated, truncated, info = self._environment.step(action)
+        command = action_of(action) if self.react else action
+        if command is None:
+            return Step(NO_ACTION, 0.0, False, False, {"success": False, "error": True})
+        observation, reward, terminated, truncated, info = self._environment.step(command)
         self._total += float(reward)
         success = bool(info.get("success", terminated and self._total > 0))
         told = {**info, "success": success, "error": bool(info.get("error", False))}
+        told |= {"action": command} if self.react else {}
         return Step(_text(observation), float(reward), bool(terminated), bool(truncated), told)
 
     def snapshot(self) -> Any:

@@ -10,8 +10,8 @@ from typing import Any
 
 from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
-from leafe_verl.environments.foreign import ForeignEnvironment, shared_pool
-from leafe_verl.environments.foreign_process import SETTING, ForeignLimits, Program
+from leafe_verl.environments.foreign import ForeignEnvironment, pool_of
+from leafe_verl.environments.foreign_process import SETTING, Program
 from leafe_verl.environments.react import FORM, NO_ACTION, action_of
 from leafe_verl.environments.rows import count_in, fields_of, key_of, verl_row_of
 
@@ -51,24 +51,18 @@ class ScienceWorld(ForeignEnvironment):
         valid_actions: int = 0,
         system_prompt: str = SYSTEM_PROMPT,
         processes: int | None = None,
-        start_seconds: float = 60.0,
-        call_seconds: float = 30.0,
-        wait_seconds: float = 60.0,
-        memory_mb: int = 1024,
+        **limits: float,
     ) -> None:
         """`horizon`: actions after which an attempt that is not over is truncated; gold paths have 2 to 206.
 
         `valid_actions`: so many of the actions that would be valid now end each observation, drawn evenly from the
         sorted list; 0 for none. `processes`: JVMs of a process (a rollout worker), 0.4 GB each; None: one a processor.
-        The other four are of `ForeignLimits`. Raises RuntimeError where the extra or Java is missing.
+        `limits`: the fields of `ForeignLimits`. Raises RuntimeError where the extra or Java is missing.
         """
         for option, value, least in (("horizon", horizon, 1), ("valid_actions", valid_actions, 0)):
             if value < least:
                 raise ValueError(f"{SETTING}.{option} is {value!r}; expected at least {least}")
-        limits = ForeignLimits(start_seconds, call_seconds, wait_seconds, memory_mb)
-        if problem := missing():
-            raise RuntimeError(problem)
-        super().__init__(shared_pool(PROGRAM, limits, processes))
+        super().__init__(pool_of(PROGRAM, missing(), processes, limits))
         self.system_prompt = system_prompt
         self.horizon = horizon
         self.valid_actions = valid_actions
@@ -106,9 +100,9 @@ class ScienceWorld(ForeignEnvironment):
         if command is None:
             return self._step({"observation": NO_ACTION, "score": self._score, "completed": False}, error=True)
         state = self.call("act", command, self.valid_actions)
-        return self._step(state, error=state["observation"].startswith(_UNKNOWN))
+        return self._step(state, error=state["observation"].startswith(_UNKNOWN), action=command)
 
-    def _step(self, state: Mapping[str, Any], error: bool) -> Step:
+    def _step(self, state: Mapping[str, Any], error: bool, **told: str) -> Step:
         score, lost = max(state["score"], 0.0), state["score"] < 0
         reward, self._score = score - self._score, score
         terminated = state["completed"] or lost
@@ -118,7 +112,7 @@ class ScienceWorld(ForeignEnvironment):
             reward=reward,
             terminated=terminated,
             truncated=not terminated and len(self._record.actions) + 1 >= self.horizon,
-            info={"success": success, "error": error, "score": score},
+            info={"success": success, "error": error, "score": score, **told},
         )
 
     @staticmethod

@@ -11,19 +11,18 @@ from typing import Any
 
 from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
+from leafe_verl.environments.react import FORM, action_of
 from leafe_verl.environments.rows import count_in, fields_of, key_of, verl_row_of
 
 NAME = "sokoban"
 INSTRUCTION = "Push every box onto a target."
 DIM_ROOM, NUM_BOXES, HORIZON = 6, 1, 30
-SYSTEM_PROMPT = """\
+SYSTEM_PROMPT = f"""\
 You play Sokoban. Push every box onto a target. You push a box by walking into it; it moves one cell if the cell \
 behind it is free. You cannot pull a box, nor push two at once, so a box in a corner is stuck.
 Symbols: # wall, _ floor, O target, X box, √ box on a target, P you, S you on a target.
 Actions: up, down, left, right.
-Each turn, write one thought and then one action, as in:
-Thought: The box is to my right and its target lies beyond it.
-Action: right"""
+{FORM.format(thought="The box is to my right and its target lies beyond it.", action="right")}"""
 STEP_REWARD, ON_TARGET_REWARD, OFF_TARGET_REWARD, SOLVED_REWARD = -0.1, 1.0, -1.0, 10.0
 """gym-sokoban's (`sokoban_env.py` of mpSchrader/gym-sokoban)."""
 
@@ -139,7 +138,7 @@ class Sokoban:
 
     def step(self, action: str) -> Step:
         state = self._playing()
-        word = last_action(action)
+        word = action_in(action)
         room = state.room.moved(MOVES[word]) if word else state.room
         self._state = replace(state, room=room, turns=state.turns + 1)
         error = room == state.room
@@ -149,7 +148,8 @@ class Sokoban:
             reward=_reward(state.room, room),
             terminated=room.solved,
             truncated=not room.solved and self._state.turns >= self.horizon,
-            info={"success": room.solved, "error": error, "on_target": len(room.boxes & room.targets)},
+            info={"success": room.solved, "error": error, "on_target": len(room.boxes & room.targets)}
+            | ({"action": word} if word else {}),
         )
 
     def snapshot(self) -> SokobanSnapshot:
@@ -173,13 +173,10 @@ _BLOCKED = "The way is blocked, and nothing moved."
 _WORD = re.compile(rf"\b(?:{'|'.join(MOVES)})\b", re.IGNORECASE)
 
 
-def last_action(text: str) -> str | None:
-    """Return the last admissible action word after the last `Action:`, or in a text without one; None for none.
-
-    A thought names directions, too, so that what precedes `Action:` does not count.
-    """
-    words = _WORD.findall(text[text.lower().rfind("action:") + 1 :])
-    return words[-1].lower() if words else None
+def action_in(answer: str) -> str | None:
+    """Return one of MOVES; None where the answer holds none. A thought names directions, too: see `react.action_of`."""
+    word = action_of(answer, _WORD)
+    return word and word.lower()
 
 
 def _reward(before: Room, after: Room) -> float:

@@ -11,17 +11,16 @@ from typing import Any
 
 from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
+from leafe_verl.environments.react import FORM, action_of
 from leafe_verl.environments.rows import count_in, fields_of, key_of, verl_row_of
 from leafe_verl.environments.webshop_catalogue import Catalogue, Goal, Score, read_catalogue, score_of
 from leafe_verl.environments.webshop_generated import generated_catalogue
 
 NAME = "webshop"
-SYSTEM_PROMPT = """\
+SYSTEM_PROMPT = f"""\
 You shop on the web. Find the product that the instruction asks for, choose the options that it names, and buy it.
 Actions: search[words] searches the shop; click[text] clicks a button, a product's number or an option on the page.
-Each turn, write one thought and then one action, as in:
-Thought: I look for the jacket first.
-Action: search[waterproof rain jacket]"""
+{FORM.format(thought="I look for the jacket first.", action="search[waterproof rain jacket]")}"""
 SEPARATOR = " [SEP] "
 RESULTS_A_PAGE = 10
 SEARCH, BACK, NEXT, PREVIOUS, BUY = "Search", "Back to Search", "Next >", "< Prev", "Buy Now"
@@ -128,7 +127,7 @@ class WebShop:
             reward=0.0,
             terminated=False,
             truncated=self._state.turns >= self.horizon,
-            info={"success": False, "error": found is None},
+            info={"success": False, "error": found is None, **_told(verb, text)},
         )
 
     def snapshot(self) -> WebShopSnapshot:
@@ -191,7 +190,7 @@ class WebShop:
             reward=score.reward,
             terminated=True,
             truncated=False,
-            info={"success": success, "error": not success},
+            info={"success": success, "error": not success, **_told("click", BUY)},
         )
 
     # --- Pages ---
@@ -230,21 +229,17 @@ class WebShop:
         return [text for text in texts if text] or [f"No {detail.lower()}."]
 
 
-_ACTION = re.compile(r"\b(search|click)\[([^\[\]\n]+)\]")
+_ACTION = re.compile(r"\b(?:search|click)\[[^\[\]\n]+\]", re.IGNORECASE)
 
 
-def action_in(text: str) -> tuple[str | None, str]:
-    """Return the verb and the words, in small letters, of the action in an answer; (None, "") where there is none.
+def action_in(answer: str) -> tuple[str | None, str]:
+    """Return the verb and the words, in small letters, of the action in an answer; (None, "") where there is none."""
+    verb, bracket, words = (action_of(answer, _ACTION) or "").lower().partition("[")
+    return (verb, words.removesuffix("]").strip()) if bracket else (None, "")
 
-    The first one after `Action:`, since a thought may name others, and what follows an action the model has imagined;
-    the last one of a text without `Action:`.
-    """
-    _, marker, rest = text.lower().partition("action:")
-    found = _ACTION.findall(rest if marker else text.lower())
-    if not found:
-        return None, ""
-    verb, words = found[0 if marker else -1]
-    return verb, words.strip()
+
+def _told(verb: str | None, text: str) -> dict[str, str]:
+    return {"action": f"{verb}[{text}]"} if verb else {}
 
 
 def _problem(verb: str | None, text: str) -> str:

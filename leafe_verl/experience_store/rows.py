@@ -6,6 +6,7 @@ where a history continues the step before it token for token and is None elsewhe
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -107,7 +108,6 @@ def _attempt_row(tree: ExplorationTree, index: int) -> Row:
         "error": attempt.error,
         "replayed_steps": attempt.replayed_steps,
         "steps": steps,
-        "last_history": _history_row(attempt.last_history, base) if attempt.last_history else None,
     }
 
 
@@ -118,15 +118,7 @@ def _attempt(tree: ExplorationTree, row: Row) -> Attempt:
     for each in row["steps"]:
         steps.append(_step(each, base, steps[-1] if steps else None))
         base = continuation(steps[-1])
-    last = row.get("last_history")
-    return Attempt(
-        branch,
-        tuple(steps),
-        Outcome(row["outcome"]),
-        row.get("error"),
-        row["replayed_steps"],
-        _history(last, base, steps[-1] if steps else None) if last else None,
-    )
+    return Attempt(branch, tuple(steps), Outcome(row["outcome"]), row.get("error"), row["replayed_steps"])
 
 
 def _first_base(tree: ExplorationTree, branch: Branch | None) -> History:
@@ -181,6 +173,8 @@ def _step_row(step: StepRecord, base: History) -> Row:
         "observation": step.observation,
         "reward": step.reward,
         "error": step.error,
+        "command": step.command,
+        "answered": _history_row(step.answered, continuation(step)) if step.answered else None,
     }
 
 
@@ -193,7 +187,11 @@ def _step(row: Row, base: History, before: StepRecord | None) -> StepRecord:
         None if log_probs is None else tuple(log_probs),
         action["complete"],
     )
-    return StepRecord(history, turn, row["observation"], row["reward"], row["error"], snapshot=None)
+    command = row.get("command")
+    step = StepRecord(history, turn, row["observation"], row["reward"], row["error"], snapshot=None, command=command)
+    if answered := row.get("answered"):
+        return dataclasses.replace(step, answered=_history(answered, continuation(step), step))
+    return step
 
 
 def _history_row(history: History, base: History) -> Row:

@@ -36,8 +36,8 @@ MESSAGE = pa.struct([_required("role", pa.string()), _required("content", pa.str
 HISTORY = pa.struct(
     [
         # Leading tokens that are those of the base. The base of a first step of a root is empty; of a first step of a
-        # branch, the history of the step it rolled back to; of any other step and of `last_history`, the history of
-        # the step before it followed by that step's action.
+        # branch, the history of the step it rolled back to; of any other step, the history of the step before it
+        # followed by that step's action; of `answered`, its own step's history followed by its action.
         _required("shared_tokens", pa.int32()),
         _required("new_token_ids", pa.list_(pa.int32())),
         # The same for messages; the base ends with the action as an assistant's message and with the observation as a
@@ -63,6 +63,10 @@ STEP = pa.struct(
         _required("observation", pa.string()),
         _required("reward", pa.float64()),
         _required("error", pa.bool_()),  # the observation reports an error
+        pa.field("command", pa.string()),  # what of the action was executed; null where the environment does not say
+        # The history with the observation at its end, where no next step goes on like that; null unless observations
+        # are trained on.
+        pa.field("answered", HISTORY),
     ]
 )
 
@@ -82,7 +86,6 @@ ATTEMPT = pa.struct(
         pa.field("error", pa.string()),  # what broke, null for scored outcomes
         _required("replayed_steps", pa.int32()),
         _required("steps", pa.list_(STEP)),  # those the attempt executed itself
-        pa.field("last_history", HISTORY),  # null unless observations are trained on
     ]
 )
 

@@ -16,7 +16,7 @@ from verl.utils.tokenizer.continuous_token import ContinuousTokenBuilder
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
 from leafe_verl.core import Example, ExplorationTree, Explorer, Outcome, Settings, Task, TokenSequence
-from leafe_verl.core.experience import examples_of, sequence_of
+from leafe_verl.core.experience import examples_of, sequences_of
 from leafe_verl.core.playbook import Playbook, look_back
 from leafe_verl.core.statistics import count
 from leafe_verl.environments import make
@@ -156,7 +156,12 @@ class EpisodeLoop(TaskLoop):
     """One plain attempt: no reflection, no rollback, no experience. GRPO's rollout and everyone's validation."""
 
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> list[AgentLoopOutput]:
-        """Return one output, or none for an unscored attempt: a broken environment is not a zero reward."""
+        """Return one output, or none for an unscored attempt: a broken environment is not a zero reward.
+
+        Where `leafe.context.window` cuts the history, one output for each prompt that begins anew. verl gives all of
+        them the reward of the last, whose advantage within its GRPO group it hands to the others (v1/utils.py,
+        compute_advantage_for_multi_trajectories), so that an attempt weighs the same in its group's mean.
+        """
         task = task_of(kwargs["extra_info"])
         explorer = self.explorer(task, sampling_params)
         tree = ExplorationTree(task)
@@ -167,10 +172,11 @@ class EpisodeLoop(TaskLoop):
             logger.warning("task %r: unscored attempt, %s: %s", task.key, attempt.outcome.value, attempt.error)
             return []
         success = float(attempt.outcome is Outcome.SUCCESS)
-        sequence = sequence_of(attempt.steps)
+        *earlier, last = [sequence for _, sequence in sequences_of(attempt.steps)]
         info = {"acc": success, "steps": float(len(attempt.steps))}
+        played = (explorer.policy, tree.return_of(0), 2 * len(attempt.steps), info)
         extra = {COUNTS_FIELD: count(tree, []), **await self.learned(tree, explorer.policy)}
-        return [self.output(sequence, explorer.policy, tree.return_of(0), 2 * len(attempt.steps), info, **extra)]
+        return [*(self.output(sequence, *played) for sequence in earlier), self.output(last, *played, **extra)]
 
     async def learned(self, tree: ExplorationTree, policy: ServerPolicy) -> dict[str, Any]:
         """What a loop adds to its record once the attempt is over."""

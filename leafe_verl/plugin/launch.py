@@ -168,6 +168,8 @@ def _decisive(values: Mapping[str, Any], loop: str) -> dict[str, Any]:
     decisive = {"environment": environment, "generation": generation, "seed": values["seed"]}
     if loop == "explore":
         decisive |= {"budget": values["budget"], "reflection": values["reflection"]}
+    if values["context"]["window"] is not None:
+        decisive["context"] = values["context"]
     playbook = values.get("playbook", {})
     if (path := playbook.get("path")) and Path(path).is_file():
         decisive["playbook"] = {**playbook, "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]}

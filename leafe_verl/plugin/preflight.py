@@ -39,6 +39,7 @@ def find_problems(config: DictConfig) -> list[str]:
     problems += _playbook_problems(settings.playbook.path, config.trainer.v1.trainer_mode)
     problems += [] if config.trainer.val_only else _batch_problems(config)
     problems += _window_problems(config, settings)
+    problems += _context_problems(config, settings)
     problems += _chat_problems(settings.generation.chat_family)
     try:
         make(settings.environment.name, **settings.environment.options).close()
@@ -110,6 +111,17 @@ def _window_problems(config: DictConfig, settings: Settings) -> list[str]:
     return [
         f"turns of up to {needed} tokens (leafe.generation.max_tokens, leafe.reflection.max_tokens) do not fit a "
         f"window of {window}; raise data.max_response_length or rollout.max_model_len"
+    ]
+
+
+def _context_problems(config: DictConfig, settings: Settings) -> list[str]:
+    """Only with GRPO's estimator verl takes the several sequences of an attempt for one member of its group."""
+    estimator = config.algorithm.adv_estimator
+    if settings.context.window is None or config.trainer.v1.trainer_mode != "grpo" or estimator == "grpo":
+        return []
+    return [
+        f"leafe.context.window is {settings.context.window}, which makes several sequences of an attempt, and "
+        f"algorithm.adv_estimator is {estimator!r}; expected grpo, or leafe.context.window=null"
     ]
 
 

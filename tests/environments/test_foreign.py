@@ -19,7 +19,7 @@ import pytest
 from environments.foreign_simulators import Counting
 from leafe_verl.core.environment import EnvironmentFailure, ReplayDivergence
 from leafe_verl.core.task import Task
-from leafe_verl.environments.foreign import ProcessPool, shared_pool
+from leafe_verl.environments.foreign import ProcessPool, pool_of, shared_pool
 from leafe_verl.environments.foreign_process import ForeignLimits, Process, Program
 
 FRAGILE = Program("environments.foreign_simulators:Fragile")
@@ -121,6 +121,14 @@ def test_a_limit_that_makes_no_sense_is_refused_by_name(option: str) -> None:
         ForeignLimits(**{option: 0})
     with pytest.raises(ValueError, match=r"leafe\.environment\.options\.processes is 0"):
         shared_pool(FRAGILE, LIMITS, 0)
+
+
+def test_an_option_that_there_is_not_is_refused_and_what_is_missing_is_said() -> None:
+    with pytest.raises(ValueError, match=r"unknown leafe\.environment\.options\.memory; .* there are start_seconds,"):
+        pool_of(FRAGILE, None, 1, {"memory": 3})
+    with pytest.raises(RuntimeError, match="mend it with"):
+        pool_of(FRAGILE, "not installed; mend it with", 1, {})
+    assert pool_of(FRAGILE, None, 1, {"call_seconds": 7}) is shared_pool(FRAGILE, ForeignLimits(call_seconds=7), 1)
 
 
 # --- Sharing ---

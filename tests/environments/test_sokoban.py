@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from leafe_verl.environments import make
-from leafe_verl.environments.sokoban import MOVES, Room, Sokoban, last_action, make_room
+from leafe_verl.environments.sokoban import MOVES, Room, Sokoban, action_in, make_room
 from leafe_verl.task_files import read_tasks
 
 DATA = Path(__file__).parents[2] / "leafe_verl" / "data"
@@ -167,7 +167,7 @@ def test_an_attempt_is_truncated_at_the_horizon() -> None:
     ],
 )
 def test_the_last_admissible_word_is_the_action(answer: str, word: str | None) -> None:
-    assert last_action(answer) == word
+    assert action_in(answer) == word
 
 
 # --- Rows and options ---

@@ -45,7 +45,7 @@ def test_random_trees_come_back(tmp_path, method):
         a.outcome for a in attempts
     }
     assert not all(step.action.complete for attempt in attempts for step in attempt.steps)
-    assert any(attempt.last_history for attempt in attempts) == (method == "early_experience")
+    assert any(s.answered for attempt in attempts for s in attempt.steps) == (method == "early_experience")
     back, compared = stored(tmp_path, *trees), 0
     for tree, read in zip(trees, back, strict=True):
         assert (read.task, read.reflections) == (tree.task, tree.reflections)
@@ -57,6 +57,20 @@ def test_random_trees_come_back(tmp_path, method):
             assert count(read, examples) == count(tree, examples)
             compared += len(examples)
     assert compared > 30
+
+
+@pytest.mark.parametrize("method", ["leafe", "early_experience"])
+@pytest.mark.parametrize("window", [0, 1, 2])
+def test_examples_of_windowed_histories_come_back(tmp_path, method, window):
+    context = {"window": window, "stride": 2}
+    trees = [wandered(seed, distillation={"method": method}, context=context) for seed in range(4)]
+    settings = DistillationSettings(method, "every", 9, "suffix", 1.0, incomplete_actions=True)
+    compared = 0
+    for tree, read in zip(trees, stored(tmp_path, *trees), strict=True):
+        examples = examples_of(tree, settings, seed=1)
+        assert examples_of(read, settings, seed=1) == examples
+        compared += len(examples)
+    assert compared > 10
 
 
 def test_a_history_is_stored_as_what_it_adds(tmp_path):

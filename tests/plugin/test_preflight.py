@@ -59,6 +59,7 @@ def test_the_shipped_configurations_are_accepted(config, name, device):
         ("actor_rollout_ref.rollout.n=0", "actor_rollout_ref.rollout.n is 0; expected"),
         ("leafe.generation.max_tokens=4000", "do not fit a window of"),
         ("leafe.generation.chat_family=chatty", "leafe.generation.chat_family"),
+        ("leafe.context.window=-1", "leafe.context.window is -1; expected"),
         ("leafe.playbook.path=/no/such/playbook.json", "no playbook at /no/such/playbook.json"),
         ("trainer.v1.trainer_mode=ace", "leafe.playbook.path is null; expected the file"),
         ("data.train_files=/no/such/file.jsonl", "data.train_files: /no/such/file.jsonl does not exist"),
@@ -69,6 +70,13 @@ def test_each_bad_setting_is_named(config, override, said):
     problems = find_problems(config(override))
     assert len(problems) == 1
     assert said in problems[0]
+
+
+def test_several_sequences_of_an_attempt_are_refused_where_verl_would_take_them_for_attempts(config):
+    (problem,) = find_problems(config("leafe.context.window=2", "algorithm.adv_estimator=rloo", name="grpo"))
+    assert "leafe.context.window is 2" in problem and "algorithm.adv_estimator is 'rloo'" in problem
+    assert find_problems(config("leafe.context.window=2", name="grpo")) == []
+    assert find_problems(config("leafe.context.window=2", "algorithm.adv_estimator=rloo")) == [], "LEAFE has no groups"
 
 
 @pytest.mark.parametrize(

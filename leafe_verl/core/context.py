@@ -1,0 +1,107 @@
+"""What a prompt holds of a long attempt: every step so far, or the last ones and a running summary of those before.
+
+o_1, which states the task ─ summary of turns 1..k ─ o_{k+1} ─► a_{k+1} ─► o_{k+2} ─► ... ─► o_t
+└────────────────── one user message ──────────────────────┘   at least `window` turns as they were
+
+The summary is made by rule, without another call of the model: each turn's action and the first line of its feedback,
+shortened, as in the literature's lists of past actions. Whatever the prompt is, it is h_t, which is trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from leafe_verl.core.policy import History, Message, Policy, noted
+from leafe_verl.core.reflection import shorten
+from leafe_verl.core.settings import ContextSettings
+from leafe_verl.core.tree import StepRecord
+
+HEADING = "Your turns so far, shortened (what you did -> how the feedback began):"
+LAST_FEEDBACK = "The feedback to turn {turn} in full, after which comes turn {next_turn}:"
+ARROW = " -> "
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a prompt holds beside the attempt: an experience, or the request to reflect."""
+
+    step: int
+    """It stands after the observation o_step, before that step's action."""
+    text: str
+
+
+def num_summarised(num_steps: int, settings: ContextSettings) -> int:
+    """Return k, how many of the first steps the summary stands for once `num_steps` have been taken."""
+    if settings.window is None:
+        return 0
+    return max(num_steps - settings.window, 0) // settings.stride * settings.stride
+
+
+def window_moves(num_steps: int, settings: ContextSettings) -> bool:
+    """Whether the prompt after `num_steps` begins otherwise than the one before it."""
+    return num_summarised(num_steps, settings) != num_summarised(num_steps - 1, settings)
+
+
+async def history_after(
+    policy: Policy,
+    steps: Sequence[StepRecord],
+    settings: ContextSettings,
+    *,
+    prompt: History | None = None,
+    note: Note | None = None,
+) -> History:
+    """Return the history after `steps`, all those of the attempt's path, with `note` in it.
+
+    `prompt` is what the last action answered, where that held a note; None: its step's history. While the window
+    stays where it is, the history goes on token for token; otherwise it is begun anew, the actions in it as sampled.
+    """
+    number, last = len(steps), steps[-1]
+    if not window_moves(number, settings):
+        observation = _with_note(last.observation, number + 1, note)
+        return await policy.extend(prompt or last.history, last.action, observation)
+    past = num_summarised(number, settings)
+    history = await policy.begin(_opening(steps, past, settings, note))
+    for t, step in enumerate(steps[past:], start=past + 1):
+        history = await policy.extend(history, step.action, _with_note(step.observation, t + 1, note))
+    return history
+
+
+def summary_of(steps: Sequence[StepRecord], settings: ContextSettings, note: Note | None = None) -> str:
+    """Return a line for each step, in at most `summary_characters`; a note among them is not shortened.
+
+    The lines of many steps are shorter instead of fewer, so that reflection can name any of them. The last one has no
+    feedback: that follows in full.
+    """
+    share = min(settings.line_characters, (settings.summary_characters + 1) // len(steps) - 1)
+    lines = []
+    for t, step in enumerate(steps, start=1):
+        if note and note.step == t:
+            lines.append(f"Before turn {t}: {note.text}")
+        lines.append(_line(t, step, max(share, 0), with_feedback=t < len(steps)))
+    return "\n".join(filter(None, lines))
+
+
+def _opening(
+    steps: Sequence[StepRecord], past: int, settings: ContextSettings, note: Note | None
+) -> tuple[Message, ...]:
+    """The first messages of the attempt, the first `past` steps in the last of them."""
+    *before, first = steps[0].history.messages
+    summary = f"{HEADING}\n{summary_of(steps[:past], settings, note)}"
+    observation = _with_note(steps[past - 1].observation, past + 1, note)
+    feedback = f"{LAST_FEEDBACK.format(turn=past, next_turn=past + 1)}\n{observation}"
+    return (*before, {**first, "content": "\n\n".join((first["content"], summary, feedback))})
+
+
+def _line(t: int, step: StepRecord, characters: int, with_feedback: bool) -> str:
+    number = f"{t}. "
+    action = " ".join((step.action.text if step.command is None else step.command).split())
+    room = max(characters - len(number) - len(ARROW), 0)
+    if not with_feedback:
+        return f"{number}{shorten(action, room)}"[:characters]
+    feedback = next((line.strip() for line in step.observation.splitlines() if line.strip()), "")
+    return f"{number}{shorten(action, room // 2)}{ARROW}{shorten(feedback, room // 2)}"[:characters]
+
+
+def _with_note(observation: str, step: int, note: Note | None) -> str:
+    return noted(observation, note.text) if note and note.step == step else observation

@@ -1,0 +1,94 @@
+"""The one parser of answers: a thought, then one action."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from leafe_verl.environments import make, react
+
+CLICK = re.compile(r"\bclick\[[^\[\]\n]+\]")
+
+
+@pytest.mark.parametrize(
+    ("answer", "action"),
+    [
+        ("Thought: hm.\nAction: open door to kitchen", "open door to kitchen"),
+        ("action:look around\nObservation: a room\nAction: go to kitchen", "look around"),
+        ("Action: look around\nA room with a door.\nAction: go to kitchen", "look around"),
+        ("Action: look\n\nAction: go to kitchen", "go to kitchen"),
+        ("**Action:** `go to  kitchen`", "go to kitchen"),
+        ("> Action: go\u200b \x07 on", "go on"),
+        ("I should take the action: go", None),
+        ("Action:\n\nlook around", None),
+        ("Action: **", None),
+    ],
+)
+def test_free_words_stand_on_their_line(answer: str, action: str | None) -> None:
+    assert react.action_of(answer) == action
+
+
+@pytest.mark.parametrize(
+    ("answer", "action"),
+    [
+        ("Thought: not click[a].\nAction: I do click[b], then click[c]", "click[b]"),
+        ("Action: click[a]\nObservation: ...\nAction: click[b]", "click[a]"),
+        ("Action: click[a]\nAction: click[b]", "click[b]"),
+        ("click[a] or rather click[b]", "click[b]"),
+        ("my action: click[a]", "click[a]"),
+        ("Action:\nclick[a]", "click[a]"),
+        ("Thought: click[a]\nAction: buy", None),
+        ("click[]", None),
+        ("Action: click[\ud800]", "click[?]"),
+        ("click[" + "x" * 1000 + "]", "click[" + "x" * 1000 + "]"),
+    ],
+)
+def test_actions_of_a_form_are_found_without_the_line_too(answer: str, action: str | None) -> None:
+    assert react.action_of(answer, CLICK) == action
+
+
+@pytest.mark.parametrize("text", ["action:" * 20_000, "Action: \n" * 20_000, "*" * 100_000, "> " * 50_000 + "action"])
+def test_hostile_answers_are_read_at_once(text: str) -> None:
+    react.action_of(text)
+    react.action_of(text, CLICK)
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "action"),
+    [
+        ("sokoban", "Thought: up?\nAction: Left", "left"),
+        ("sokoban", "Action: jump", None),
+        ("webshop", "Thought: hm.\nAction: search[Red Tea]", "search[red tea]"),
+        ("webshop", "Action: buy", None),
+    ],
+)
+def test_what_was_executed_is_told_and_what_is_no_action_costs_a_step(
+    name: str, answer: str, action: str | None
+) -> None:
+    if name == "webshop":
+        pytest.importorskip("rank_bm25")
+    environment = make(name)
+    task = type(environment).task({"seed": 0} if name == "sokoban" else {"goal": 0})  # type: ignore[attr-defined]
+    environment.reset(task, 0)
+    step = environment.step(answer)
+    assert step.info.get("action") == action
+    assert step.info["error"] or action
+    assert environment.snapshot().turns == 1
+
+
+def test_an_environment_of_gymnasiums_form_gets_the_action_alone() -> None:
+    game = {"entry_point": "environments.gymnasium_games:Doors"}
+    plain, asked = make("gymnasium", **game), make("gymnasium", **game, react=True, system_prompt="Pass.")
+    assert plain.system_prompt == "" and asked.system_prompt.startswith("Pass.\nEach turn, write one thought")
+    task = type(asked).task({"task_id": "a", "seed": 1})  # type: ignore[attr-defined]
+    for environment in (plain, asked):
+        environment.reset(task, 0)
+    steps = [environment.step("Thought: hm.\nAction: left") for environment in (plain, asked)]
+    assert [step.info["error"] for step in steps] == [True, False] and steps[1].info["action"] == "left"
+    step = asked.step("I go left.")
+    assert step.observation == react.NO_ACTION and step.info["error"]
+    token = asked.snapshot()
+    after = asked.step("Action: right")
+    asked.restore(token)
+    assert asked.step("Action: right") == after

@@ -1,0 +1,62 @@
+"""The episode loop's outputs, and what verl makes of several of one attempt."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("verl", reason="verl is not installed")
+
+import numpy as np
+import torch
+from fakes import TASK, ScriptedPolicy, World
+from verl import DataProto
+from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
+
+from leafe_verl.core import Explorer, Settings
+from leafe_verl.plugin.agent_loops import COUNTS_FIELD, EpisodeLoop
+from leafe_verl.plugin.dataset import TASK_FIELD
+
+
+def play(**settings):
+    """One attempt of three steps to the right."""
+    policy = ScriptedPolicy(lambda messages: "R")
+    policy.weight_versions, policy.seconds = {3}, 0.5
+    loop = object.__new__(EpisodeLoop)
+    loop.rollout_config = SimpleNamespace(calculate_log_probs=True)
+    loop.explorer = lambda task, params: Explorer(World(), policy, Settings.from_mapping(settings))
+    row = {"extra_info": {TASK_FIELD: json.dumps(dataclasses.asdict(TASK))}}
+    return asyncio.run(loop.run({}, **row)), policy
+
+
+def test_an_attempt_is_one_output():
+    (output,), policy = play()
+    assert (output.reward_score, output.response_mask.count(1)) == (3.0, 6)
+    assert output.extra_fields["reward_extra_info"] == {"acc": 1.0, "steps": 3.0}
+
+
+def test_a_window_gives_an_output_for_each_prompt_that_begins_anew():
+    outputs, policy = play(context={"window": 1})
+    assert [output.response_mask.count(1) for output in outputs] == [4, 2]
+    assert [tuple(output.prompt_ids) for output in outputs] == [policy.prompts[n].token_ids for n in (0, 2)]
+    assert [COUNTS_FIELD in output.extra_fields for output in outputs] == [False, True], "an attempt is counted once"
+    assert {output.reward_score for output in outputs} == {3.0}
+
+
+def test_verl_gives_each_output_its_attempts_advantage():
+    # Two attempts of one task, of three outputs and of one, in an order that balancing has shuffled.
+    keys, scores = ["u_0_2", "u_1_0", "u_0_0", "u_0_1"], [1.0, 0.0, 1.0, 1.0]
+    mask = torch.ones(4, 2)
+    rewards = torch.zeros(4, 2)
+    rewards[:, 1] = torch.tensor(scores)
+    data = DataProto.from_dict(
+        {"token_level_rewards": rewards, "response_mask": mask}, {"uid": np.array(["u"] * 4, dtype=object)}
+    )
+    found = compute_advantage_for_multi_trajectories(data, keys, "grpo", num_repeat=2).batch["advantages"]
+    assert found[0].tolist() == found[2].tolist() == found[3].tolist()
+    # Of two attempts, the mean lies halfway: the three outputs do not count as three attempts.
+    assert found[0, 0] == pytest.approx(-found[1, 0]) and found[0, 0] > 0
