@@ -5,10 +5,12 @@
 #
 #   STEPS      environment steps of one task
 #   TASKS      tasks of VAL_FILES
+#   SAMPLERS   which of them, by name; default all
 #   RUN_DIR    naming an old one goes on where it stopped
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh" mbpp
 
 OVERRIDES=("$@")
+: "${SAMPLERS:=independent refinement rollback rollback_without_experience two_reflections}"
 if [ "$DEVICE" = gpu ]; then
     : "${STEPS:=512}" "${TASKS:=500}" "${ROOTS:=32}"
 else
@@ -20,6 +22,7 @@ fi
 sampler() {
     local name=$1
     shift
+    [[ " $SAMPLERS " == *" $name "* ]] || return 0
     python -m leafe_verl evaluate --loop explore --model "$MODEL" --tasks "$VAL_FILES" --max-tasks "$TASKS" \
         --attempts "$STEPS" --out "$RUN_DIR/$name" leafe.budget.environment_steps="$STEPS" \
         actor_rollout_ref.rollout.n="$ROOTS" ${OVERRIDES[@]+"${OVERRIDES[@]}"} "$@"
@@ -33,7 +36,7 @@ sampler rollback_without_experience leafe.reflection.experience=false
 sampler two_reflections leafe.reflection.samples=2
 
 compared=()
-for name in independent refinement rollback rollback_without_experience two_reflections; do
+for name in $SAMPLERS; do
     compared+=("$name=$RUN_DIR/$name")
 done
-python -m leafe_verl compare "${compared[@]}" --baseline independent --out "$RUN_DIR/comparison"
+python -m leafe_verl compare "${compared[@]}" --baseline "${SAMPLERS%% *}" --out "$RUN_DIR/comparison"
