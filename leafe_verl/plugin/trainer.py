@@ -166,6 +166,9 @@ class LeafeTrainer(CollectingTrainer):
 
     def __init__(self, config: DictConfig) -> None:
         self._stages = config.leafe.schedule.stages
+        if store := config.leafe.collection.store:
+            # Workers may run in another folder.
+            config.leafe.collection.store = str(Path(store).expanduser().resolve())
         if self._stages == "distil":
             # verl's own way to do without inference servers; see `_setup` in trainer_base.py.
             self._enable_hybrid_replicas = False

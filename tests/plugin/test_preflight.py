@@ -113,5 +113,7 @@ def test_verl_of_another_minor_version_is_refused():
 def test_the_yaml_and_the_dataclasses_have_the_same_defaults(config):
     from leafe_verl.core import Settings
 
-    settings = OmegaConf.to_container(config(device="gpu").leafe, resolve=True)
+    composed = config(device="gpu")
+    settings = OmegaConf.to_container(composed.leafe, resolve=True)
+    assert settings["collection"].pop("store") == f"{composed.trainer.default_local_dir}/experience"
     assert Settings.from_mapping(settings) == Settings()
