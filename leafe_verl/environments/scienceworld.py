@@ -30,8 +30,9 @@ steps of time, wait1 is one. When a request is ambiguous, answer with the number
 {FORM.format(thought="I need the metal pot, which is in the kitchen.", action="go to kitchen")}"""
 
 # Identity hashes decide the order of objects and what sensors read: with the JVM's own, the same actions gave other
-# observations in 20 of 60 tasks. Constant ones make it deterministic; the serial collector spares 0.7 GB.
-JAVA_OPTIONS = "-XX:+UnlockExperimentalVMOptions -XX:hashCode=2 -XX:+UseSerialGC -Xmx256m"
+# observations in 20 of 60 tasks. Constant ones make it deterministic; the serial collector spares 0.7 GB. Performance
+# data would be a file in /tmp, which a killed JVM leaves there.
+JAVA_OPTIONS = "-XX:+UnlockExperimentalVMOptions -XX:hashCode=2 -XX:+UseSerialGC -Xmx256m -XX:-UsePerfData"
 _UNKNOWN = "No known action matches that input."
 _TASK = re.compile(r"[a-z0-9-]+")
 

@@ -174,7 +174,7 @@ def _scienceworld() -> Scenario:
     plays = (("look around", "open door to hallway", "fly"), ("", "inventory"))
     solution = ("open door to outside", "go to outside", "focus on baby baby mouse")
     tasks = tuple(map(environment_class("scienceworld").task, rows))
-    new = partial(make, "scienceworld", horizon=12, processes=2)
+    new = partial(make, "scienceworld", horizon=12, processes=1)
     return Scenario(new, tasks, tuple(map(_as_actions, plays)), _as_actions(solution), _random_experiment, episodes=1)
 
 
@@ -192,7 +192,7 @@ def _alfworld() -> Scenario:
     solution = ("go to sinkbasin 1", "take cloth 1 from sinkbasin 1", "clean cloth 1 with sinkbasin 1")
     solution = (*solution, "fly", "go to garbagecan 1", "move cloth 1 to garbagecan 1")
     tasks = tuple(map(environment_class("alfworld").task, rows))
-    new = partial(make, "alfworld", horizon=12, processes=2)
+    new = partial(make, "alfworld", horizon=12, processes=1)
     return Scenario(new, tasks, tuple(map(_as_actions, plays)), _as_actions(solution), _random_chore, episodes=2)
 
 

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ from leafe_verl.sandbox import pool as sandbox
 
 SIMULATOR = "a simulator"
 HOSTILE = ("", "\0", "no such action", "Action: " + "x" * 2000, "Action: \ud800")
+WIDE = {"processes": 4, "start_seconds": 300, "call_seconds": 120, "wait_seconds": 300}
+"""Options of those that run in processes: fewer than there are environments, and time for a busy machine."""
 QUARTERS = 4
 MIB = 2**20
 
@@ -104,6 +107,9 @@ class Soak:
 
     def __init__(self, name: str, report: Report, kill_seconds: float) -> None:
         self.scenario = KINDS[name]()
+        self.new = self.scenario.new
+        if isinstance(self.new, partial) and "processes" in self.new.keywords:
+            self.new = partial(self.new, **WIDE)
         self.report, self.kill_seconds = report, kill_seconds
         self.lock = threading.Lock()
         self.others = descendants(os.getpid())
@@ -113,7 +119,7 @@ class Soak:
     def play_until(self, deadline: float, seed: int) -> None:
         chance = random.Random(seed)
         while time.monotonic() < deadline:
-            environment = self.scenario.new()
+            environment = self.new()
             try:
                 self._attempt(environment, chance)
             except Exception as error:
