@@ -66,10 +66,58 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("model", help="RUN_DIR/checkpoints/global_step_N; a Hugging Face model is printed as it is")
     merge.set_defaults(run=_merge)
 
+    _add_experience(verbs.add_parser("experience", help="look into what was collected, copy, verify and export it"))
+
     model = verbs.add_parser("embedded-model", help="write SmolLM2-135M-Instruct as a Hugging Face folder")
     model.add_argument("directory", type=Path)
     model.set_defaults(run=_embedded_model)
     return parser
+
+
+def _add_experience(experience: argparse.ArgumentParser) -> None:
+    verbs = experience.add_subparsers(required=True, metavar="VERB", dest="verb")
+    one, chosen = argparse.ArgumentParser(add_help=False), argparse.ArgumentParser(add_help=False)
+    one.add_argument("store", type=Path, help="folder with trees-*.arrow")
+    chosen.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="such as solved=true or 'step>=3'; several must all hold; a wrong one lists the columns",
+    )
+
+    verbs.add_parser("list", parents=[one, chosen], help="a table of the trees")
+
+    show = verbs.add_parser("show", parents=[one], help="one tree as indented text")
+    show.add_argument("key", help="of its task")
+    show.add_argument("--step", type=int, help="training step, where the task has several trees")
+    show.add_argument("--run", dest="run_name", metavar="RUN", help="where several runs have them")
+
+    filtered = verbs.add_parser("filter", parents=[one, chosen], help="copy the trees that meet conditions")
+    merge = verbs.add_parser("merge", help="copy stores into one of few files, duplicates dropped")
+    merge.add_argument("stores", type=Path, nargs="+", metavar="store")
+    for verb in (filtered, merge):
+        verb.add_argument("--out", required=True, type=Path, metavar="STORE", help="a new folder")
+
+    verify = verbs.add_parser("verify", parents=[one], help="parse every tree; status 1 with what is wrong")
+    verify.add_argument("--repair", action="store_true", help="first cut damaged files to their whole trees")
+
+    export = verbs.add_parser(
+        "export",
+        parents=[one, chosen],
+        help="write SFT examples as chat messages",
+        epilog="Choices that are not given are those of leafe.distillation's defaults.",
+    )
+    export.add_argument("--out", required=True, type=Path, metavar="FILE", help=".jsonl for trl, .parquet for verl")
+    export.add_argument("--format", choices=("trl", "verl"), default="trl", help="trainer that is to read it")
+    export.add_argument("--kinds", nargs="+", choices=("counterfactual", "rehearsal"), help="default both")
+    export.add_argument("--events", choices=("improved", "every", "success"), help="branching events")
+    export.add_argument("--target", choices=("action", "suffix"), help="of counterfactual examples")
+    export.add_argument("--events-per-task", type=int, metavar="N")
+    export.add_argument("--rehearsal-share", type=float, metavar="SHARE", help="of the successful attempts, 0 to 1")
+    export.add_argument("--seed", type=int, help="of the choice of examples; default each tree's own")
+    for verb in verbs.choices.values():
+        verb.set_defaults(run=_experience)
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -126,6 +174,12 @@ def _merge(options: argparse.Namespace) -> int:
         return 0
 
     return _or_error(print_folder)
+
+
+def _experience(options: argparse.Namespace) -> int:
+    from leafe_verl.experience_store import verbs
+
+    return _or_error(lambda: getattr(verbs, f"run_{options.verb}")(options))
 
 
 def _or_error(verb: Callable[[], int]) -> int:

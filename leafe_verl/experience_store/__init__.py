@@ -1,0 +1,27 @@
+"""What exploration collected, on disk: durable, append-only, one file for each process that wrote; see schema.py."""
+
+from leafe_verl.experience_store.reader import (
+    Location,
+    TreeKey,
+    index,
+    read_rows,
+    read_summaries,
+    read_tree,
+    read_trees,
+)
+from leafe_verl.experience_store.schema import SCHEMA, VERSION, Provenance
+from leafe_verl.experience_store.writer import TreeWriter
+
+__all__ = [
+    "SCHEMA",
+    "VERSION",
+    "Location",
+    "Provenance",
+    "TreeKey",
+    "TreeWriter",
+    "index",
+    "read_rows",
+    "read_summaries",
+    "read_tree",
+    "read_trees",
+]
