@@ -40,7 +40,8 @@ def row_of(tree: ExplorationTree, provenance: Provenance) -> Row:
         "task_key": tree.task.key,
         "environment": tree.task.environment,
         "instruction": tree.task.instruction,
-        "task_data": json.dumps(dict(tree.task.data)),
+        # As it is, and escaped below with all other text: JSON's own escapes would make one character of a pair.
+        "task_data": json.dumps(dict(tree.task.data), ensure_ascii=False),
         "attempts": [_attempt_row(tree, index) for index in range(len(tree.attempts))],
         "reflections": [_reflection_row(attempt, reflection) for attempt, reflection in tree.reflections],
         **drawn_from(tree),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,9 @@ def rescued(key: str = "corridor-3", experience: str = "do not jump") -> Explora
 
 
 def wandered(seed: int, **settings: Any) -> ExplorationTree:
-    """A tree of many shapes: branches of depth 2 and more, cut actions, unscored attempts, fallbacks."""
+    """A tree of many shapes: branches of depth 3, cut actions, fallbacks, and for odd seeds unscored attempts."""
     settings = {"budget": {"attempts": 14, "depth": 3}, "reflection": {"interval": 2}, **settings}
-    return grow(wandering(seed, window=70), roots=2, **settings)
+    return grow(wandering(seed, window=100 if seed % 2 else None), roots=2, **settings)
 
 
 def provenance(step: int | None = 1, hours: float = 0, **changes: Any) -> Provenance:
@@ -52,7 +51,3 @@ def write(store: Path, *trees: tuple[ExplorationTree, Provenance]) -> Path:
             writer.append(tree, where_from)
     (path,) = set(store.glob("*.arrow")) - before
     return path
-
-
-def keys(trees: Sequence[ExplorationTree]) -> list[str]:
-    return [tree.task.key for tree in trees]
