@@ -62,6 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.set_defaults(run=_compare)
 
+    report = verbs.add_parser("report", help="write what was explored and learned as one HTML file")
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="RUN_DIR, an --out of evaluate, or a store")
+    report.add_argument("--out", type=Path, metavar="FILE", help="default: report.html in the first RUN")
+    report.set_defaults(run=_report)
+
     merge = verbs.add_parser("merge", help="print a checkpoint's Hugging Face folder, making it if need be")
     merge.add_argument("model", help="RUN_DIR/checkpoints/global_step_N; a Hugging Face model is printed as it is")
     merge.set_defaults(run=_merge)
@@ -164,6 +169,12 @@ def _compare(options: argparse.Namespace) -> int:
     return _or_error(
         lambda: compare(dict(options.runs), options.out, baseline=options.baseline, ks=options.k, training=training)
     )
+
+
+def _report(options: argparse.Namespace) -> int:
+    from leafe_verl.report.document import report
+
+    return _or_error(lambda: report(options.runs, options.out))
 
 
 def _merge(options: argparse.Namespace) -> int:

@@ -54,27 +54,28 @@ def render_summary(metrics: Metrics) -> str:
 
 
 def _pass_table(metrics: Metrics) -> str:
-    validated = {step: values for step, values in metrics.items() if _passes(values)}
+    validated = {step: values for step, values in metrics.items() if passes(values)}
     if not validated:
         return ""
     first, last = min(validated), max(validated)
-    before, after = _passes(validated[first]), _passes(validated[last])
+    before, after = passes(validated[first]), passes(validated[last])
     rows = [("held-out", f"step {first}", f"step {last}", "change")]
-    for name, value in before.items():
-        change = f"{100 * (after[name] - value):+.1f}" if name in after else ""
-        rows.append((name, _percent(value), _percent(after.get(name)), change))
+    for (source, k), value in before.items():
+        change = f"{100 * (after[source, k] - value):+.1f}" if (source, k) in after else ""
+        rows.append((f"{source} Pass@{k}", _percent(value), _percent(after.get((source, k))), change))
     unscored = sum(v for values in validated.values() for k, v in values.items() if k.endswith("/unscored"))
     if unscored:
         rows.append(("unscored attempts", f"{unscored:.0f}", "", ""))
     return text_table(rows if first < last else [row[:2] for row in rows])
 
 
-def _passes(values: Mapping[str, float]) -> dict[str, float]:
+def passes(values: Mapping[str, float]) -> dict[tuple[str, int], float]:
+    """(Data source, k) -> Pass@k, in that order, of one step's metrics; empty where it did not validate."""
     found = {}
     for key, value in values.items():
         if match := re.fullmatch(r"val-core/(.+)/pass@(\d+)", key):
             found[(match.group(1), int(match.group(2)))] = value
-    return {f"{source} Pass@{k}": found[source, k] for source, k in sorted(found)}
+    return dict(sorted(found.items()))
 
 
 def _sum_table(metrics: Metrics) -> str:

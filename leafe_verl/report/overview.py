@@ -1,0 +1,143 @@
+"""A run at a glance: figures, tables and charts, as JSON values for the page.
+
+{"name", "notes": [text], "figures": [[label, value, explanation]], "tables": [{"title", "rows"}],
+ "charts": [{"title", "x", "unit", "xs", "series": [{"label", "values": [number or null]}]}]}
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from leafe_verl.evaluation.pass_at_k import ks_up_to
+from leafe_verl.evaluation.report import pass_estimates
+from leafe_verl.evaluation.summary import SUMMED, Metrics, passes
+from leafe_verl.evaluation.tables import percent, percent_interval
+from leafe_verl.report.sources import Run
+
+PREFIX = "leafe/"
+SHARES = {
+    "branch_improved": ("branches that improved", "branches_improved", "branches_scored"),
+    "branch_success": ("branches that succeeded", "branches_succeeded", "branches_scored"),
+    "reflection_parsed": ("reflections parsed", "reflections_parsed", "reflections"),
+    "task_success": ("tasks solved while exploring", "solved", "trees_scored"),
+}
+"""Ratio of core.statistics -> its label, and the two counts it is of."""
+LOSS = re.compile(r"\w+/loss(_\w+)?")
+
+
+def overview_of(run: Run, counts: Mapping[str, int]) -> dict[str, Any]:
+    """Return the run's overview; `counts` are those of its trees, for what no metrics tell."""
+    measured = _summed(run.metrics)
+    collected = measured if "trees" in measured else dict(counts)
+    charts = [*_pass_charts(run.metrics), *_step_charts(run.metrics)]
+    tables = [*_evaluation_tables(run), *_spent_tables(run.metrics, collected)]
+    figures = [*_pass_figures(run), *_share_figures(collected)]
+    return {"name": run.name, "notes": list(run.notes), "figures": figures, "tables": tables, "charts": charts}
+
+
+def _summed(metrics: Metrics) -> dict[str, int]:
+    """Counts of core.statistics, summed over the training steps; ratios among them are summed in vain."""
+    sums: Counter[str] = Counter()
+    for step, values in metrics.items():
+        if step > 0:
+            sums.update({k.removeprefix(PREFIX): v for k, v in values.items() if k.startswith(PREFIX)})
+    return dict(sums)
+
+
+def _validated(metrics: Metrics) -> dict[int, dict[tuple[str, int], float]]:
+    """Training step -> (data source, k) -> Pass@k, of the first and the last validation."""
+    found = {step: passes(values) for step, values in metrics.items() if passes(values)}
+    return {step: found[step] for step in sorted({min(found), max(found)})} if found else {}
+
+
+def _pass_figures(run: Run) -> list[list[str]]:
+    if run.results:
+        estimates = pass_estimates(run.results, [1])
+        label = "solved within the budget" if run.explores else "Pass@1"
+        return [[label, f"{percent(e.mean)} %", f"{e.tasks} tasks"] for e in estimates.values()]
+    validated = _validated(run.metrics)
+    figures = []
+    for source, k in validated[min(validated)] if validated else ():
+        values = [found[source, k] for found in validated.values() if (source, k) in found]
+        change = f"{100 * (values[-1] - values[0]):+.1f} points" if len(values) > 1 else "one validation"
+        figures.append([f"Pass@{k}, {source}", " → ".join(f"{percent(value)} %" for value in values), change])
+    return figures
+
+
+def _share_figures(counts: Mapping[str, float]) -> list[list[str]]:
+    return [
+        [label, f"{percent(counts[part] / counts[whole])} %", f"{counts[part]:,.0f} of {counts[whole]:,.0f}"]
+        for label, part, whole in SHARES.values()
+        if part in counts and counts.get(whole)
+    ]
+
+
+def _pass_charts(metrics: Metrics) -> Iterable[dict[str, Any]]:
+    """Pass@k over k before and after, a chart for each data source."""
+    validated = _validated(metrics)
+    for source in sorted({source for found in validated.values() for source, _ in found}):
+        ks = sorted({k for found in validated.values() for name, k in found if name == source})
+        names = ["before", "after"] if len(validated) > 1 else ["validation"]
+        series = [
+            {"label": f"{name} (step {step})", "values": [_times_100(found.get((source, k))) for k in ks]}
+            for name, (step, found) in zip(names, validated.items(), strict=True)
+        ]
+        yield {"title": f"Pass@k, held-out tasks of {source}", "x": "k", "unit": "%", "xs": ks, "series": series}
+
+
+def _step_charts(metrics: Metrics) -> Iterable[dict[str, Any]]:
+    """What the training steps report: losses, and the shares of what was collected."""
+    trained = {step: values for step, values in metrics.items() if step > 0}
+    losses = sorted({key for values in trained.values() for key in values if LOSS.fullmatch(key)})
+    shares = {f"{PREFIX}{name}": label for name, (label, *_) in SHARES.items()}
+    chosen = [("Losses", "", {key: key for key in losses}), ("Shares of what was collected", "%", shares)]
+    for title, unit, labels in chosen:
+        steps = [step for step, values in trained.items() if labels.keys() & values.keys()]
+        series = [
+            {"label": label, "values": [_scaled(trained[step].get(key), unit) for step in steps]}
+            for key, label in labels.items()
+            if any(key in trained[step] for step in steps)
+        ]
+        if series:
+            yield {"title": title, "x": "training step", "unit": unit, "xs": steps, "series": series}
+
+
+def _scaled(value: float | None, unit: str) -> float | None:
+    # verl's metrics may hold NaN, which JSON has no word for.
+    if value is None or value != value or abs(value) == float("inf"):
+        return None
+    return _times_100(value) if unit == "%" else value
+
+
+def _times_100(value: float | None) -> float | None:
+    return None if value is None else round(100 * value, 2)
+
+
+def _evaluation_tables(run: Run) -> Iterable[dict[str, Any]]:
+    if not run.results or run.explores:
+        return
+    estimates = pass_estimates(run.results, ks_up_to(max(map(len, run.results.values()))))
+    rows = [["", "%", "95 % interval over tasks", "tasks"]]
+    rows += [
+        [f"Pass@{k}", percent(e.mean), percent_interval(e.low, e.high), str(e.tasks)] for k, e in estimates.items()
+    ]
+    yield {"title": "Pass@k", "rows": rows}
+
+
+def _spent_tables(metrics: Metrics, counts: Mapping[str, float]) -> Iterable[dict[str, Any]]:
+    """The budget spent, and what came of it."""
+    rows = [["collected", "total"]]
+    for indented, key in SUMMED.items():
+        label = indented.replace("  that", "branches that")
+        if key is None:
+            number = float(sum(any(LOSS.fullmatch(name) for name in values) for values in metrics.values()))
+            rows += [[label, f"{number:,.0f}"]] if metrics else []
+        elif (name := key.removeprefix(PREFIX)) in counts:
+            rows.append([label, f"{counts[name]:,.0f}"])
+    seconds = sum(values.get("timing_s/step", 0.0) for values in metrics.values())
+    rows += [["minutes in training steps", f"{seconds / 60:,.1f}"]] if seconds else []
+    if len(rows) > 1:
+        yield {"title": "Budget spent", "rows": rows}
