@@ -1,6 +1,6 @@
 """What each environment costs: its start, a step, a rollback, and memory.
 
-    python tests/benchmarks/environments.py [NAME...] --steps 20 --repeats 5
+    python tests/benchmarks/environments.py [NAME...] --steps 20 --repeats 5 --into README.md
 
 Every environment is measured in an interpreter of its own, with the tasks and random actions of its contract scenario
 (tests/contracts/scenarios.py), in rounds, so that other work on the machine hits all figures of it. Medians.
@@ -11,19 +11,22 @@ step        one action
 restore     back to the state after `steps` actions (fewer where an attempt is over before), in another instance
 memory      proportional set size beyond a bare interpreter with this package, processes that it started included
 
-Prints a table and, last, a line of JSON. An environment whose packages are missing is named with the reason.
+Prints a table and, last, a line of JSON; `--into` puts the table, with the load of the machine, between the two marks
+of a file. An environment whose packages are missing is named with the reason.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
+import os
 import random
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,24 +40,58 @@ from leafe_verl.environments import names
 
 COLUMNS = ("start, s", "reset, ms", "step, ms", "restore, ms", "steps restored", "replayed", "memory, MiB")
 
+MARKS = ("<!-- tests/benchmarks/environments.py: begin -->", "<!-- tests/benchmarks/environments.py: end -->")
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="registered environments; all of them by default")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--into", help="a Markdown file with the marks")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.measure:
         print(json.dumps(measure(SCENARIOS[options.names[0]](), options.steps, options.repeats)))
         return
+    load = [os.getloadavg()[1]]
     results = {name: _in_fresh_interpreter(name, options) for name in options.names or names()}
-    print("| environment |", " | ".join(COLUMNS), "|")
-    print("|", " | ".join(["---"] * (len(COLUMNS) + 1)), "|")
-    for name, figures in results.items():
-        shown = [f"{figures[column]:.3g}" for column in COLUMNS] if "missing" not in figures else [figures["missing"]]
-        print("|", " | ".join([name, *shown]), "|")
+    load.append(os.getloadavg()[1])
+    lines = table(results)
+    if options.into:
+        path = Path(options.into)
+        path.write_text(between_marks(path.read_text(encoding="utf-8"), [*lines, "", _conditions(load)]), "utf-8")
+    print("\n".join(lines))
     print(json.dumps(results))
+
+
+def table(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    lines = [f"| environment | {' | '.join(COLUMNS)} |", f"|{' --- |' * (len(COLUMNS) + 1)}"]
+    for name, figures in results.items():
+        missing = [figures["missing"].replace("|", "/"), *[""] * (len(COLUMNS) - 1)] if "missing" in figures else None
+        lines.append(f"| {' | '.join([f'`{name}`', *(missing or map(shown, figures.values()))])} |")
+    return lines
+
+
+def shown(figure: float) -> str:
+    """Three digits, and none that was not measured."""
+    return f"{figure:.0f}" if figure >= 100 else f"{figure:.3g}"
+
+
+def between_marks(text: str, lines: Sequence[str]) -> str:
+    """Return a text with these lines between MARKS. Raises ValueError for one without the marks."""
+    before, begin, rest = text.partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not (begin and end):
+        raise ValueError(f"the file lacks the lines {MARKS[0]} and {MARKS[1]}, between which the table goes")
+    return "\n".join([before + begin, *lines, end + after])
+
+
+def _conditions(load: Sequence[float]) -> str:
+    date, cores = datetime.date.today().isoformat(), len(os.sched_getaffinity(0))
+    waiting = " and ".join(f"{each:.1f}" for each in load)
+    return f"Medians on {cores} cores on {date}; load average before and after: {waiting}."
 
 
 def _in_fresh_interpreter(name: str, options: argparse.Namespace) -> dict[str, Any]:

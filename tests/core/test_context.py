@@ -114,6 +114,18 @@ class TestSummary:
         )
         assert summary_of(self.steps(*told), ContextSettings()).startswith("1. Thought: hm. Action: open door -> The")
 
+    def test_gets_that_from_the_environment(self):
+        class Telling(Corridor):
+            def step(self, action):
+                step = super().step(action)
+                return step._replace(info={**step.info, "action": f"go {action}"})
+
+        policy = ScriptedPolicy(lambda messages: "R")
+        settings = {"context": {"window": 0}, "environment": {"horizon": 3}, "budget": {"depth": 0}}
+        tree = grow(policy, World(Telling), task=LONG, **settings)
+        assert tree.attempts[0].steps[0].command == "go R"
+        assert "1. go R -> 1\n2. go R\n" in contents(policy.prompts[-1])[0]
+
     @pytest.mark.parametrize("number", [1, 2, 10, 100])
     @pytest.mark.parametrize("characters", [1, 50, 400, 3000])
     def test_keeps_to_its_bound(self, number, characters):
