@@ -29,7 +29,7 @@ from leafe_verl.report.records import COLUMNS, RESULTS, record_of, row_of
 from leafe_verl.report.runs import find_runs
 from leafe_verl.report.sources import Run
 
-STYLES = ("report.css", "tree.css")
+STYLES = ("report.css", "tree.css", "print.css")
 SCRIPTS = ("dom.js", "chart.js", "overview.js", "tasks.js", "diff.js", "picture.js", "step.js", "report.js")
 """In the order in which they use each other."""
 
