@@ -81,7 +81,7 @@ def _gather(runs: Sequence[Run], file: BinaryIO) -> _Gathered:
             chunk, place = writer.add(record, tokens, run.vocabulary)
             gathered.rows.append(row_of(reported, number, chunk, place))
             counts.update(count(reported.tree, reported.examples))
-        gathered.overviews.append(overview_of(run, counts))
+        gathered.overviews.append(overview_of(run, counts if run.counts is None else run.counts))
     writer.flush()
     return gathered
 
