@@ -29,7 +29,7 @@ from leafe_verl.report.records import COLUMNS, RESULTS, record_of, row_of
 from leafe_verl.report.runs import find_runs
 from leafe_verl.report.sources import Run
 
-STYLES = ("report.css", "tree.css")
+STYLES = ("report.css", "tree.css", "print.css")
 SCRIPTS = ("dom.js", "chart.js", "overview.js", "tasks.js", "diff.js", "picture.js", "step.js", "report.js")
 """In the order in which they use each other."""
 
@@ -81,7 +81,7 @@ def _gather(runs: Sequence[Run], file: BinaryIO) -> _Gathered:
             chunk, place = writer.add(record, tokens, run.vocabulary)
             gathered.rows.append(row_of(reported, number, chunk, place))
             counts.update(count(reported.tree, reported.examples))
-        gathered.overviews.append(overview_of(run, counts))
+        gathered.overviews.append(overview_of(run, counts if run.counts is None else run.counts))
     writer.flush()
     return gathered
 

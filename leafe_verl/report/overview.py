@@ -34,7 +34,9 @@ def overview_of(run: Run, counts: Mapping[str, int]) -> dict[str, Any]:
     collected = measured if "trees" in measured else dict(counts)
     charts = [*_pass_charts(run.metrics), *_step_charts(run.metrics)]
     tables = [*_evaluation_tables(run), *_spent_tables(run.metrics, collected)]
-    figures = [*_pass_figures(run), *_share_figures(collected)]
+    # Plain attempts have neither branches nor reflections, and their Pass@k says what was solved.
+    shares = _share_figures(collected) if run.explores or not run.results else []
+    figures = [*_pass_figures(run), *shares]
     return {"name": run.name, "notes": list(run.notes), "figures": figures, "tables": tables, "charts": charts}
 
 
@@ -135,7 +137,7 @@ def _spent_tables(metrics: Metrics, counts: Mapping[str, float]) -> Iterable[dic
         if key is None:
             number = float(sum(any(LOSS.fullmatch(name) for name in values) for values in metrics.values()))
             rows += [[label, f"{number:,.0f}"]] if metrics else []
-        elif (name := key.removeprefix(PREFIX)) in counts:
+        elif (name := key.removeprefix(PREFIX)) in counts and (metrics or counts[name]):
             rows.append([label, f"{counts[name]:,.0f}"])
     seconds = sum(values.get("timing_s/step", 0.0) for values in metrics.values())
     rows += [["minutes in training steps", f"{seconds / 60:,.1f}"]] if seconds else []

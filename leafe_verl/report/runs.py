@@ -10,7 +10,7 @@ from typing import Any
 
 from leafe_verl.core import Settings
 from leafe_verl.core.settings import DistillationSettings
-from leafe_verl.evaluation.attempts import read_records, results_of
+from leafe_verl.evaluation.attempts import read_records, results_of, total_counts
 from leafe_verl.evaluation.manifest import FILE, read_manifest
 from leafe_verl.evaluation.summary import read_metrics
 from leafe_verl.report.attempts import attempt_trees
@@ -52,10 +52,17 @@ def find_run(folder: Path) -> Run:
 def _evaluation(folder: Path) -> Run:
     manifest = read_manifest(folder)
     assert manifest is not None
-    results = results_of(read_records(folder))
+    records = read_records(folder)
     notes = (f"Evaluation of {manifest.model}.", "An evaluation keeps neither prompts nor tokens.")
     trees = attempt_trees(folder, explores=manifest.explores)
-    return Run(folder.name, trees, results=results, explores=manifest.explores, notes=notes)
+    return Run(
+        folder.name,
+        trees,
+        results=results_of(records),
+        counts=total_counts(records),
+        explores=manifest.explores,
+        notes=notes,
+    )
 
 
 def _training(folder: Path, store: Path | None, measured: bool) -> Run:
@@ -97,7 +104,11 @@ def choice_of_examples(configuration: Mapping[str, Any]) -> Choice:
     if "leafe" not in configuration:
         return Choice(defaults.distillation, defaults.seed, f"{note}{CONFIGURATION} of the run is not there.")
     try:
-        settings = Settings.from_mapping(configuration["leafe"])
+        # These alone: a run of another version may have settings elsewhere that are unknown here.
+        chosen = {
+            name: configuration["leafe"][name] for name in ("distillation", "seed") if name in configuration["leafe"]
+        }
+        settings = Settings.from_mapping(chosen)
     except ValueError as error:
         return Choice(defaults.distillation, defaults.seed, f"{note}those of the run are of another version ({error}).")
     return Choice(settings.distillation, settings.seed)

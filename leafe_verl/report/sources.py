@@ -37,6 +37,8 @@ class Run:
     """Empty where nothing was trained."""
     results: Mapping[str, list[bool]] = field(default_factory=dict)
     """Of an evaluation: task key -> whether each of its scored attempts, or trees, succeeded."""
+    counts: Mapping[str, int] | None = None
+    """Of an evaluation, core.statistics' counts of all that was played; None: they are taken from the trees."""
     explores: bool = False
     """Of an evaluation: whether its results are those of trees."""
     vocabulary: Vocabulary | None = None

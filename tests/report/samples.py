@@ -148,10 +148,10 @@ class _Coding:
 
 
 def written_trees(number: int, different: int = 50) -> Iterator[ReportedTree]:
-    """So many trees; growing each anew would take minutes, so that tasks differ in their key and their noise alone."""
-    grown = [written(seed) for seed in range(different)]
+    """So many trees; growing each anew would take minutes, so that they repeat a few under keys of their own."""
+    grown = [reported(written(seed)) for seed in range(different)]
     for index in range(number):
-        tree = grown[index % different]
-        renamed = ExplorationTree(Task(f"mbpp-{index}", tree.task.instruction, "mbpp"))
-        renamed.attempts, renamed.reflections = tree.attempts, tree.reflections
-        yield reported(renamed, 1 + index * 20 // number)
+        model = grown[index % different]
+        tree = ExplorationTree(Task(f"mbpp-{index}", model.tree.task.instruction, "mbpp"))
+        tree.attempts, tree.reflections = model.tree.attempts, model.tree.reflections
+        yield ReportedTree(tree, model.examples, 1 + index * 20 // number)

@@ -85,12 +85,26 @@ function stateX(t) {
   return placeX(t) - PICTURE.column / 2;
 }
 
+/**
+ * Where a rollback point is drawn: points before the same step of different attempts stand beside each other, so that
+ * each line down leads to its own.
+ */
+function rollbackX(tree, attempt) {
+  const owner = stateOwnerOf(tree, attempt.parent, attempt.from);
+  const owners = tree.attempts
+    .filter((each) => each.parent !== null && each.from === attempt.from)
+    .map((each) => stateOwnerOf(tree, each.parent, each.from));
+  const lanes = [...new Set(owners)].sort((a, b) => a - b);
+  const width = Math.min(9, 30 / lanes.length);
+  return stateX(attempt.from) + (lanes.indexOf(owner) - (lanes.length - 1) / 2) * width;
+}
+
 /** The line of an attempt: from its root or rollback point along its own steps, and how it ended. */
 function pathOf(tree, a) {
   const attempt = tree.attempts[a];
-  const [x, y] = [stateX(attempt.from), placeY(a)];
-  const end = attempt.steps.length ? placeX(lastStepOf(attempt)) : x + 14;
   const isRoot = attempt.parent === null;
+  const [x, y] = [isRoot ? stateX(attempt.from) : rollbackX(tree, attempt), placeY(a)];
+  const end = attempt.steps.length ? placeX(lastStepOf(attempt)) : x + 14;
   const begin = isRoot ? `M${x} ${y}` : `M${x} ${placeY(stateOwnerOf(tree, attempt.parent, attempt.from))}V${y - 12}Q${x} ${y} ${x + 12} ${y}`;
   return s(
     "g",
@@ -104,7 +118,7 @@ function pathOf(tree, a) {
 
 /** The rollback point that an attempt begins at. */
 function rollbackOf(tree, attempt) {
-  const [x, y] = [stateX(attempt.from), placeY(stateOwnerOf(tree, attempt.parent, attempt.from))];
+  const [x, y] = [rollbackX(tree, attempt), placeY(stateOwnerOf(tree, attempt.parent, attempt.from))];
   return s("path", { class: "rollback", "aria-hidden": "true", d: `M${x} ${y - 8}l8 8l-8 8l-8 -8Z` });
 }
 

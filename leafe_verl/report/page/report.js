@@ -51,6 +51,7 @@ class Page {
     this.index = readIndex(dataOf("index"));
     this.chunks = new Chunks();
     this.place = null;
+    this.unfolded = [];
     this.front = document.getElementById("front");
     this.article = document.getElementById("tree-section");
     showOverview(document.getElementById("overview-section"), this.runs);
@@ -160,12 +161,15 @@ class Page {
 
   /** What is folded away on the screen is not on paper. */
   unfold() {
-    this.unfolded = [...document.querySelectorAll("details:not([open])")];
-    for (const details of this.unfolded) details.open = true;
+    const folded = [...document.querySelectorAll("details:not([open])")];
+    for (const details of folded) details.open = true;
+    // A preview may begin twice before it ends.
+    this.unfolded.push(...folded);
   }
 
   fold() {
-    for (const details of this.unfolded ?? []) details.open = false;
+    for (const details of this.unfolded) details.open = false;
+    this.unfolded = [];
   }
 }
 
