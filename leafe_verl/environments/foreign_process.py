@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -69,9 +70,11 @@ class Process:
         self._program, self._limits = program, limits
         self._lock = threading.Lock()
         self._closed = False
+        # Of its own, since what is killed leaves its temporary files behind.
+        self._folder = tempfile.TemporaryDirectory(prefix="leafe-", ignore_cleanup_errors=True)
         self._socket, theirs = socket.socketpair()
         with theirs:
-            self._child = launcher().submit(_launch, program, limits, theirs.fileno()).result()
+            self._child = launcher().submit(_launch, program, limits, theirs.fileno(), self._folder.name).result()
         self.pid = self._child.pid
 
     def wait_until_ready(self) -> None:
@@ -99,6 +102,7 @@ class Process:
             self._closed = True
             self._child.wait()
             self._socket.close()
+            self._folder.cleanup()
 
     def _exchange(self, what: str, request: Any, limit: str) -> Any:
         seconds = getattr(self._limits, limit)
@@ -170,9 +174,10 @@ def launcher() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix="environment processes")
 
 
-def _launch(program: Program, limits: ForeignLimits, descriptor: int) -> subprocess.Popen[bytes]:
+def _launch(program: Program, limits: ForeignLimits, descriptor: int, folder: str) -> subprocess.Popen[bytes]:
     path = [str(Path(__file__).parents[2]), *(os.path.abspath(each) for each in sys.path if each)]
-    variables = {"PYTHONPATH": os.pathsep.join(path), "PYTHONHASHSEED": "0", **dict(program.variables)}
+    variables = {"PYTHONPATH": os.pathsep.join(path), "PYTHONHASHSEED": "0", "TMPDIR": folder}
+    variables |= dict(program.variables)
     arguments = [descriptor, os.getpid(), limits.memory_mb * 2**20, program.simulator, program.arguments]
     # By -c, not by its path: that folder holds modules named like the packages that they wrap.
     start = "from leafe_verl.environments.foreign_worker import main; main()"

@@ -75,8 +75,10 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def shown(figure: float) -> str:
-    """Three digits, and none that was not measured."""
-    return f"{figure:.0f}" if figure >= 100 else f"{figure:.3g}"
+    """Two decimals at most: below is noise of the clock, and of the memory's shared pages."""
+    if figure >= 100:
+        return f"{figure:.0f}"
+    return f"{figure:.3g}" if figure >= 0.01 else "0" if figure <= 0 else "< 0.01"
 
 
 def between_marks(text: str, lines: Sequence[str]) -> str:

@@ -45,6 +45,10 @@ SIMULATOR = "a simulator"
 HOSTILE = ("", "\0", "no such action", "Action: " + "x" * 2000, "Action: \ud800")
 WIDE = {"processes": 4, "start_seconds": 300, "call_seconds": 120, "wait_seconds": 300}
 """Options of those that run in processes: fewer than there are environments, and time for a busy machine."""
+HEAPS = {"scienceworld": 400}
+"""MiB of a process that a JVM may fill before it collects: a heap of 256, and itself."""
+KILLED = "SIGKILL"
+"""In an observation: so ended the agent's program, which nobody can tell from one that the kernel killed."""
 QUARTERS = 4
 MIB = 2**20
 
@@ -88,7 +92,8 @@ class Report:
     @property
     def growth_mib(self) -> float:
         """Between the end of the first quarter and the end; until then caches fill."""
-        return max(self.host_mib[-1] - self.host_mib[1], self.below_mib[-1] - self.below_mib[1])
+        below = max(self.below_mib[-1] - max(self.below_mib[1], HEAPS.get(self.name, 0)), 0)
+        return max(self.host_mib[-1] - self.host_mib[1], below)
 
     def problems(self, growth_mib: float) -> list[str]:
         """What is wrong, in words, when memory may grow by `growth_mib`."""
@@ -164,7 +169,9 @@ class Soak:
             self.report.attempts += 1
             self.report.steps += len(steps) + len(again)
             self.report.rollbacks += 1
-            if again != steps[place:]:
+            if again != steps[place:] and any(KILLED in step.observation for step in (*steps, *again)):
+                self.report.broken.append("a kill took a run of the agent's program, which is a verdict")
+            elif again != steps[place:]:
                 self.report.wrong.append(f"{task.key}, {actions!r:.300}, from step {place + 1}")
 
     def _draw(self, chance: random.Random, observation: str) -> str:

@@ -27,6 +27,7 @@ def test_an_environment_that_cannot_be_played_keeps_its_row() -> None:
     rows = benchmark.table({"chess": {"missing": "Skipped: a | b"}, "go": dict.fromkeys(benchmark.COLUMNS, 1234.5)})
     assert {row.count("|") for row in rows} == {len(benchmark.COLUMNS) + 2}
     assert "a / b" in rows[2] and "1234" in rows[3]
+    assert [*map(benchmark.shown, (-0.1, 0, 0.0001, 0.0123, 45.67))] == ["0", "0", "< 0.01", "0.0123", "45.7"]
 
 
 def test_a_file_without_marks_is_refused() -> None:
