@@ -18,14 +18,14 @@ else
     OVERRIDES=("${ENVIRONMENT_ARGS[@]}" "$@")
 fi
 
-# sampler NAME [OVERRIDE...]: every attempt costs a step at least, so that the steps bound the attempts as well.
+# sampler NAME [OVERRIDE...]: the steps alone bound a tree, since every attempt costs one at least.
 sampler() {
     local name=$1
     shift
     [[ " $SAMPLERS " == *" $name "* ]] || return 0
     python -m leafe_verl evaluate --loop explore --model "$MODEL" --tasks "$VAL_FILES" --max-tasks "$TASKS" \
         --attempts "$STEPS" --out "$RUN_DIR/$name" leafe.budget.environment_steps="$STEPS" \
-        actor_rollout_ref.rollout.n="$ROOTS" ${OVERRIDES[@]+"${OVERRIDES[@]}"} "$@"
+        leafe.budget.depth="$STEPS" actor_rollout_ref.rollout.n="$ROOTS" ${OVERRIDES[@]+"${OVERRIDES[@]}"} "$@"
 }
 
 sampler independent actor_rollout_ref.rollout.n="$STEPS" leafe.budget.depth=0

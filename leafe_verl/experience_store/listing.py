@@ -70,7 +70,7 @@ def _only(store: Path, task_key: str, step: int | None, run: str | None) -> Loca
 
 
 def _names(keys: Sequence[TreeKey] | dict[TreeKey, Any]) -> str:
-    return ", ".join(f"run {key.run or '-'} step {_cell(key.step)}" for key in keys)
+    return ", ".join(sorted(f"run {key.run or '-'} step {_cell(key.step)}" for key in keys))
 
 
 def _heading(tree: ExplorationTree, provenance: Provenance) -> Iterator[str]:
