@@ -172,6 +172,7 @@ class LeafeTrainer(CollectingTrainer):
         if self._stages == "distil":
             # verl's own way to do without inference servers; see `_setup` in trainer_base.py.
             self._enable_hybrid_replicas = False
+            config.actor_rollout_ref.rollout.nnodes = 1  # asked for even where none is started: llm_server.py
             config.actor_rollout_ref.rollout.agent.default_agent_loop = REPLAY
             config.trainer.val_before_train, config.trainer.test_freq = False, -1
         super().__init__(config)

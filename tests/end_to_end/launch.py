@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
+
 TESTS = Path(__file__).parents[1]
 LIMIT_SECONDS = 900
 
@@ -54,14 +56,17 @@ def launch(config: str, model: Path, run_dir: Path, *overrides: str) -> dict[int
 
 
 def launch_and_kill(config: str, model: Path, run_dir: Path, *overrides: str, when: Callable[[], bool]) -> None:
-    """Run verl until `when` says so, then kill the driver with SIGKILL, and what it had started after it."""
+    """Run verl until `when` says so, then kill all its processes with SIGKILL."""
     with started(config, model, run_dir, *overrides) as (process, _):
         deadline = time.monotonic() + LIMIT_SECONDS
         while not when():
             assert process.poll() is None, "the run ended before its time: " + (run_dir / "log.txt").read_text()[-6000:]
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        process.kill()
+        driver = psutil.Process(process.pid)
+        for each in [driver, *driver.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,14 +23,17 @@ class Letters:
     system_prompt = ""
     horizon = 3
 
-    def __init__(self, threshold: float = 0.55) -> None:
+    def __init__(self, threshold: float = 0.55, seconds: float = 0.0) -> None:
         self.threshold = threshold
+        self.seconds = seconds
+        """What a step takes, for runs that are to be met in the middle."""
 
     def reset(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
         self.state = State(task)
         return f"Say {task.instruction}.", {}
 
     def step(self, action: str) -> Step:
+        time.sleep(self.seconds)
         share = round(sum(letter < "n" for letter in action) / max(len(action), 1), 3)
         reward, solved = share - self.state.score, share > self.threshold
         self.state = replace(self.state, turns=self.state.turns + 1, score=share)

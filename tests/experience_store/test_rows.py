@@ -4,8 +4,8 @@ import dataclasses
 import random
 
 import pytest
-from experience_store.stores import provenance, rescued, wandered, write
 
+from experience_store.stores import provenance, rescued, wandered, write
 from leafe_verl.core import Attempt, ExplorationTree, History, Outcome, StepRecord, Task, Turn, examples_of
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.core.statistics import count
