@@ -53,3 +53,12 @@ def test_stage_two_alone_gives_the_losses_of_both_stages(two_stages, model, tmp_
     for term in ("loss_counterfactual", "loss_rehearsal", "grad_norm"):
         assert alone[1][f"actor/{term}"] == pytest.approx(both[1][f"actor/{term}"], rel=1e-5)
     assert "vLLMHttpServer" not in (tmp_path / "log.txt").read_text(errors="replace")
+
+
+def test_a_step_without_examples_is_skipped(two_stages, model, tmp_path):
+    store, _, _ = two_stages
+    nothing = ["leafe.distillation.events_per_task=0", "leafe.distillation.rehearsal_share=0"]
+    alone = ["leafe.schedule.stages=distil", f"leafe.collection.store={store}", "trainer.save_freq=-1"]
+    metrics = launch("leafe", model, tmp_path, *nothing, *alone, "trainer.total_training_steps=2")
+    assert [metrics[step]["leafe/trees_from_store"] for step in (1, 2)] == [TASKS // 2, TASKS // 2]
+    assert not any("actor/loss" in metrics[step] for step in (1, 2))

@@ -57,14 +57,6 @@ def test_a_stopped_run_resumes_at_the_next_step(leafe_run):
     assert resumed[3]["actor/grad_norm"] > 0
 
 
-def test_a_step_without_examples_is_skipped(model, tmp_path):
-    nothing = ["leafe.distillation.events_per_task=0", "leafe.distillation.rehearsal_share=0"]
-    metrics = launch("leafe", model, tmp_path, *nothing, "trainer.total_training_steps=1")
-    assert metrics[1]["leafe/attempts"] >= 12
-    assert "actor/loss" not in metrics[1]
-    assert "val-core/letters/pass@1" in metrics[1]
-
-
 def test_grpo_on_the_same_environment(model, tmp_path):
     metrics = launch(
         "grpo", model, tmp_path, "trainer.total_training_steps=2", "actor_rollout_ref.actor.ppo_mini_batch_size=2"
