@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +17,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.overrides = [text for text in rest if "=" in text and not text.startswith("-")]
     if rest and (options.run is not _evaluate or options.overrides != rest):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    status: int = options.run(options)
+    try:
+        status: int = options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who read it, as `head` does, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     return status
 
 

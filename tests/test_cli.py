@@ -68,3 +68,11 @@ def test_the_plugin_loads_here_and_inside_a_ray_worker():
     lines = [line for line in done.stdout.splitlines() if "plugin in" in line]
     assert [line.split()[0] for line in lines] == ["ok", "ok"], done.stdout + done.stderr[-2000:]
     assert all("leafe" in line and "grpo" in line for line in lines)
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path):
+    command = [sys.executable, "-m", "leafe_verl", "summary", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 0 and said == ""

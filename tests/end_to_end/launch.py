@@ -43,10 +43,17 @@ def write_tasks(path: Path, number: int) -> Path:
     return path
 
 
-def launch(config: str, model: Path, run_dir: Path, *overrides: str) -> dict[int, dict[str, float]]:
-    """Run `python -m verl.trainer.main_ppo`; return training step -> metrics. Fails with the log's end."""
+def launch(
+    config: str, model: Path, run_dir: Path, *overrides: str, meanwhile: Callable[[psutil.Process], None] | None = None
+) -> dict[int, dict[str, float]]:
+    """Run `python -m verl.trainer.main_ppo`; return training step -> metrics. Fails with the log's end.
+
+    `meanwhile` is called with the driver's process while it runs.
+    """
     with started(config, model, run_dir, *overrides) as (process, metrics):
         try:
+            if meanwhile:
+                meanwhile(psutil.Process(process.pid))
             status = process.wait(LIMIT_SECONDS)
         except subprocess.TimeoutExpired:
             status = -9
@@ -58,15 +65,30 @@ def launch(config: str, model: Path, run_dir: Path, *overrides: str) -> dict[int
 def launch_and_kill(config: str, model: Path, run_dir: Path, *overrides: str, when: Callable[[], bool]) -> None:
     """Run verl until `when` says so, then kill all its processes with SIGKILL."""
     with started(config, model, run_dir, *overrides) as (process, _):
-        deadline = time.monotonic() + LIMIT_SECONDS
-        while not when():
-            assert process.poll() is None, "the run ended before its time: " + (run_dir / "log.txt").read_text()[-6000:]
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
         driver = psutil.Process(process.pid)
+        wait_until(when, driver)
         for each in [driver, *driver.children(recursive=True)]:
             with suppress(psutil.NoSuchProcess):
                 each.kill()
+
+
+def wait_until(true: Callable[[], bool], driver: psutil.Process) -> None:
+    """Fails when the run ends first."""
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while not true():
+        assert driver.is_running() and driver.status() != psutil.STATUS_ZOMBIE, "the run ended before its time"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def kill_worker(driver: psutil.Process, title: str) -> None:
+    """Kill the one Ray worker of a run whose title begins so."""
+    titles = {}
+    for each in driver.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            titles[each] = " ".join(each.cmdline())
+    (worker,) = [each for each, its in titles.items() if its.startswith(f"ray::{title}")]
+    worker.kill()
 
 
 @contextmanager
