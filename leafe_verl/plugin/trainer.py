@@ -56,6 +56,10 @@ class EpisodeTrainer(PPOTrainerSync):
         mend_tracker(Path(self.config.trainer.default_local_dir))
         super()._load_checkpoint()
 
+    def on_validate_begin(self) -> None:
+        super().on_validate_begin()
+        self.replay_buffer.on_poll = self._watch
+
     def on_sample_begin(self) -> None:
         super().on_sample_begin()
         self.replay_buffer.on_poll = self._watch
