@@ -81,8 +81,9 @@ def test_a_run_directory_lists_its_checkpoints(checkpoint, capsys):
 def test_verls_merger_gives_back_model_tokenizer_and_chat_template(tmp_path):
     pytest.importorskip("verl", reason="verl is not installed")
     import torch
-    from end_to_end.tiny_model import make_tiny_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from end_to_end.tiny_model import make_tiny_model
 
     model = AutoModelForCausalLM.from_pretrained(make_tiny_model(tmp_path / "model"))
     actor = tmp_path / "global_step_1" / "actor"

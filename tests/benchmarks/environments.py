@@ -34,7 +34,6 @@ TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 from contracts.scenarios import SCENARIOS, Scenario
-
 from leafe_verl.core.environment import Environment
 from leafe_verl.environments import names
 

@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 
 import pytest
-from environments.example import Guess
 
+from environments.example import Guess
 from leafe_verl.core.environment import Environment, ReplayEnvironment, Step
 from leafe_verl.core.task import Task
 from leafe_verl.environments import alfworld, environment_class, make, scienceworld

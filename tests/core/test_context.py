@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 
 import pytest
+
 from fakes import (
     TASK,
     Corridor,
@@ -19,7 +20,6 @@ from fakes import (
     turn,
     wandering,
 )
-
 from leafe_verl.core import ExplorationTree, History, Kind, Outcome, StepRecord, examples_of
 from leafe_verl.core.context import ARROW, HEADING, Note, num_summarised, summary_of, window_moves
 from leafe_verl.core.experience import runs_of, sequence_of

@@ -7,8 +7,8 @@ import pickle
 import threading
 
 import pytest
-from fakes import TASK, DriftingCorridor, Ledger, ReplayCorridor
 
+from fakes import TASK, DriftingCorridor, Ledger, ReplayCorridor
 from leafe_verl.core import EnvironmentFailure, ReplayDivergence
 from leafe_verl.core.environment import call_within
 

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 
 import pytest
+
 from fakes import (
     ASSISTANT,
     END,
@@ -22,7 +23,6 @@ from fakes import (
     turns_in,
     wandering,
 )
-
 from leafe_verl.core import Kind, TokenSequence, examples_of, sequence_of
 from leafe_verl.core.experience import Example
 from leafe_verl.core.settings import DistillationSettings

@@ -6,6 +6,7 @@ import asyncio
 import random
 
 import pytest
+
 from fakes import (
     ASSISTANT,
     END,
@@ -26,7 +27,6 @@ from fakes import (
     turns_in,
     wandering,
 )
-
 from leafe_verl.core import ContextOverflow, Explorer, Outcome, PolicyFailure, Settings
 from leafe_verl.core.environment import call_within
 

@@ -6,8 +6,8 @@ import asyncio
 import json
 
 import pytest
-from fakes import ScriptedPolicy, grow
 
+from fakes import ScriptedPolicy, grow
 from leafe_verl.core.playbook import Delta, Playbook, delta_schema, look_back, parse_delta
 from leafe_verl.core.policy import PolicyFailure
 from leafe_verl.core.settings import PlaybookSettings

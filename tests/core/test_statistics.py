@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from fakes import Cut, ReplayCorridor, ScriptedPolicy, World, experience_in, grow, reflection, wandering
 
+from fakes import Cut, ReplayCorridor, ScriptedPolicy, World, experience_in, grow, reflection, wandering
 from leafe_verl.core import Kind, Outcome, examples_of
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.core.statistics import count, ratios, total

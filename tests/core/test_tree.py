@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from fakes import TASK, turn
 
+from fakes import TASK, turn
 from leafe_verl.core import Attempt, Branch, ExplorationTree, History, Outcome, Reflection, StepRecord, Turn
 
 

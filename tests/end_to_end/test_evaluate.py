@@ -12,7 +12,6 @@ pytest.importorskip("verl", reason="verl is not installed; recipes/setup.sh inst
 
 from end_to_end.launch import LIMIT_SECONDS, TESTS, write_tasks
 from end_to_end.tiny_model import make_tiny_model
-
 from leafe_verl.evaluation.attempts import missing_attempts, read_records
 
 pytestmark = pytest.mark.end_to_end

@@ -7,7 +7,6 @@ pytest.importorskip("verl", reason="verl is not installed; recipes/setup.sh inst
 
 from end_to_end.launch import launch
 from end_to_end.tiny_model import make_tiny_model
-
 from leafe_verl.core.playbook import Playbook
 
 pytestmark = pytest.mark.end_to_end

@@ -32,14 +32,13 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 from contracts.scenarios import SCENARIOS, Scenario
-from sandbox.host import descendants, memory_bytes, open_descriptors, settled
-
 from environments.foreign_simulators import Counting
 from leafe_verl.core.environment import Environment, ReplayDivergence, Step
 from leafe_verl.core.task import Task
 from leafe_verl.environments import foreign
 from leafe_verl.environments.foreign_process import ForeignLimits, Program
 from leafe_verl.sandbox import pool as sandbox
+from sandbox.host import descendants, memory_bytes, open_descriptors, settled
 
 SIMULATOR = "a simulator"
 HOSTILE = ("", "\0", "no such action", "Action: " + "x" * 2000, "Action: \ud800")

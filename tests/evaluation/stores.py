@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fakes import turn
-
 from leafe_verl.core import Attempt, Branch, ExplorationTree, History, Outcome, Reflection, StepRecord, Task
 from leafe_verl.evaluation.attempts import AttemptWriter, record_of
 from leafe_verl.evaluation.manifest import Manifest, write_manifest

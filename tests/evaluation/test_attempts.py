@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from evaluation.stores import attempt, task, write_store, write_trees
 
+from evaluation.stores import attempt, task, write_store, write_trees
 from leafe_verl.core import ExplorationTree, Outcome
 from leafe_verl.evaluation.attempts import (
     AttemptWriter,

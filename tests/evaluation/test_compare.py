@@ -8,7 +8,6 @@ pytest.importorskip("matplotlib", reason="matplotlib is not installed; the extra
 pytest.importorskip("plotext", reason="plotext is not installed; the extra `plots` has it")
 
 from evaluation.stores import write_store, write_trees
-
 from leafe_verl.cli import main
 from leafe_verl.evaluation.bootstrap import bootstrap
 from leafe_verl.evaluation.compare import compare

@@ -4,8 +4,8 @@ import dataclasses
 import json
 
 import pytest
-from evaluation.stores import MANIFEST, task
 
+from evaluation.stores import MANIFEST, task
 from leafe_verl.evaluation.manifest import fingerprint, read_manifest, write_manifest
 
 

@@ -1,7 +1,6 @@
 """The table that leafe-verl evaluate prints."""
 
 from evaluation.stores import MANIFEST, write_store, write_trees
-
 from leafe_verl.evaluation.attempts import read_records
 from leafe_verl.evaluation.manifest import read_manifest
 from leafe_verl.evaluation.report import render_evaluation

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from fakes import ScriptedPolicy, Task, experience_in, grow, observation_in, reflection, wandering
-
 from leafe_verl.core import ExplorationTree
 from leafe_verl.experience_store import Provenance, TreeWriter
 

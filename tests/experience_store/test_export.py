@@ -4,9 +4,9 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
+
 from experience_store.stores import provenance, rescued, wandered, write
 from fakes import Cut, ScriptedPolicy, experience_in, grow, observation_in, reflection
-
 from leafe_verl.core import Kind, examples_of
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.experience_store.export import Choice, export, fold, rows_of, trained_turns

@@ -2,8 +2,8 @@
 
 import pyarrow as pa
 import pytest
-from experience_store.stores import provenance, rescued, wandered, write
 
+from experience_store.stores import provenance, rescued, wandered, write
 from leafe_verl.experience_store import TreeKey, TreeWriter, index, read_summaries, read_tree, read_trees
 from leafe_verl.experience_store.reader import DamagedFile, records
 from leafe_verl.experience_store.rows import row_of

@@ -5,8 +5,8 @@ import re
 
 import pyarrow as pa
 import pytest
-from experience_store.stores import provenance, rescued, wandered, write
 
+from experience_store.stores import provenance, rescued, wandered, write
 from leafe_verl.cli import main
 from leafe_verl.experience_store import index, read_trees
 from leafe_verl.experience_store.reader import records

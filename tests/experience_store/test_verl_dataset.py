@@ -10,14 +10,14 @@ import pytest
 
 pytest.importorskip("verl", reason="verl is not installed")
 
-from end_to_end.tiny_model import make_tiny_model
-from experience_store.stores import provenance, write
-from fakes import World, experience_in, grow, observation_in, reflection
 from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
+from end_to_end.tiny_model import make_tiny_model
+from experience_store.stores import provenance, write
+from fakes import World, experience_in, grow, observation_in, reflection
 from leafe_verl.core import Kind, Turn, examples_of
 from leafe_verl.core.settings import DistillationSettings, GenerationSettings, ReflectionSettings
 from leafe_verl.experience_store.export import Choice, export

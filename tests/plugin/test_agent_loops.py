@@ -13,10 +13,10 @@ pytest.importorskip("verl", reason="verl is not installed")
 
 import numpy as np
 import torch
-from fakes import TASK, ScriptedPolicy, World
 from verl import DataProto
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
+from fakes import TASK, ScriptedPolicy, World
 from leafe_verl.core import Explorer, Settings
 from leafe_verl.plugin.agent_loops import COUNTS_FIELD, EpisodeLoop
 from leafe_verl.plugin.dataset import TASK_FIELD

@@ -3,8 +3,8 @@
 import threading
 
 import pytest
-from fakes import TASK, ScriptedPolicy, grow
 
+from fakes import TASK, ScriptedPolicy, grow
 from leafe_verl.experience_store import Provenance
 from leafe_verl.plugin import collected
 from leafe_verl.plugin.collected import CollectedTrees, collected_trees

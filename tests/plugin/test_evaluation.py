@@ -7,11 +7,11 @@ import pytest
 
 pytest.importorskip("verl", reason="verl is not installed")
 
-from evaluation.stores import OUTCOMES, attempt
 from omegaconf import OmegaConf
 from verl.utils.tokenizer.continuous_token import ContinuousTokenBuilder, QwenContinuousTokenBuilder
 from verl.utils.tokenizer.continuous_token_wiring import infer_continuous_token_model_family
 
+from evaluation.stores import OUTCOMES, attempt
 from leafe_verl.cli import main
 from leafe_verl.core import ExplorationTree
 from leafe_verl.evaluation.attempts import AttemptWriter, read_records, record_of

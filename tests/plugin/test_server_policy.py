@@ -8,10 +8,10 @@ import pytest
 
 pytest.importorskip("verl", reason="verl is not installed")
 
-from end_to_end.tiny_model import make_tiny_model
 from transformers import AutoTokenizer
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
+from end_to_end.tiny_model import make_tiny_model
 from leafe_verl.core import ContextOverflow, PolicyFailure
 from leafe_verl.core.policy import annotate
 from leafe_verl.core.reflection import reflection_schema

@@ -6,7 +6,6 @@ import random
 from collections.abc import Iterator
 
 from fakes import ScriptedPolicy, Task, experience_in, grow, observation_in, reflection, turn, wandering
-
 from leafe_verl.core import Attempt, Branch, ExplorationTree, History, Outcome, Reflection, StepRecord, examples_of
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.evaluation.summary import Metrics

@@ -4,8 +4,8 @@ import json
 import math
 
 import pytest
-from fakes import text_of, turn
 
+from fakes import text_of, turn
 from leafe_verl.core import Attempt, ExplorationTree, History, Outcome, StepRecord, Task, examples_of
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.report.records import COLUMNS, EXCERPT, RESULTS, record_of, result_of, row_of

@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from evaluation.stores import write_store, write_trees
 
+from evaluation.stores import write_store, write_trees
 from leafe_verl.cli import main
 from leafe_verl.core import Outcome
 from leafe_verl.experience_store import Provenance, TreeWriter
