@@ -38,7 +38,7 @@ from leafe_verl.sandbox.protocol import (
     TIMEOUT,
 )
 from leafe_verl.sandbox.values import MAX_DEPTH
-from leafe_verl.sandbox.worker import WorkerLost
+from leafe_verl.sandbox.worker import Ending, WorkerLost
 
 QUICK = Limits(cpu_seconds=1, wall_seconds=10)
 """Short for a program that computes without end, and long for one that waits for a busy machine."""
@@ -626,9 +626,19 @@ def test_who_loses_two_sandboxes_has_failed_and_who_never_began_is_unscored(
 
 
 def test_a_run_that_cannot_start_is_an_error_not_a_failure_of_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leafe_verl.sandbox.worker.BEGIN_SECONDS", -1)
-    with pytest.raises(RuntimeError, match="did not start"):
-        run("", "1", limits=Limits(wall_seconds=0))
+    class Slow:
+        def __init__(self, tier: object) -> None:
+            """Starts nothing."""
+
+        def run(self, *_: object) -> Ending:
+            return Ending(b"", b"", TIMEOUT)
+
+        def close(self) -> None:
+            """Nothing to close."""
+
+    monkeypatch.setattr("leafe_verl.sandbox.pool.Worker", Slow)
+    with SandboxPool(workers=1) as pool, pytest.raises(RuntimeError, match="did not start"):
+        pool.call("", "", ["1"]).result()
 
 
 # --- Settings ---
