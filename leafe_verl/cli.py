@@ -73,6 +73,12 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=Path, metavar="FILE", help="default: report.html in the first RUN")
     report.set_defaults(run=_report)
 
+    watch = verbs.add_parser("watch", help="a training run's figures in the terminal while it goes on")
+    watch.add_argument("run_dir", type=Path, help="RUN_DIR of a recipe; it need not be there yet")
+    watch.add_argument("--once", action="store_true", help="print them once, as is done where no terminal is")
+    watch.add_argument("--interval", type=_positive, default=2, metavar="SECONDS", help="between looks (default 2)")
+    watch.set_defaults(run=_watch)
+
     merge = verbs.add_parser("merge", help="print a checkpoint's Hugging Face folder, making it if need be")
     merge.add_argument("model", help="RUN_DIR/checkpoints/global_step_N; a Hugging Face model is printed as it is")
     merge.set_defaults(run=_merge)
@@ -181,6 +187,12 @@ def _report(options: argparse.Namespace) -> int:
     from leafe_verl.report.document import report
 
     return _or_error(lambda: report(options.runs, options.out))
+
+
+def _watch(options: argparse.Namespace) -> int:
+    from leafe_verl.report.watch import watch
+
+    return _or_error(lambda: watch(options.run_dir, once=options.once, interval=options.interval))
 
 
 def _merge(options: argparse.Namespace) -> int:

@@ -1,5 +1,6 @@
 """What exploration collected, on disk: durable, append-only, one file for each process that wrote; see schema.py."""
 
+from leafe_verl.experience_store.following import StoreFollower
 from leafe_verl.experience_store.reader import (
     Location,
     TreeKey,
@@ -17,6 +18,7 @@ __all__ = [
     "VERSION",
     "Location",
     "Provenance",
+    "StoreFollower",
     "TreeKey",
     "TreeWriter",
     "index",

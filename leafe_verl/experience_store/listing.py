@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from leafe_verl.core import ExplorationTree, Reflection, StepRecord
-from leafe_verl.core.reflection import shorten
 from leafe_verl.experience_store.conditions import Condition, all_hold
 from leafe_verl.experience_store.reader import Location, TreeKey, files, index, read_summaries, read_tree
 from leafe_verl.experience_store.schema import PATTERN, Provenance
+from leafe_verl.experience_store.text import one_line
 
 COLUMNS = {
     "step": "step",
@@ -119,9 +119,7 @@ def _reflection(tree: ExplorationTree, number: int, reflection: Reflection, inde
 
 
 def _line(text: str) -> str:
-    """One line for a terminal, which must not obey what a model wrote."""
-    flat = " ".join(text.split())
-    return shorten("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in flat), WIDTH)
+    return one_line(text, WIDTH)
 
 
 def _cell(value: object) -> str:

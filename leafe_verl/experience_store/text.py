@@ -1,4 +1,4 @@
-"""Text that UTF-8 cannot hold, kept without loss.
+"""Text that UTF-8 cannot hold, kept without loss; and text of a model, shown in a terminal.
 
 Sampled text may hold lone surrogates (half of an emoji, which a tokenizer cut); UTF-8, and so Arrow, cannot. Each is
 stored as the noncharacter U+FDD0 and its four hexadecimal digits; U+FDD0 itself, which Unicode keeps out of
@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import Any
+
+from leafe_verl.core.reflection import shorten
 
 MARK = "\ufdd0"
 _UNSTORABLE = re.compile(f"[\ud800-\udfff{MARK}]")
@@ -33,3 +35,9 @@ def map_text(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, list) and value and not isinstance(value[0], int | float):  # token lists are long
         return [map_text(each, change) for each in value]
     return value
+
+
+def one_line(text: str, characters: int) -> str:
+    """One line for a terminal, which must not obey what a model wrote; beyond `characters` the middle is left out."""
+    flat = " ".join(text.split())
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shorten(flat, characters))

@@ -30,23 +30,28 @@ LOSS = re.compile(r"\w+/loss(_\w+)?")
 
 def overview_of(run: Run, counts: Mapping[str, int]) -> dict[str, Any]:
     """Return the run's overview; `counts` are those of its trees, for what no metrics tell."""
-    measured = _summed(run.metrics)
-    collected = measured if "trees" in measured else dict(counts)
+    measured = summed(run.metrics)
+    collected: Mapping[str, float] = measured if "trees" in measured else counts
     charts = [*_pass_charts(run.metrics), *_step_charts(run.metrics)]
     tables = [*_evaluation_tables(run), *_spent_tables(run.metrics, collected)]
     # Plain attempts have neither branches nor reflections, and their Pass@k says what was solved.
-    shares = _share_figures(collected) if run.explores or not run.results else []
+    shares = share_figures(collected) if run.explores or not run.results else []
     figures = [*_pass_figures(run), *shares]
     return {"name": run.name, "notes": list(run.notes), "figures": figures, "tables": tables, "charts": charts}
 
 
-def _summed(metrics: Metrics) -> dict[str, int]:
+def summed(metrics: Metrics) -> dict[str, int]:
     """Counts of core.statistics, summed over the training steps; ratios among them are summed in vain."""
     sums: Counter[str] = Counter()
     for step, values in metrics.items():
         if step > 0:
-            sums.update({k.removeprefix(PREFIX): v for k, v in values.items() if k.startswith(PREFIX)})
+            sums.update(counts_in(values))
     return dict(sums)
+
+
+def counts_in(values: Mapping[str, float]) -> dict[str, float]:
+    """The counts of core.statistics, and the ratios, among the metrics of one step."""
+    return {key.removeprefix(PREFIX): value for key, value in values.items() if key.startswith(PREFIX)}
 
 
 def _validated(metrics: Metrics) -> dict[int, dict[tuple[str, int], float]]:
@@ -60,7 +65,12 @@ def _pass_figures(run: Run) -> list[list[str]]:
         estimates = pass_estimates(run.results, [1])
         label = "solved within the budget" if run.explores else "Pass@1"
         return [[label, f"{percent(e.mean)} %", f"{e.tasks} tasks"] for e in estimates.values()]
-    validated = _validated(run.metrics)
+    return validation_figures(run.metrics)
+
+
+def validation_figures(metrics: Metrics) -> list[list[str]]:
+    """Label, value and explanation of each Pass@k, from the first validation to the last."""
+    validated = _validated(metrics)
     figures = []
     for source, k in validated[min(validated)] if validated else ():
         values = [found[source, k] for found in validated.values() if (source, k) in found]
@@ -69,7 +79,8 @@ def _pass_figures(run: Run) -> list[list[str]]:
     return figures
 
 
-def _share_figures(counts: Mapping[str, float]) -> list[list[str]]:
+def share_figures(counts: Mapping[str, float]) -> list[list[str]]:
+    """Label, value and explanation of each share that the counts tell."""
     return [
         [label, f"{percent(counts[part] / counts[whole])} %", f"{counts[part]:,.0f} of {counts[whole]:,.0f}"]
         for label, part, whole in SHARES.values()

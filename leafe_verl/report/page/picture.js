@@ -9,6 +9,7 @@ const ENDINGS = {
   environment_failure: "? environment failed",
   policy_failure: "? no action came",
   context_overflow: "? window full",
+  interrupted: "? cut short",
 };
 
 /** Index of the attempt that executed step `t` of an attempt's path. */
