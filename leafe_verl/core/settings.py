@@ -238,6 +238,16 @@ class CollectionSettings:
 
 
 @dataclass(frozen=True)
+class TrackingSettings:
+    branches: int = 4
+    """Most telling branches of a step that go to W&B and TensorBoard with the pictures of their trees, at most one of
+    each tree. 0: none."""
+
+    def problems(self) -> list[str]:
+        return _count("tracking.branches", self.branches, 0)
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything under `leafe.*`; see plugin/config/leafe_settings.yaml for the same with its sources."""
 
@@ -251,6 +261,7 @@ class Settings:
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     collection: CollectionSettings = field(default_factory=CollectionSettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
     seed: int = 0
     """Seed of the environments and of the choice of examples."""
 

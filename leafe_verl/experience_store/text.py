@@ -39,5 +39,9 @@ def map_text(value: Any, change: Callable[[str], str]) -> Any:
 
 def one_line(text: str, characters: int) -> str:
     """One line for a terminal, which must not obey what a model wrote; beyond `characters` the middle is left out."""
-    flat = " ".join(text.split())
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shorten(flat, characters))
+    return visible(shorten(" ".join(text.split()), characters))
+
+
+def visible(text: str) -> str:
+    """The text with a mark for every character that shows nothing, moves what is around it, or is half of a pair."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)

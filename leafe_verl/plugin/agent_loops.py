@@ -25,6 +25,8 @@ from leafe_verl.plugin.collected import collected_trees, fingerprint
 from leafe_verl.plugin.dataset import task_of
 from leafe_verl.plugin.playbook_file import read_playbook
 from leafe_verl.plugin.server_policy import ServerPolicy
+from leafe_verl.plugin.tracking import tracks_branches
+from leafe_verl.report.telling import telling_branch
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,8 @@ COUNTS_FIELD = "leafe_counts"
 """Field of a record's `extra_fields`: the counts of one tree. An exploring loop's record with counts is no example."""
 DELTA_FIELD = "leafe_delta"
 """Field of a record's `extra_fields`: what ACE learned from an attempt, a `Delta` as a mapping."""
+BRANCH_FIELD = "leafe_branch"
+"""Field of a tree's `extra_fields`: its most telling branch, a `TellingBranch` as a mapping, where one is tracked."""
 KIND_FIELD = "leafe_kind"
 """Field of a record's `extra_fields`: which loss an example belongs to."""
 ORIGIN_FIELD = "leafe_origin"
@@ -245,7 +249,9 @@ class ExploreLoop(TaskLoop):
         counts = count(tree, examples)
         success = max((float(attempt.outcome is Outcome.SUCCESS) for attempt in tree.attempts), default=0.0)
         counts["trees_from_store"] = int(policy is None)
-        return self.output(nothing, policy, success, 0, {"acc": success}, **{COUNTS_FIELD: counts})
+        told = telling_branch(tree) if tracks_branches(self.config) else None
+        extra = {COUNTS_FIELD: counts, **({BRANCH_FIELD: told.as_mapping()} if told else {})}
+        return self.output(nothing, policy, success, 0, {"acc": success}, **extra)
 
     def _example_record(
         self, tree: ExplorationTree, example: Example, policy: ServerPolicy | None, number: int

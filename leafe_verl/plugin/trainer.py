@@ -30,9 +30,11 @@ from leafe_verl.core import Kind
 from leafe_verl.core.playbook import Delta
 from leafe_verl.core.statistics import ratios, total
 from leafe_verl.evaluation.pass_at_k import ks_up_to, mean_pass_at_k
-from leafe_verl.plugin.agent_loops import COUNTS_FIELD, DELTA_FIELD, KIND_FIELD, ORIGIN_FIELD, REPLAY
+from leafe_verl.plugin.agent_loops import BRANCH_FIELD, COUNTS_FIELD, DELTA_FIELD, KIND_FIELD, ORIGIN_FIELD, REPLAY
 from leafe_verl.plugin.playbook_file import read_playbook, write_playbook
 from leafe_verl.plugin.sft_worker import TERM, UPDATES, WEIGHTS, PolicyWorker, SFTWorker
+from leafe_verl.plugin.tracking import track
+from leafe_verl.report.telling import TellingBranch, most_telling
 from leafe_verl.task_files import read_tasks
 
 logger = logging.getLogger(__name__)
@@ -234,6 +236,7 @@ class LeafeTrainer(CollectingTrainer):
         """Take the trees' counts out of the batch, then pad and balance the examples that remain, phase by phase."""
         extras = _extra_fields(batch)
         self._log_counts(extras, metrics)
+        self._track_branches(extras)
         found = [
             (extra[ORIGIN_FIELD], extra[KIND_FIELD], key)
             for key, extra in zip(batch.keys, extras, strict=True)
@@ -251,6 +254,11 @@ class LeafeTrainer(CollectingTrainer):
             if mine := {key: kind for key, kind in kinds.items() if kind in weights}:
                 self._phases.append(self._phase(name, weights, _part(batch, mine), mine, metrics))
         return _joined([phase.batch for phase in self._phases])
+
+    def _track_branches(self, extras: list[dict]) -> None:
+        """Before the step's metrics: W&B takes nothing more for a step once the next has begun."""
+        told = [TellingBranch.from_mapping(extra[BRANCH_FIELD]) for extra in extras if BRANCH_FIELD in extra]
+        track(self.logger.logger, most_telling(told, self.config.leafe.tracking.branches), self.global_steps)
 
     def _phase(
         self, name: str, weights: dict[str, float], batch: KVBatchMeta, kinds: dict[str, str], metrics: dict

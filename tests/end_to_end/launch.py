@@ -100,6 +100,7 @@ def started(config: str, model: Path, run_dir: Path, *overrides: str) -> Iterato
         **os.environ,
         "PYTHONPATH": str(TESTS),
         "VERL_FILE_LOGGER_PATH": str(metrics),
+        "TENSORBOARD_DIR": str(run_dir / "tensorboard"),
         "VERL_USE_EXTERNAL_MODULES": "end_to_end.probe",
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",

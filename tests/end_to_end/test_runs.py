@@ -1,5 +1,7 @@
 """Whole runs of verl with Ray, vLLM and FSDP on a tiny random model."""
 
+from importlib.util import find_spec
+
 import pytest
 
 pytest.importorskip("vllm", reason="vllm is not installed; recipes/setup.sh installs it")
@@ -8,6 +10,9 @@ pytest.importorskip("verl", reason="verl is not installed; recipes/setup.sh inst
 from end_to_end.launch import launch
 from end_to_end.tiny_model import make_tiny_model
 from leafe_verl.core.playbook import Playbook
+from leafe_verl.report.document import report
+from leafe_verl.report.progress import RunFollower
+from report.reading import read_through
 
 pytestmark = pytest.mark.end_to_end
 
@@ -18,12 +23,18 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def leafe_run(model, tmp_path_factory):
+def leafe_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("leafe")
+
+
+@pytest.fixture(scope="module")
+def leafe_run(model, leafe_dir):
     """Two steps on two data-parallel ranks with a checkpoint, then a third step resumed from it."""
-    run_dir = tmp_path_factory.mktemp("leafe")
     two_ranks = ["trainer.v1.trainer_mode=leafe_probe", "trainer.n_gpus_per_node=2", "trainer.save_freq=2"]
-    first = launch("leafe", model, run_dir, *two_ranks, "trainer.total_training_steps=2")
-    resumed = launch("leafe", model, run_dir, *two_ranks, "trainer.total_training_steps=3")
+    if find_spec("tensorboard"):
+        two_ranks.append("trainer.logger=[console,file,tensorboard]")
+    first = launch("leafe", model, leafe_dir, *two_ranks, "trainer.total_training_steps=2")
+    resumed = launch("leafe", model, leafe_dir, *two_ranks, "trainer.total_training_steps=3")
     return first, resumed
 
 
@@ -54,6 +65,30 @@ def test_a_stopped_run_resumes_at_the_next_step(leafe_run):
     assert sorted(first) == [1, 2]
     assert sorted(resumed) == [3]
     assert resumed[3]["actor/grad_norm"] > 0
+
+
+def test_tensorboard_has_branches_of_every_step(leafe_run, leafe_dir):
+    pytest.importorskip("tensorboard", reason="tensorboard is missing; pip install tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(leafe_dir / "tensorboard"))
+    events.Reload()
+    branched = [step for run in leafe_run for step in run if run[step]["leafe/branches_scored"]]
+    assert [event.step for event in events.Tensors("leafe/branches/text_summary")] == branched
+    assert [image.step for image in events.Images("leafe/tree/0")] == branched
+
+
+def test_the_run_is_watched(leafe_run, leafe_dir):
+    found = RunFollower(leafe_dir).look()
+    assert (found.stage, found.done, found.plan.trees) == ("ended", 3, 6)
+    assert found.whole.counts["trees"] == 18
+    assert found.last.rate("sampled_tokens") > 0
+
+
+@pytest.mark.browser
+def test_the_report_of_the_run_is_read(leafe_run, leafe_dir, opened):
+    report([leafe_dir])
+    read_through(opened, leafe_dir / "report.html")
 
 
 def test_grpo_on_the_same_environment(model, tmp_path):

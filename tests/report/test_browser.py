@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,29 +11,15 @@ from pathlib import Path
 
 import pytest
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="playwright is missing; pip install leafe-verl[browser] and install Chromium"
-)
-
 from leafe_verl.report.chunks import to_json
 from leafe_verl.report.document import write_report
 from leafe_verl.report.sources import Run
+from report.reading import barriers, column, unfold
 from report.samples import HOSTILE, LONG_LINE, METRICS, hostile, reported, rescued, small_run, written_trees
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM, reason="Chromium is missing; apt-get install chromium, or set CHROMIUM"),
-]
+pytestmark = pytest.mark.browser
 
 HEADINGS = ["Task", "Environment", "Step", "Solved", "Best return", "Attempts"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        yield started.chromium.launch(executable_path=CHROMIUM)
 
 
 def write(out: Path, run: Callable[[], Run]) -> Path:
@@ -48,29 +32,6 @@ def write(out: Path, run: Callable[[], Run]) -> Path:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     return write(tmp_path_factory.mktemp("small") / "report.html", small_run)
-
-
-@pytest.fixture
-def opened(browser):
-    """Opens a report; whatever the console says, and whatever is asked of the network, fails the test."""
-    contexts, said = [], []
-
-    def open_page(path, fragment="", **options):
-        context = browser.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(10_000)
-        page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: said.append(f"error: {error}"))
-        page.on("request", lambda request: said.append(request.url) if not request.url.startswith("file:") else None)
-        page.goto(path.as_uri() + fragment)
-        page.wait_for_selector("#tasks-heading", state="attached")
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert said == []
 
 
 def repeat(report: Path, times: int) -> None:
@@ -89,17 +50,8 @@ def repeat(report: Path, times: int) -> None:
     report.write_text("\n".join([head, *elements, "</body></html>"]), encoding="utf-8")
 
 
-def unfold(page):
-    page.evaluate("for (const details of document.querySelectorAll('details')) details.open = true")
-
-
 def keys(page):
     return page.locator("table.tasks tbody th a").all_inner_texts()
-
-
-def column(page, heading):
-    place = [text.strip() for text in page.locator("table.tasks thead th").all_inner_texts()].index(heading)
-    return page.locator(f"table.tasks tbody tr > :nth-child({place + 1})").all_inner_texts()
 
 
 def test_the_front_shows_figures_charts_and_tasks(opened, small):
@@ -231,14 +183,9 @@ def test_a_line_of_a_megabyte_is_shown_as_far_as_one_asks(opened, tmp_path):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("fragment", ["", "#tree-0", "#tree-0-1-2", "#tree-6-1-1"])
 def test_accessibility(opened, small, scheme, fragment):
-    axe = pytest.importorskip(
-        "axe_playwright_python.sync_playwright", reason="axe is missing; pip install leafe-verl[browser]"
-    )
     page = opened(small, fragment, color_scheme=scheme)
     page.wait_for_selector(".picture" if fragment else "table.tasks tbody tr")
-    unfold(page)
-    violations = axe.Axe().run(page).response["violations"]
-    assert [(found["id"], found["nodes"][0]["html"]) for found in violations] == []
+    assert barriers(page) == []
 
 
 def test_print_shows_what_was_folded(opened, small):

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from leafe_verl.core import Outcome
 from leafe_verl.report.chunks import inflate
 from leafe_verl.report.document import SCRIPTS, write_report
 from leafe_verl.report.records import RESULTS
@@ -93,6 +94,12 @@ def test_scripts_put_no_text_into_markup(page):
     ]
     markup = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|setHTML|DOMParser"
     assert not any(re.search(markup, text) for text in scripts)
+
+
+def test_every_outcome_has_words_in_the_picture(page):
+    scripts = "".join(text for tag, _, text in page(small_run()).texts if tag == "script")
+    endings = re.search(r"const ENDINGS = \{(.*?)\};", scripts, re.DOTALL)[1]
+    assert set(re.findall(r"(\w+): ", endings)) == {outcome.value for outcome in Outcome}
 
 
 def test_runs_stand_side_by_side(page):

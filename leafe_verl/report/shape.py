@@ -1,0 +1,143 @@
+"""A tree without its texts, and its picture where no browser draws it: rows are attempts, columns are steps.
+
+The same picture as page/picture.js, which a reader can walk through.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from leafe_verl.core import ExplorationTree, Outcome
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LEVELS = ("#f3e3d8", "#e5d9a8", "#b9d9a0", "#4f8f78", "#12506b")
+"""From the tree's lowest return to its highest; as in page/tree.css."""
+ON_LEVELS = ("#1b1f24", "#1b1f24", "#1b1f24", "#05130d", "#ffffff")
+LINE, BRANCH_LINE = "#1b1f24", "#0a58b8"
+COLUMN, ROW = 0.75, 0.5
+"""Inches."""
+LEFT, RIGHT = 1.2, 2.4
+"""Columns beside the first step and the last, for the numbers of the attempts and for how they ended."""
+LANE = 0.1
+"""Columns between lines that come down before the same step from different attempts."""
+
+
+class AttemptShape(NamedTuple):
+    """What a picture shows of an attempt."""
+
+    parent: int | None
+    """The attempt that it left; None for a root."""
+    start: int
+    """Its first own step: tau, or 1."""
+    returns: Sequence[float]
+    """Sum of the rewards after each of its own steps."""
+    errors: Sequence[bool]
+    """Whether the feedback of each of its own steps reports an error."""
+    outcome: str
+
+
+Shape = Sequence[AttemptShape]
+
+
+def shape_of(tree: ExplorationTree) -> Shape:
+    return [_attempt_shape(tree, index) for index in range(len(tree.attempts))]
+
+
+def _attempt_shape(tree: ExplorationTree, index: int) -> AttemptShape:
+    attempt, branch = tree.attempts[index], tree.attempts[index].branch
+    start = branch.step if branch else 1
+    returns = itertools.accumulate(step.reward for step in tree.path(index))
+    return AttemptShape(
+        parent=branch.parent if branch else None,
+        start=start,
+        returns=list(returns)[start - 1 :],
+        errors=[step.error for step in attempt.steps],
+        outcome=attempt.outcome.value,
+    )
+
+
+def draw_shape(shape: Shape) -> Figure:
+    """Return the picture. Raises ValueError naming the install when matplotlib is missing."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ValueError(
+            f"the picture needs matplotlib ({error}); install it with: pip install 'leafe-verl[plots]'"
+        ) from None
+    steps = max((attempt.start + len(attempt.returns) - 1 for attempt in shape), default=1)
+    figure = Figure(figsize=((steps - 1 + LEFT + RIGHT) * COLUMN, (len(shape) + 1) * ROW), dpi=100)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(1 - LEFT, steps + RIGHT), ylim=(len(shape) - 0.5, -1.5))
+    axes.axis("off")
+    for t in range(1, steps + 1):
+        axes.text(t, -1, f"step {t}", ha="center", va="center", fontsize=8, color="0.35")
+    for index in range(len(shape)):
+        _draw_path(axes, shape, index)
+        _draw_steps(axes, shape, index)
+        _draw_names(axes, shape, index)
+    return figure
+
+
+def _draw_names(axes: Axes, shape: Shape, index: int) -> None:
+    attempt = shape[index]
+    outcome = Outcome(attempt.outcome)
+    mark = "✓" if outcome is Outcome.SUCCESS else "✗" if outcome.scored else "?"
+    ending = f"{mark} {outcome.value.replace('_', ' ')}"
+    # Lines of other attempts may pass behind it.
+    ground = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    axes.text(1.1 - LEFT, index, f"#{index}", va="center", fontsize=8)
+    axes.text(_last_step(attempt) + 0.4, index, ending, va="center", fontsize=8, bbox=ground, zorder=2)
+
+
+def _last_step(attempt: AttemptShape) -> int:
+    return attempt.start + max(len(attempt.returns) - 1, 0)
+
+
+def _draw_path(axes: Axes, shape: Shape, index: int) -> None:
+    """The line along an attempt's own steps; a branch's comes down from its rollback point."""
+    attempt, end = shape[index], _last_step(shape[index])
+    if attempt.parent is None:
+        axes.plot([attempt.start - 0.5, end], [index, index], color=LINE, zorder=1)
+        return
+    x, above = _rollback_x(shape, index), _row_of_state(shape, attempt.parent, attempt.start)
+    axes.plot([x, x, end], [above, index, index], color=BRANCH_LINE, linestyle="--", zorder=1)
+    axes.plot([x], [above], marker="D", markersize=7, color="white", markeredgecolor=BRANCH_LINE, zorder=3)
+
+
+def _rollback_x(shape: Shape, index: int) -> float:
+    """Rollback points before the same step of different attempts stand beside each other: each line has its own."""
+    start = shape[index].start
+    parents = {each.parent for each in shape if each.parent is not None and each.start == start}
+    rows = {parent: _row_of_state(shape, parent, start) for parent in parents}
+    lanes = sorted(set(rows.values()))
+    return start - 0.5 + LANE * (lanes.index(rows[shape[index].parent]) - (len(lanes) - 1) / 2)
+
+
+def _row_of_state(shape: Shape, index: int, step: int) -> int:
+    """The row in which the state before a step of an attempt lies: a branch has its first state from its parent."""
+    parent = shape[index].parent
+    return index if parent is None or step > shape[index].start else _row_of_state(shape, parent, step)
+
+
+def _draw_steps(axes: Axes, shape: Shape, index: int) -> None:
+    attempt = shape[index]
+    marks = zip(itertools.count(attempt.start), attempt.returns, attempt.errors, strict=False)
+    for t, value, error in marks:
+        level = _level(shape, value)
+        marker = "s" if error else "o"
+        axes.plot([t], [index], marker=marker, markersize=21, color=LEVELS[level], markeredgecolor=LINE, zorder=3)
+        axes.text(t, index, f"{value:.3g}", ha="center", va="center", fontsize=8, color=ON_LEVELS[level], zorder=4)
+
+
+def _level(shape: Shape, value: float) -> int:
+    returns = [each for attempt in shape for each in attempt.returns if math.isfinite(each)]
+    low, high = min(returns, default=0.0), max(returns, default=0.0)
+    if high == low or not math.isfinite(value):
+        return len(LEVELS) - 1 if value > 0 else 0
+    return min(len(LEVELS) - 1, int((value - low) / (high - low) * len(LEVELS)))

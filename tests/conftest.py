@@ -1,0 +1,44 @@
+"""A report in headless Chromium, for whatever folder has a report to read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is missing; pip install leafe-verl[browser] and install Chromium"
+    )
+    if not CHROMIUM:
+        pytest.skip("Chromium is missing; apt-get install chromium, or set CHROMIUM")
+    with playwright.sync_playwright() as started:
+        yield started.chromium.launch(executable_path=CHROMIUM)
+
+
+@pytest.fixture
+def opened(browser):
+    """Opens a report; whatever the console says, and whatever is asked of the network, fails the test."""
+    contexts, said = [], []
+
+    def open_page(path, fragment="", **options):
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: said.append(f"error: {error}"))
+        page.on("request", lambda request: said.append(request.url) if not request.url.startswith("file:") else None)
+        page.goto(path.as_uri() + fragment)
+        page.wait_for_selector("#tasks-heading", state="attached")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert said == []
