@@ -7,7 +7,7 @@ A record, as JSON:
         parent, from, depth     of its branch; null, 1 and 0 for a root. `from` is tau, counted from 1
         reflection              index in `reflections`, null for a root
         outcome, error, replayed
-        return, improved        of its whole path
+        best, improved          highest return after any of its own steps, and whether that exceeds its parent's
         steps                   those it executed itself, each:
             shared, messages        its history: so many messages of its base, then these. The base is empty for the
                                     first step of a root, the history of the step rolled back to for that of a branch,
@@ -50,7 +50,7 @@ COLUMNS = (
     "reflections",
     "parsed",  # of the reflections
     "examples",
-    "best",  # highest return of a scored attempt, null without one
+    "best",  # highest return of a scored attempt after any step, null without one
     "result",  # index in RESULTS
     "chunk",
     "place",  # in its chunk
@@ -62,7 +62,7 @@ def row_of(reported: ReportedTree, run: int, chunk: int, place: int) -> list[Any
     """Return the tree's values of COLUMNS."""
     tree, task = reported.tree, reported.tree.task
     branches = tree.branches()
-    returns = [tree.return_of(i) for i, attempt in enumerate(tree.attempts) if attempt.outcome.scored]
+    returns = [tree.best_return(i) for i, attempt in enumerate(tree.attempts) if attempt.outcome.scored]
     return [
         run,
         task.key[:EXCERPT],
@@ -144,7 +144,7 @@ def _attempt(tree: ExplorationTree, index: int, trained: dict[Part, tuple[int, .
         "outcome": attempt.outcome.value,
         "error": attempt.error,
         "replayed": attempt.replayed_steps,
-        "return": _finite(tree.return_of(index)),
+        "best": _finite(tree.best_return(index)),
         "improved": tree.improved(index),
         "steps": list(_steps(tree, index, trained)),
     }

@@ -25,8 +25,10 @@ class TellingBranch:
     task_key: str
     attempt: int
     """The attempt that was reflected upon."""
+    branch: int
+    """The attempt that came of it."""
     step: int
-    """The step of it that was blamed, from 1."""
+    """The step that was blamed, from 1."""
     experience: str
     parsed: bool
     """Whether the experience is the model's own; False: the fallback's."""
@@ -75,6 +77,7 @@ def _told(tree: ExplorationTree, index: int, branch: Branch) -> TellingBranch:
     return TellingBranch(
         task_key=shorten(tree.task.key, TEXT_CHARACTERS),
         attempt=branch.parent,
+        branch=index,
         step=branch.step,
         experience=shorten(branch.reflection.experience, TEXT_CHARACTERS),
         parsed=branch.reflection.parsed,

@@ -99,6 +99,13 @@ def test_a_row_has_a_value_for_each_column():
     assert (row["step"], row["chunk"], row["place"], RESULTS[row["result"]]) == (3, 5, 2, "after rollback")
 
 
+def test_the_best_return_is_that_of_any_step():
+    tree = rescued()  # the root's return goes 1, 0, 0, 0
+    assert [attempt["best"] for attempt in record_of(reported(tree))[0]["attempts"]] == [1, 3]
+    tree.attempts.pop()
+    assert dict(zip(COLUMNS, row_of(ReportedTree(tree), 0, 0, 0), strict=True))["best"] == 1
+
+
 def test_a_long_key_does_not_burden_the_list():
     tree = ExplorationTree(Task("k" * 10**6, "i" * 10**6, "corridor"))
     row = dict(zip(COLUMNS, row_of(ReportedTree(tree), 0, 0, 0), strict=True))

@@ -24,8 +24,8 @@ def branched(*ends, key="a"):
 
 def test_a_branch_says_what_was_blamed_written_done_and_won():
     told = telling_branch(rescued("corridor-3", "do not jump"))
-    assert (told.task_key, told.attempt, told.step, told.experience) == ("corridor-3", 0, 2, "do not jump")
-    assert (told.failed_action, told.revised_action) == ("J", "R")
+    assert (told.task_key, told.attempt, told.branch, told.step) == ("corridor-3", 0, 1, 2)
+    assert (told.experience, told.failed_action, told.revised_action) == ("do not jump", "J", "R")
     assert (told.before, told.after, told.improved, told.parsed) == (1, 3, True, True)
 
 

@@ -57,6 +57,7 @@ function pictureOf(tree, treeNumber) {
     },
     Array.from({ length: steps }, (_, i) => s("text", { class: "axis", x: placeX(i + 1), y: 18 }, `step ${i + 1}`)),
     tree.attempts.map((_, a) => pathOf(tree, a)),
+    tree.attempts.map((_, a) => namesOf(tree, a)),
     tree.attempts.map((attempt) => (attempt.parent === null ? null : rollbackOf(tree, attempt))),
     nodes,
   );
@@ -100,20 +101,37 @@ function rollbackX(tree, attempt) {
   return stateX(attempt.from) + (lanes.indexOf(owner) - (lanes.length - 1) / 2) * width;
 }
 
-/** The line of an attempt: from its root or rollback point along its own steps, and how it ended. */
+/** Where an attempt's line begins: at its root or above its rollback point. */
+function beginX(tree, attempt) {
+  return attempt.parent === null ? stateX(attempt.from) : rollbackX(tree, attempt);
+}
+
+function endX(tree, attempt) {
+  return attempt.steps.length ? placeX(lastStepOf(attempt)) : beginX(tree, attempt) + 14;
+}
+
+/** An attempt's number and how it ended; lines of other attempts pass behind them. */
+function namesOf(tree, a) {
+  const attempt = tree.attempts[a];
+  return s(
+    "g",
+    { "aria-hidden": "true" },
+    s("text", { class: "number", x: 8, y: placeY(a) + 4 }, `#${a}`),
+    s("text", { class: "ending", x: endX(tree, attempt) + PICTURE.radius + 8, y: placeY(a) + 4 }, ENDINGS[attempt.outcome]),
+  );
+}
+
+/** The line of an attempt: from its root or rollback point along its own steps. */
 function pathOf(tree, a) {
   const attempt = tree.attempts[a];
   const isRoot = attempt.parent === null;
-  const [x, y] = [isRoot ? stateX(attempt.from) : rollbackX(tree, attempt), placeY(a)];
-  const end = attempt.steps.length ? placeX(lastStepOf(attempt)) : x + 14;
+  const [x, y, end] = [beginX(tree, attempt), placeY(a), endX(tree, attempt)];
   const begin = isRoot ? `M${x} ${y}` : `M${x} ${placeY(stateOwnerOf(tree, attempt.parent, attempt.from))}V${y - 12}Q${x} ${y} ${x + 12} ${y}`;
   return s(
     "g",
     { class: isRoot ? "path root" : "path branch", "aria-hidden": "true" },
     s("path", { d: `${begin}H${Math.max(end, x + 12)}` }),
     isRoot ? s("circle", { class: "start", cx: x, cy: y, r: 4 }) : null,
-    s("text", { class: "number", x: 8, y: y + 4 }, `#${a}`),
-    s("text", { class: "ending", x: end + PICTURE.radius + 8, y: y + 4 }, ENDINGS[attempt.outcome]),
   );
 }
 
@@ -165,7 +183,7 @@ function noteOf(tree, treeNumber, a) {
   const attempt = tree.attempts[a];
   const reflection = attempt.reflection === null ? null : tree.reflections[attempt.reflection];
   const from = attempt.parent === null ? "from the start" : `back to step ${attempt.from} of attempt ${attempt.parent}`;
-  const result = [`return ${short(attempt.return)}`, attempt.improved && "▲ improved", reflection && !reflection.parsed && "fallback"];
+  const result = [`best return ${short(attempt.best)}`, attempt.improved && "▲ improved", reflection && !reflection.parsed && "fallback"];
   const name = `Attempt ${a}`;
   return h(
     "li",
