@@ -17,7 +17,7 @@ from rich.text import Text
 from leafe_verl.evaluation.manifest import FILE
 from leafe_verl.experience_store.text import one_line
 from leafe_verl.report.overview import LOSS, share_figures, validation_figures
-from leafe_verl.report.progress import Lesson, Progress, RunFollower
+from leafe_verl.report.progress import Lesson, Progress, RunFollower, Spell
 
 NAME_CHARACTERS, EXPERIENCE_CHARACTERS = 60, 600
 SILENT_SECONDS = 60
@@ -98,11 +98,10 @@ def _table(progress: Progress) -> Table:
 def _rows(progress: Progress) -> Iterator[tuple[str, str, str, str]]:
     """Label, and what it is in this step, in the last one, and in the whole run."""
     spells = (progress.current, progress.last, progress.whole)
-    current, last, whole = (_number(spell.counts.get("trees"), digits=0) for spell in spells)
+    current, last, whole = (f"{spell.counts.get('trees', 0):,.0f}" for spell in spells)
     yield "trees", f"{current} of {progress.plan.trees}" if progress.plan.trees else current, last, whole
     for label, (count, seconds) in RATES.items():
-        rates = (spell.rate(count) for spell in spells)
-        current, last, whole = (_number(None if rate is None else rate * seconds, digits=1) for rate in rates)
+        current, last, whole = (_rate(spell, count, seconds) for spell in spells)
         yield label, current, last, whole
     current_shares, last_shares, _ = ({row[0]: row[1] for row in share_figures(spell.counts)} for spell in spells)
     for label, value, explanation in share_figures(progress.whole.counts):
@@ -115,8 +114,9 @@ def _rows(progress: Progress) -> Iterator[tuple[str, str, str, str]]:
         yield label, "", "", value
 
 
-def _number(number: float | None, digits: int) -> str:
-    return NOTHING if number is None else f"{number:,.{digits}f}"
+def _rate(spell: Spell, count: str, seconds: int) -> str:
+    rate = spell.rate(count)
+    return NOTHING if rate is None else f"{rate * seconds:,.1f}"
 
 
 def _panel(lesson: Lesson) -> Panel:
