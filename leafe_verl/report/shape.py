@@ -105,18 +105,17 @@ def _draw_path(axes: Axes, shape: Shape, index: int) -> None:
     if attempt.parent is None:
         axes.plot([attempt.start - 0.5, end], [index, index], color=LINE, zorder=1)
         return
-    x, above = _rollback_x(shape, index), _row_of_state(shape, attempt.parent, attempt.start)
+    above = _row_of_state(shape, attempt.parent, attempt.start)
+    x = _rollback_x(shape, attempt.start, above)
     axes.plot([x, x, end], [above, index, index], color=BRANCH_LINE, linestyle="--", zorder=1)
     axes.plot([x], [above], marker="D", markersize=7, color="white", markeredgecolor=BRANCH_LINE, zorder=3)
 
 
-def _rollback_x(shape: Shape, index: int) -> float:
-    """Rollback points before the same step of different attempts stand beside each other: each line has its own."""
-    start = shape[index].start
-    parents = {each.parent for each in shape if each.parent is not None and each.start == start}
-    rows = {parent: _row_of_state(shape, parent, start) for parent in parents}
-    lanes = sorted(set(rows.values()))
-    return start - 0.5 + LANE * (lanes.index(rows[shape[index].parent]) - (len(lanes) - 1) / 2)
+def _rollback_x(shape: Shape, start: int, row: int) -> float:
+    """Rollback points before the same step in different rows stand beside each other: each line has its own."""
+    parents = [each.parent for each in shape if each.parent is not None and each.start == start]
+    rows = sorted({_row_of_state(shape, parent, start) for parent in parents})
+    return start - 0.5 + LANE * (rows.index(row) - (len(rows) - 1) / 2)
 
 
 def _row_of_state(shape: Shape, index: int, step: int) -> int:
