@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 
 from fakes import ScriptedPolicy, Task, experience_in, grow, observation_in, reflection, turn, wandering
@@ -35,9 +36,10 @@ METRICS: Metrics = {
 
 HOSTILE = (
     "</script><script>window.hurt = 1</script><img src=x onerror='window.hurt = 2'><!-- ]]> &lt;b&gt; "
-    "${hurt} `hurt` \x00\x07\x1b[31m \u202eesrever\u202c \ud83d lone \u2028 'quoted' \"twice\""
+    "${hurt} `hurt` \x00\x07\x1b[31m \u202eesrever\u202c \ud83d lone \udcff byte \u2028 'quoted' \"twice\""
 )
-"""What would run, vanish or turn its neighbours around if it were anything but text."""
+"""What would run, vanish or turn its neighbours around if it were anything but text; U+DCFF is the byte 0xFF, which is
+no UTF-8, as Python reads it."""
 LONG_LINE = "x<b>" * 262_144
 """One line of a megabyte."""
 
@@ -65,7 +67,8 @@ def wandered(seed: int) -> ExplorationTree:
 
 def hostile(text: str = HOSTILE) -> ExplorationTree:
     """The same hostile text as key, instruction, action, feedback, experience and reflection."""
-    task = Task(text.replace("\ud83d", ""), text, text)  # keys seed generators, which take no lone surrogate
+    key = re.sub("[\ud800-\udfff]", "", text)  # keys seed generators, which take no lone surrogate
+    task = Task(key, text, text)
     opening = History((1,), ({"role": text, "content": text},))
     failed = StepRecord(opening, turn(text), text, 0.0, True, None)
     revised = StepRecord(opening, turn(f"{text}!"), text, 1.0, False, None)
