@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import logging
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,10 @@ logger = logging.getLogger(__name__)
 TABLE = "leafe/branches"
 PICTURE = "leafe/tree"
 TRACKERS = {"wandb", "tensorboard"}
+_WRAPPER = textwrap.TextWrapper(width=100, expand_tabs=False, replace_whitespace=False, drop_whitespace=False)
+"""TensorBoard itself wraps no line."""
+ENTITIES = str.maketrans({"`": "&#96;", "~": "&#126;", "\n": "&#10;"})
+"""What Markdown would take for the fence of a code block, wherever it stands."""
 Rows = Sequence[Sequence[str | int | float | bool | None]]
 """A branch's values of COLUMNS, of each branch."""
 Pictures = Sequence[np.ndarray]
@@ -109,7 +114,8 @@ def html_table(rows: Rows) -> str:
 
 def _cell(value: Any) -> str:
     if isinstance(value, str):
-        return f"<td><pre>{html.escape(value)}</pre></td>"
+        wrapped = "\n".join(_WRAPPER.fill(line) for line in value.split("\n"))
+        return f"<td><pre>{html.escape(wrapped).translate(ENTITIES)}</pre></td>"
     shown = "–" if value is None else ("yes" if value else "no") if isinstance(value, bool) else f"{value:g}"
     return f"<td>{shown}</td>"
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from leafe_verl.core import Branch, ExplorationTree
+from leafe_verl.core import Branch, ExplorationTree, Outcome
 from leafe_verl.core.reflection import shorten
 from leafe_verl.report.shape import AttemptShape, Shape, shape_of
 
@@ -51,9 +51,11 @@ class TellingBranch:
         return cls(**{**values, "shape": [AttemptShape(*attempt) for attempt in values["shape"]]})
 
     @property
-    def rank(self) -> tuple[bool, float, bool]:
-        """A higher one tells more: what improved first, by how much; the model's own experience before a fallback's."""
-        return self.improved, self.after - self.before, self.parsed
+    def rank(self) -> tuple[bool, float, bool, bool]:
+        """A higher one tells more: what improved, by how much; a task that no root solved; the model's own words."""
+        roots = [attempt for attempt in self.shape if attempt.parent is None]
+        unsolved = all(attempt.outcome != Outcome.SUCCESS.value for attempt in roots)
+        return self.improved, self.after - self.before, unsolved, self.parsed
 
 
 def telling_branch(tree: ExplorationTree) -> TellingBranch | None:

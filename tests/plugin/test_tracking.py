@@ -1,5 +1,6 @@
 """What reaches TensorBoard and W&B, read back from what they wrote."""
 
+import dataclasses
 import json
 import sys
 from html.parser import HTMLParser
@@ -70,17 +71,43 @@ def test_tensorboard_has_the_table_and_the_pictures(tmp_path):
     ]
 
 
-def test_tensorboard_shows_text_as_text():
+def shown(*branches):
+    """The rows of the table as TensorBoard shows it, and what is no part of a table."""
     plugin_util = pytest.importorskip(
         "tensorboard.plugin_util", reason="tensorboard is missing; pip install tensorboard"
     )
     cells = Cells()
-    cells.feed(plugin_util.markdown_to_safe_html(html_table([row_of(told) for told in BRANCHES])))
-    heading, rescue, hurt = cells.rows
+    cells.feed(plugin_util.markdown_to_safe_html(html_table([row_of(told) for told in branches])))
+    return cells.rows, cells.others
+
+
+def test_tensorboard_shows_text_as_text():
+    (heading, rescue, hurt), others = shown(*BRANCHES)
     assert heading == list(COLUMNS)
     assert rescue == ["corridor-3", "2", "do not jump", "J", "R", "1", "3", "yes", "the model's"]
-    assert hurt[3] == visible(HOSTILE)
-    assert cells.others == set()
+    assert hurt[3].replace("\n", "") == visible(HOSTILE).replace("\n", "")
+    assert others == set()
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        "```python\ndef f(x):\n    return x\n```\n\n# heading\n* item\n\n```\nopen fence",
+        "~~~\n| a | b |\n|---|---|\n~~~",
+        "[link](http://example.org) **bold** `code`\n\n    indented",
+    ],
+)
+def test_tensorboard_shows_markdown_as_text(action):
+    told = [dataclasses.replace(BRANCHES[0], failed_action=action, revised_action=action)] * 2
+    (_, *rows), others = shown(*told)
+    assert [row[3:5] for row in rows] == [[action, action]] * 2
+    assert others == set()
+
+
+def test_long_lines_are_wrapped():
+    (_, row), _ = shown(dataclasses.replace(BRANCHES[0], failed_action="word " * 100))
+    lines = row[3].split("\n")
+    assert max(map(len, lines)) <= 100 and "".join(lines) == "word " * 100
 
 
 def test_wandb_has_the_table_with_the_pictures(tmp_path, monkeypatch):

@@ -13,17 +13,13 @@ import tempfile
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Locator, Page, sync_playwright
 
 from leafe_verl.report.document import report
 from leafe_verl.report.runs import find_run
 from leafe_verl.report.telling import most_telling, telling_branch
 
-WIDTH = 1200
-HEIGHTS = {"overview": 1330, "tree": 1560}
-"""Pixels; a tree's begins with its picture and ends with the feedback."""
-COLOURS = 128
-"""Of a picture, which keeps its file small."""
+SIZE = {"width": 1200, "height": 900}
 
 
 def take_pictures(run: Path, out: Path, scheme: str = "light") -> None:
@@ -31,13 +27,13 @@ def take_pictures(run: Path, out: Path, scheme: str = "light") -> None:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         written = Path(folder, "report.html")
         report([run], written)
-        page = playwright.chromium.launch(executable_path=chromium).new_page(color_scheme=scheme)
+        page = playwright.chromium.launch(executable_path=chromium).new_page(color_scheme=scheme, viewport=SIZE)
         page.goto(written.as_uri())
         page.wait_for_selector("table.tasks tbody tr")
-        _take(page, out, "overview")
+        _take(page, page.locator("table.tasks tbody tr").nth(3), out.with_name(f"{out.name}_overview.png"))
         page.goto(f"{written.as_uri()}#{telling_place(run)}")
         page.wait_for_selector("section.step")
-        _take(page, out, "tree")
+        _take(page, page.locator(".exchange"), out.with_name(f"{out.name}_tree.png"))
 
 
 def telling_place(run: Path) -> str:
@@ -48,12 +44,13 @@ def telling_place(run: Path) -> str:
     return f"tree-{number}-{best.branch}-{best.step}"
 
 
-def _take(page: Page, out: Path, name: str) -> None:
-    page.set_viewport_size({"width": WIDTH, "height": HEIGHTS[name]})
+def _take(page: Page, last: Locator, path: Path) -> None:
+    """The page down to an element, in the few colours that keep a file small."""
     page.evaluate("scrollTo(0, 0)")
-    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    path = out.with_name(f"{out.name}_{name}.png")
-    picture.quantize(COLOURS).save(path, optimize=True)
+    box = last.bounding_box()
+    shown = {"x": 0, "y": 0, "width": SIZE["width"], "height": box["y"] + box["height"] + 4}
+    picture = Image.open(io.BytesIO(page.screenshot(full_page=True, clip=shown))).convert("RGB")
+    picture.quantize(method=Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
     print(f"written: {path} ({path.stat().st_size / 1e3:.0f} KB)")
 
 

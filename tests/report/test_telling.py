@@ -34,6 +34,13 @@ def test_what_won_most_is_told():
     assert telling_branch(branched(*ends)).experience == "experience 1"
 
 
+def test_what_no_root_could_do_tells_more():
+    rescue, repetition = branched((1.0, Outcome.SUCCESS), key="b"), branched((1.0, Outcome.SUCCESS), key="a")
+    repetition.add(Attempt(None, (step("right", 1.0),), Outcome.SUCCESS))
+    told = most_telling([telling_branch(repetition), telling_branch(rescue)], 2)
+    assert [each.task_key for each in told] == ["b", "a"]
+
+
 def test_unscored_branches_and_those_without_a_step_tell_nothing():
     assert telling_branch(branched((1.0, Outcome.POLICY_FAILURE), (None, Outcome.HORIZON))) is None
     assert telling_branch(branched()) is None
