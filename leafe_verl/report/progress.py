@@ -201,6 +201,8 @@ class RunFollower:
         # A run that goes on from a checkpoint does the steps behind it again.
         metrics = {step: values for step, values in self._metrics.metrics.items() if step <= done}
         self._trees.look(metrics.keys())
+        if self._metrics.newest is None:  # without the `file` logger, trees alone tell the step
+            done = max([done, *(step - 1 for step in self._trees.counts if step is not None)])
         collected = {step: counts for step, counts in self._trees.counts.items() if step not in metrics}
         current = collected.get(done + 1, Counter())
         last = metrics.get(done, {}) if done else {}
@@ -225,11 +227,12 @@ class RunFollower:
         return self._plans[written]
 
     def _stage(self, plan: Plan, done: int, trees: int) -> str:
-        if self._metrics.newest is None:
+        newest, last_step = self._metrics.newest, self._metrics.last_step
+        if newest is None and not trees:
             return "starting" if (self.folder / CONFIGURATION).is_file() else "nothing written yet"
         if plan.steps is not None and done >= plan.steps:
             return "ended"
-        if plan.validates_first and self._metrics.last_step is None:
+        if plan.validates_first and newest is not None and last_step is None:
             return "validating"
         if not plan.explores:
             return "training"

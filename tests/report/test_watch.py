@@ -141,6 +141,14 @@ def test_a_run_that_goes_on_from_a_checkpoint_does_its_steps_again(run):
     assert (found.stage, found.done, list(found.metrics), found.current.counts["trees"]) == ("exploring", 1, [1], 1)
 
 
+def test_without_metrics_the_trees_tell_the_step(run):
+    run.configure()
+    for step in (1, 1, 2):
+        run.collect(rescued(f"task-{step}"), step)
+    found = RunFollower(run.folder).look()
+    assert (found.stage, found.done, found.current.counts["trees"]) == ("exploring", 1, 1)
+
+
 def test_the_same_tree_stored_twice_counts_once(run):
     for _ in range(2):
         run.collect(rescued("a"), 1)
