@@ -41,8 +41,8 @@ COLUMNS = (
     "experience",
     "failed action",
     "revised action",
-    "return before",
-    "return after",
+    "best return before",
+    "best return after",
     "improved",
     "whose experience",
 )
