@@ -11,15 +11,18 @@ from leafe_verl.core.task import Task
 from leafe_verl.environments.tasks import parse_rows
 
 HUB = "hub:"
+UNREAD = ("solutions", "incorrect_solutions")
+"""Columns of CodeContests, hundreds of programs a row, that no task holds: reading them takes most of the time."""
 
 
 def read_tasks(source: str, environment: str) -> list[Task]:
     """Read the tasks of `source` for the environment registered under that name.
 
     `source` is a path ending in .jsonl, .json or .parquet, or `hub:<repository>/<configuration>/<split>`, such as
-    `hub:google-research-datasets/mbpp/full/train`. Raises ValueError that lists what is wrong, row by row.
+    `hub:google-research-datasets/mbpp/full/train`. Raises ValueError that lists what is wrong, row by row; of a data
+    set on the hub, which its reader cannot mend, rows that are no tasks are logged and left out.
     """
-    return parse_rows(_numbered_rows(source), environment, source)
+    return parse_rows(_numbered_rows(source), environment, source, leave_out=source.startswith(HUB))
 
 
 def _numbered_rows(source: str) -> Iterator[tuple[int, Mapping[str, Any] | ValueError]]:
@@ -55,4 +58,5 @@ def _hub_rows(source: str) -> Iterator[Mapping[str, Any]]:
         raise ValueError(f"{source} is no data set on the hub; expected {HUB}OWNER/NAME/CONFIGURATION/SPLIT")
     import datasets
 
-    yield from datasets.load_dataset("/".join(parts[:2]), parts[2], split=parts[3])
+    rows = datasets.load_dataset("/".join(parts[:2]), parts[2], split=parts[3])
+    yield from rows.remove_columns([name for name in rows.column_names if name in UNREAD])

@@ -45,7 +45,7 @@ def test_a_data_set_on_the_hub_is_named_in_four_parts(monkeypatch):
 
     def load_dataset(name, configuration, *, split):
         asked.append((name, configuration, split))
-        return [ROW]
+        return SimpleNamespace(column_names=list(ROW), remove_columns=lambda names: [ROW])
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
     (task,) = read_tasks("hub:google-research-datasets/mbpp/full/train", "mbpp")

@@ -84,9 +84,9 @@ class CodeContests:
     def task(cls, row: Mapping[str, Any], *, default_key: str | None = None) -> Task:
         """Return the task of a row: CodeContests' own (deepmind/code_contests), or verl's parquet.
 
-        The key is `name`. Solutions stay out of the task; a problem's files (input_file, output_file) are not used,
-        since the request asks for standard input and output. Raises ValueError that says what came and what was
-        expected.
+        The key is `name`, with `source` where the row has it. Solutions stay out of the task; a problem's files
+        (input_file, output_file) are not used, since the request asks for standard input and output. Raises ValueError
+        that says what came and what was expected.
         """
         return task_of(row, default_key)
 

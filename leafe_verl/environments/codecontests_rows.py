@@ -27,8 +27,7 @@ def request_of(task: Task) -> str:
 def task_of(row: Mapping[str, Any], default_key: str | None) -> Task:
     """See `CodeContests.task`."""
     fields = fields_of(row)
-    name = fields.get("name")
-    key = key_of(fields, default_key if name is None else str(name))
+    key = key_of(fields, _name_of(fields) or default_key)
     text = fields.get("description") if fields.get("text") is None else fields["text"]
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"task {key}: description is {text!r:.80}; expected the problem in words")
@@ -72,6 +71,12 @@ def seconds_of(data: Mapping[str, Any]) -> float | None:
     """Return the problem's time limit for one test; None where it states none."""
     limit = data["time_limit"]
     return None if limit is None else limit["seconds"] + limit["nanos"] / NANOS
+
+
+def _name_of(fields: Mapping[str, Any]) -> str | None:
+    """A problem's name is its own within a source, of which the data set has several."""
+    name, source = fields.get("name"), fields.get("source")
+    return name if name is None or source is None else f"{name} (source {source})"
 
 
 def _inputs_and_outputs(group: str, tests: Any) -> dict[str, list[str]]:

@@ -98,7 +98,7 @@ def started(config: str, model: Path, run_dir: Path, *overrides: str) -> Iterato
     metrics = run_dir / f"metrics-{len(list(run_dir.glob('metrics-*')))}.jsonl"
     environment = {
         **os.environ,
-        "PYTHONPATH": str(TESTS),
+        "PYTHONPATH": f"{TESTS}:{TESTS.parent}",
         "VERL_FILE_LOGGER_PATH": str(metrics),
         "TENSORBOARD_DIR": str(run_dir / "tensorboard"),
         "VERL_USE_EXTERNAL_MODULES": "end_to_end.probe",

@@ -15,6 +15,7 @@ from leafe_verl.environments import codecontests_rows
 from leafe_verl.environments.codecontests import CLOSING, CodeContests, limits_of
 from leafe_verl.environments.codecontests_rows import ANSWER_FORM
 from leafe_verl.sandbox import Limits
+from leafe_verl.task_files import read_tasks
 
 DATA = Path(__file__).parents[2] / "leafe_verl" / "data"
 ROW = {
@@ -164,6 +165,57 @@ def test_arrays_and_missing_groups_are_read() -> None:
 
 
 EMPTY: dict[str, list[str]] = {"input": [], "output": []}
+
+
+# --- The data set on the hub ---
+
+
+def hub_rows(*rows: Mapping[str, Any]) -> Any:
+    """A data set of deepmind/code_contests' own features."""
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed; verl brings it")
+    text, number = datasets.Value("string"), datasets.Value("int64")
+    tests = datasets.Sequence({"input": text, "output": text})
+    languages = ["UNKNOWN_LANGUAGE", "PYTHON", "CPP", "PYTHON3", "JAVA"]
+    solutions = datasets.Sequence({"language": datasets.ClassLabel(names=languages), "solution": text})
+    features = {
+        **{"name": text, "description": text, "public_tests": tests, "private_tests": tests, "generated_tests": tests},
+        **{"source": datasets.ClassLabel(num_classes=7), "difficulty": datasets.ClassLabel(num_classes=29)},
+        **{"solutions": solutions, "incorrect_solutions": solutions, "cf_contest_id": number, "cf_index": text},
+        **{"cf_points": datasets.Value("float32"), "cf_rating": datasets.Value("int32")},
+        **{"cf_tags": datasets.Sequence(text), "is_description_translated": datasets.Value("bool")},
+        **{"untranslated_description": text, "time_limit": {"seconds": number, "nanos": number}},
+        **{"memory_limit_bytes": number, "input_file": text, "output_file": text},
+    }
+    whole = [{**HUB_ROW, **row} for row in rows]
+    return datasets.Dataset.from_list(whole, features=datasets.Features(features))
+
+
+HUB_ROW = {
+    **ROW,
+    **{"source": 2, "difficulty": 7, "incorrect_solutions": {"language": [2], "solution": ["int main() {}"]}},
+    **{"cf_contest_id": 1000, "cf_index": "A", "cf_points": 500.0, "cf_rating": 800, "cf_tags": ["math"]},
+    **{"is_description_translated": False, "untranslated_description": "", "input_file": "", "output_file": ""},
+}
+
+
+def test_rows_of_the_hubs_form_are_played(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    none: dict[str, list[str]] = {"input": [], "output": []}
+    rows = hub_rows(
+        {},
+        {"source": 1, "time_limit": None, "memory_limit_bytes": 0, "generated_tests": none},
+        {"name": "without tests", "public_tests": none, "private_tests": none, "generated_tests": none},
+    )
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: rows)
+    first, second = read_tasks("hub:deepmind/code_contests/default/train", "codecontests")
+    assert first.data == TASK.data and first.key == "1000_A. Double (source 2)"
+    assert second.key == "1000_A. Double (source 1)", "names agree between sources"
+    assert second.data["time_limit"] is None and second.data["generated_tests"] == none
+    assert "1 rows are no tasks" in caplog.text and "row 3: task without tests (source 2): no tests" in caplog.text
+    assert CodeContests.task(CodeContests.verl_row(first, "train", 0)) == first
+    for task in (first, second):
+        environment = CodeContests()
+        environment.reset(task, seed=0)
+        assert environment.step(fenced(ROW["solutions"]["solution"][0])).info["success"]
 
 
 @pytest.mark.parametrize(
