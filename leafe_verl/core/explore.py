@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from leafe_verl.core.context import Note, history_after, window_moves
-from leafe_verl.core.environment import Environment, EnvironmentFailure, call_within
+from leafe_verl.core.environment import Environment, EnvironmentFailure, ReplayDivergence, call_within
 from leafe_verl.core.policy import ContextOverflow, History, Policy, PolicyFailure, annotate
 from leafe_verl.core.reflection import (
     Reflection,
@@ -75,6 +75,8 @@ class Explorer:
             await self._unless_stopped(run.play())
         except Interrupted as failure:
             return run.ended(Outcome.INTERRUPTED, failure)
+        except ReplayDivergence as failure:
+            return run.ended(Outcome.REPLAY_DIVERGENCE, failure)
         except EnvironmentFailure as failure:
             return run.ended(Outcome.ENVIRONMENT_FAILURE, failure)
         except ContextOverflow as failure:

@@ -16,13 +16,15 @@ ROUNDING = 1e-9
 
 
 class Outcome(str, Enum):
-    """How an attempt ended. The last four are unscored: they say nothing about the policy."""
+    """How an attempt ended. The last five are unscored: they say nothing about the policy."""
 
     SUCCESS = "success"
     FAILURE = "failure"
     """The environment ended the task unsolved."""
     HORIZON = "horizon"
     """The steps were spent."""
+    REPLAY_DIVERGENCE = "replay_divergence"
+    """Rolled back by replay, the environment showed something else than before."""
     ENVIRONMENT_FAILURE = "environment_failure"
     POLICY_FAILURE = "policy_failure"
     CONTEXT_OVERFLOW = "context_overflow"

@@ -29,6 +29,9 @@ from fakes import (
 )
 from leafe_verl.core import ContextOverflow, Explorer, Outcome, PolicyFailure, Settings
 from leafe_verl.core.environment import call_within
+from leafe_verl.core.experience import examples_of
+from leafe_verl.core.settings import DistillationSettings
+from leafe_verl.core.statistics import count
 
 EVERY_STEP = {t: reflection(t, f"e{t}") for t in range(1, 10)}
 """Reflections that always blame the latest step; asked every step, they give one branch for each."""
@@ -390,7 +393,7 @@ class TestRollback:
         assert tree.path(2)[0] is tree.attempts[0].steps[0]
         assert tree.path(2)[1].history == tree.attempts[0].steps[1].history
 
-    def test_that_diverges_ends_the_branch_alone(self):
+    def test_that_diverges_ends_the_branch_alone_and_teaches_nothing(self):
         world = World(DriftingCorridor)
         tree = grow(
             ScriptedPolicy(by_experience(e1="R"), EVERY_STEP),
@@ -402,9 +405,12 @@ class TestRollback:
         root, second, third = tree.attempts
         assert root.outcome is Outcome.HORIZON and root.error is None
         for branch in (second, third):
-            assert (branch.outcome, branch.steps) == (Outcome.ENVIRONMENT_FAILURE, ())
+            assert (branch.outcome, branch.steps) == (Outcome.REPLAY_DIVERGENCE, ())
             assert "after 1 replayed actions" in branch.error and "must be deterministic" in branch.error
             assert TASK.key in branch.error
+        examples = examples_of(tree, DistillationSettings(events="every"), seed=0)
+        counts = count(tree, examples)
+        assert (counts["outcome/replay_divergence"], counts["attempts_scored"], examples) == (2, 1, [])
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ const ENDINGS = {
   success: "✓ success",
   failure: "✗ failure",
   horizon: "✗ horizon",
+  replay_divergence: "? replay diverged",
   environment_failure: "? environment failed",
   policy_failure: "? no action came",
   context_overflow: "? window full",
