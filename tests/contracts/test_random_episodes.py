@@ -20,6 +20,8 @@ from leafe_verl.core.task import Task
 STEPS = 30
 EVERY = 5
 """Steps between two snapshots, where an attempt has that many."""
+LIMIT_SECONDS = 1800
+"""Of a fresh interpreter; generous, since it shows a hang and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def test_they_are_restored_in_a_fresh_interpreter(name: str, episodes: list[Epis
         input=pickle.dumps([point[:2] for point in expected]),
         env={"PYTHONPATH": f"{tests}:{tests.parent}", "PYTHONHASHSEED": "7"},
         capture_output=True,
-        timeout=300,
+        timeout=LIMIT_SECONDS,
     )
     assert answer.returncode == 0, answer.stderr.decode()
     assert pickle.loads(answer.stdout) == [steps for *_, steps in expected]
