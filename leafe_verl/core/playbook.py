@@ -150,7 +150,7 @@ def parse_delta(text: str, settings: PlaybookSettings, num_tokens: int) -> Delta
 
 def _json_object(text: str) -> Mapping[str, Any] | None:
     try:
-        content, _ = json.JSONDecoder().raw_decode(text, max(text.find("{"), 0))
+        content, _ = json.JSONDecoder(strict=False).raw_decode(text, max(text.find("{"), 0))
     except (ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None

@@ -110,7 +110,7 @@ def shorten(text: str, max_characters: int) -> str:
 
 
 def _from_json(text: str) -> tuple[Any, Any] | None:
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(strict=False)  # grammars let a raw line break into a string, and models write it
     for match in itertools.islice(re.finditer(r'\{\s*"', text), MAX_OBJECTS):
         try:
             value, _ = decoder.raw_decode(text, match.start())

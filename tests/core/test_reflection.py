@@ -87,6 +87,9 @@ class TestParse:
     def test_the_experience_is_verbatim(self, experience):
         assert parse(json.dumps({"step": 1, "experience": experience})) == (1, experience)
 
+    def test_a_raw_line_break_in_a_string_is_read(self):
+        assert parse('{"step": 1, "experience": "a\nb\tc"}') == (1, "a\nb\tc")
+
     def test_a_long_experience_is_shortened(self):
         step, experience = parse(json.dumps({"step": 1, "experience": "a" * 50_000 + "z"}), max_characters=100)
         assert (step, len(experience), experience[0], experience[-1]) == (1, 100, "a", "z")

@@ -37,6 +37,9 @@ SETTINGS = [
     "leafe.environment.step_timeout=300",
     f"leafe.budget.attempts={ATTEMPTS}",
     "leafe.reflection.interval=2",
+    # Room for the longest answer that the grammar allows: random text seldom ends one early.
+    "leafe.reflection.max_tokens=256",
+    "leafe.reflection.max_characters=10",
     "leafe.context.window=1",
     # Random text improves on nothing.
     "leafe.distillation.events=every",
@@ -81,7 +84,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     model = make_tiny_model(folder / "model")
     metrics = launch("leafe", model, folder, *SETTINGS, *files, f"data.train_batch_size={len(rows)}")[1]
     trees = {name: list[ExplorationTree]() for name in present}
-    for tree in read_trees(folder / "checkpoints" / "experience"):
+    for tree, _ in read_trees(folder / "checkpoints" / "experience"):
         trees[tree.task.environment].append(tree)
     return Run(metrics, trees)
 
