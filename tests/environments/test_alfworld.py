@@ -42,7 +42,8 @@ def environment() -> Iterator[ALFWorld]:
 
 @pytest.fixture(scope="module")
 def oracle() -> Iterator[Process]:
-    process = Process(PROGRAM, ForeignLimits(**SLOW))
+    # Planning for two objects takes seconds of a core, and minutes of a busy one.
+    process = Process(PROGRAM, ForeignLimits(**{**SLOW, "call_seconds": 1200}))
     process.wait_until_ready()
     yield process
     process.close()
