@@ -12,12 +12,15 @@ from typing import Any, Protocol
 PROMPT = (
     "The task is not solved after your {num_steps} turns so far. Do not continue it now. Look back at your turns "
     "and the feedback to each. Decide which turn, from 1 to {num_steps}, was the first to go wrong, and what should "
-    'have been done there instead. Answer with JSON only: {{"step": the number of that turn, "experience": "in two '
-    'sentences at most, what was wrong and how to do it right"}}.'
+    'have been done there instead. Answer with a JSON object only: its "step" is the number of that turn, its '
+    '"experience" a text of two sentences at most, which says what was wrong there and how to do it right.'
 )
+"""Without a pattern to fill in: small models hand such a pattern back as it is."""
 
 EXPERIENCE = "Advice from an earlier try at this very turn, to be followed but not mentioned:\n{experience}"
 
+REPEATED_SHARE = 0.75
+"""Of an experience's pairs of adjacent words; with more of them from PROMPT it says nothing of the attempt."""
 MAX_OBJECTS = 64
 """Places where a JSON object is tried for; without a bound, hostile text blocks the event loop for seconds."""
 
@@ -75,14 +78,15 @@ def reflection_schema(num_steps: int, max_characters: int) -> dict[str, Any]:
 def parse_reflection(text: str, num_steps: int, max_characters: int) -> tuple[int, str] | None:
     """Return (tau, e) from JSON, or from lines `STEP:` and `EXPERIENCE:`; None when neither is there.
 
-    A step outside 1..num_steps is no answer: guessing another would hide how well the model reflects.
+    A step outside 1..num_steps is no answer: guessing another would hide how well the model reflects. Nor is an
+    experience that repeats the question.
     """
     step, experience = _from_json(text) or _from_lines(text) or (None, None)
     if isinstance(step, str) and re.fullmatch(r"\s*\d{1,6}\s*", step):
         step = int(step)
     if not isinstance(step, int) or isinstance(step, bool) or not 1 <= step <= num_steps:
         return None
-    if not isinstance(experience, str) or not experience.strip():
+    if not isinstance(experience, str) or not experience.strip() or _repeats_the_question(experience):
         return None
     # A lone surrogate, which JSON can spell ("\\ud83d"), would make the tokenizer raise.
     experience = experience.encode("utf-8", "replace").decode("utf-8")
@@ -107,6 +111,18 @@ def shorten(text: str, max_characters: int) -> str:
         return text[:max_characters]
     head = (max_characters - len(gap) + 1) // 2
     return text[:head] + gap + text[len(text) - (max_characters - len(gap) - head) :]
+
+
+def _repeats_the_question(experience: str) -> bool:
+    pairs = _word_pairs(experience)
+    return bool(pairs) and sum(pair in _ASKED for pair in pairs) > REPEATED_SHARE * len(pairs)
+
+
+def _word_pairs(text: str) -> list[tuple[str, str]]:
+    return list(itertools.pairwise(re.findall(r"\w+", text.lower())))
+
+
+_ASKED = frozenset(_word_pairs(PROMPT))
 
 
 def _from_json(text: str) -> tuple[Any, Any] | None:

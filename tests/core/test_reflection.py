@@ -73,6 +73,22 @@ class TestParse:
     def test_makes_no_answer_of_another(self, text):
         assert parse(text) is None
 
+    @pytest.mark.parametrize(
+        "experience",
+        [
+            "a text of two sentences at most, which says what was wrong there and how to do it right",
+            "What was wrong there, and how to do it right.",
+            "Two sentences at most",
+            "1. The task is not solved after your turns so far",
+        ],
+    )
+    def test_an_experience_that_repeats_the_question_is_no_answer(self, experience):
+        assert parse(json.dumps({"step": 1, "experience": experience})) is None
+
+    def test_an_experience_may_use_words_of_the_question(self):
+        experience = "The first turn went wrong: it should have looked in the box."
+        assert parse(json.dumps({"step": 1, "experience": experience})) == (1, experience)
+
     @pytest.mark.parametrize("step", [-1, 0, 5, 10**30])
     def test_a_step_out_of_range_is_no_answer(self, step):
         assert parse(f'{{"step": {step}, "experience": "e"}}') is None
@@ -216,9 +232,9 @@ class TestShorten:
         assert shorten("abcdefghijklmnop", 7) == "abcdefg"
 
 
-def test_the_prompt_names_the_range_and_shows_both_keys():
-    prompt = reflection_prompt(7)
-    assert "from 1 to 7" in prompt and '{"step":' in prompt and '"experience":' in prompt
+def test_the_prompt_names_the_range_and_both_keys():
+    prompt = reflection_prompt(3)
+    assert "from 1 to 3" in prompt and '"step"' in prompt and '"experience"' in prompt
 
 
 def test_the_note_holds_the_experience_verbatim():
