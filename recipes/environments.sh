@@ -34,8 +34,13 @@ case $ENVIRONMENT-$DEVICE in
         _embedded webshop_
         ENVIRONMENT_ARGS+=(data.max_response_length=3072 leafe.environment.horizon=6)
         ;;
-    alfworld-cpu | scienceworld-cpu)
-        _embedded "${ENVIRONMENT}_"
+    alfworld-cpu)
+        _embedded alfworld_
+        # Six turns of 64 tokens, and the admissible commands after each, take up to 2,300 tokens.
+        ENVIRONMENT_ARGS+=(data.max_response_length=2048 leafe.environment.horizon=6)
+        ;;
+    scienceworld-cpu)
+        _embedded scienceworld_
         ENVIRONMENT_ARGS+=(leafe.environment.horizon=6)
         ;;
     *)
