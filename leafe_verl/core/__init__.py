@@ -3,6 +3,8 @@
 from leafe_verl.core.environment import (
     Environment,
     EnvironmentFailure,
+    EnvironmentFlood,
+    EnvironmentTimeout,
     ReplayDivergence,
     ReplayEnvironment,
     ReplaySnapshot,
@@ -10,7 +12,7 @@ from leafe_verl.core.environment import (
 )
 from leafe_verl.core.experience import Example, Kind, TokenSequence, examples_of, sequence_of
 from leafe_verl.core.explore import Explorer
-from leafe_verl.core.policy import ContextOverflow, History, Message, Policy, PolicyFailure, Turn
+from leafe_verl.core.policy import ContextOverflow, History, Message, Policy, PolicyFailure, PolicyTimeout, Turn
 from leafe_verl.core.reflection import Reflection
 from leafe_verl.core.settings import Settings
 from leafe_verl.core.task import Task
@@ -22,6 +24,8 @@ __all__ = [
     "ContextOverflow",
     "Environment",
     "EnvironmentFailure",
+    "EnvironmentFlood",
+    "EnvironmentTimeout",
     "Example",
     "ExplorationTree",
     "Explorer",
@@ -31,6 +35,7 @@ __all__ = [
     "Outcome",
     "Policy",
     "PolicyFailure",
+    "PolicyTimeout",
     "Reflection",
     "ReplayDivergence",
     "ReplayEnvironment",

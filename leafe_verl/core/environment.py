@@ -34,6 +34,14 @@ class EnvironmentFailure(Exception):
     """The environment broke (raised, hung, died). The attempt is unscored: neither success nor zero reward."""
 
 
+class EnvironmentTimeout(EnvironmentFailure):
+    """A call outlasted its time limit."""
+
+
+class EnvironmentFlood(EnvironmentFailure):
+    """An observation is longer than any prompt could hold."""
+
+
 class ReplayDivergence(EnvironmentFailure):
     """Replaying the same actions gave another observation, so the rollback point does not exist."""
 
@@ -135,7 +143,7 @@ def _digest(observation: str) -> str:
 
 
 async def call_within(seconds: float, what: str, function: Callable[..., T], *arguments: Any) -> T:
-    """Run a blocking environment call; raise EnvironmentFailure when it raises or outlasts `seconds`.
+    """Run a blocking environment call; raise EnvironmentFailure when it raises, EnvironmentTimeout after `seconds`.
 
     Each call has a daemon thread of its own: a hung one can be neither cancelled nor waited for, and in a
     pool it would keep a place for ever.
@@ -159,7 +167,7 @@ async def call_within(seconds: float, what: str, function: Callable[..., T], *ar
     try:
         return await asyncio.wait_for(result, seconds)
     except (TimeoutError, asyncio.TimeoutError):
-        raise EnvironmentFailure(
+        raise EnvironmentTimeout(
             f"{what} took longer than {seconds:g} s; leafe.environment.step_timeout sets the limit"
         ) from None
 

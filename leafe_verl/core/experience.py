@@ -109,7 +109,8 @@ def sequences_of(
 
 def examples_of(tree: ExplorationTree, settings: DistillationSettings, seed: int) -> list[Example]:
     """Return the tree's examples, drawn with a generator seeded by `seed` and the task's key."""
-    draw = random.Random(f"{seed}:{tree.task.key}")
+    # As bytes: of a text, Random encodes UTF-8, which has no room for half an emoji.
+    draw = random.Random(f"{seed}:{tree.task.key}".encode("utf-8", "surrogatepass"))
     if settings.method == "early_experience":
         found = [*_world_model(tree), *_rehearsal(tree, settings, draw)]
     else:

@@ -9,13 +9,20 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from leafe_verl.core.context import Note, history_after, window_moves
-from leafe_verl.core.environment import Environment, EnvironmentFailure, ReplayDivergence, call_within
-from leafe_verl.core.policy import ContextOverflow, History, Policy, PolicyFailure, annotate
+from leafe_verl.core.environment import (
+    Environment,
+    EnvironmentFailure,
+    EnvironmentFlood,
+    EnvironmentTimeout,
+    ReplayDivergence,
+    call_within,
+)
+from leafe_verl.core.policy import ContextOverflow, History, Policy, PolicyFailure, PolicyTimeout, annotate
 from leafe_verl.core.reflection import (
     Reflection,
     experience_note,
@@ -35,6 +42,19 @@ T = TypeVar("T")
 
 class Interrupted(PolicyFailure):
     """What was under way when exploring had to stop."""
+
+
+OUTCOMES: dict[type[Exception], Outcome] = {
+    EnvironmentTimeout: Outcome.ENVIRONMENT_TIMEOUT,
+    EnvironmentFlood: Outcome.ENVIRONMENT_FLOOD,
+    ReplayDivergence: Outcome.REPLAY_DIVERGENCE,
+    EnvironmentFailure: Outcome.ENVIRONMENT_FAILURE,
+    Interrupted: Outcome.INTERRUPTED,
+    ContextOverflow: Outcome.CONTEXT_OVERFLOW,
+    PolicyTimeout: Outcome.POLICY_TIMEOUT,
+    PolicyFailure: Outcome.POLICY_FAILURE,
+}
+"""How an attempt that broke has ended; the first that fits."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +81,7 @@ class Explorer:
         tree = ExplorationTree(task)
         queue: list[Branch | None] = [None] * roots
         while not self.stop.is_set() and (wave := self._admit(tree, queue)):
-            for attempt in await asyncio.gather(*(self.attempt(tree, branch) for branch in wave)):
+            for attempt in await _all(self.attempt(tree, branch) for branch in wave):
                 tree.add(attempt)
             newest = range(len(tree.attempts) - len(wave), len(tree.attempts))
             queue = queue[len(wave) :]
@@ -73,16 +93,8 @@ class Explorer:
         run = _Run(self, tree, branch)
         try:
             await self._unless_stopped(run.play())
-        except Interrupted as failure:
-            return run.ended(Outcome.INTERRUPTED, failure)
-        except ReplayDivergence as failure:
-            return run.ended(Outcome.REPLAY_DIVERGENCE, failure)
-        except EnvironmentFailure as failure:
-            return run.ended(Outcome.ENVIRONMENT_FAILURE, failure)
-        except ContextOverflow as failure:
-            return run.ended(Outcome.CONTEXT_OVERFLOW, failure)
-        except PolicyFailure as failure:
-            return run.ended(Outcome.POLICY_FAILURE, failure)
+        except (EnvironmentFailure, PolicyFailure) as failure:
+            return run.ended(_outcome_of(failure), failure)
         finally:
             await run.close()
         return run.ended(run.outcome)
@@ -97,15 +109,24 @@ class Explorer:
         left = self._steps_left(tree)
         if left is None or not queue:
             return queue
-        environment = self.make_environment()
-        environment.close()
+        horizon = self._expected_horizon()
         admitted: list[Branch | None] = []
         for branch in queue:
-            left -= self.horizon(environment) - (branch.step - 1 if branch else 0)
+            left -= horizon - (branch.step - 1 if branch else 0)
             if left < 0:
                 break
             admitted.append(branch)
         return admitted
+
+    def _expected_horizon(self) -> int:
+        if self.settings.environment.horizon:
+            return self.settings.environment.horizon
+        try:
+            environment = self.make_environment()
+        except Exception:  # the attempts will say so, and take no step
+            return 0
+        environment.close()
+        return environment.horizon
 
     def _steps_left(self, tree: ExplorationTree) -> int | None:
         total = self.settings.budget.environment_steps
@@ -118,7 +139,7 @@ class Explorer:
         points = [(index, t) for index in newest for t in self._reflection_points(tree, index)]
         points = [point for point in points for _ in range(settings.reflection.samples)]
         points = points[: -(-max(free, 0) // settings.reflection.branches)]
-        reflections = await asyncio.gather(*(self._reflect(tree, index, t) for index, t in points))
+        reflections = await _all(self._reflect(tree, index, t) for index, t in points)
         requests: list[Branch | None] = []
         if self.stop.is_set():
             return requests
@@ -171,13 +192,27 @@ class Explorer:
         raise Interrupted("the training step ended first; leafe.collection.share sets when")
 
 
+def _outcome_of(failure: Exception) -> Outcome:
+    return next(outcome for kind, outcome in OUTCOMES.items() if isinstance(failure, kind))
+
+
+async def _all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Await all of them at once. When one raises, which only a bug does, the others are cancelled and waited for."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 class _Run:
     """One attempt while it is being played."""
 
     def __init__(self, explorer: Explorer, tree: ExplorationTree, branch: Branch | None) -> None:
         self.explorer, self.tree, self.branch = explorer, tree, branch
-        self.environment = explorer.make_environment()
-        self.environment.horizon = explorer.horizon(self.environment)
+        self.environment: Environment | None = None
         self.steps: list[StepRecord] = []
         self.before = tree.path(branch.parent)[: branch.step - 1] if branch else ()
         self.replayed_steps = 0
@@ -189,17 +224,21 @@ class _Run:
 
     async def play(self) -> None:
         policy, settings = self.explorer.policy, self.explorer.settings
+        environment: Environment = await self._call("make", self.explorer.make_environment)
+        self.environment = environment
+        environment.horizon = self.explorer.horizon(environment)
         step_scope = settings.reflection.scope == "step"
-        history = await self._start()
+        history = await self._start(environment)
         prompt, note = history, None
         if self.branch and settings.reflection.experience:
             note = Note(self.branch.step, experience_note(self.branch.reflection.experience))
             prompt = await annotate(policy, history, note.text)
-        first, last = self.branch.step if self.branch else 1, self.environment.horizon
+        first, last = self.branch.step if self.branch else 1, environment.horizon
         for t in range(first, last + 1):
-            snapshot = await self._call("snapshot", self.environment.snapshot)
+            snapshot = await self._call("snapshot", environment.snapshot)
             action = await policy.act(prompt)
-            step = await self._call("step", self.environment.step, action.text)
+            step = await self._call("step", environment.step, action.text)
+            self._check_length(step.observation)
             error, command = bool(step.info.get("error")), step.info.get("action")
             self.steps.append(StepRecord(history, action, step.observation, step.reward, error, snapshot, command))
             if step.terminated:
@@ -225,19 +264,30 @@ class _Run:
             return step
         return dataclasses.replace(step, answered=answered)
 
-    async def _start(self) -> History:
+    async def _start(self, environment: Environment) -> History:
         """Reach E_1 and h_1, or E_tau and h_tau by rolling back."""
-        environment, task = self.environment, self.tree.task
+        task = self.tree.task
         if self.branch:
             point = self.tree.path(self.branch.parent)[self.branch.step - 1]
             self.replayed_steps = await self._call("restore", environment.restore, point.snapshot)
             return point.history
         observation, _ = await self._call("reset", environment.reset, task, self.explorer.settings.seed)
+        self._check_length(observation)
         system = "\n\n".join(filter(None, (environment.system_prompt, self.explorer.playbook)))
         messages = [{"role": "system", "content": system}] if system else []
         return await self.explorer.policy.begin([*messages, {"role": "user", "content": observation}])
 
+    def _check_length(self, observation: str) -> None:
+        most = self.explorer.settings.environment.max_characters
+        if len(observation) > most:
+            raise EnvironmentFlood(
+                f"{self.tree.task.environment}: an observation of {len(observation)} characters; "
+                f"leafe.environment.max_characters allows {most}"
+            )
+
     async def close(self) -> None:
+        if self.environment is None:
+            return
         # In a thread and without a slot: the environment may hang, and must not be waited for by other trees.
         try:
             await self._within_limit("close", self.environment.close)

@@ -42,7 +42,11 @@ class History:
 
 
 class PolicyFailure(Exception):
-    """The model gave no turn (time limit, dead server). The attempt is unscored."""
+    """The model gave no turn. The attempt is unscored."""
+
+
+class PolicyTimeout(PolicyFailure):
+    """No turn came within the time limit."""
 
 
 class ContextOverflow(PolicyFailure):

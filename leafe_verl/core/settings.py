@@ -25,6 +25,8 @@ class EnvironmentSettings:
     """Steps of an attempt, T. None: the environment's own."""
     step_timeout: float = 60.0
     """Seconds one reset, step or restore may take; beyond, the attempt ends as an EnvironmentFailure."""
+    max_characters: int = 1_000_000
+    """Length of an observation; beyond, the attempt ends as an EnvironmentFlood."""
     concurrency: int | None = None
     """Environment calls at once in one rollout worker. None: the number of cores."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -34,6 +36,7 @@ class EnvironmentSettings:
         return [
             *_count("environment.horizon", self.horizon, 1, optional=True),
             *_positive("environment.step_timeout", self.step_timeout),
+            *_count("environment.max_characters", self.max_characters, 1),
             *_count("environment.concurrency", self.concurrency, 1, optional=True),
         ]
 
@@ -267,10 +270,13 @@ class Settings:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Settings:
-        """Build from nested mappings. Raises ValueError naming every unknown key."""
+        """Build from nested mappings. Raises ValueError naming every unknown key and what is no section."""
         sections = {f.name: f.default_factory for f in dataclasses.fields(cls) if f.name != "seed"}
         unknown = [f"leafe.{key}" for key in values if key not in sections and key != "seed"]
         built: dict[str, Any] = {"seed": values["seed"]} if "seed" in values else {}
+        wrong = [f"leafe.{name} is {given!r}" for name in sections if not _is_section(given := values.get(name))]
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)}; expected keys below it, as in leafe.budget.attempts=8")
         for name, section in sections.items():
             given = dict(values.get(name) or {})
             known = {f.name for f in dataclasses.fields(section)}  # type: ignore[arg-type]
@@ -294,6 +300,10 @@ class Settings:
         if stages not in ("explore", "distil") or self.collection.store:
             return []
         return [f"leafe.schedule.stages is {stages!r}; expected a folder in leafe.collection.store"]
+
+
+def _is_section(value: object) -> bool:
+    return value is None or isinstance(value, Mapping)
 
 
 def _is_number(value: object) -> bool:

@@ -16,17 +16,23 @@ ROUNDING = 1e-9
 
 
 class Outcome(str, Enum):
-    """How an attempt ended. The last five are unscored: they say nothing about the policy."""
+    """How an attempt ended. All but the first three are unscored: they say nothing about the policy."""
 
     SUCCESS = "success"
     FAILURE = "failure"
     """The environment ended the task unsolved."""
     HORIZON = "horizon"
     """The steps were spent."""
+    ENVIRONMENT_FAILURE = "environment_failure"
+    """The environment raised, or its process died."""
+    ENVIRONMENT_TIMEOUT = "environment_timeout"
+    ENVIRONMENT_FLOOD = "environment_flood"
+    """An observation was too long."""
     REPLAY_DIVERGENCE = "replay_divergence"
     """Rolled back by replay, the environment showed something else than before."""
-    ENVIRONMENT_FAILURE = "environment_failure"
     POLICY_FAILURE = "policy_failure"
+    """The inference servers failed."""
+    POLICY_TIMEOUT = "policy_timeout"
     CONTEXT_OVERFLOW = "context_overflow"
     INTERRUPTED = "interrupted"
     """The training step ended first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 
 import pytest
@@ -27,10 +28,10 @@ from fakes import (
     turns_in,
     wandering,
 )
-from leafe_verl.core import ContextOverflow, Explorer, Outcome, PolicyFailure, Settings
+from leafe_verl.core import ContextOverflow, Explorer, Outcome, PolicyFailure, PolicyTimeout, Settings
 from leafe_verl.core.environment import call_within
 from leafe_verl.core.experience import examples_of
-from leafe_verl.core.settings import DistillationSettings
+from leafe_verl.core.settings import DistillationSettings, EnvironmentSettings
 from leafe_verl.core.statistics import count
 
 EVERY_STEP = {t: reflection(t, f"e{t}") for t in range(1, 10)}
@@ -426,7 +427,7 @@ def impatient(monkeypatch):
 class TestFailures:
     @pytest.mark.usefixtures("impatient")
     def test_end_their_own_attempt_alone(self):
-        act = by_experience(e1="!", e2="~", e3=PolicyFailure("no server"), e4=ContextOverflow("full"))
+        act = by_experience(e1="!", e2="~", e3=PolicyTimeout("no turn"), e4=ContextOverflow("full"))
         world = World()
         tree = grow(
             ScriptedPolicy(act, EVERY_STEP | {5: reflection(5, "e5")}),
@@ -439,8 +440,8 @@ class TestFailures:
         assert [attempt.outcome for attempt in tree.attempts] == [
             Outcome.HORIZON,
             Outcome.ENVIRONMENT_FAILURE,
-            Outcome.ENVIRONMENT_FAILURE,
-            Outcome.POLICY_FAILURE,
+            Outcome.ENVIRONMENT_TIMEOUT,
+            Outcome.POLICY_TIMEOUT,
             Outcome.CONTEXT_OVERFLOW,
             Outcome.HORIZON,
         ]
@@ -448,7 +449,7 @@ class TestFailures:
             None,
             "corridor.step raised RuntimeError: boom",
             "corridor.step took longer than 0.01 s; leafe.environment.step_timeout sets the limit",
-            "no server",
+            "no turn",
             "full",
             None,
         ]
@@ -480,7 +481,7 @@ class TestFailures:
     def test_the_time_limit_is_the_settings(self):
         world = World(options={"hanging": "reset"})
         tree = grow(ScriptedPolicy(lazy), world, threads=True, environment={"step_timeout": 0.02})
-        assert tree.attempts[0].outcome is Outcome.ENVIRONMENT_FAILURE
+        assert tree.attempts[0].outcome is Outcome.ENVIRONMENT_TIMEOUT
         assert tree.attempts[0].error.startswith("corridor.reset took longer than 0.02 s")
 
     def test_of_close_are_logged_and_change_no_verdict(self, caplog):
@@ -545,6 +546,30 @@ class TestFailures:
 
         tree = asyncio.run(stopped())
         assert shape(tree) == [(None, 1, "LLLL", "horizon")] and tree.reflections == []
+
+    @pytest.mark.parametrize("budget", [{"depth": 1}, {"depth": 1, "environment_steps": 8}])
+    def test_of_an_environment_that_cannot_be_made_are_the_attempt_s(self, budget):
+        world = World(options={"no_such_option": True})
+        tree = grow(ScriptedPolicy(lazy), world, roots=2, budget=budget)
+        assert [attempt.outcome for attempt in tree.attempts] == [Outcome.ENVIRONMENT_FAILURE] * 2
+        assert "make raised TypeError" in tree.attempts[0].error
+
+    @pytest.mark.parametrize(("characters", "outcome"), [(1, Outcome.HORIZON), (0, Outcome.ENVIRONMENT_FLOOD)])
+    def test_an_observation_too_long_is_a_flood(self, characters, outcome):
+        settings = dataclasses.replace(Settings(), environment=EnvironmentSettings(max_characters=characters))
+        tree = asyncio.run(Explorer(World(), ScriptedPolicy(lazy), settings).explore(TASK))
+        assert tree.attempts[0].outcome is outcome
+
+    def test_a_bug_in_one_attempt_leaves_no_other_one_running(self):
+        world = World()
+        policy = ScriptedPolicy(lambda messages: HANG if len(policy.prompts) < 3 else ZeroDivisionError())
+
+        async def explore():
+            with pytest.raises(ZeroDivisionError):
+                await Explorer(world, policy, Settings()).explore(TASK, roots=3)
+            return world.ledger.made, world.ledger.closed, len(asyncio.all_tasks())
+
+        assert asyncio.run(explore()) == (3, 3, 1)
 
     def test_environments_are_closed_when_the_policy_has_a_bug(self):
         world = World()

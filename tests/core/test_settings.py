@@ -11,6 +11,7 @@ from leafe_verl.core import Settings
 INVALID = {
     "leafe.environment.horizon": [0, -1, 2.5, "4", True],
     "leafe.environment.step_timeout": [0, -1.0, None, "60", float("nan")],
+    "leafe.environment.max_characters": [0, None],
     "leafe.environment.concurrency": [0, 1.5],
     "leafe.context.window": [-1, 1.5, "3"],
     "leafe.context.stride": [0, None, 1.5],
@@ -141,3 +142,9 @@ def test_a_stage_alone_needs_a_store(stages):
     assert settings.problems() == [f"leafe.schedule.stages is {stages!r}; expected a folder in leafe.collection.store"]
     kept = Settings.from_mapping({"schedule": {"stages": stages}, "collection": {"store": "trees"}})
     assert kept.problems() == []
+
+
+@pytest.mark.parametrize("value", [8, "attempts=8", [8], True])
+def test_a_section_that_is_none_is_refused(value):
+    with pytest.raises(ValueError, match=r"leafe\.budget is .*expected keys below it"):
+        Settings.from_mapping({"budget": value})

@@ -8,7 +8,11 @@ const ENDINGS = {
   horizon: "✗ horizon",
   replay_divergence: "? replay diverged",
   environment_failure: "? environment failed",
-  policy_failure: "? no action came",
+  environment_timeout: "? environment hung",
+  environment_flood: "? observation too long",
+  replay_divergence: "? replay differs",
+  policy_failure: "? server failed",
+  policy_timeout: "? no action came",
   context_overflow: "? window full",
   interrupted: "? cut short",
 };
