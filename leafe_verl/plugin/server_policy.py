@@ -12,7 +12,7 @@ from typing import Any
 from verl.utils.tokenizer.continuous_token import ContinuousTokenBuilder
 from verl.workers.rollout.llm_server import LLMServerClient
 
-from leafe_verl.core.policy import ContextOverflow, History, Message, PolicyFailure, Turn
+from leafe_verl.core.policy import ContextOverflow, History, Message, PolicyFailure, PolicyTimeout, Turn
 from leafe_verl.core.settings import GenerationSettings, ReflectionSettings
 
 
@@ -82,7 +82,7 @@ class ServerPolicy:
         try:
             output = await asyncio.wait_for(request, self.generation.timeout)
         except (TimeoutError, asyncio.TimeoutError):
-            raise PolicyFailure(
+            raise PolicyTimeout(
                 f"no turn within {self.generation.timeout:g} s; leafe.generation.timeout sets the limit"
             ) from None
         except Exception as error:

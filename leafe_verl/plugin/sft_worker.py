@@ -88,6 +88,12 @@ class PolicyWorker(ActorRolloutRefWorker):
         prepare_engine()
         super().init_model()
 
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL, blocking=False)
+    async def update_weights(self, global_steps: int | None = None, mode: str = "auto") -> Any:
+        # Asked for anew by its name: another server may have taken a dead one's place.
+        self.rollout.server_handle = None
+        return await super().update_weights(global_steps=global_steps, mode=mode)
+
 
 class SFTWorker(PolicyWorker):
     """The SFT trainer role beside verl's PPO one: same engine, same vLLM, another loss."""

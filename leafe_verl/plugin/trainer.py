@@ -31,6 +31,7 @@ from leafe_verl.core.playbook import Delta
 from leafe_verl.core.statistics import ratios, total
 from leafe_verl.evaluation.pass_at_k import ks_up_to, mean_pass_at_k
 from leafe_verl.plugin.agent_loops import BRANCH_FIELD, COUNTS_FIELD, DELTA_FIELD, KIND_FIELD, ORIGIN_FIELD, REPLAY
+from leafe_verl.plugin.inference_servers import InferenceServers, PatientClient
 from leafe_verl.plugin.playbook_file import read_playbook, write_playbook
 from leafe_verl.plugin.sft_worker import TERM, UPDATES, WEIGHTS, PolicyWorker, SFTWorker
 from leafe_verl.plugin.tracking import track
@@ -41,9 +42,16 @@ logger = logging.getLogger(__name__)
 
 
 class EpisodeTrainer(PPOTrainerSync):
-    """verl's synchronous trainer with a worker of ours and unbiased Pass@k in validation."""
+    """verl's synchronous trainer with a worker of ours, unbiased Pass@k in validation, and processes that may die."""
 
     worker_cls: type[ActorRolloutRefWorker] = PolicyWorker
+
+    def _setup(self) -> None:
+        super()._setup()
+        self._servers = InferenceServers(self.llm_server_manager)
+
+    def get_llm_client(self) -> PatientClient:
+        return self.llm_server_manager.get_client(client_cls=PatientClient)
 
     def _log_counts(self, extras: list[dict], metrics: dict) -> None:
         counts = [extra[COUNTS_FIELD] for extra in extras if COUNTS_FIELD in extra]
@@ -53,10 +61,21 @@ class EpisodeTrainer(PPOTrainerSync):
         missing = self.config.data.train_batch_size * self.collected_per_task - len(counts)
         metrics["leafe/missing"] = max(missing, 0)
         metrics["leafe/rollout_worker_deaths"] = self.agent_loop_manager.deaths
+        metrics["leafe/inference_server_deaths"] = self._servers.deaths
 
     def _load_checkpoint(self) -> None:
         mend_tracker(Path(self.config.trainer.default_local_dir))
         super()._load_checkpoint()
+
+    def on_init_end(self) -> None:
+        self._weights_of = self.global_steps
+        super().on_init_end()
+
+    def on_step_end(self) -> None:
+        self._weights_of = self.global_steps
+        if self._servers.replace_dead(now=True):
+            self._servers.admit()
+        super().on_step_end()
 
     def on_validate_begin(self) -> None:
         super().on_validate_begin()
@@ -66,9 +85,19 @@ class EpisodeTrainer(PPOTrainerSync):
         super().on_sample_begin()
         self.replay_buffer.on_poll = self._watch
 
+    def on_sample_end(self) -> None:
+        self._replace_dead_servers(now=True)
+        super().on_sample_end()
+
     def _watch(self, partition_id: str, ended: int, unfinished: set[str]) -> None:
         """Called while a batch of tasks is being played."""
         self.agent_loop_manager.replace_dead(unfinished, partition_id)
+        self._replace_dead_servers()
+
+    def _replace_dead_servers(self, *, now: bool = False) -> None:
+        if self._servers.replace_dead(now=now):
+            self.checkpoint_manager.update_weights(self._weights_of)
+            self._servers.admit()
 
     @property
     def collected_per_task(self) -> int:

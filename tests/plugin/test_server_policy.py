@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
 from end_to_end.tiny_model import make_tiny_model
-from leafe_verl.core import ContextOverflow, PolicyFailure
+from leafe_verl.core import ContextOverflow, PolicyFailure, PolicyTimeout
 from leafe_verl.core.policy import annotate
 from leafe_verl.core.reflection import reflection_schema
 from leafe_verl.core.settings import GenerationSettings, ReflectionSettings
@@ -144,7 +144,7 @@ def test_reflections_are_decoded_under_the_schema(tokenizer):
 @pytest.mark.parametrize(
     "server, changes, failure, said",
     [
-        (Server(hang=True), {"generation": GenerationSettings(max_tokens=8, timeout=0.05)}, PolicyFailure, "timeout"),
+        (Server(hang=True), {"generation": GenerationSettings(max_tokens=8, timeout=0.05)}, PolicyTimeout, "timeout"),
         (Server(error=RuntimeError("replica died")), {}, PolicyFailure, "replica died"),
         (Server([]), {}, PolicyFailure, "no tokens"),
         (Server(), {"window": 20}, ContextOverflow, "leaves no room"),
