@@ -125,7 +125,7 @@ def _add_experience(experience: argparse.ArgumentParser) -> None:
         help="write SFT examples as chat messages",
         epilog="Choices that are not given are those of leafe.distillation's defaults.",
     )
-    export.add_argument("--out", required=True, type=Path, metavar="FILE", help=".jsonl for trl, .parquet for verl")
+    export.add_argument("--out", required=True, type=Path, metavar="FILE", help=".jsonl; .parquet or .jsonl for verl")
     export.add_argument("--format", choices=("trl", "verl"), default="trl", help="trainer that is to read it")
     export.add_argument("--kinds", nargs="+", choices=("counterfactual", "rehearsal"), help="default both")
     export.add_argument("--events", choices=("improved", "every", "success"), help="branching events")

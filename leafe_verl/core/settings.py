@@ -232,10 +232,14 @@ class CollectionSettings:
     what a killed run had collected since its last checkpoint is collected again."""
     share: float = 1.0
     """Share of a step's tasks whose end is waited for; then the other trees are cut short and used as they are."""
+    worker_memory: int = 16384
+    """MiB that a rollout worker may hold when a step begins; one that holds more, or half the descriptors that the
+    system allows it, is replaced: an environment leaks in it."""
 
     def problems(self) -> list[str]:
         return [
             *_positive("collection.share", self.share),
+            *_count("collection.worker_memory", self.worker_memory, 1),
             *([f"leafe.collection.share is {self.share}; expected at most 1"] if _above(self.share, 1) else []),
         ]
 

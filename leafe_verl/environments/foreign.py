@@ -183,6 +183,11 @@ class ProcessPool:
 _pools: weakref.WeakSet[ProcessPool] = weakref.WeakSet()
 
 
+def processes_lost() -> int:
+    """Return how many processes all pools of this process have lost so far."""
+    return sum(pool.counts["lost"] for pool in list(_pools))
+
+
 def _close_all() -> None:
     for pool in list(_pools):
         pool.close()

@@ -7,8 +7,9 @@ an experience, hence no row does.
 trl: JSON lines `{"prompt": [messages], "completion": [one message], ...}`, one row for each trained turn. TRL's
     SFTTrainer computes the loss on a completion alone, by default, and needs no chat template with generation marks.
 
-verl: Parquet with a column `messages`, for `data.messages_key=messages`; verl 0.9.1 reads nothing else, and its
-    `MultiTurnSFTDataset` trains on every message whose role is assistant, with no way to leave one out. A row is a run
+verl: a column `messages`, for `data.messages_key=messages`, as Parquet, which is all that verl 0.9.1 reads, or as JSON
+    lines, which `datasets.load_dataset("json", data_files="examples.jsonl", split="train").to_parquet(...)` makes
+    Parquet of. verl's `MultiTurnSFTDataset` trains on every message whose role is assistant, with no way to leave one out. A row is a run
     of consecutive trained turns with what came between them. Assistant turns before the run, which must not be trained,
     are folded into the user's message before it, as the very text by which a ChatML template renders them: the tokens
     are those of the conversation, while verl sees a user's message. Rows with `folded` true are therefore for ChatML
@@ -49,8 +50,8 @@ from leafe_verl.experience_store.reader import earliest, read_summaries, read_tr
 from leafe_verl.experience_store.schema import MESSAGE, Provenance
 from leafe_verl.experience_store.text import map_text
 
-SUFFIXES = {"trl": ".jsonl", "verl": ".parquet"}
-"""Format -> ending of its file."""
+SUFFIXES = {"trl": (".jsonl",), "verl": (".parquet", ".jsonl")}
+"""Format -> endings of its file."""
 KINDS = (Kind.COUNTERFACTUAL, Kind.REHEARSAL)
 
 BEFORE_ACTION = "<|im_end|>\n<|im_start|>assistant\n"
@@ -90,8 +91,8 @@ def export(store: Path, out: Path, choice: Choice) -> Counter[str]:
     Of trees with the same run, step and task, the one collected first is exported. Raises ValueError when `out` has
     another ending than the format's, or exists.
     """
-    if out.suffix != SUFFIXES[choice.form]:
-        raise ValueError(f"{out}: --format {choice.form} writes {SUFFIXES[choice.form]}; name the file so")
+    if out.suffix not in SUFFIXES[choice.form]:
+        raise ValueError(f"{out}: --format {choice.form} writes {' or '.join(SUFFIXES[choice.form])}; name the file so")
     if out.exists():
         raise ValueError(f"{out} exists; expected a new file")
     require_files(store)
@@ -99,7 +100,7 @@ def export(store: Path, out: Path, choice: Choice) -> Counter[str]:
     rows = _rows(store, choice, counts)
     part = out.with_name(f"{out.name}.part")
     out.parent.mkdir(parents=True, exist_ok=True)
-    if choice.form == "trl":
+    if out.suffix == ".jsonl":
         with part.open("w", encoding="ascii") as file:
             _write_lines(rows, file)
     else:

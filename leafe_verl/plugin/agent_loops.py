@@ -36,6 +36,8 @@ EPISODE = "episode"
 ADAPT = "adapt"
 COUNTS_FIELD = "leafe_counts"
 """Field of a record's `extra_fields`: the counts of one tree. An exploring loop's record with counts is no example."""
+UNKEPT = "trees_unkept"
+"""Count of the trees that the disk did not take, and that are therefore not trained on."""
 DELTA_FIELD = "leafe_delta"
 """Field of a record's `extra_fields`: what ACE learned from an attempt, a `Delta` as a mapping."""
 BRANCH_FIELD = "leafe_branch"
@@ -210,7 +212,11 @@ class ExploreLoop(TaskLoop):
             return self.records(found, None)
         explorer = self.explorer(task, sampling_params, stop_signal(step))
         tree = await explorer.explore(task, roots=self.rollout_config.n)
-        await asyncio.to_thread(self._keep, tree, step, explorer.policy)  # the disk's time is not the other trees'
+        try:
+            await asyncio.to_thread(self._keep, tree, step, explorer.policy)  # the disk's time is not the other trees'
+        except OSError as error:
+            logger.error("%s", error)
+            return [self._nothing(explorer.policy, 0.0, {UNKEPT: 1})]
         return self.records(tree, explorer.policy)
 
     def records(self, tree: ExplorationTree, policy: ServerPolicy | None, number: int = 0) -> list[AgentLoopOutput]:
@@ -244,14 +250,19 @@ class ExploreLoop(TaskLoop):
     def _tree_record(
         self, tree: ExplorationTree, examples: list[Example], policy: ServerPolicy | None
     ) -> AgentLoopOutput:
+        success = max((float(attempt.outcome is Outcome.SUCCESS) for attempt in tree.attempts), default=0.0)
+        kept = {UNKEPT: 0, "trees_from_store": int(policy is None)}
+        told = telling_branch(tree) if tracks_branches(self.config) else None
+        extra = {BRANCH_FIELD: told.as_mapping()} if told else {}
+        return self._nothing(policy, success, count(tree, examples) | kept, **extra)
+
+    def _nothing(
+        self, policy: ServerPolicy | None, success: float, counts: dict[str, int], **extra: Any
+    ) -> AgentLoopOutput:
+        """A record of counts, without a token to train on."""
         token = self.tokenizer.eos_token_id
         nothing = TokenSequence((token, token), (0, 0), (0.0, 0.0), prompt_length=1)
-        counts = count(tree, examples)
-        success = max((float(attempt.outcome is Outcome.SUCCESS) for attempt in tree.attempts), default=0.0)
-        counts["trees_from_store"] = int(policy is None)
-        told = telling_branch(tree) if tracks_branches(self.config) else None
-        extra = {COUNTS_FIELD: counts, **({BRANCH_FIELD: told.as_mapping()} if told else {})}
-        return self.output(nothing, policy, success, 0, {"acc": success}, **extra)
+        return self.output(nothing, policy, success, 0, {"acc": success}, **{COUNTS_FIELD: counts}, **extra)
 
     def _example_record(
         self, tree: ExplorationTree, example: Example, policy: ServerPolicy | None, number: int

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import logging
+import resource
 import time
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+import psutil
 import ray
 import transfer_queue as tq
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError
 from tensordict import TensorDict
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 from verl.utils.tensordict_utils import index_select_tensor_dict
 
+from leafe_verl.core.statistics import total
+from leafe_verl.environments.foreign import processes_lost
 from leafe_verl.plugin.agent_loops import EXPLORE, REPLAY, stop_signal
 from leafe_verl.plugin.evaluation import validation_loop
+from leafe_verl.sandbox import sandboxes_lost
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +30,33 @@ logger = logging.getLogger(__name__)
 _WorkerTQ = AgentLoopWorkerTQ.__ray_metadata__.modified_class
 
 PING_SECONDS = 5.0
+STUCK_SECONDS = 600.0
+"""After this long without an answer, its start included, a worker is taken for dead."""
 DEATHS_OF_A_TASK = 2
 """Workers that may die while they play a task; then it is given up, since it may well be what kills them."""
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """What a worker's process holds, and what its environments have lost."""
+
+    memory: float
+    """Resident, in MiB."""
+    descriptors: float
+    """Share of what the system allows the process."""
+    losses: dict[str, int]
+    """Processes of environments and sandboxes that died and were replaced."""
+
+    def leaks(self, memory: float) -> bool:
+        return self.memory > memory or self.descriptors > 0.5
+
+
+def holdings() -> Holdings:
+    """Return those of this process."""
+    process = psutil.Process()
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    losses = {"environment_processes_lost": processes_lost(), "sandboxes_lost": sandboxes_lost()}
+    return Holdings(process.memory_info().rss / 2**20, process.num_fds() / allowed, losses)
 
 
 class RolloutWorker(_WorkerTQ):  # type: ignore[misc, valid-type]
@@ -41,6 +72,9 @@ class RolloutWorker(_WorkerTQ):  # type: ignore[misc, valid-type]
     async def ping(self) -> None:
         """Answer: the process lives."""
 
+    async def holdings(self) -> Holdings:
+        return holdings()
+
     async def stop_exploring(self, step: int) -> None:
         """Cut short the trees of a training step that waits for them no longer."""
         stop_signal(step).set()
@@ -52,8 +86,10 @@ class RolloutManager(AgentLoopManagerTQ):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.agent_loop_workers_class = ray.remote(RolloutWorker)
-        self.deaths = 0
-        """Workers replaced so far."""
+        self.faults: Counter[str] = Counter(rollout_worker_deaths=0, rollout_worker_leaks=0)
+        """Workers replaced so far because they died, and because they leaked."""
+        self._losses: dict[int, dict[str, int]] = {}
+        self._past_losses: Counter[str] = Counter()
         self._sent: dict[int, list[TensorDict]] = {}
         self._deaths_of: Counter[str] = Counter()
         self._pings: dict[int, ray.ObjectRef] = {}
@@ -62,12 +98,19 @@ class RolloutManager(AgentLoopManagerTQ):
     def generate_sequences(self, prompts: TensorDict) -> None:
         """Hand each worker its share of the tasks, and remember which; returns before they are played."""
         self._sent = {}
+        self._replace_leaking()
         for worker, share in enumerate(prompts.chunk(len(self.agent_loop_workers))):
             self._send(worker, share)
 
     def stop_exploring(self, step: int) -> None:
         for worker in self.agent_loop_workers:
             worker.stop_exploring.remote(step)
+
+    def losses(self) -> dict[str, int]:
+        """Return what the workers' environments have lost so far, as far as the workers lived to tell."""
+        for worker in range(len(self.agent_loop_workers)):
+            self._ask(worker)
+        return total([self._past_losses, *self._losses.values()])
 
     def replace_dead(self, unfinished: set[str], partition_id: str) -> None:
         """Replace the workers that have died; `unfinished` are the uids that training or validation still waits for."""
@@ -76,6 +119,7 @@ class RolloutManager(AgentLoopManagerTQ):
         self._looked = time.monotonic()
         for worker in range(len(self.agent_loop_workers)):
             if self._is_dead(worker):
+                self._note_death(worker)
                 lost = self._sent.pop(worker, [])
                 self._replace(worker)
                 for share in lost:
@@ -86,6 +130,7 @@ class RolloutManager(AgentLoopManagerTQ):
         try:
             ray.get(self.agent_loop_workers[worker].generate_sequences.remote(share))
         except RayActorError:  # it died between two steps: no task is to blame
+            self._note_death(worker)
             self._replace(worker)
             ray.get(self.agent_loop_workers[worker].generate_sequences.remote(share))
 
@@ -104,10 +149,39 @@ class RolloutManager(AgentLoopManagerTQ):
             return True
         return False
 
-    def _replace(self, worker: int) -> None:
-        self.deaths += 1
+    def _replace_leaking(self) -> None:
+        most = self.config.leafe.collection.worker_memory
+        for worker, handle in enumerate(self.agent_loop_workers):
+            held = self._ask(worker)
+            if held is None:
+                self._note_death(worker)
+            elif held.leaks(most):
+                self.faults["rollout_worker_leaks"] += 1
+                logger.error(
+                    "rollout worker %d holds %.0f MiB and %.0f %% of its descriptors, and is replaced: an environment "
+                    "leaks; leafe.collection.worker_memory is %d", worker, held.memory, 100 * held.descriptors, most
+                )  # fmt: skip
+            else:
+                continue
+            ray.kill(handle)
+            self._replace(worker)
+
+    def _ask(self, worker: int) -> Holdings | None:
+        """Return what a worker holds; None when it is dead, or does not answer."""
+        try:
+            held: Holdings = ray.get(self.agent_loop_workers[worker].holdings.remote(), timeout=STUCK_SECONDS)
+        except (RayActorError, GetTimeoutError):
+            return None
+        self._losses[worker] = held.losses
+        return held
+
+    def _note_death(self, worker: int) -> None:
+        self.faults["rollout_worker_deaths"] += 1
         logger.error("rollout worker %d has died and is replaced; its log says why", worker)
+
+    def _replace(self, worker: int) -> None:
         self._pings.pop(worker, None)
+        self._past_losses.update(self._losses.pop(worker, {}))
         self.agent_loop_workers[worker] = self.agent_loop_workers_class.options(
             name=f"agent_loop_worker_{worker}_{uuid4().hex[:8]}"
         ).remote(self.config, self.llm_client, self.teacher_client, self.reward_loop_worker_handles)

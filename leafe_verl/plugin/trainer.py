@@ -58,9 +58,10 @@ class EpisodeTrainer(PPOTrainerSync):
         summed = total(counts)
         metrics.update({f"leafe/{name}": value for name, value in summed.items()})
         metrics.update({f"leafe/{name}": value for name, value in ratios(summed).items()})
-        missing = self.config.data.train_batch_size * self.collected_per_task - len(counts)
-        metrics["leafe/missing"] = max(missing, 0)
-        metrics["leafe/rollout_worker_deaths"] = self.agent_loop_manager.deaths
+        expected = self.config.data.train_batch_size * self.collected_per_task
+        metrics["leafe/missing"] = max(expected - summed.get("trees", 0), 0)
+        faults = {**self.agent_loop_manager.faults, **self.agent_loop_manager.losses()}
+        metrics.update({f"leafe/{name}": number for name, number in faults.items()})
         metrics["leafe/inference_server_deaths"] = self._servers.deaths
 
     def _load_checkpoint(self) -> None:
@@ -273,6 +274,11 @@ class LeafeTrainer(CollectingTrainer):
         ]
         kinds = {key: kind for _, kind, key in sorted(found)}
         self._phases: list[Phase] = []
+        if metrics["leafe/trees_unkept"] and not metrics["leafe/trees"]:
+            raise RuntimeError(
+                f"none of {metrics['leafe/trees_unkept']} trees could be kept in {self.config.leafe.collection.store}: "
+                "the rollout workers' log says why; once it is mended, the same command goes on from here"
+            )
         if self._stages == "explore":
             return batch
         if not kinds:

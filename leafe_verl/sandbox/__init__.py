@@ -11,7 +11,7 @@ driver.py        what the process then does; values.py, plain values from and to
 
 from leafe_verl.sandbox.asserts import SplitAssert, split_assert
 from leafe_verl.sandbox.judge import TestResult, Verdict, judge, shorten
-from leafe_verl.sandbox.pool import SandboxPool, available_tiers, default_pool
+from leafe_verl.sandbox.pool import SandboxPool, available_tiers, default_pool, sandboxes_lost
 from leafe_verl.sandbox.programs import Comparison, ProgramTest, judge_program
 from leafe_verl.sandbox.protocol import (
     CallOutcome,
@@ -41,6 +41,7 @@ __all__ = [
     "default_pool",
     "judge",
     "judge_program",
+    "sandboxes_lost",
     "shorten",
     "split_assert",
 ]

@@ -76,6 +76,8 @@ class SandboxPool:
         if tier is not None and tier not in numbers:
             raise ValueError(f"tier is {tier!r}; expected one of {numbers}, or None for the firmest that works here")
         self.workers = workers or len(os.sched_getaffinity(0))
+        self.lost = 0
+        """Zygotes that died or did not answer, and were replaced."""
         self._choose = functools.partial(_choose_tier, tier, bubblewrap, allow_unconfined)
         self._start_afresh()
         _pools.add(self)
@@ -103,9 +105,13 @@ class SandboxPool:
             self._unfinished.add(future)
             self._queue.put(_Task(job, parse, future))
             if len(self._slots) < min(self.workers, len(self._unfinished)):
-                self._slots.append(_Slot(self._choose, self._queue))
+                self._slots.append(_Slot(self._choose, self._queue, self._note_loss))
         future.add_done_callback(self._unfinished.discard)
         return future
+
+    def _note_loss(self) -> None:
+        with self._lock:
+            self.lost += 1
 
     def close(self) -> None:
         """See `Sandbox.close`."""
@@ -152,6 +158,11 @@ atexit.register(_close_all)
 os.register_at_fork(after_in_child=_forget_all)
 
 
+def sandboxes_lost() -> int:
+    """Return how many zygotes all pools of this process have lost so far."""
+    return sum(pool.lost for pool in list(_pools))
+
+
 @functools.cache
 def default_pool(workers: int | None = None, allow_unconfined: bool = False) -> SandboxPool:
     """Return the pool that everything in this process shares."""
@@ -161,9 +172,15 @@ def default_pool(workers: int | None = None, allow_unconfined: bool = False) -> 
 class _Slot:
     """A thread that serves the queue, and its zygote, which is replaced when it is lost."""
 
-    def __init__(self, choose: Callable[[], Tier], tasks: queue.SimpleQueue[_Task[Any] | None]) -> None:
+    def __init__(
+        self,
+        choose: Callable[[], Tier],
+        tasks: queue.SimpleQueue[_Task[Any] | None],
+        note_loss: Callable[[], None] = lambda: None,
+    ) -> None:
         self._choose = choose
         self._tasks = tasks
+        self._note_loss = note_loss
         self._worker: Worker | None = None
         self.thread = threading.Thread(target=self._serve, name="sandbox", daemon=True)
         self.thread.start()
@@ -198,6 +215,7 @@ class _Slot:
             except WorkerLost as loss:
                 logger.warning("a sandbox process died or did not answer; another one takes its place")
                 lost.append(loss)
+                self._note_loss()
                 self._drop()
             except BaseException:
                 # The zygote may still be at work on this run, and would answer the next one with it.

@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("verl", reason="verl is not installed")
 
+import datasets
 from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
@@ -66,14 +67,25 @@ def rescued(tokenizer):
     return grow(policy, PromptedWorld(), budget={"depth": 1})
 
 
+def as_parquet(out, tmp_path):
+    """Of JSON lines, as export.py says."""
+    if out.suffix == ".jsonl":
+        lines = datasets.load_dataset("json", data_files=str(out), split="train", cache_dir=str(tmp_path / "cache"))
+        lines.to_parquet(tmp_path / "of_lines.parquet")
+        return tmp_path / "of_lines.parquet"
+    return out
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
 @pytest.mark.parametrize("target", ["action", "suffix"])
-def test_verl_trains_the_tokens_of_the_examples_and_the_line_break_behind_them(tmp_path, tokenizer, target):
+def test_verl_trains_the_tokens_of_the_examples_and_the_line_break_behind_them(tmp_path, tokenizer, target, suffix):
     tree, settings = rescued(tokenizer), DistillationSettings(target=target, rehearsal_share=1.0)
     write(tmp_path, (tree, provenance()))
-    counts = export(tmp_path, tmp_path / "out.parquet", Choice(settings, form="verl"))
+    out = tmp_path / f"out{suffix}"
+    counts = export(tmp_path, out, Choice(settings, form="verl"))
     assert (counts["counterfactual"], counts["rehearsal"], counts["rows"]) == (1, 1, 2)
     config = OmegaConf.create({"pad_mode": "no_padding", "max_length": 512, "messages_key": "messages"})
-    rows = MultiTurnSFTDataset(str(tmp_path / "out.parquet"), tokenizer, config)
+    rows = MultiTurnSFTDataset(str(as_parquet(out, tmp_path)), tokenizer, config)
     end, line_break = tokenizer.eos_token_id, tokenizer.encode("\n")
     examples = examples_of(tree, settings, seed=0)
     assert [example.kind for example in examples] == [Kind.COUNTERFACTUAL, Kind.REHEARSAL]
