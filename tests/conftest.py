@@ -1,4 +1,4 @@
-"""A report in headless Chromium, for whatever folder has a report to read."""
+"""A report in headless Chromium, for whatever folder has a report to read; tests that run only where they are asked for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,17 @@ import shutil
 import pytest
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--costly", action="store_true", help="also run tests marked costly, which take minutes each")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--costly"):
+        for item in items:
+            if item.get_closest_marker("costly"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes; --costly runs it"))
 
 
 @pytest.fixture(scope="module")

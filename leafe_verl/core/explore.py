@@ -22,7 +22,7 @@ from leafe_verl.core.environment import (
     ReplayDivergence,
     call_within,
 )
-from leafe_verl.core.policy import ContextOverflow, History, Policy, PolicyFailure, PolicyTimeout, annotate
+from leafe_verl.core.policy import ContextOverflow, History, Policy, PolicyFailure, PolicyTimeout, annotate, asked_for
 from leafe_verl.core.reflection import (
     Reflection,
     experience_note,
@@ -81,15 +81,17 @@ class Explorer:
         tree = ExplorationTree(task)
         queue: list[Branch | None] = [None] * roots
         while not self.stop.is_set() and (wave := self._admit(tree, queue)):
-            for attempt in await _all(self.attempt(tree, branch) for branch in wave):
+            first = len(tree.attempts)
+            for attempt in await _all(self.attempt(tree, branch, first + i) for i, branch in enumerate(wave)):
                 tree.add(attempt)
             newest = range(len(tree.attempts) - len(wave), len(tree.attempts))
             queue = queue[len(wave) :]
             queue += await self._branches(tree, newest, waiting=len(queue))
         return tree
 
-    async def attempt(self, tree: ExplorationTree, branch: Branch | None = None) -> Attempt:
-        """Run one attempt from the root or, rolled back, from a branch's step to its end."""
+    async def attempt(self, tree: ExplorationTree, branch: Branch | None = None, number: int = 0) -> Attempt:
+        """Run attempt `number` of a tree from the root or, rolled back, from a branch's step to its end."""
+        asked_for.set(f"attempt {number}")
         run = _Run(self, tree, branch)
         try:
             await self._unless_stopped(run.play())
@@ -139,7 +141,8 @@ class Explorer:
         points = [(index, t) for index in newest for t in self._reflection_points(tree, index)]
         points = [point for point in points for _ in range(settings.reflection.samples)]
         points = points[: -(-max(free, 0) // settings.reflection.branches)]
-        reflections = await _all(self._reflect(tree, index, t) for index, t in points)
+        first = len(tree.reflections)
+        reflections = await _all(self._reflect(tree, first + i, *point) for i, point in enumerate(points))
         requests: list[Branch | None] = []
         if self.stop.is_set():
             return requests
@@ -162,8 +165,9 @@ class Explorer:
             points.add(end)
         return sorted(points)
 
-    async def _reflect(self, tree: ExplorationTree, index: int, t: int) -> Reflection:
+    async def _reflect(self, tree: ExplorationTree, number: int, index: int, t: int) -> Reflection:
         """Ask the policy for (tau, e) after step t; whatever goes wrong is answered by the fallback."""
+        asked_for.set(f"reflection {number}")
         steps, limit = tree.path(index)[:t], self.settings.reflection.max_characters
         text, num_tokens = "", 0
         try:

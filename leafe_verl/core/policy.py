@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -39,6 +40,11 @@ class History:
     previous: tuple[History, Turn] | None = field(default=None, repr=False)
     """The history and action before the latest observation; None for an opening prompt. A step whose history does not
     name its predecessor's here has begun another sequence of tokens; see context.py."""
+
+
+asked_for: ContextVar[str] = ContextVar("asked_for", default="")
+"""What of its tree the policy is being asked for, such as "attempt 3". Two requests with one history differ in it, so
+that a policy can sample each of them by a seed of its own, whatever the order in which they come."""
 
 
 class PolicyFailure(Exception):

@@ -9,11 +9,11 @@ trl: JSON lines `{"prompt": [messages], "completion": [one message], ...}`, one 
 
 verl: a column `messages`, for `data.messages_key=messages`, as Parquet, which is all that verl 0.9.1 reads, or as JSON
     lines, which `datasets.load_dataset("json", data_files="examples.jsonl", split="train").to_parquet(...)` makes
-    Parquet of. verl's `MultiTurnSFTDataset` trains on every message whose role is assistant, with no way to leave one out. A row is a run
-    of consecutive trained turns with what came between them. Assistant turns before the run, which must not be trained,
-    are folded into the user's message before it, as the very text by which a ChatML template renders them: the tokens
-    are those of the conversation, while verl sees a user's message. Rows with `folded` true are therefore for ChatML
-    models (Qwen2 and 2.5, SmolLM2) alone; the others are for any.
+    Parquet of. verl's `MultiTurnSFTDataset` trains on every message whose role is assistant, with no way to leave one
+    out. A row is a run of consecutive trained turns with what came between them. Assistant turns before the run, which
+    must not be trained, are folded into the user's message before it, as the very text by which a ChatML template
+    renders them: the tokens are those of the conversation, while verl sees a user's message. Rows with `folded` true
+    are therefore for ChatML models (Qwen2 and 2.5, SmolLM2) alone; the others are for any.
 
 A row also says where it came from: kind, run, step (of training), task_key, attempt, turns (the trained ones, counted
 from 1), folded. Neither trainer reads these. beta is not in the rows: mix the kinds in proportion to weigh them.
@@ -21,7 +21,7 @@ from 1), folded. Neither trainer reads these. beta is not in the rows: mix the k
 Compared with training inside leafe-verl, token for token:
     - the same turns are trained, and their end-of-turn tokens with them;
     - both trainers also train on what the template puts behind an end-of-turn token (a line break in ChatML), which is
-      context here;
+      context here: no policy ever samples it, since its turn is over;
     - text is tokenised anew, so that a turn's tokens may be others than those sampled (which need not be the shortest,
       and whose special tokens other than the last are not in the text);
     - an action that the token limit cut is never trained: the template would teach to end a turn there;

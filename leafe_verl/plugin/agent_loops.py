@@ -72,7 +72,7 @@ def environment_slots(number: int) -> asyncio.Semaphore:
     return asyncio.Semaphore(number)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=8)
 def stop_signal(step: int) -> asyncio.Event:
     """The worker process's signal that training step `step` waits no longer for its trees."""
     return asyncio.Event()
@@ -85,6 +85,11 @@ def chatml_family(chosen: ContinuousTokenBuilder, chat_template: str) -> str | N
     """
     unknown = type(chosen) is ContinuousTokenBuilder
     return "qwen" if unknown and "<|im_start|>" in chat_template else None
+
+
+def _played_for(row: dict[str, Any]) -> str:
+    """The step and the session of a row that verl has handed to an agent loop."""
+    return f"step {int(row['global_steps'])}, session {row['session_id']}"
 
 
 class TaskLoop(AgentLoopBase):
@@ -105,7 +110,10 @@ class TaskLoop(AgentLoopBase):
     def finished(self, tree: ExplorationTree, examples: list[Example]) -> None:
         """Hook: a tree, of one attempt or of many, has come to its end, whether or not it is scored."""
 
-    def explorer(self, task: Task, sampling_params: dict[str, Any], stop: asyncio.Event | None = None) -> Explorer:
+    def explorer(
+        self, task: Task, sampling_params: dict[str, Any], played_for: str, stop: asyncio.Event | None = None
+    ) -> Explorer:
+        """`played_for` tells this tree from others of its task."""
         rollout, environment = self.rollout_config, self.settings.environment
         policy = ServerPolicy(
             client=self.server_manager,
@@ -116,6 +124,7 @@ class TaskLoop(AgentLoopBase):
             generation=self.settings.generation,
             reflection=self.settings.reflection,
             grammar=self.settings.reflection.grammar and rollout.name == "vllm",
+            seed=f"{rollout.seed} {played_for} {task.key}" if rollout.full_determinism else None,
         )
         make_environment = functools.partial(make, task.environment, **environment.options)
         slots = environment_slots(environment.concurrency or os.cpu_count() or 1)
@@ -169,7 +178,7 @@ class EpisodeLoop(TaskLoop):
         compute_advantage_for_multi_trajectories), so that an attempt weighs the same in its group's mean.
         """
         task = task_of(kwargs["extra_info"])
-        explorer = self.explorer(task, sampling_params)
+        explorer = self.explorer(task, sampling_params, _played_for(kwargs))
         tree = ExplorationTree(task)
         tree.add(await explorer.attempt(tree))
         self.finished(tree, [])
@@ -210,7 +219,7 @@ class ExploreLoop(TaskLoop):
         task, step = task_of(kwargs["extra_info"]), int(kwargs["global_steps"])
         if found := await asyncio.to_thread(self._found, task, step):
             return self.records(found, None)
-        explorer = self.explorer(task, sampling_params, stop_signal(step))
+        explorer = self.explorer(task, sampling_params, _played_for(kwargs), stop_signal(step))
         tree = await explorer.explore(task, roots=self.rollout_config.n)
         try:
             await asyncio.to_thread(self._keep, tree, step, explorer.policy)  # the disk's time is not the other trees'

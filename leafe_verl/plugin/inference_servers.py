@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -77,6 +78,7 @@ class InferenceServers:
         ray.get(balancer.remove_servers.remote([manager.server_addresses[place]]))
         for server in replica.servers:  # a living one may be left, with a dead engine or without its other nodes
             ray.kill(server)
+            _wait_for_death(server)  # the new one has its name
         replica.servers = []
         _launch(replica)
         manager.server_handles[place] = replica.server_handle
@@ -100,9 +102,15 @@ def _is_dead(replica: RolloutReplica) -> bool:
         return True
 
 
+def _wait_for_death(server: Any) -> None:
+    with suppress(RayActorError):
+        while True:
+            ray.get(server.__ray_call__.remote(_has_dead_engine))
+
+
 def _has_dead_engine(server: Any) -> bool:
     """Called inside a server: whether vLLM's engine, a process of its own, has died."""
-    return bool(getattr(server.engine, "errored", False))
+    return bool(getattr(getattr(server, "engine", None), "errored", False))
 
 
 @auto_await

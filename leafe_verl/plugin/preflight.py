@@ -40,6 +40,7 @@ def find_problems(config: DictConfig) -> list[str]:
     problems += [] if config.trainer.val_only else _batch_problems(config)
     problems += _window_problems(config, settings)
     problems += _context_problems(config, settings)
+    problems += _determinism_problems(config)
     problems += _chat_problems(settings.generation.chat_family)
     try:
         make(settings.environment.name, **settings.environment.options).close()
@@ -122,6 +123,18 @@ def _context_problems(config: DictConfig, settings: Settings) -> list[str]:
     return [
         f"leafe.context.window is {settings.context.window}, which makes several sequences of an attempt, and "
         f"algorithm.adv_estimator is {estimator!r}; expected grpo, or leafe.context.window=null"
+    ]
+
+
+def _determinism_problems(config: DictConfig) -> list[str]:
+    """Of a prompt in parts vLLM takes a sample back, and asks the generator of its seed for what torch's CPU one has
+    not (gpu_model_runner.py: set_offset)."""
+    rollout = config.actor_rollout_ref.rollout
+    if not (rollout.full_determinism and config.trainer.device == "cpu" and rollout.enable_chunked_prefill):
+        return []
+    return [
+        "actor_rollout_ref.rollout.full_determinism is true, and seeds for each request end vLLM's CPU build where it "
+        "reads prompts in parts; expected actor_rollout_ref.rollout.enable_chunked_prefill=false"
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 from verl.utils.tokenizer.continuous_token import ContinuousTokenBuilder
 from verl.workers.rollout.llm_server import LLMServerClient
 
-from leafe_verl.core.policy import ContextOverflow, History, Message, PolicyFailure, PolicyTimeout, Turn
+from leafe_verl.core.policy import ContextOverflow, History, Message, PolicyFailure, PolicyTimeout, Turn, asked_for
 from leafe_verl.core.settings import GenerationSettings, ReflectionSettings
 
 
@@ -32,6 +33,9 @@ class ServerPolicy:
     reflection: ReflectionSettings
     grammar: bool = False
     """Whether the engine decodes under a JSON schema."""
+    seed: str | None = None
+    """What tells this tree from all others, and one run's seed from another's; every request is then sampled by a seed
+    drawn from it. None: as the engine's own generator has it."""
     weight_versions: set[int] = field(default_factory=set)
     """Training steps whose weights sampled for this policy."""
     seconds: float = 0.0
@@ -74,10 +78,11 @@ class ServerPolicy:
                 "raise data.max_prompt_length or data.max_response_length, or lower leafe.generation.max_tokens"
             )
         begun = asyncio.get_running_loop().time()
+        request_id, seeded = self._identity(length)
         request = self.client.generate(
-            self.request_id,
+            request_id,
             prompt_ids=list(history.token_ids),
-            sampling_params={**self.sampling_params, **params, "max_tokens": max_tokens},
+            sampling_params={**self.sampling_params, **params, **seeded, "max_tokens": max_tokens},
         )
         try:
             output = await asyncio.wait_for(request, self.generation.timeout)
@@ -92,6 +97,16 @@ class ServerPolicy:
             raise PolicyFailure(f"the inference server gave no tokens (stop reason {output.stop_reason!r})")
         self.weight_versions.add(int(output.extra_fields.get("global_steps") or 0))
         return self._turn(output.token_ids, output.log_probs, max_tokens)
+
+    def _identity(self, length: int) -> tuple[str, dict[str, int]]:
+        """The id of a request and its sampling seed.
+
+        Under `rollout.full_determinism` verl hands the id on to vLLM (llm_server.py), where no two may be the same.
+        """
+        if self.seed is None:
+            return self.request_id, {}
+        digest = hashlib.sha256(f"{self.seed} {asked_for.get()} {length}".encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()[:32], {"seed": int.from_bytes(digest.digest()[-4:], "big")}
 
     def _turn(self, token_ids: list[int], log_probs: list[float] | None, max_tokens: int) -> Turn:
         tokenizer = self.builder.tokenizer

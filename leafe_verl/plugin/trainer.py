@@ -274,7 +274,7 @@ class LeafeTrainer(CollectingTrainer):
         ]
         kinds = {key: kind for _, kind, key in sorted(found)}
         self._phases: list[Phase] = []
-        if metrics["leafe/trees_unkept"] and not metrics["leafe/trees"]:
+        if metrics["leafe/trees_unkept"] and not metrics.get("leafe/trees"):
             raise RuntimeError(
                 f"none of {metrics['leafe/trees_unkept']} trees could be kept in {self.config.leafe.collection.store}: "
                 "the rollout workers' log says why; once it is mended, the same command goes on from here"

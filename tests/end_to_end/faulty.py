@@ -20,7 +20,7 @@ from leafe_verl.core import Step, Task
 from leafe_verl.sandbox import Limits, default_pool
 
 LEAK_BYTES = 2 * 2**30
-STALL_SECONDS = 14.0
+STALL_SECONDS = 26.0
 """Longer than the run's leafe.generation.timeout."""
 _once: set[str] = set()
 _leaked: list[bytes] = []
@@ -71,7 +71,7 @@ class Faulty(Letters):
 
     @classmethod
     def task(cls, row: Mapping[str, Any], *, default_key: str | None = None) -> Task:
-        fault = row["fault"]
+        fault = row.get("fault", "none")
         return Task(f"{fault}{row['task_id']}", row["text"], "end_to_end.faulty:Faulty", {"fault": fault})
 
 

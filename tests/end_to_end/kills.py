@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import psutil
 import torch
 
-from end_to_end.launch import started
+from end_to_end.launch import named, started
 from end_to_end.tiny_model import make_tiny_model
 from leafe_verl.experience_store import index, read_trees
 
@@ -166,7 +166,7 @@ def kill(draw: random.Random, driver: psutil.Process, record: Record) -> None:
     """Kill what is drawn, or everything where there is none of it."""
     target = draw.choice([*TARGETS])
     family = [driver, *descendants(driver)]
-    chosen = [each for each in family if target != EVERYTHING and TARGETS[target] in command_of(each)]
+    chosen = named(family, TARGETS[target]) if target != EVERYTHING else []
     record.add(what="kill", target=target if chosen else EVERYTHING)
     for each in [draw.choice(chosen)] if chosen else family:
         with suppress(psutil.NoSuchProcess):
@@ -179,14 +179,10 @@ def descendants(driver: psutil.Process) -> list[psutil.Process]:
     return []
 
 
-def command_of(process: psutil.Process) -> str:
-    with suppress(psutil.NoSuchProcess):
-        return " ".join(process.cmdline())
-    return ""
-
-
 def name_of(process: psutil.Process) -> str:
-    return command_of(process)[:60]
+    with suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline())[:60]
+    return "gone"
 
 
 def trees(store: Path) -> int:

@@ -44,13 +44,18 @@ def write_tasks(path: Path, number: int) -> Path:
 
 
 def launch(
-    config: str, model: Path, run_dir: Path, *overrides: str, meanwhile: Callable[[psutil.Process], None] | None = None
+    config: str,
+    model: Path,
+    run_dir: Path,
+    *overrides: str,
+    meanwhile: Callable[[psutil.Process], None] | None = None,
+    module: str = "end_to_end.probe",
 ) -> dict[int, dict[str, float]]:
     """Run `python -m verl.trainer.main_ppo`; return training step -> metrics. Fails with the log's end.
 
-    `meanwhile` is called with the driver's process while it runs.
+    `meanwhile` is called with the driver's process while it runs; `module` registers trainers.
     """
-    with started(config, model, run_dir, *overrides) as (process, metrics):
+    with started(config, model, run_dir, *overrides, module=module) as (process, metrics):
         try:
             if meanwhile:
                 meanwhile(psutil.Process(process.pid))
@@ -82,17 +87,24 @@ def wait_until(true: Callable[[], bool], driver: psutil.Process) -> None:
 
 
 def kill_worker(driver: psutil.Process, title: str) -> None:
-    """Kill the one Ray worker of a run whose title begins so."""
-    titles = {}
-    for each in driver.children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            titles[each] = " ".join(each.cmdline())
-    (worker,) = [each for each, its in titles.items() if its.startswith(f"ray::{title}")]
+    """Kill the one Ray worker of a run with this title."""
+    (worker,) = named(driver.children(recursive=True), f"ray::{title}")
     worker.kill()
 
 
+def named(processes: list[psutil.Process], text: str) -> list[psutil.Process]:
+    """Those whose command line holds `text`."""
+    found = []
+    for each in processes:
+        with suppress(psutil.NoSuchProcess):
+            found += [each] if text in " ".join(each.cmdline()) else []
+    return found
+
+
 @contextmanager
-def started(config: str, model: Path, run_dir: Path, *overrides: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+def started(
+    config: str, model: Path, run_dir: Path, *overrides: str, module: str = "end_to_end.probe"
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """A run and the file of its metrics; whatever is left of it at the end is killed."""
     run_dir.mkdir(parents=True, exist_ok=True)
     metrics = run_dir / f"metrics-{len(list(run_dir.glob('metrics-*')))}.jsonl"
@@ -101,7 +113,7 @@ def started(config: str, model: Path, run_dir: Path, *overrides: str) -> Iterato
         "PYTHONPATH": f"{TESTS}:{TESTS.parent}",
         "VERL_FILE_LOGGER_PATH": str(metrics),
         "TENSORBOARD_DIR": str(run_dir / "tensorboard"),
-        "VERL_USE_EXTERNAL_MODULES": "end_to_end.probe",
+        "VERL_USE_EXTERNAL_MODULES": module,
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
         # One vLLM replica a rank: bound to the same two cores they would take turns on one.

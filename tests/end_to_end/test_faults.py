@@ -1,14 +1,16 @@
 """Every fault at once, in a run of real processes: it ends with success, and each fault is counted under its name."""
 
+import signal
 import subprocess
 
+import psutil
 import pytest
 
 pytest.importorskip("vllm", reason="vllm is not installed; recipes/setup.sh installs it")
 pytest.importorskip("verl", reason="verl is not installed; recipes/setup.sh installs it")
 
 from end_to_end.faulty import write_faults
-from end_to_end.launch import launch
+from end_to_end.launch import launch, named, started, wait_until
 from end_to_end.tiny_model import make_tiny_model
 from leafe_verl.experience_store import read_trees
 
@@ -41,8 +43,8 @@ def run(tmp_path_factory, small_disk):
         run_dir,
         "leafe.environment.name=end_to_end.faulty:Faulty",
         f"+leafe.environment.options.marks={run_dir}",
-        "leafe.environment.step_timeout=8",
-        "leafe.generation.timeout=10",
+        "leafe.environment.step_timeout=15",
+        "leafe.generation.timeout=20",
         "leafe.budget.attempts=4",
         f"leafe.collection.store={store}",
         "leafe.collection.worker_memory=2500",
@@ -104,3 +106,57 @@ def test_turns_that_do_not_come_end_the_attempts_under_way(run):
     stalled = [tree for key, tree in trees.items() if int(key.strip("abcdefghijklmnopqrstuvwxyz ")) >= 8]
     assert [attempt.outcome.value for tree in stalled for attempt in tree.attempts] == ["policy_timeout"] * 16
     assert metrics[2]["leafe/outcome/policy_timeout"] == 16
+
+
+SMALL = [
+    "leafe.budget.attempts=4",
+    "leafe.environment.concurrency=1",
+    "+leafe.environment.options.seconds=0.1",
+    "trainer.total_training_steps=2",
+    "trainer.test_freq=-1",
+]
+
+
+def keys(store):
+    return sorted((provenance.step, tree.task.key) for tree, provenance in read_trees(store))
+
+
+@pytest.mark.costly
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_an_inference_engine_that_dies_is_replaced_and_no_attempt_lost(tmp_path, replicas):
+    tasks = write_faults(tmp_path / "faults.jsonl", ["none", "kill server", *["none"] * 10])
+    metrics = launch(
+        "leafe",
+        make_tiny_model(tmp_path / "model"),
+        tmp_path,
+        *SMALL,
+        "leafe.environment.name=end_to_end.faulty:Faulty",
+        f"+leafe.environment.options.marks={tmp_path}",
+        f"data.train_files={tasks}",
+        "data.shuffle=false",
+        f"trainer.n_gpus_per_node={replicas}",
+        "trainer.save_freq=-1",
+    )
+    store = tmp_path / "checkpoints" / "experience"
+    assert len(keys(store)) == len(set(keys(store))) == 12
+    assert all(attempt.outcome.scored for tree, _ in read_trees(store) for attempt in tree.attempts)
+    assert [metrics[step]["leafe/inference_server_deaths"] for step in (1, 2)] == [1, 1]
+    assert [metrics[step]["leafe/missing"] for step in (1, 2)] == [0, 0]
+
+
+@pytest.mark.costly
+@pytest.mark.parametrize("process", ["raylet", "driver", "everything"])
+def test_a_preempted_node_costs_the_attempts_under_way(tmp_path, process):
+    model, store = make_tiny_model(tmp_path / "model"), tmp_path / "checkpoints" / "experience"
+    with started("leafe", model, tmp_path, *SMALL, "trainer.save_freq=1") as (launched, _):
+        driver = psutil.Process(launched.pid)
+        wait_until(lambda: len(keys(store)) >= 8, driver)
+        family = [driver, *driver.children(recursive=True)]
+        for each in {"driver": family[:1], "everything": family}.get(process) or named(family, "raylet/raylet"):
+            each.send_signal(signal.SIGTERM if process == "everything" else signal.SIGKILL)
+        assert launched.wait(120) != 0
+    kept = keys(store)
+    metrics = launch("leafe", model, tmp_path, *SMALL, "trainer.save_freq=1")
+    assert set(kept) <= set(keys(store))
+    assert len(keys(store)) == len(set(keys(store))) == 12
+    assert max(metrics) == 2

@@ -9,6 +9,11 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+END = SPECIAL.index("<|im_end|>")
+LETTERS = range(len(SPECIAL) + 64, len(SPECIAL) + 90)
+"""Tokens of some of the letters."""
+
 
 def make_tiny_model(directory: Path, seed: int = 0) -> Path:
     """Write model and tokenizer as a Hugging Face folder and return it."""
@@ -16,15 +21,14 @@ def make_tiny_model(directory: Path, seed: int = 0) -> Path:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(special + letters)}, merges=[]))
+    backend = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(SPECIAL + letters)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|im_end|>", unk_token="<|endoftext|>"
     )
-    tokenizer.add_special_tokens({"additional_special_tokens": special[1:2]})
+    tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL[1:2]})
     tokenizer.chat_template = CHATML
     torch.manual_seed(seed)
     config = LlamaConfig(

@@ -28,8 +28,8 @@ def play(**settings):
     policy.weight_versions, policy.seconds = {3}, 0.5
     loop = object.__new__(EpisodeLoop)
     loop.rollout_config = SimpleNamespace(calculate_log_probs=True)
-    loop.explorer = lambda task, params: Explorer(World(), policy, Settings.from_mapping(settings))
-    row = {"extra_info": {TASK_FIELD: json.dumps(dataclasses.asdict(TASK))}}
+    loop.explorer = lambda task, params, played_for: Explorer(World(), policy, Settings.from_mapping(settings))
+    row = {"extra_info": {TASK_FIELD: json.dumps(dataclasses.asdict(TASK))}, "global_steps": 1, "session_id": 0}
     return asyncio.run(loop.run({}, **row)), policy
 
 

@@ -60,6 +60,10 @@ def test_the_shipped_configurations_are_accepted(config, name, device):
         ("leafe.generation.max_tokens=4000", "do not fit a window of"),
         ("leafe.generation.chat_family=chatty", "leafe.generation.chat_family"),
         ("leafe.context.window=-1", "leafe.context.window is -1; expected"),
+        (
+            "actor_rollout_ref.rollout.full_determinism=true",
+            "expected actor_rollout_ref.rollout.enable_chunked_prefill=false",
+        ),
         ("leafe.playbook.path=/no/such/playbook.json", "no playbook at /no/such/playbook.json"),
         ("trainer.v1.trainer_mode=ace", "leafe.playbook.path is null; expected the file"),
         ("data.train_files=/no/such/file.jsonl", "data.train_files: /no/such/file.jsonl does not exist"),

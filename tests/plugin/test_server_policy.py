@@ -13,7 +13,7 @@ from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token
 
 from end_to_end.tiny_model import make_tiny_model
 from leafe_verl.core import ContextOverflow, PolicyFailure, PolicyTimeout
-from leafe_verl.core.policy import annotate
+from leafe_verl.core.policy import annotate, asked_for
 from leafe_verl.core.reflection import reflection_schema
 from leafe_verl.core.settings import GenerationSettings, ReflectionSettings
 from leafe_verl.plugin.server_policy import ServerPolicy
@@ -158,3 +158,35 @@ def test_what_goes_wrong_is_a_policy_failure(tokenizer, server, changes, failure
 
     with pytest.raises(failure, match=said):
         asyncio.run(play())
+
+
+def test_full_determinism_gives_every_request_its_own_seed_and_id(tokenizer):
+    def requests():
+        server = Server(*[[tokenizer.eos_token_id]] * 5)
+        served = policy(tokenizer, server, seed="0 step 1, session 0 task")
+
+        async def attempt(number):
+            asked_for.set(f"attempt {number}")
+            opening = await served.begin([{"role": "user", "content": "go"}])
+            await served.act(await served.extend(opening, await served.act(opening), "more"))
+
+        async def play():
+            await asyncio.gather(attempt(0), attempt(1))
+
+        asyncio.run(play())
+        return [(request_id, params["seed"]) for request_id, _, params in server.asked]
+
+    first = requests()
+    assert sorted(first) == sorted(requests())
+    assert len({request_id for request_id, _ in first}) == len({seed for _, seed in first}) == 4
+
+
+def test_without_full_determinism_no_request_has_a_seed(tokenizer):
+    server = Server([tokenizer.eos_token_id])
+    served = policy(tokenizer, server)
+
+    async def play():
+        await served.act(await served.begin([{"role": "user", "content": "go"}]))
+
+    asyncio.run(play())
+    assert "seed" not in server.asked[0][2]
