@@ -13,12 +13,13 @@ pytest.importorskip("verl", reason="verl is not installed")
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from verl import DataProto
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
 from fakes import TASK, ScriptedPolicy, World
 from leafe_verl.core import Explorer, Settings
-from leafe_verl.plugin.agent_loops import COUNTS_FIELD, EpisodeLoop
+from leafe_verl.plugin.agent_loops import COUNTS_FIELD, UNKEPT, EpisodeLoop, ExploreLoop
 from leafe_verl.plugin.dataset import TASK_FIELD
 
 
@@ -45,6 +46,31 @@ def test_a_window_gives_an_output_for_each_prompt_that_begins_anew():
     assert [tuple(output.prompt_ids) for output in outputs] == [policy.prompts[n].token_ids for n in (0, 2)]
     assert [COUNTS_FIELD in output.extra_fields for output in outputs] == [False, True], "an attempt is counted once"
     assert {output.reward_score for output in outputs} == {3.0}
+
+
+class Tokenizer:
+    eos_token_id, chat_template = 0, ""
+
+    def __len__(self):
+        return 5
+
+
+def test_a_tree_that_cannot_be_kept_is_counted_and_not_trained_on(tmp_path, caplog):
+    policy = ScriptedPolicy(lambda messages: "R")
+    policy.weight_versions, policy.seconds = {3}, 0.5
+    store = tmp_path / "file" / "store"
+    store.parent.write_text("where a folder should be")
+    loop = object.__new__(ExploreLoop)
+    loop.rollout_config, loop.tokenizer = SimpleNamespace(calculate_log_probs=False, n=1), Tokenizer()
+    loop.settings = Settings.from_mapping({"collection": {"store": str(store)}})
+    loop.config = OmegaConf.create(
+        {"trainer": {"experiment_name": "run"}, "actor_rollout_ref": {"model": {"path": "m"}}}
+    )
+    loop.explorer = lambda *_: Explorer(World(), policy, loop.settings)
+    row = {"extra_info": {TASK_FIELD: json.dumps(dataclasses.asdict(TASK))}, "global_steps": 1, "session_id": 0}
+    (output,) = asyncio.run(loop.run({}, **row))
+    assert output.extra_fields[COUNTS_FIELD] == {UNKEPT: 1} and output.response_mask == [0]
+    assert "leafe.collection.store names the folder" in caplog.text
 
 
 def test_verl_gives_each_output_its_attempts_advantage():
