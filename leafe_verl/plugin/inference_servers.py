@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from typing import Any
 
@@ -72,6 +75,21 @@ class InferenceServers:
             self._replace(place)
         return bool(dead)
 
+    def give_weights(self, sync: Callable[[], None]) -> None:
+        """Call `sync`, verl's way to give the servers their weights.
+
+        Raises RuntimeError when one dies meanwhile: verl's sender then waits for ever (bucketed_weight_transfer.py).
+        """
+        done: Future[None] = Future()
+        threading.Thread(target=lambda: _settle(done, sync), name="weights", daemon=True).start()
+        while not wait([done], PING_SECONDS).done:
+            if any(map(_is_dead, self._manager.get_replicas())):
+                raise RuntimeError(
+                    "an inference server died while it was given its weights; the same command goes on from the last "
+                    "checkpoint"
+                )
+        done.result()
+
     def _replace(self, place: int) -> None:
         manager = self._manager
         replica, balancer = manager.rollout_replicas[place], manager.global_load_balancer
@@ -100,6 +118,13 @@ def _is_dead(replica: RolloutReplica) -> bool:
         return any(ray.get(answered))
     except RayActorError:
         return True
+
+
+def _settle(done: Future[None], work: Callable[[], None]) -> None:
+    try:
+        done.set_result(work())
+    except BaseException as error:
+        done.set_exception(error)
 
 
 def _wait_for_death(server: Any) -> None:

@@ -70,13 +70,13 @@ class EpisodeTrainer(PPOTrainerSync):
 
     def on_init_end(self) -> None:
         self._weights_of = self.global_steps
-        super().on_init_end()
+        self._servers.give_weights(super().on_init_end)
 
     def on_step_end(self) -> None:
         self._weights_of = self.global_steps
         if self._servers.replace_dead(now=True):
             self._servers.admit()
-        super().on_step_end()
+        self._servers.give_weights(super().on_step_end)
 
     def on_validate_begin(self) -> None:
         super().on_validate_begin()
@@ -97,7 +97,7 @@ class EpisodeTrainer(PPOTrainerSync):
 
     def _replace_dead_servers(self, *, now: bool = False) -> None:
         if self._servers.replace_dead(now=now):
-            self.checkpoint_manager.update_weights(self._weights_of)
+            self._servers.give_weights(lambda: self.checkpoint_manager.update_weights(self._weights_of))
             self._servers.admit()
 
     @property

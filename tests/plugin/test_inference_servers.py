@@ -1,6 +1,7 @@
 """Inference servers that die, with Ray and verl's servers replaced by objects that answer at once."""
 
 import asyncio
+import threading
 
 import pytest
 
@@ -153,3 +154,16 @@ def test_living_servers_are_left_alone_and_asked_now_and_then(manager):
     manager.server_handles[0].dead = True
     assert not servers.replace_dead(), "looked a moment ago"
     assert [replica.starts for replica in manager.rollout_replicas] == [1, 1]
+
+
+def test_weights_are_not_waited_for_where_a_server_dies_meanwhile(manager, monkeypatch):
+    monkeypatch.setattr(inference_servers, "PING_SECONDS", 0.01)
+    servers, given, never = InferenceServers(manager), [], threading.Event()
+    servers.give_weights(lambda: given.append("weights"))
+    assert given == ["weights"]
+    with pytest.raises(ZeroDivisionError):
+        servers.give_weights(lambda: 1 / 0)
+    manager.server_handles[1].dead = True
+    with pytest.raises(RuntimeError, match="died while it was given its weights"):
+        servers.give_weights(never.wait)
+    never.set()
