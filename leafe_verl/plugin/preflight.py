@@ -127,14 +127,14 @@ def _context_problems(config: DictConfig, settings: Settings) -> list[str]:
 
 
 def _determinism_problems(config: DictConfig) -> list[str]:
-    """Of a prompt in parts vLLM takes a sample back, and asks the generator of its seed for what torch's CPU one has
-    not (gpu_model_runner.py: set_offset)."""
+    """vLLM's CPU build has no batch-invariant kernels. Beside others it may also read a prompt in parts, for which it
+    asks a request's generator for what torch's CPU one has not (gpu_model_runner.py: set_offset)."""
     rollout = config.actor_rollout_ref.rollout
-    if not (rollout.full_determinism and config.trainer.device == "cpu" and rollout.enable_chunked_prefill):
+    if not rollout.full_determinism or config.trainer.device != "cpu" or rollout.max_num_seqs == 1:
         return []
     return [
-        "actor_rollout_ref.rollout.full_determinism is true, and seeds for each request end vLLM's CPU build where it "
-        "reads prompts in parts; expected actor_rollout_ref.rollout.enable_chunked_prefill=false"
+        f"actor_rollout_ref.rollout.full_determinism is true and .max_num_seqs {rollout.max_num_seqs}; vLLM's CPU build "
+        "is deterministic with one request at a time alone, expected actor_rollout_ref.rollout.max_num_seqs=1"
     ]
 
 

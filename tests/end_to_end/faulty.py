@@ -20,7 +20,7 @@ from leafe_verl.core import Step, Task
 from leafe_verl.sandbox import Limits, default_pool
 
 LEAK_BYTES = 2 * 2**30
-STALL_SECONDS = 20.0
+STALL_SECONDS = 36.0
 """Longer than the run's leafe.generation.timeout."""
 _once: set[str] = set()
 _leaked: list[bytes] = []

@@ -42,17 +42,22 @@ TARGETS = {
     EVERYTHING: "",
 }
 """What is killed -> what its command line holds."""
-START_SECONDS, TRAINING_SECONDS = 45.0, 30.0
+START_SECONDS, TRAINING_SECONDS = 45.0, 20.0
 """A kill comes so late at most: after the launch, and after training has begun."""
+LEAVING_SECONDS = 20.0
+"""What a run's processes get to end once its driver has."""
 SILENCE_SECONDS = 240.0
 """A run that shows no sign of life for so long, hangs."""
 RUN = [
     "leafe.environment.concurrency=1",
     "+leafe.environment.options.seconds=0.1",
-    "leafe.budget.attempts=4",
     f"data.train_batch_size={TASKS_OF_A_STEP}",
-    # One mini-batch a step, so that a step's number of optimiser steps does not hang on what was sampled.
-    "actor_rollout_ref.actor.ppo_mini_batch_size=64",
+    # 1 to 3 examples a task and room for 4 in a mini-batch: whatever is sampled, a step makes as many optimiser steps.
+    "leafe.budget.attempts=6",
+    "leafe.distillation.events=every",
+    "leafe.distillation.rehearsal_share=0.0",
+    "actor_rollout_ref.rollout.n=4",
+    f"actor_rollout_ref.actor.ppo_mini_batch_size={TASKS_OF_A_STEP}",
     f"trainer.total_training_steps={STEPS}",
     "trainer.total_epochs=9",
     "trainer.save_freq=1",
@@ -95,6 +100,9 @@ def main() -> int:
         status = go_on(model, folder / "undisturbed", record, lambda: float("inf"), deadline, None)
         if status is None:
             return 0
+        if status:
+            print((folder / "undisturbed" / "log.txt").read_text(errors="replace")[-3000:])
+            return 1
         record.add(what="undisturbed", status=status, **outcome(folder / "undisturbed"))
     while time.monotonic() < deadline and not is_over(record, options.kills):
         disturb(model, folder, record, options.seed, options.kills, deadline)
@@ -150,16 +158,29 @@ def go_on(
                 if draw:
                     record.add(what="kill", target=EVERYTHING, trees=trees(store), because="time was up")
                 break
-            time.sleep(0.2)
+            time.sleep(0.5)
         else:
-            _, left = psutil.wait_procs(family, timeout=20)
-            if left:
-                record.add(what="left", processes=sorted(Counter(name_of(each) for each in left)))
-        for each in [*family, driver]:
+            if left := outlived(family, LEAVING_SECONDS):
+                record.add(what="left", processes=sorted(map(name_of, left)))
+        for each in [driver, *family]:
             with suppress(psutil.NoSuchProcess):
                 each.kill()
-        psutil.wait_procs(family, timeout=20)
+        outlived(family, LEAVING_SECONDS)
     return status
+
+
+def outlived(processes: set[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Those that still run after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while (left := [each for each in processes if is_running(each)]) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return left
+
+
+def is_running(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def kill(draw: random.Random, driver: psutil.Process, record: Record) -> None:

@@ -14,8 +14,6 @@ pytestmark = [pytest.mark.end_to_end, pytest.mark.costly]
 FULL_DETERMINISM = [
     "actor_rollout_ref.rollout.full_determinism=true",
     "actor_rollout_ref.actor.fsdp_config.full_determinism=true",
-    # vLLM's CPU build: no part of a prompt may be sampled from, no batch may change a number.
-    "actor_rollout_ref.rollout.enable_chunked_prefill=false",
     "actor_rollout_ref.rollout.max_num_seqs=1",
 ]
 STEPS = 2

@@ -44,7 +44,7 @@ def run(tmp_path_factory, small_disk):
         "leafe.environment.name=end_to_end.faulty:Faulty",
         f"+leafe.environment.options.marks={run_dir}",
         "leafe.environment.step_timeout=10",
-        "leafe.generation.timeout=15",
+        "leafe.generation.timeout=30",
         "leafe.budget.attempts=4",
         f"leafe.collection.store={store}",
         "leafe.collection.worker_memory=2500",

@@ -62,7 +62,7 @@ def test_the_shipped_configurations_are_accepted(config, name, device):
         ("leafe.context.window=-1", "leafe.context.window is -1; expected"),
         (
             "actor_rollout_ref.rollout.full_determinism=true",
-            "expected actor_rollout_ref.rollout.enable_chunked_prefill=false",
+            "expected actor_rollout_ref.rollout.max_num_seqs=1",
         ),
         ("leafe.playbook.path=/no/such/playbook.json", "no playbook at /no/such/playbook.json"),
         ("trainer.v1.trainer_mode=ace", "leafe.playbook.path is null; expected the file"),
