@@ -133,8 +133,8 @@ def _determinism_problems(config: DictConfig) -> list[str]:
     if not rollout.full_determinism or config.trainer.device != "cpu" or rollout.max_num_seqs == 1:
         return []
     return [
-        f"actor_rollout_ref.rollout.full_determinism is true and .max_num_seqs {rollout.max_num_seqs}; vLLM's CPU build "
-        "is deterministic with one request at a time alone, expected actor_rollout_ref.rollout.max_num_seqs=1"
+        f"actor_rollout_ref.rollout.full_determinism is true, and .max_num_seqs is {rollout.max_num_seqs}; vLLM's CPU "
+        "build is deterministic with one request at a time alone, expected actor_rollout_ref.rollout.max_num_seqs=1"
     ]
 
 
