@@ -176,7 +176,7 @@ class _Slot:
         self,
         choose: Callable[[], Tier],
         tasks: queue.SimpleQueue[_Task[Any] | None],
-        note_loss: Callable[[], None] = lambda: None,
+        note_loss: Callable[[], None],
     ) -> None:
         self._choose = choose
         self._tasks = tasks

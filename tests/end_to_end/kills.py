@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import sys
 import time
 from collections import Counter
@@ -97,6 +98,7 @@ def main() -> int:
         make_tiny_model(model)
     deadline = time.monotonic() + 60 * options.minutes
     if not record.of("undisturbed"):
+        shutil.rmtree(folder / "undisturbed", ignore_errors=True)
         status = go_on(model, folder / "undisturbed", record, lambda: float("inf"), deadline, None)
         if status is None:
             return 0

@@ -26,6 +26,7 @@ from leafe_verl.sandbox import (
     available_tiers,
     default_pool,
     judge,
+    sandboxes_lost,
 )
 from leafe_verl.sandbox.pool import _choose_once
 from leafe_verl.sandbox.protocol import (
@@ -589,6 +590,7 @@ def test_a_run_whose_zygote_dies_or_hangs_is_repeated(monkeypatch: pytest.Monkey
         os.kill(zygote, blow)
         assert future.result().calls[0].value == 2
         assert pool.call("", "", ["3"]).result().calls[0].value == 3
+        assert pool.lost == 1 and sandboxes_lost() >= 1
     assert not Path("/proc", str(zygote)).exists()
 
 
