@@ -1,4 +1,4 @@
-"""A report in headless Chromium, for whatever folder has a report to read; tests that run only where they are asked for."""
+"""A report in headless Chromium, and which tests run where they are asked for alone."""
 
 from __future__ import annotations
 
