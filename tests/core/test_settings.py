@@ -47,8 +47,8 @@ INVALID = {
     "leafe.schedule.stages": ["stage1", None],
     "leafe.schedule.collect": ["tasks", None],
     "leafe.collection.share": [0, 1.1, None],
-    "leafe.tracking.branches": [-1, None, 1.5],
     "leafe.collection.worker_memory": [0, None],
+    "leafe.tracking.branches": [-1, None, 1.5],
     "leafe.seed": [-1, None, 0.5],
 }
 OPTIONAL = ["environment.horizon", "environment.concurrency", "budget.environment_steps", "reflection.interval"]
