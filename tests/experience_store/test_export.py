@@ -126,8 +126,10 @@ class TestFiles:
     def test_what_is_refused(self, tmp_path):
         store = tmp_path / "store"
         write(store, (rescued(), provenance(seed=None)))
-        with pytest.raises(ValueError, match="--format verl writes .parquet; name the file so"):
-            export(store, tmp_path / "out.jsonl", Choice(form="verl"))
+        with pytest.raises(ValueError, match="--format verl writes .parquet or .jsonl; name the file so"):
+            export(store, tmp_path / "out.csv", Choice(form="verl"))
+        with pytest.raises(ValueError, match="--format trl writes .jsonl; name the file so"):
+            export(store, tmp_path / "out.parquet", Choice())
         with pytest.raises(ValueError, match="stored without a seed; choose one with --seed"):
             export(store, tmp_path / "out.jsonl", Choice())
         assert not (tmp_path / "out.jsonl").exists()
