@@ -12,7 +12,16 @@ from leafe_verl.core.environment import (
 )
 from leafe_verl.core.experience import Example, Kind, TokenSequence, examples_of, sequence_of
 from leafe_verl.core.explore import Explorer
-from leafe_verl.core.policy import ContextOverflow, History, Message, Policy, PolicyFailure, PolicyTimeout, Turn
+from leafe_verl.core.policy import (
+    ContextOverflow,
+    History,
+    Message,
+    Policy,
+    PolicyFailure,
+    PolicyTimeout,
+    Prompted,
+    Turn,
+)
 from leafe_verl.core.reflection import Reflection
 from leafe_verl.core.settings import Settings
 from leafe_verl.core.task import Task
@@ -36,6 +45,7 @@ __all__ = [
     "Policy",
     "PolicyFailure",
     "PolicyTimeout",
+    "Prompted",
     "Reflection",
     "ReplayDivergence",
     "ReplayEnvironment",

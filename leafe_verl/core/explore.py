@@ -169,19 +169,18 @@ class Explorer:
         """Ask the policy for (tau, e) after step t; whatever goes wrong is answered by the fallback."""
         asked_for.set(f"reflection {number}")
         steps, limit = tree.path(index)[:t], self.settings.reflection.max_characters
-        text, num_tokens = "", 0
+        text, num_tokens, prompted = "", 0, None
         try:
             # What the policy would have seen at the next step: a summary names every turn before its window.
             note = Note(t + 1, reflection_prompt(t))
             looking_back = await history_after(self.policy, steps, self.settings.context, note=note)
             turn = await self._unless_stopped(self.policy.reflect(looking_back, reflection_schema(t, limit)))
-            text, num_tokens = turn.text, len(turn.token_ids)
+            text, num_tokens, prompted = turn.text, len(turn.token_ids), turn.prompted
         except PolicyFailure as failure:
             text = f"[{failure}]"
-        if num_tokens and (answer := parse_reflection(text, t, limit)):
-            return Reflection(*answer, parsed=True, text=text, num_tokens=num_tokens, num_steps=t)
-        fallback = fallback_reflection(steps, limit)
-        return Reflection(*fallback, parsed=False, text=text, num_tokens=num_tokens, num_steps=t)
+        answer = parse_reflection(text, t, limit) if num_tokens else None
+        tau, experience = answer or fallback_reflection(steps, limit)
+        return Reflection(tau, experience, answer is not None, text, num_tokens, num_steps=t, prompted=prompted)
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
         """Await `work`; raise Interrupted, and cancel it, when `stop` is set first."""

@@ -12,6 +12,16 @@ Message = Mapping[str, str]
 
 
 @dataclass(frozen=True)
+class Prompted:
+    """What it took the inference engine to read a prompt."""
+
+    num_tokens: int
+    """Of the prompt, notes included."""
+    num_cached: int
+    """Of these, the ones that its prefix cache held already."""
+
+
+@dataclass(frozen=True)
 class Turn:
     """One sampled assistant turn, verbatim."""
 
@@ -23,6 +33,8 @@ class Turn:
     """Natural-log probability of each token under the sampling policy; None where the engine gave none."""
     complete: bool = True
     """False when the token limit cut the turn, so that it has no end-of-turn token."""
+    prompted: Prompted | None = field(default=None, compare=False)
+    """None where the engine does not say; never stored."""
 
     def __post_init__(self) -> None:
         if self.log_probs is not None and len(self.log_probs) != len(self.token_ids):

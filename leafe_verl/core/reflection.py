@@ -6,8 +6,10 @@ import itertools
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from leafe_verl.core.policy import Prompted
 
 PROMPT = (
     "The task is not solved after your {num_steps} turns so far. Do not continue it now. Look back at your turns "
@@ -52,6 +54,8 @@ class Reflection:
     """Tokens sampled for it."""
     num_steps: int = 0
     """Steps it looked at."""
+    prompted: Prompted | None = field(default=None, compare=False)
+    """As a turn's."""
 
 
 def reflection_prompt(num_steps: int) -> str:

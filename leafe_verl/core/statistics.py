@@ -24,6 +24,7 @@ def count(tree: ExplorationTree, examples: Iterable[Example]) -> dict[str, int]:
         dict(counts)
         | _branch_counts(tree)
         | _pivot_counts(tree)
+        | _prompt_counts(tree)
         | {
             "trees": 1,
             "trees_scored": int(any(attempt.outcome.scored for attempt in attempts)),
@@ -66,6 +67,19 @@ def _pivot_counts(tree: ExplorationTree) -> dict[str, int]:
     return {"pivot_pairs": len(pairs), "pivot_pairs_agreed": sum(a == b for a, b in pairs)}
 
 
+def _prompt_counts(tree: ExplorationTree) -> dict[str, int]:
+    """Tokens of prompts, and of these the ones that the engine's prefix cache held, by what the prompt asked for."""
+    prompts = [("reflect", reflection.prompted) for _, reflection in tree.reflections]
+    for attempt in tree.attempts:
+        prompts += [("branch" if attempt.branch else "explore", step.action.prompted) for step in attempt.steps]
+    counts: Counter[str] = Counter()
+    for kind, prompted in prompts:
+        if prompted:
+            counts[f"prompt_tokens/{kind}"] += prompted.num_tokens
+            counts[f"cached_tokens/{kind}"] += prompted.num_cached
+    return dict(counts)
+
+
 def total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     """Add up counts of several trees."""
     summed: Counter[str] = Counter()
@@ -86,4 +100,6 @@ def ratios(counts: Mapping[str, int]) -> dict[str, float]:
     }
     groups = [key.removesuffix("_succeeded") for key in counts if re.fullmatch(r"branches_\w+_succeeded", key)]
     pairs |= {f"{group.replace('branches', 'branch_success', 1)}": (f"{group}_succeeded", group) for group in groups}
+    kinds = [key.removeprefix("cached_tokens/") for key in counts if key.startswith("cached_tokens/")]
+    pairs |= {f"prefix_cache/{kind}": (f"cached_tokens/{kind}", f"prompt_tokens/{kind}") for kind in kinds}
     return {name: counts[part] / counts[whole] for name, (part, whole) in pairs.items() if counts.get(whole)}

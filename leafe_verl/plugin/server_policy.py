@@ -13,7 +13,16 @@ from typing import Any
 from verl.utils.tokenizer.continuous_token import ContinuousTokenBuilder
 from verl.workers.rollout.llm_server import LLMServerClient
 
-from leafe_verl.core.policy import ContextOverflow, History, Message, PolicyFailure, PolicyTimeout, Turn, asked_for
+from leafe_verl.core.policy import (
+    ContextOverflow,
+    History,
+    Message,
+    PolicyFailure,
+    PolicyTimeout,
+    Prompted,
+    Turn,
+    asked_for,
+)
 from leafe_verl.core.settings import GenerationSettings, ReflectionSettings
 
 
@@ -96,7 +105,9 @@ class ServerPolicy:
         if not output.token_ids or output.stop_reason == "aborted":
             raise PolicyFailure(f"the inference server gave no tokens (stop reason {output.stop_reason!r})")
         self.weight_versions.add(int(output.extra_fields.get("global_steps") or 0))
-        return self._turn(output.token_ids, output.log_probs, max_tokens)
+        cached = output.extra_fields.get("num_cached_tokens")
+        prompted = None if cached is None else Prompted(length, cached)
+        return self._turn(output.token_ids, output.log_probs, max_tokens, prompted)
 
     def _identity(self, length: int) -> tuple[str, dict[str, int]]:
         """The id of a request and its sampling seed.
@@ -108,11 +119,13 @@ class ServerPolicy:
         digest = hashlib.sha256(f"{self.seed} {asked_for.get()} {length}".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()[:32], {"seed": int.from_bytes(digest.digest()[-4:], "big")}
 
-    def _turn(self, token_ids: list[int], log_probs: list[float] | None, max_tokens: int) -> Turn:
+    def _turn(
+        self, token_ids: list[int], log_probs: list[float] | None, max_tokens: int, prompted: Prompted | None
+    ) -> Turn:
         tokenizer = self.builder.tokenizer
         text = tokenizer.decode(token_ids, skip_special_tokens=True)
         complete = len(token_ids) < max_tokens or token_ids[-1] == tokenizer.eos_token_id
-        return Turn(text, tuple(token_ids), tuple(log_probs) if log_probs else None, complete)
+        return Turn(text, tuple(token_ids), tuple(log_probs) if log_probs else None, complete, prompted)
 
 
 @functools.lru_cache(maxsize=64)

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os.path
+
 import pytest
 
-from fakes import Cut, ReplayCorridor, ScriptedPolicy, World, experience_in, grow, reflection, wandering
-from leafe_verl.core import Kind, Outcome, examples_of
+from fakes import (
+    ASSISTANT,
+    END,
+    USER,
+    Cut,
+    ReplayCorridor,
+    ScriptedPolicy,
+    World,
+    experience_in,
+    grow,
+    reflection,
+    tokens,
+    wandering,
+)
+from leafe_verl.core import Kind, Outcome, Prompted, examples_of
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.core.statistics import count, ratios, total
 
@@ -101,6 +117,44 @@ def test_pivot_agreement_is_the_share_of_pairs_that_name_the_same_step():
     counts = counted(grow(policy, budget={"depth": 1}, reflection={"samples": 4}))
     assert (counts["pivot_pairs"], counts["pivot_pairs_agreed"]) == (3, 1)
     assert ratios(counts)["pivot_agreement"] == pytest.approx(1 / 3)
+
+
+class CachingPolicy(ScriptedPolicy):
+    """Says of each prompt how much of it stood at the beginning of an earlier prompt with its answer."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.read = []
+
+    async def act(self, history):
+        return self.with_prompt(history, await super().act(history))
+
+    async def reflect(self, history, schema):
+        return self.with_prompt(history, await super().reflect(history, schema))
+
+    def with_prompt(self, history, turn):
+        cached = max((len(os.path.commonprefix([history.token_ids, each])) for each in self.read), default=0)
+        self.read.append(history.token_ids + turn.token_ids)
+        return dataclasses.replace(turn, prompted=Prompted(len(history.token_ids), cached))
+
+
+def test_prompts_of_a_tree_are_read_once_but_for_what_differs_last():
+    policy = CachingPolicy({"0": "L"}, {4: reflection(3, "go")})
+    tree = grow(policy, budget={"depth": 1})
+    counts = counted(tree)
+    (_, looking_back), told = policy.reflection_prompts[0], policy.prompts[4]
+    last = looking_back.messages[-1]["content"]
+    assert counts["prompt_tokens/reflect"] == len(looking_back.token_ids)
+    assert len(looking_back.token_ids) - counts["cached_tokens/reflect"] == len((USER, *tokens(last), END, ASSISTANT))
+    first, note = tree.attempts[1].steps[0].action.prompted, told.messages[-1]["content"].removeprefix("0")
+    assert first.num_tokens - first.num_cached == len((*tokens(note), END, ASSISTANT))
+    assert set(ratios(counts)) > {"prefix_cache/explore", "prefix_cache/reflect", "prefix_cache/branch"}
+
+
+def test_an_engine_that_does_not_say_what_it_cached_is_not_counted():
+    counts = counted(rescued())
+    assert not [name for name in counts if "_tokens/" in name]
+    assert not [name for name in ratios(counts) if name.startswith("prefix_cache")]
 
 
 def test_reflections_after_different_steps_are_not_compared():
