@@ -1,14 +1,16 @@
-"""verl's replay buffer with a progress bar, looking more often than every two seconds."""
+"""verl's replay buffer with a progress bar, which looks when a task has ended rather than every two seconds."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
-POLL_SECONDS = 0.2
+POLL_SECONDS = 1.0
+"""Between two looks at most, so that dead workers are noticed and the progress is shown."""
 NOTHING_COLLECTED = "no materializable trajectories"
 """What verl/trainer/ppo/v1/replay_buffer.py says of a training batch without any result."""
 
@@ -28,7 +30,9 @@ class ProgressReplayBuffer(ReplayBuffer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.poll_interval = POLL_SECONDS
+        self.poll_interval = 0.0  # what verl sleeps after a look; `wait` takes its place
+        self.wait: Callable[[float], None] = time.sleep
+        """Called with the most seconds that it may take between two looks."""
         self.on_poll: Callable[[str, int, set[str]], None] | None = None
         """Called with the partition, the number of its tasks that have ended and the uids of those that have not."""
         self._bar: tqdm | None = None
@@ -54,4 +58,5 @@ class ProgressReplayBuffer(ReplayBuffer):
             self.on_poll(partition_id, done, self.pending_keys[partition_id] | self.running_keys[partition_id])
         if self._bar is not None and (more := min(done, self._bar.total) - self._bar.n) > 0:
             self._bar.update(more)
+        self.wait(POLL_SECONDS)
         return super()._wait_for_next_poll(partition_id, last_debug_time)

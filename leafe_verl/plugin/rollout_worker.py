@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import resource
 import time
@@ -62,12 +63,22 @@ def holdings() -> Holdings:
 class RolloutWorker(_WorkerTQ):  # type: ignore[misc, valid-type]
     """Chooses the loop: `rollout.agent.default_agent_loop` in training, `leafe.evaluation.loop` in validation."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._ended = asyncio.Event()
+
     async def _run_prompt(self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool = False) -> None:
         if trajectory["validate"]:
             prompt["agent_name"] = validation_loop(self.config.leafe.evaluation)
         elif prompt["agent_name"] in (EXPLORE, REPLAY):
             prompt["__rollout_n__"] = 1  # one tree a task; its number of roots is rollout.n
         await super()._run_prompt(prompt, sampling_params, trajectory, trace)
+        self._ended.set()
+
+    async def next_end(self) -> None:
+        """Answer as soon as a task has ended since the last answer."""
+        await self._ended.wait()
+        self._ended.clear()
 
     async def ping(self) -> None:
         """Answer: the process lives."""
@@ -93,6 +104,7 @@ class RolloutManager(AgentLoopManagerTQ):
         self._sent: dict[int, list[TensorDict]] = {}
         self._deaths_of: Counter[str] = Counter()
         self._pings: dict[int, ray.ObjectRef] = {}
+        self._ends: dict[int, ray.ObjectRef] = {}
         self._looked = 0.0
 
     def generate_sequences(self, prompts: TensorDict) -> None:
@@ -101,6 +113,18 @@ class RolloutManager(AgentLoopManagerTQ):
         self._replace_leaking()
         for worker, share in enumerate(prompts.chunk(len(self.agent_loop_workers))):
             self._send(worker, share)
+
+    def wait_for_end(self, seconds: float) -> None:
+        """Return as soon as a task has ended, and after so many seconds at the latest."""
+        for number, worker in enumerate(self.agent_loop_workers):
+            if number not in self._ends:
+                self._ends[number] = worker.next_end.remote()
+        answered, _ = ray.wait([*self._ends.values()], timeout=seconds)
+        self._ends = {number: end for number, end in self._ends.items() if end not in answered}
+        try:
+            ray.get(answered)
+        except RayActorError:  # a dead worker answers at once, again and again until it is replaced
+            time.sleep(seconds)
 
     def stop_exploring(self, step: int) -> None:
         for worker in self.agent_loop_workers:
@@ -182,6 +206,7 @@ class RolloutManager(AgentLoopManagerTQ):
     def _replace(self, worker: int) -> None:
         self._pings.pop(worker, None)
         self._past_losses.update(self._losses.pop(worker, {}))
+        self._ends.pop(worker, None)
         self.agent_loop_workers[worker] = self.agent_loop_workers_class.options(
             name=f"agent_loop_worker_{worker}_{uuid4().hex[:8]}"
         ).remote(self.config, self.llm_client, self.teacher_client, self.reward_loop_worker_handles)

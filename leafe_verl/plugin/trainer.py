@@ -80,11 +80,15 @@ class EpisodeTrainer(PPOTrainerSync):
 
     def on_validate_begin(self) -> None:
         super().on_validate_begin()
-        self.replay_buffer.on_poll = self._watch
+        self._attach()
 
     def on_sample_begin(self) -> None:
         super().on_sample_begin()
-        self.replay_buffer.on_poll = self._watch
+        self._attach()
+
+    def _attach(self) -> None:
+        """Tie the replay buffer to the rollout workers, which are there only once verl has built this trainer."""
+        self.replay_buffer.on_poll, self.replay_buffer.wait = self._watch, self.agent_loop_manager.wait_for_end
 
     def on_sample_end(self) -> None:
         self._replace_dead_servers(now=True)

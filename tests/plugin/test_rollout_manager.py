@@ -28,7 +28,7 @@ class Method:
 class Worker:
     def __init__(self):
         self.dead, self.played, self.stopped = False, [], []
-        self.ping = Method(self, lambda: None)
+        self.ping = self.next_end = Method(self, lambda: None)
         self.held = Holdings(memory=100, descriptors=0.1, losses={"sandboxes_lost": 1})
         self.holdings = Method(self, lambda: self.held)
         self.generate_sequences = Method(self, lambda share: self.played.append([str(uid) for uid in share["uid"]]))
@@ -103,6 +103,16 @@ def look(manager, unfinished):
     """A ping is sent at one look and its answer read at the next."""
     manager.replace_dead(unfinished, "train")
     manager.replace_dead(unfinished, "train")
+
+
+def test_an_ended_task_is_noticed_without_waiting_a_dead_worker_is_not_asked_again_and_again(manager, monkeypatch):
+    slept = []
+    monkeypatch.setattr(rollout_worker.time, "sleep", slept.append)
+    manager.wait_for_end(1.0)
+    assert slept == []
+    manager.agent_loop_workers[1].dead = True
+    manager.wait_for_end(1.0)
+    assert slept == [1.0]
 
 
 def test_tasks_are_shared_out(manager):
