@@ -141,12 +141,26 @@ def _report(rounds: dict[str, list[Round]]) -> None:
             f"{each['p50_ms']:8.2f} {each['p99_ms']:8.2f} {each['ratio']:8.2f}x"
         )
     machine = {"processors": len(os.sched_getaffinity(0)), "python": sys.version.split()[0], "load": os.getloadavg()[0]}
-    print(json.dumps({"concurrency": CONCURRENCY, "rounds": len(next(iter(rounds.values()))), **machine, **results}))
+    ratios = [_ratio(name, rounds) for name in list(rounds)[1:]]
+    numbers = {"concurrency": CONCURRENCY, "rounds": len(next(iter(rounds.values())))}
+    print(json.dumps({"ratios": ratios, **numbers, **machine, **results}))
+
+
+def _ratio(name: str, rounds: dict[str, list[Round]]) -> dict[str, Any]:
+    """A line of run.py's table; each round is a pair of measurements."""
+    ours = next(iter(rounds.values()))
+    pairs = sorted(_rate(one) / _rate(other) for one, other in zip(ours, rounds[name], strict=True))
+    ratio, spread = statistics.median(pairs), [pairs[0], pairs[-1]]
+    return {"what": "verdicts/s", "alternative": name, "ratio": ratio, "spread": spread, "runs": len(pairs)}
+
+
+def _rate(one: Round) -> float:
+    return len(one.latencies) / one.seconds
 
 
 def _summary(rounds: list[Round]) -> dict[str, float]:
     """Runs a second: the median of the rounds, the least and the most; latencies of all rounds together."""
-    rates = sorted(len(each.latencies) / each.seconds for each in rounds)
+    rates = sorted(map(_rate, rounds))
     latencies = sorted(latency for each in rounds for latency in each.latencies)
     return {
         "runs_per_second": round(statistics.median(rates), 1),

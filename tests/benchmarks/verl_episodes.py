@@ -1,0 +1,81 @@
+"""The alternative of exploring.py: verl's own multi-turn episodes on an environment of ours, rollout alone.
+
+Loaded by verl in every process, as VERL_USE_EXTERNAL_MODULES names it. Manager, rollout worker, agent loop and replay
+buffer are verl's; of ours are the environment and what verl lacks without an accelerator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import transfer_queue as tq
+from transfer_queue import KVBatchMeta
+from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
+from verl.experimental.agent_loop.tool_agent_loop import AgentData, AgentState, ToolAgentLoop
+from verl.experimental.agent_loop.tool_parser import FunctionCall, ToolParser
+from verl.tools.schemas import ToolResponse
+from verl.trainer.ppo.v1.trainer_base import register_trainer
+
+from leafe_verl.environments import make
+from leafe_verl.plugin.agent_loops import TaskLoop
+from leafe_verl.plugin.dataset import task_of
+from leafe_verl.plugin.trainer import CollectingTrainer
+
+
+class AnswerAsCall(ToolParser):
+    """Every answer of the model, whole, is a call of the one tool: a step of the environment."""
+
+    async def extract_tool_calls(self, responses_ids: list[int], tools: Any = None) -> tuple[str, list[FunctionCall]]:
+        text = self.tokenizer.decode(responses_ids, skip_special_tokens=True)
+        return text, [FunctionCall(name="step", arguments=json.dumps({"answer": text}))]
+
+
+@register("verl_episode")
+class VerlEpisode(TaskLoop, ToolAgentLoop):
+    """verl's ToolAgentLoop. From TaskLoop it has the family of the chat template, which verl does not know either."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.tool_parser = AnswerAsCall(self.tokenizer)
+
+    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
+        task = task_of(kwargs["extra_info"])
+        self.environment = make(task.environment, **self.settings.environment.options)
+        self.environment.horizon = self.settings.environment.horizon or self.environment.horizon
+        observation, _ = await asyncio.to_thread(self.environment.reset, task, 0)
+        roles = (("system", self.environment.system_prompt), ("user", observation))
+        kwargs["raw_prompt"] = [{"role": role, "content": content} for role, content in roles if content]
+        limited = {**sampling_params, "max_tokens": self.settings.generation.max_tokens}
+        output = await super().run(limited, **kwargs)
+        await asyncio.to_thread(self.environment.close)
+        output.reward_score = float(bool(self.step.info.get("success")))
+        output.extra_fields["reward_extra_info"] = {}
+        return output
+
+    async def _call_tool(
+        self, tool_call: FunctionCall, tools_kwargs: dict[str, Any], agent_data: AgentData
+    ) -> tuple[ToolResponse, float, dict]:
+        self.step = await asyncio.to_thread(self.environment.step, json.loads(tool_call.arguments)["answer"])
+        return ToolResponse(text=self.step.observation), self.step.reward, {}
+
+    async def _handle_processing_tools_state(self, agent_data: AgentData) -> AgentState:
+        state = await super()._handle_processing_tools_state(agent_data)
+        return AgentState.TERMINATED if self.step.terminated or self.step.truncated else state
+
+
+@register_trainer("verl_episodes")
+class VerlEpisodes(CollectingTrainer):
+    """Collects, counts the tokens, and learns nothing."""
+
+    def _attach(self) -> None:
+        """The replay buffer and the workers are verl's."""
+
+    def _balance_batch(self, batch: KVBatchMeta, metrics: dict, **kwargs: Any) -> KVBatchMeta:
+        fields = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["response_mask"])
+        metrics["leafe/sampled_tokens"] = int(sum(mask.sum() for mask in fields["response_mask"].unbind()))
+        return batch
+
+    def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        return batch
