@@ -1,8 +1,9 @@
 # Sourced by the recipes and by tests/run.sh: put a Python with this package first on PATH.
 # An active environment that already has the package is used as it is; otherwise .venv in the checkout is made.
 
-_ready() { python -c 'import importlib.metadata as m; m.version("leafe-verl"); m.version("verl"); import vllm' \
-    >/dev/null 2>&1; }
+# vLLM is looked for, not imported: that takes 5 s, and every start of a recipe would wait for it.
+_ready() { python -c 'from importlib import metadata, util; [metadata.version(name) for name in ("leafe-verl", "verl")]
+util.find_spec("vllm") or exit(1)' >/dev/null 2>&1; }
 
 _python() {
     local candidate
