@@ -1,14 +1,17 @@
 """Under torchrun: one update of the SFT role on fixed ragged examples. Writes losses and a weight norm as JSON.
 
-torchrun --nproc-per-node N sft_update.py MODEL OUTPUT [--remove-padding]
+torchrun --nproc-per-node N sft_update.py MODEL OUTPUT [--remove-padding] [--share-prefixes] [--strategy fsdp2]
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from tensordict import TensorDict
@@ -17,62 +20,70 @@ from verl.utils import tensordict_utils as tu
 from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig, TrainingWorkerConfig
 
 from leafe_verl.plugin.cpu import prepare_engine
-from leafe_verl.plugin.sft_worker import TERM, WEIGHTS, SFTTrainingWorker, distillation_loss
+from leafe_verl.plugin.sft_worker import SHARE, TERM, WEIGHTS, SFTTrainingWorker, distillation_loss
 
 NUM_EXAMPLES = 8
+MODEL = {
+    "use_remove_padding": False,
+    "enable_gradient_checkpointing": False,
+    # Takes float32 and, from the position ids, packed rows; flash-attention takes 16 bits alone.
+    "override_config": {"attn_implementation": "sdpa"},
+}
+ENGINE = {
+    "strategy": "fsdp2",
+    "mixed_precision": {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"},
+    "use_torch_compile": False,
+    "micro_batch_size_per_gpu": 2,
+    "use_dynamic_bsz": False,
+}
+Row = tuple[list[int], list[int], list[int], int]
+"""Prompt, response, mask of the response, and place of the term in `weights`."""
 
 
 def nested(rows: list[list[int]]) -> torch.Tensor:
     return torch.nested.as_nested_tensor([torch.tensor(row) for row in rows], layout=torch.jagged)
 
 
-def examples(rank: int, ranks: int) -> TensorDict:
-    """This rank's share of the examples: prompts of 5 to 40 tokens, responses of 3 to 60, some tokens untrained."""
+def examples() -> list[Row]:
+    """Prompts of 5 to 80 tokens, most of which begin like another, responses of 3 to 60, some tokens untrained."""
     draw = random.Random(0)
-    prompts, responses, masks, kinds = [], [], [], []
+    rows: list[Row] = []
     for index in range(NUM_EXAMPLES):
-        prompts.append([draw.randrange(3, 250) for _ in range(draw.randrange(5, 40))])
-        responses.append([draw.randrange(3, 250) for _ in range(draw.randrange(3, 60))])
-        masks.append([int(i == 0 or draw.random() < 0.8) for i in range(len(responses[-1]))])
-        kinds.append(index % 2)
-    mine = range(rank, NUM_EXAMPLES, ranks)
-    whole = [prompts[i] + responses[i] for i in mine]
+        stem = [*itertools.chain(*draw.choice(rows)[:2])] if index % 4 else []
+        prompt = stem[: draw.randrange(41)] + draw.choices(range(3, 250), k=draw.randrange(5, 40))
+        response = draw.choices(range(3, 250), k=draw.randrange(3, 60))
+        rows.append((prompt, response, [int(i == 0 or draw.random() < 0.8) for i in range(len(response))], index % 2))
+    return rows
+
+
+def batch(rows: list[Row], **plain: Any) -> TensorDict:
+    """What verl's worker gets of a mini-batch; `plain` goes with it."""
+    prompts, responses, masks, terms = map(list, zip(*rows, strict=True))
+    whole = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
     data = TensorDict(
         {
-            "prompts": nested([prompts[i] for i in mine]),
-            "responses": nested([responses[i] for i in mine]),
-            "response_mask": nested([masks[i] for i in mine]),
-            "loss_mask": nested([masks[i] for i in mine]),
+            "prompts": nested(prompts),
+            "responses": nested(responses),
+            "response_mask": nested(masks),
+            "loss_mask": nested(masks),
             "input_ids": nested(whole),
             "position_ids": nested([list(range(len(row))) for row in whole]),
-            TERM: torch.tensor([kinds[i] for i in mine]),
+            TERM: torch.tensor(terms),
         },
-        batch_size=len(mine),
+        batch_size=len(rows),
     )
-    tu.assign_non_tensor(
-        data, mini_batch_size=NUM_EXAMPLES, temperature=1.0, **{WEIGHTS: {"rehearsal": 0.5, "counterfactual": 1.0}}
-    )
-    return data
+    return tu.assign_non_tensor(data, temperature=1.0, **{WEIGHTS: {"rehearsal": 0.5, "counterfactual": 1.0}}, **plain)
 
 
-def worker(model: str, remove_padding: bool) -> SFTTrainingWorker:
+def worker(
+    path: str, *, lr: float = 1e-3, model: Mapping[str, Any] = MODEL, engine: Mapping[str, Any] = ENGINE
+) -> SFTTrainingWorker:
+    """A worker in float32, with these settings of its model and of its engine beside the usual ones."""
     config = TrainingWorkerConfig(
         model_type="language_model",
-        model_config=HFModelConfig(
-            path=model,
-            use_remove_padding=remove_padding,
-            enable_gradient_checkpointing=False,
-            # Takes float32 and, from the position ids, packed rows; flash-attention takes 16 bits alone.
-            override_config={"attn_implementation": "sdpa"},
-        ),
-        engine_config=FSDPEngineConfig(
-            strategy="fsdp2",
-            dtype="float32",
-            use_torch_compile=False,
-            micro_batch_size_per_gpu=2,
-            use_dynamic_bsz=False,
-        ),
-        optimizer_config=FSDPOptimizerConfig(lr=1e-3, total_training_steps=10),
+        model_config=HFModelConfig(path=path, **{**MODEL, **model}),
+        engine_config=FSDPEngineConfig(**{**ENGINE, **engine}),
+        optimizer_config=FSDPOptimizerConfig(lr=lr, total_training_steps=10),
         checkpoint_config=CheckpointConfig(),
     )
     built = SFTTrainingWorker(config=config)
@@ -86,16 +97,22 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("output", type=Path)
     parser.add_argument("--remove-padding", action="store_true")
+    parser.add_argument("--share-prefixes", action="store_true")
+    parser.add_argument("--strategy", default="fsdp2", choices=["fsdp", "fsdp2"])
     options = parser.parse_args()
     prepare_engine()
-    built = worker(options.model, options.remove_padding)
+    built = worker(
+        options.model,
+        model={"use_remove_padding": options.remove_padding},
+        engine={"strategy": options.strategy, "use_orig_params": options.strategy == "fsdp"},
+    )
     rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    data = examples(rank, ranks).to(built.device_name)
-    metrics = tu.get(built.train_mini_batch(data), "metrics")
-    norms = [p.full_tensor().float().norm().item() for p in built.engine.module.parameters()]
+    data = batch(examples()[rank::ranks], mini_batch_size=NUM_EXAMPLES, **{SHARE: options.share_prefixes})
+    metrics = tu.get(built.train_mini_batch(data.to(built.device_name)), "metrics")
+    norms = [getattr(p, "full_tensor", p.detach)().float().norm().item() for p in built.engine.module.parameters()]
     if rank == 0:
-        numbers = {k: float(v[0] if isinstance(v, list) else v.aggregate()) for k, v in metrics.items() if "loss" in k}
-        options.output.write_text(json.dumps({**numbers, "weights": sum(norms)}))
+        losses = {k: float(v[0] if isinstance(v, list) else v.aggregate()) for k, v in metrics.items() if "loss" in k}
+        options.output.write_text(json.dumps({**losses, "weights": sum(norms)}))
     torch.distributed.destroy_process_group()
 
 

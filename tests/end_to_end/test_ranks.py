@@ -1,4 +1,4 @@
-"""The same examples give the same loss and the same weights: on one rank and on two, padded and packed."""
+"""The same examples give the same loss and weights: on one rank and on two, padded, packed, and as prefix trees."""
 
 import json
 import os
@@ -45,6 +45,10 @@ def test_two_ranks_equal_one(model, one_rank, tmp_path):
         one_rank["loss_counterfactual"] + 0.5 * one_rank["loss_rehearsal"], abs=1e-4
     )
     assert update(model, tmp_path / "numbers.json", 2) == pytest.approx(one_rank, abs=1e-3)
+
+
+def test_prefix_trees_on_two_ranks_equal_examples_one_by_one(model, one_rank, tmp_path):
+    assert update(model, tmp_path / "numbers.json", 2, "--share-prefixes") == pytest.approx(one_rank, abs=1e-3)
 
 
 def test_packed_rows_equal_padded_ones(model, one_rank, tmp_path):

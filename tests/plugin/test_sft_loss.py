@@ -26,6 +26,7 @@ def nested(rows, dtype=torch.int64):
 def batch(rows, *, beta=1.0, dp_size=1, tokens=(4, 3)):
     data = TensorDict(
         {
+            "input_ids": nested([PROMPTS[i] + RESPONSES[i] for i in rows]),
             "prompts": nested([PROMPTS[i] for i in rows]),
             "responses": nested([RESPONSES[i] for i in rows]),
             "response_mask": nested([MASKS[i] for i in rows]),
