@@ -27,6 +27,11 @@ class Kind(str, Enum):
     """Early Experience's first stage: every observation, given the history and the action before it."""
 
 
+PHASES = {"world_model": (Kind.WORLD_MODEL,), "actor": (Kind.COUNTERFACTUAL, Kind.REHEARSAL)}
+"""Kinds that are trained on together, in the order of training. LEAFE has the second phase alone; Early Experience's
+SFT on successes follows the first."""
+
+
 @dataclass(frozen=True)
 class TokenSequence:
     """A path through a tree as one token sequence."""

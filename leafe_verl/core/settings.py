@@ -139,6 +139,8 @@ class DistillationSettings:
     """Whether an action that the token limit cut may be a target."""
     world_model_epochs: int = 1
     """Times Early Experience trains on a step's observations before it imitates."""
+    share_prefixes: bool = True
+    """Whether what examples have in common at their beginnings is computed once: the same loss and gradients."""
 
     def problems(self) -> list[str]:
         share = self.rehearsal_share
@@ -152,6 +154,7 @@ class DistillationSettings:
             *_at_least("distillation.beta", self.beta, 0),
             *_flag("distillation.incomplete_actions", self.incomplete_actions),
             *_count("distillation.world_model_epochs", self.world_model_epochs, 1),
+            *_flag("distillation.share_prefixes", self.share_prefixes),
         ]
 
 

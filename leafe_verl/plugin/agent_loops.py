@@ -16,8 +16,9 @@ from verl.utils.tokenizer.continuous_token import ContinuousTokenBuilder
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
 from leafe_verl.core import Example, ExplorationTree, Explorer, Outcome, Settings, Task, TokenSequence
-from leafe_verl.core.experience import examples_of, sequences_of
+from leafe_verl.core.experience import PHASES, examples_of, sequences_of
 from leafe_verl.core.playbook import Playbook, look_back
+from leafe_verl.core.prefix_tree import depth_first
 from leafe_verl.core.statistics import count
 from leafe_verl.environments import make
 from leafe_verl.experience_store import Provenance
@@ -45,8 +46,10 @@ BRANCH_FIELD = "leafe_branch"
 KIND_FIELD = "leafe_kind"
 """Field of a record's `extra_fields`: which loss an example belongs to."""
 ORIGIN_FIELD = "leafe_origin"
-"""Field of a record's `extra_fields`: [task key, number of the tree, attempt, step] of an example. Trees finish in any
-order; examples are trained on in this one."""
+"""Field of a record's `extra_fields`: [task key, number of the tree, place] of an example. Trees finish in any order;
+examples are laid out in this one, in which those of a phase that begin alike are adjacent."""
+SHARED_FIELD = "leafe_shared"
+"""Field of a record's `extra_fields`: how many first tokens an example shares with the one before it."""
 
 
 class FirstOnly(logging.Filter):
@@ -232,10 +235,14 @@ class ExploreLoop(TaskLoop):
         """What a tree teaches; `number` tells trees of one task apart, no `policy` that it comes from the store."""
         examples = examples_of(tree, self.settings.distillation, self.settings.seed)
         self.finished(tree, examples)
-        return [
-            self._tree_record(tree, examples, policy),
-            *(self._example_record(tree, example, policy, number) for example in examples),
-        ]
+        origin = [tree.task.key, number]
+        records = [self._tree_record(tree, examples, policy)]
+        for kinds in PHASES.values():
+            mine = [example for example in examples if example.kind in kinds]
+            for place, (index, shared) in enumerate(depth_first([each.sequence.token_ids for each in mine])):
+                extra = {ORIGIN_FIELD: [*origin, place], SHARED_FIELD: shared}
+                records.append(self._example_record(tree, mine[index], policy, extra))
+        return records
 
     def _found(self, task: Task, step: int) -> ExplorationTree | None:
         store = self.settings.collection.store
@@ -274,13 +281,12 @@ class ExploreLoop(TaskLoop):
         return self.output(nothing, policy, success, 0, {"acc": success}, **{COUNTS_FIELD: counts}, **extra)
 
     def _example_record(
-        self, tree: ExplorationTree, example: Example, policy: ServerPolicy | None, number: int
+        self, tree: ExplorationTree, example: Example, policy: ServerPolicy | None, extra: dict[str, Any]
     ) -> AgentLoopOutput:
         success = float(tree.attempts[example.attempt].outcome is Outcome.SUCCESS)
         reward, turns = tree.return_of(example.attempt), 2 * len(tree.path(example.attempt))
-        origin = [tree.task.key, number, example.attempt, example.step]
-        extra = {KIND_FIELD: example.kind.value, ORIGIN_FIELD: origin}
-        return self.output(example.sequence, policy, reward, turns, {"acc": success}, **extra)
+        kind = {KIND_FIELD: example.kind.value}
+        return self.output(example.sequence, policy, reward, turns, {"acc": success}, **kind, **extra)
 
 
 @register(REPLAY)

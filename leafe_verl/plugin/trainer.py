@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import transfer_queue as tq
 from omegaconf import DictConfig
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.metric import reduce_metrics
@@ -27,13 +29,24 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from leafe_verl.checkpoints import mend_tracker
 from leafe_verl.core import Kind
+from leafe_verl.core.experience import PHASES
 from leafe_verl.core.playbook import Delta
 from leafe_verl.core.statistics import ratios, total
 from leafe_verl.evaluation.pass_at_k import ks_up_to, mean_pass_at_k
-from leafe_verl.plugin.agent_loops import BRANCH_FIELD, COUNTS_FIELD, DELTA_FIELD, KIND_FIELD, ORIGIN_FIELD, REPLAY
+from leafe_verl.plugin.agent_loops import (
+    BRANCH_FIELD,
+    COUNTS_FIELD,
+    DELTA_FIELD,
+    KIND_FIELD,
+    ORIGIN_FIELD,
+    REPLAY,
+    SHARED_FIELD,
+)
+from leafe_verl.plugin.batches import MiniBatchOrder, Row, plan
 from leafe_verl.plugin.inference_servers import InferenceServers, PatientClient
 from leafe_verl.plugin.playbook_file import read_playbook, write_playbook
-from leafe_verl.plugin.sft_worker import TERM, UPDATES, WEIGHTS, PolicyWorker, SFTWorker
+from leafe_verl.plugin.prefix_batch import TERM
+from leafe_verl.plugin.sft_worker import SHARE, UPDATES, WEIGHTS, PolicyWorker, SFTWorker
 from leafe_verl.plugin.tracking import track
 from leafe_verl.report.telling import TellingBranch, most_telling
 from leafe_verl.task_files import read_tasks
@@ -189,11 +202,13 @@ class Phase:
 
     name: str
     batch: KVBatchMeta
-    """Padded and balanced."""
+    """Rank by rank, mini-batch by mini-batch, padded."""
     weights: dict[str, float]
     """Terms of the loss."""
     num_mini_batches: int
     """Optimiser steps of one epoch."""
+    rows_per_rank: int
+    """Of a mini-batch, padding included."""
     epochs: int
 
 
@@ -259,24 +274,19 @@ class LeafeTrainer(CollectingTrainer):
 
     @property
     def phase_weights(self) -> dict[str, dict[str, float]]:
-        """Phases in their order. LEAFE has the second alone; Early Experience's SFT on successes follows the first."""
+        """Terms of the loss in each phase; see `PHASES`."""
         beta = self.config.leafe.distillation.beta
         return {
-            "world_model": {Kind.WORLD_MODEL.value: 1.0},
-            "actor": {Kind.COUNTERFACTUAL.value: 1.0, Kind.REHEARSAL.value: beta},
+            name: {kind.value: beta if kind is Kind.REHEARSAL else 1.0 for kind in kinds}
+            for name, kinds in PHASES.items()
         }
 
     def _balance_batch(self, batch: KVBatchMeta, metrics: dict, **kwargs: Any) -> KVBatchMeta:
-        """Take the trees' counts out of the batch, then pad and balance the examples that remain, phase by phase."""
+        """Take the trees' counts out of the batch, then lay out the examples that remain, phase by phase."""
         extras = _extra_fields(batch)
         self._log_counts(extras, metrics)
         self._track_branches(extras)
-        found = [
-            (extra[ORIGIN_FIELD], extra[KIND_FIELD], key)
-            for key, extra in zip(batch.keys, extras, strict=True)
-            if KIND_FIELD in extra
-        ]
-        kinds = {key: kind for _, kind, key in sorted(found)}
+        examples = {key: extra for key, extra in zip(batch.keys, extras, strict=True) if KIND_FIELD in extra}
         self._phases: list[Phase] = []
         if metrics["leafe/trees_unkept"] and not metrics.get("leafe/trees"):
             raise RuntimeError(
@@ -285,12 +295,12 @@ class LeafeTrainer(CollectingTrainer):
             )
         if self._stages == "explore":
             return batch
-        if not kinds:
+        if not examples:
             logger.warning("step %d: no example in %d trees, nothing to distil", self.global_steps, len(batch.keys))
             return batch
-        tq.kv_clear(keys=[key for key in batch.keys if key not in kinds], partition_id=batch.partition_id)
+        tq.kv_clear(keys=[key for key in batch.keys if key not in examples], partition_id=batch.partition_id)
         for name, weights in self.phase_weights.items():
-            if mine := {key: kind for key, kind in kinds.items() if kind in weights}:
+            if mine := {key: extra for key, extra in examples.items() if extra[KIND_FIELD] in weights}:
                 self._phases.append(self._phase(name, weights, _part(batch, mine), mine, metrics))
         return _joined([phase.batch for phase in self._phases])
 
@@ -300,24 +310,39 @@ class LeafeTrainer(CollectingTrainer):
         track(self.logger.logger, most_telling(told, self.config.leafe.tracking.branches), self.global_steps)
 
     def _phase(
-        self, name: str, weights: dict[str, float], batch: KVBatchMeta, kinds: dict[str, str], metrics: dict
+        self, name: str, weights: dict[str, float], batch: KVBatchMeta, examples: dict[str, dict], metrics: dict
     ) -> Phase:
-        config = self.config.actor_rollout_ref
-        # Mini-batches of at most ppo_mini_batch_size * rollout.n examples; the next call pads to a multiple of them.
-        self._num_mini_batches = math.ceil(len(kinds) / (config.actor.ppo_mini_batch_size * config.rollout.n))
-        batch = super()._balance_batch(batch, metrics, logging_prefix=f"{name}/global_seqlen")
+        """Lay out a phase's examples, given as the extra fields of each key."""
+        actor = self.config.actor_rollout_ref.actor
+        # Mini-batches of at most ppo_mini_batch_size * rollout.n examples.
+        mini_batches = math.ceil(len(batch) / (actor.ppo_mini_batch_size * self.config.actor_rollout_ref.rollout.n))
+        ranks = max(self.actor_rollout_wg._query_dispatch_info("actor")) + 1  # as trainer_base.py finds them
+        draw = random.Random(f"{actor.data_loader_seed}:{self.global_steps}:{name}") if actor.shuffle else None
+        layout = plan(self._rows(batch, examples), mini_batches=mini_batches, ranks=ranks, draw=draw)
+        metrics[f"{name}/rank_imbalance"] = layout.imbalance
+        # Without shared prefixes verl divides a rank's rows into micro-batches of one size.
+        multiple = 1 if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu
+        rows_per_rank = layout.rows_per_cell(multiple)
+        batch = upsample_batch_to_divisible_size(
+            batch, mini_batches * ranks * rows_per_rank, self.tokenizer.eos_token_id
+        )
+        padding = [key for key in batch.keys if key not in examples]
+        batch = _part(batch, layout.keys(padding, multiple))
         # Rows of padding train nothing and may belong to any term.
-        terms = [[*weights].index(kinds[key]) if key in kinds else 0 for key in batch.keys]
+        terms = [[*weights].index(examples[key][KIND_FIELD]) if key in examples else 0 for key in batch.keys]
         fields = TensorDict({TERM: torch.tensor(terms)}, batch_size=len(terms))
         tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
-        epochs = self.config.leafe.distillation.world_model_epochs if name == "world_model" else config.actor.ppo_epochs
-        return Phase(name, batch, weights, self._num_mini_batches, epochs)
+        epochs = self.config.leafe.distillation.world_model_epochs if name == "world_model" else actor.ppo_epochs
+        return Phase(name, batch, weights, mini_batches, rows_per_rank, epochs)
 
-    def _get_required_batch_multiple(self, dp_size: int) -> int:
-        """Rows are padded so that mini-batches are of one size and divide into ranks and micro-batches."""
-        actor = self.config.actor_rollout_ref.actor
-        micro_batch_size = 1 if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu
-        return dp_size * micro_batch_size * self._num_mini_batches
+    def _rows(self, batch: KVBatchMeta, examples: dict[str, dict]) -> list[Row]:
+        """The examples tree by tree: trees finish in any order, and training must not depend on it."""
+        share = self.config.leafe.distillation.share_prefixes
+        lengths = {key: tag["seq_len"] for key, tag in zip(batch.keys, batch.tags, strict=True)}
+        return [
+            Row(key, tuple(extra[ORIGIN_FIELD][:2]), lengths[key], extra[SHARED_FIELD] if share else 0)
+            for key, extra in sorted(examples.items(), key=lambda item: list(item[1][ORIGIN_FIELD]))
+        ]
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         """Distil. A step without examples leaves the policy as it is."""
@@ -328,6 +353,7 @@ class LeafeTrainer(CollectingTrainer):
     def _distil(self, phase: Phase, metrics: dict) -> None:
         actor = self.config.actor_rollout_ref.actor
         mini_batch_size = len(phase.batch) // phase.num_mini_batches
+        seed = actor.data_loader_seed if actor.shuffle else None
         updates = phase.num_mini_batches * phase.epochs
         phase.batch.extra_info.update(
             {
@@ -335,8 +361,9 @@ class LeafeTrainer(CollectingTrainer):
                 "mini_batch_size": mini_batch_size,
                 "epochs": phase.epochs,
                 "seed": actor.data_loader_seed,
-                "dataloader_kwargs": {"shuffle": actor.shuffle},
+                "dataloader_kwargs": {"sampler": MiniBatchOrder(phase.num_mini_batches, phase.rows_per_rank, seed)},
                 "temperature": 1.0,  # the policy itself is trained, not the tempered one it was sampled from
+                SHARE: self.config.leafe.distillation.share_prefixes,
                 WEIGHTS: phase.weights,
                 UPDATES: updates,
             }

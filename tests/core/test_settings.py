@@ -38,6 +38,7 @@ INVALID = {
     "leafe.distillation.beta": [-1, None],
     "leafe.distillation.incomplete_actions": ["false", None],
     "leafe.distillation.world_model_epochs": [0, 1.5],
+    "leafe.distillation.share_prefixes": ["false", None],
     "leafe.playbook.max_characters": [0, None],
     "leafe.playbook.lessons": [0, None],
     "leafe.playbook.lesson_characters": [0, None],

@@ -48,6 +48,14 @@ def test_leafe_trains_on_examples_of_both_kinds(leafe_run):
     assert "actor/entropy" not in first[1], "SFT makes no log-prob pass"
 
 
+def test_what_examples_have_in_common_is_computed_once(leafe_run):
+    for step in (1, 2):
+        values = leafe_run[0][step]
+        assert 0 < values["actor/tokens_computed"] < values["actor/tokens"]
+        assert 0 <= values["actor/tokens_padding"] < values["actor/tokens_computed"]
+        assert 1 <= values["actor/rank_imbalance"] <= 2
+
+
 def test_weights_reach_the_rollout(leafe_run):
     first, _ = leafe_run
     assert first[1]["probe/change"] > 0.01

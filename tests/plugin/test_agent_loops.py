@@ -1,4 +1,4 @@
-"""The episode loop's outputs, and what verl makes of several of one attempt."""
+"""The loops' outputs, and what verl makes of several of one attempt."""
 
 from __future__ import annotations
 
@@ -17,9 +17,17 @@ from omegaconf import OmegaConf
 from verl import DataProto
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
-from fakes import TASK, ScriptedPolicy, World
+from fakes import TASK, ScriptedPolicy, World, experience_in, grow, observation_in, reflection
 from leafe_verl.core import Explorer, Settings
-from leafe_verl.plugin.agent_loops import COUNTS_FIELD, UNKEPT, EpisodeLoop, ExploreLoop
+from leafe_verl.plugin.agent_loops import (
+    COUNTS_FIELD,
+    KIND_FIELD,
+    ORIGIN_FIELD,
+    SHARED_FIELD,
+    UNKEPT,
+    EpisodeLoop,
+    ExploreLoop,
+)
 from leafe_verl.plugin.dataset import TASK_FIELD
 
 
@@ -86,3 +94,34 @@ def test_verl_gives_each_output_its_attempts_advantage():
     assert found[0].tolist() == found[2].tolist() == found[3].tolist()
     # Of two attempts, the mean lies halfway: the three outputs do not count as three attempts.
     assert found[0, 0] == pytest.approx(-found[1, 0]) and found[0, 0] > 0
+
+
+def taught(**distillation):
+    """Records of a tree: an attempt that jumps at its second step, and a branch from there that succeeds."""
+
+    def act(messages):
+        return "J" if observation_in(messages) == "1" and experience_in(messages) is None else "R"
+
+    policy = ScriptedPolicy(act, lambda messages, steps: reflection(2, "do not jump"))
+    tree = grow(policy, World(), budget={"depth": 1})
+    loop = object.__new__(ExploreLoop)
+    loop.rollout_config = SimpleNamespace(calculate_log_probs=False)
+    loop.tokenizer = SimpleNamespace(eos_token_id=4)
+    loop.config = OmegaConf.create({"trainer": {"logger": ["console"]}, "leafe": {"tracking": {"branches": 0}}})
+    loop.settings = Settings.from_mapping({"distillation": {"rehearsal_share": 1.0, **distillation}})
+    return [record for record in loop.records(tree, None) if KIND_FIELD in record.extra_fields]
+
+
+@pytest.mark.parametrize("method, phases", [("leafe", [2]), ("early_experience", [2, 1])])
+def test_examples_of_a_phase_are_adjacent_where_they_begin_alike(method, phases):
+    records = taught(method=method)
+    observing = [record.extra_fields[KIND_FIELD] == "world_model" for record in records]
+    found = [[r for r, o in zip(records, observing, strict=True) if o == phase] for phase in (True, False)]
+    assert [len(phase) for phase in found if phase] == phases
+    for phase in found:
+        assert [record.extra_fields[ORIGIN_FIELD] for record in phase] == [[TASK.key, 0, i] for i in range(len(phase))]
+        before: list[int] = []
+        for record in phase:
+            tokens, shared = record.prompt_ids + record.response_ids, record.extra_fields[SHARED_FIELD]
+            assert tokens[:shared] == before[:shared] and tokens[shared : shared + 1] != before[shared : shared + 1]
+            before = tokens
