@@ -38,6 +38,7 @@ TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 import torch
+from runs import ratio
 from tensordict import TensorDict
 from transformers import AutoTokenizer
 from verl.trainer.config import CheckpointConfig
@@ -275,7 +276,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         show(name, results[name])
     torch.distributed.destroy_process_group()
     machine = {"processors": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0], "device": get_device()}
-    print(json.dumps({"rounds": options.rounds, "events": options.events, **machine, **results}))
+    ratios = [_ratio(name, result) for name, result in results.items()]
+    print(json.dumps({"rounds": options.rounds, "events": options.events, **machine, **results, "ratios": ratios}))
+
+
+def _ratio(name: str, result: dict[str, Any]) -> dict[str, Any]:
+    """A line of run.py's table."""
+    rates, alternative = result["examples_per_second"], result["alternative"]
+    return ratio(f"examples/s of training, {name}", alternative, rates["leafe"], rates[alternative], "at least 1.5")
 
 
 def get_device() -> str:
