@@ -8,7 +8,10 @@ ENVIRONMENT=$1
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 . "$ROOT/recipes/setup.sh"
 
-NUM_GPUS=$(python -c 'import torch; print(torch.cuda.device_count())')
+# torch takes 2 s to import: it is asked only where an accelerator's driver (NVIDIA's, WSL's, AMD's) is loaded.
+NUM_GPUS=$(python -c 'import os
+driver = any(os.path.exists(f"/dev/{name}") for name in ("nvidiactl", "dxg", "kfd"))
+print(__import__("torch").cuda.device_count() if driver else 0)')
 RUN_DIR=${RUN_DIR:-$ROOT/runs/$(basename "$0" .sh)/$(date +%Y%m%d-%H%M%S)}
 mkdir -p "$RUN_DIR"
 
@@ -26,6 +29,9 @@ else
     # GB of key-value cache; and vLLM would keep one core for itself, which is half of two.
     export VLLM_CPU_KVCACHE_SPACE="${VLLM_CPU_KVCACHE_SPACE:-1}"
     export VLLM_CPU_NUM_OF_RESERVED_CPU="${VLLM_CPU_NUM_OF_RESERVED_CPU:-0}"
+    # vLLM's worker lives in its engine's process, which then must not keep to the one thread that Ray allows its own.
+    export VLLM_ENABLE_V1_MULTIPROCESSING="${VLLM_ENABLE_V1_MULTIPROCESSING:-0}"
+    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(nproc)}"
     # Every micro-batch frees hundreds of MB of logits, which glibc would give back to the system and clear again
     # (GRPO's update: 95 s, and 71 s so).
     export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_:-4294967296}"

@@ -32,8 +32,13 @@ SEED_STRIDE = 1000
 same attempts again."""
 IN_FLIGHT = 512
 """Attempts at once for each GPU, or for the CPU: enough to keep a server busy, few enough to be answered in time."""
-CPU_VARIABLES = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
-"""As in recipes/common.sh: GB of key-value cache, and no core kept for vLLM alone."""
+CPU_VARIABLES = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+}
+"""As in recipes/common.sh, which says why."""
 VERSIONED = ("leafe-verl", "verl", "vllm", "torch", "transformers")
 
 

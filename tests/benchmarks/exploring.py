@@ -24,7 +24,7 @@ from pathlib import Path
 from runs import median_and_spread, metrics_of, print_table, ratio
 
 TASKS, ATTEMPTS_AT_ONCE = 16, 4
-STEPS = 3
+STEPS = 2
 WITHOUT_TRAINING = ("trainer.val_before_train=false", "trainer.test_freq=-1", "trainer.save_freq=-1")
 COMMON = (*WITHOUT_TRAINING, f"data.train_batch_size={TASKS}", f"actor_rollout_ref.rollout.n={ATTEMPTS_AT_ONCE}")
 EXPLORING = ("leafe.schedule.stages=explore", "leafe.collection.store=null")
