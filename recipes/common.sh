@@ -29,9 +29,11 @@ else
     # GB of key-value cache; and vLLM would keep one core for itself, which is half of two.
     export VLLM_CPU_KVCACHE_SPACE="${VLLM_CPU_KVCACHE_SPACE:-1}"
     export VLLM_CPU_NUM_OF_RESERVED_CPU="${VLLM_CPU_NUM_OF_RESERVED_CPU:-0}"
-    # vLLM's worker lives in its engine's process, which then must not keep to the one thread that Ray allows its own.
+    # vLLM's worker lives in its engine's process, which then must not keep to the one thread that Ray allows its own;
+    # and what torch would compile for it, a few ms of sampling, takes longer to compile.
     export VLLM_ENABLE_V1_MULTIPROCESSING="${VLLM_ENABLE_V1_MULTIPROCESSING:-0}"
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(nproc)}"
+    export TORCHDYNAMO_DISABLE="${TORCHDYNAMO_DISABLE:-1}"
     # Every micro-batch frees hundreds of MB of logits, which glibc would give back to the system and clear again
     # (GRPO's update: 95 s, and 71 s so).
     export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_:-4294967296}"

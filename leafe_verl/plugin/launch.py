@@ -37,6 +37,7 @@ CPU_VARIABLES = {
     "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+    "TORCHDYNAMO_DISABLE": "1",
 }
 """As in recipes/common.sh, which says why."""
 VERSIONED = ("leafe-verl", "verl", "vllm", "torch", "transformers")

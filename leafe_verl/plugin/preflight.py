@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from verl.utils.tokenizer.continuous_token_wiring import list_continuous_token_b
 from leafe_verl.core import Settings
 from leafe_verl.environments import make
 from leafe_verl.plugin.playbook_file import read_playbook
+from leafe_verl.plugin.zygote import with_zygote
 from leafe_verl.task_files import read_tasks
 
 SUPPORTED_VERL = "0.9."
@@ -25,6 +27,8 @@ class Preflight(Callback):
         # Hydra turns an Exception of a callback into a warning and goes on; SystemExit it lets through.
         if problems := find_problems(config):
             raise SystemExit("leafe_verl refuses to start:\n" + "\n".join(f"- {problem}" for problem in problems))
+        if config.trainer.device == "cpu" and not os.environ.get("RAY_ADDRESS"):
+            os.environ.setdefault("RAY_RUNTIME_ENV_HOOK", f"{with_zygote.__module__}.{with_zygote.__name__}")
 
 
 def find_problems(config: DictConfig) -> list[str]:
