@@ -36,7 +36,7 @@ TARGETS = {
     "raylet": "raylet/raylet",
     "gcs_server": "gcs_server",
     "task runner": "ray::TaskRunner",
-    "rollout worker": "ray::RolloutWorker",
+    "rollout worker": "ray::(RolloutWorker|AgentLoopWorkerTQ)",  # the latter while it plays
     "inference server": "ray::vLLMHttpServer",
     "inference engine": "VLLM::EngineCore",
     "trainer worker": "ray::WorkerDict",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -93,11 +94,11 @@ def kill_worker(driver: psutil.Process, title: str) -> None:
 
 
 def named(processes: list[psutil.Process], text: str) -> list[psutil.Process]:
-    """Those whose command line holds `text`."""
+    """Those whose command line holds a match of the expression `text`."""
     found = []
     for each in processes:
         with suppress(psutil.NoSuchProcess):
-            found += [each] if text in " ".join(each.cmdline()) else []
+            found += [each] if re.search(text, " ".join(each.cmdline())) else []
     return found
 
 

@@ -38,7 +38,7 @@ def two_stages(model, tmp_path_factory):
 
     def kill(driver):
         wait_until(lambda: len(index(store)) >= min(kept + 2, TASKS), driver)
-        kill_worker(driver, "RolloutWorker")
+        kill_worker(driver, "AgentLoopWorkerTQ")  # as Ray calls ours while it plays
 
     return store, killed, launch("leafe", model, run_dir, *ALL_ONCE, *slow, meanwhile=kill)
 
