@@ -34,9 +34,6 @@ def test_the_table_names_each_alternative_and_what_failed():
     result = {"ratios": [ratio("a step", "GRPO", [1.0], [2.0], "at most 0.8")], "more": 1}
     assert list(run.lines("step", result)) == [["a step", "GRPO", "0.50", "0.50 to 0.50", "1", "at most 0.8"]]
     assert list(run.lines("start", None))[0][0].startswith("start: failed")
-    compared = {"alternative": "verl", "ratio": 1.5, "ratio_least": 1.25, "ratio_most": 2.0}
-    row = ["examples/s, training on mbpp", "verl", "1.50", "1.25 to 2.00", "3", ""]
-    assert list(run.lines("training", {"rounds": 3, "mbpp": compared})) == [row]
     assert list(run.lines("environments", {"mbpp": {}})) == []
 
 

@@ -67,11 +67,6 @@ def lines(name: str, result: Mapping[str, Any] | None) -> Iterator[list[str]]:
         low, high = each["spread"]
         runs, goal = str(each.get("runs", "")), each.get("goal", "")
         yield [each["what"], each["alternative"], f"{each['ratio']:.2f}", f"{low:.2f} to {high:.2f}", runs, goal]
-    for part, each in result.items():  # training.py, set by set
-        if isinstance(each, dict) and "ratio_least" in each:
-            spread = f"{each['ratio_least']:.2f} to {each['ratio_most']:.2f}"
-            what, runs = f"examples/s, {name} on {part}", str(result.get("rounds", ""))
-            yield [what, each["alternative"], f"{each['ratio']:.2f}", spread, runs, ""]
 
 
 if __name__ == "__main__":
