@@ -139,6 +139,8 @@ def _is_fork() -> bool:
 def _become(request: Request) -> None:
     """Go on as the script would in an interpreter of its own."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # As the raylet gives each interpreter that it starts: when a worker dies, it ends the process group.
+    os.setpgid(0, 0)
     os.environ.clear()
     os.environ.update(request.environment)
     os.chdir(request.folder)

@@ -17,7 +17,7 @@ import json, os, random, subprocess, sys
 seen = {
     "arguments": sys.argv[1:], "name": __name__, "folder": os.getcwd(), "variable": os.environ.get("VARIABLE"),
     "imported": "leafe_verl.core" in sys.modules, "pid": os.getpid(), "parent": os.getppid(),
-    "random": random.random(), "child": subprocess.run(["false"]).returncode,
+    "group": os.getpgrp(), "random": random.random(), "child": subprocess.run(["false"]).returncode,
 }
 with open("seen.json.part", "w") as file:
     json.dump(seen, file)
@@ -73,6 +73,7 @@ def test_the_first_worker_becomes_the_zygote_and_each_is_a_fork_of_it(worker, tm
     assert one["name"] == "__main__"
     assert one["child"] == 1, "children's exit statuses are known again"
     assert one["random"] != two["random"]
+    assert (one["group"], two["group"]) == (one["pid"], two["pid"]), "a worker that dies takes none with it"
 
 
 def test_another_job_has_a_zygote_of_its_own(worker, tmp_path):
