@@ -36,6 +36,9 @@ MODULES = (
 RAYLET = "--raylet-name="
 """Argument of Ray's workers: the raylet's socket, in the folder of a cluster's sockets on one machine."""
 
+RAYLET_PID = "RAY_RAYLET_PID"
+"""Environment variable in which a raylet tells its processes who it is."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -99,7 +102,10 @@ def _listen(address: str) -> socket.socket | None:
 
 def _serve(listener: socket.socket, first: Request) -> Request | None:
     """Import, then fork until the raylet ends. Returns the request in each fork, None in the zygote at its end."""
-    raylet = os.pidfd_open(os.getppid())
+    try:  # not the parent's: an orphan's is process 1, which does not end
+        raylet = os.pidfd_open(int(os.environ.get(RAYLET_PID) or os.getppid()))
+    except ProcessLookupError:
+        return None
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     # The libraries take their number of threads from it while they are loaded; Ray sets it for its workers as late.
     os.environ.setdefault("OMP_NUM_THREADS", "1")

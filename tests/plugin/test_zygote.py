@@ -120,6 +120,13 @@ def test_the_zygote_ends_with_its_raylet(tmp_path):
         pytest.fail("the zygote outlived its raylet")
 
 
+def test_an_orphan_of_a_raylet_that_has_ended_runs_nothing(worker, tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    assert worker("one", RAY_RAYLET_PID=str(ended.pid)).wait(60) == 0
+    assert not (tmp_path / "one" / "seen.json").exists()
+
+
 def test_a_runtime_environment_keeps_its_own_executable():
     assert zygote.with_zygote({"env_vars": {"A": "1"}})["env_vars"] == {"A": "1"}
     assert zygote.with_zygote({"py_executable": "mine"})["py_executable"] == "mine"
