@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import re
 import resource
@@ -107,6 +108,7 @@ class Host:
         self._mark = f"hm{secrets.token_hex(4)}"
         self._keys = secrets.randbits(23) << 8
         self._targets: dict[str, Target] = {}
+        self._numbers = itertools.count()  # programs ask for theirs from several threads
         # Open to all users, so that nothing but the sandbox is in the way.
         self._folder = Path(tempfile.mkdtemp(prefix="host-"))
         self._folder.chmod(0o755)
@@ -158,7 +160,7 @@ class Host:
 
     def prelude(self, name: str) -> str:
         """Source that tells the program of that name where everything is: it should not even have to guess."""
-        number = len(self._targets)
+        number = next(self._numbers)
         mark, key = f"{self._mark}-{number}", self._keys + number
         target = self._targets[name] = Target.make(mark, key, self._folder / name)
         return PRELUDE.format(
