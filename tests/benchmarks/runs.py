@@ -52,9 +52,11 @@ def started(recipe: str, *overrides: str, **variables: str) -> Iterator[Run]:
 
 
 def kill(process: psutil.Process) -> None:
-    for each in [process, *process.children(recursive=True)]:
-        with suppress(psutil.NoSuchProcess):
-            each.kill()
+    """Kill a process and those that it has started; one that has ended took them with it."""
+    with suppress(psutil.NoSuchProcess):
+        for each in [*process.children(recursive=True), process]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
 
 
 def metrics_of(recipe: str, *overrides: str, **variables: str) -> list[dict[str, float]]:
