@@ -336,7 +336,7 @@ def grow(
         # Nothing here takes a second: the limit makes a deadlock a failed test.
         return await asyncio.wait_for(explorer.explore(task, roots), 20)
 
-    with nullcontext() if threads else patch("leafe_verl.core.explore.call_within", call_inline):
+    with nullcontext() if threads else patch("leafe_verl.core.attempt.call_within", call_inline):
         return asyncio.run(explore())
 
 

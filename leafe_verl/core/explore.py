@@ -1,31 +1,31 @@
 """Stage 1: attempt, reflect, roll back, branch; breadth first, under a budget.
 
-roots ──► attempts ──► reflections (tau, e) ──► rollback to tau ──► attempts ──► ...
-          one wave, all at once                  the next wave
+root ──► attempt ──► reflection (tau, e) ──► rollback to tau ──► attempt ──► reflection ...
+root ──► attempt ...           all at once, as far as growth.py is sure of the budget
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import logging
-from collections.abc import Callable, Coroutine, Iterable
+import functools
+import math
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from leafe_verl.core.context import Note, history_after, window_moves
+from leafe_verl.core.attempt import RollbackPoint, Run
+from leafe_verl.core.context import Note, history_after
 from leafe_verl.core.environment import (
     Environment,
     EnvironmentFailure,
     EnvironmentFlood,
     EnvironmentTimeout,
     ReplayDivergence,
-    call_within,
 )
-from leafe_verl.core.policy import ContextOverflow, History, Policy, PolicyFailure, PolicyTimeout, annotate, asked_for
+from leafe_verl.core.growth import Growth, Node
+from leafe_verl.core.policy import ContextOverflow, Policy, PolicyFailure, PolicyTimeout, asked_for
 from leafe_verl.core.reflection import (
     Reflection,
-    experience_note,
     fallback_reflection,
     parse_reflection,
     reflection_prompt,
@@ -33,9 +33,7 @@ from leafe_verl.core.reflection import (
 )
 from leafe_verl.core.settings import Settings
 from leafe_verl.core.task import Task
-from leafe_verl.core.tree import Attempt, Branch, ExplorationTree, Outcome, StepRecord
-
-logger = logging.getLogger(__name__)
+from leafe_verl.core.tree import Attempt, ExplorationTree, Outcome
 
 T = TypeVar("T")
 
@@ -75,24 +73,22 @@ class Explorer:
     async def explore(self, task: Task, roots: int = 1) -> ExplorationTree:
         """Grow the exploration tree of `task` from `roots` independent attempts.
 
-        Attempts of one wave run concurrently; their order in the tree is that of the breadth-first queue,
-        so the same seed and the same answers give the same tree. Failures are values in the tree.
+        Whatever the budget is sure to hold is under way at once; attempts stand in the tree in breadth-first order, so
+        the same seed and the same answers give the same tree. Failures are values in the tree.
         """
-        tree = ExplorationTree(task)
-        queue: list[Branch | None] = [None] * roots
-        while not self.stop.is_set() and (wave := self._admit(tree, queue)):
-            first = len(tree.attempts)
-            for attempt in await _all(self.attempt(tree, branch, first + i) for i, branch in enumerate(wave)):
-                tree.add(attempt)
-            newest = range(len(tree.attempts) - len(wave), len(tree.attempts))
-            queue = queue[len(wave) :]
-            queue += await self._branches(tree, newest, waiting=len(queue))
-        return tree
+        growth = Growth(self.settings.budget, roots, self._most_wanted, functools.cache(self._horizon))
+        await _all(self._grow(task, growth, root) for root in growth.roots)
+        return growth.tree(task)
 
-    async def attempt(self, tree: ExplorationTree, branch: Branch | None = None, number: int = 0) -> Attempt:
-        """Run attempt `number` of a tree from the root or, rolled back, from a branch's step to its end."""
-        asked_for.set(f"attempt {number}")
-        run = _Run(self, tree, branch)
+    async def attempt(self, task: Task, rollback: RollbackPoint | None = None, name: str = "0") -> Attempt:
+        """Run one attempt from the root or from a rollback point to its end.
+
+        `name` tells it from the others of its tree.
+        """
+        asked_for.set(f"attempt {name}")
+        run = Run(
+            task, self.make_environment, self.policy, self.settings, self.environment_slots, self.playbook, rollback
+        )
         try:
             await self._unless_stopped(run.play())
         except (EnvironmentFailure, PolicyFailure) as failure:
@@ -101,26 +97,44 @@ class Explorer:
             await run.close()
         return run.ended(run.outcome)
 
-    def horizon(self, environment: Environment) -> int:
-        return self.settings.environment.horizon or environment.horizon
+    async def _grow(self, task: Task, growth: Growth, node: Node) -> None:
+        """Play an attempt, then look back at it and branch off, as far as the budget goes."""
+        if not await growth.admits(node) or self.stop.is_set():
+            return growth.refuse(node)
+        attempt = await self.attempt(task, self._rollback_point(node), node.name)
+        points, each = self._reflection_points(node, attempt), self.settings.reflection.branches
+        branches = await growth.branches(node, attempt, len(points) * each)
+        shares = (branches[first : first + each] for first in range(0, len(branches), each))
+        # The budget may hold fewer reflections than there are points.
+        asked = enumerate(zip(points, shares, strict=False))
+        await _all(self._branch_off(task, growth, node, number, t, share) for number, (t, share) in asked)
 
-    def _admit(self, tree: ExplorationTree, queue: list[Branch | None]) -> list[Branch | None]:
-        """Return the head of the queue that the budget allows. Steps are reserved at their worst case, the horizon;
-        what an attempt leaves of its reserve goes to those that wait."""
-        queue = queue[: self.settings.budget.attempts - len(tree.attempts)]
-        left = self._steps_left(tree)
-        if left is None or not queue:
-            return queue
-        horizon = self._expected_horizon()
-        admitted: list[Branch | None] = []
-        for branch in queue:
-            left -= horizon - (branch.step - 1 if branch else 0)
-            if left < 0:
-                break
-            admitted.append(branch)
-        return admitted
+    async def _branch_off(
+        self, task: Task, growth: Growth, node: Node, number: int, t: int, branches: Sequence[Node]
+    ) -> None:
+        """Reflect on a node's path up to step t, and grow the branches that follow from it."""
+        reflection = None if self.stop.is_set() else await self._reflect(node, number, t)
+        if reflection and not self.stop.is_set():
+            node.reflections[number] = reflection
+            for branch in branches:
+                branch.reflection = reflection
+                branch.step = reflection.step if self.settings.reflection.rollback == "step" else 1
+        await _all(self._grow(task, growth, branch) for branch in branches)
 
-    def _expected_horizon(self) -> int:
+    def _rollback_point(self, node: Node) -> RollbackPoint | None:
+        if node.parent is None or node.reflection is None:
+            return None
+        experience = node.reflection.experience if self.settings.reflection.experience else None
+        return RollbackPoint(node.parent.path, node.step, experience)
+
+    @property
+    def _most_wanted(self) -> float:
+        """Branches that one attempt may lead to. Reflecting every K steps, it depends on how many those are."""
+        reflection = self.settings.reflection
+        return math.inf if reflection.interval else reflection.samples * reflection.branches
+
+    def _horizon(self) -> int:
+        """Steps of an attempt from the root, for a budget that counts them."""
         if self.settings.environment.horizon:
             return self.settings.environment.horizon
         try:
@@ -130,45 +144,22 @@ class Explorer:
         environment.close()
         return environment.horizon
 
-    def _steps_left(self, tree: ExplorationTree) -> int | None:
-        total = self.settings.budget.environment_steps
-        return None if total is None else total - sum(len(attempt.steps) for attempt in tree.attempts)
-
-    async def _branches(self, tree: ExplorationTree, newest: range, waiting: int) -> list[Branch | None]:
-        """Reflect on the newest attempts and return the branches asked for, in breadth-first order."""
-        settings = self.settings
-        free = 0 if self._steps_left(tree) == 0 else settings.budget.attempts - len(tree.attempts) - waiting
-        points = [(index, t) for index in newest for t in self._reflection_points(tree, index)]
-        points = [point for point in points for _ in range(settings.reflection.samples)]
-        points = points[: -(-max(free, 0) // settings.reflection.branches)]
-        first = len(tree.reflections)
-        reflections = await _all(self._reflect(tree, first + i, *point) for i, point in enumerate(points))
-        requests: list[Branch | None] = []
-        if self.stop.is_set():
-            return requests
-        for (index, _), reflection in zip(points, reflections, strict=True):
-            tree.reflections.append((index, reflection))
-            step = reflection.step if settings.reflection.rollback == "step" else 1
-            branch = Branch(index, step, tree.attempts[index].depth + 1, reflection)
-            requests += [branch] * settings.reflection.branches
-        return requests
-
-    def _reflection_points(self, tree: ExplorationTree, index: int) -> list[int]:
+    def _reflection_points(self, node: Node, attempt: Attempt) -> list[int]:
         """Steps t after which to reflect: every K of the attempt's own, and its last one upon failure."""
-        attempt, interval = tree.attempts[index], self.settings.reflection.interval
-        if attempt.depth >= self.settings.budget.depth or not attempt.outcome.scored:
+        reflection = self.settings.reflection
+        if node.depth >= self.settings.budget.depth or not attempt.outcome.scored:
             return []
-        end = len(tree.path(index))
-        own = range(end - len(attempt.steps) + 1, end + 1)
-        points = {t for t in own if interval and t % interval == 0 and t < end}
+        begun = len(node.before)
+        end = begun + len(attempt.steps)
+        points = {t for t in range(begun + 1, end) if reflection.interval and t % reflection.interval == 0}
         if attempt.outcome is not Outcome.SUCCESS:
             points.add(end)
-        return sorted(points)
+        return [point for point in sorted(points) for _ in range(reflection.samples)]
 
-    async def _reflect(self, tree: ExplorationTree, number: int, index: int, t: int) -> Reflection:
+    async def _reflect(self, node: Node, number: int, t: int) -> Reflection:
         """Ask the policy for (tau, e) after step t; whatever goes wrong is answered by the fallback."""
-        asked_for.set(f"reflection {number}")
-        steps, limit = tree.path(index)[:t], self.settings.reflection.max_characters
+        asked_for.set(f"reflection {node.name}/{number}")
+        steps, limit = node.path[:t], self.settings.reflection.max_characters
         text, num_tokens, prompted = "", 0, None
         try:
             # What the policy would have seen at the next step: a summary names every turn before its window.
@@ -208,99 +199,3 @@ async def _all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-class _Run:
-    """One attempt while it is being played."""
-
-    def __init__(self, explorer: Explorer, tree: ExplorationTree, branch: Branch | None) -> None:
-        self.explorer, self.tree, self.branch = explorer, tree, branch
-        self.environment: Environment | None = None
-        self.steps: list[StepRecord] = []
-        self.before = tree.path(branch.parent)[: branch.step - 1] if branch else ()
-        self.replayed_steps = 0
-        self.outcome = Outcome.HORIZON
-
-    def ended(self, outcome: Outcome, failure: Exception | None = None) -> Attempt:
-        error = str(failure) if failure else None
-        return Attempt(self.branch, tuple(self.steps), outcome, error, self.replayed_steps)
-
-    async def play(self) -> None:
-        policy, settings = self.explorer.policy, self.explorer.settings
-        environment: Environment = await self._call("make", self.explorer.make_environment)
-        self.environment = environment
-        environment.horizon = self.explorer.horizon(environment)
-        step_scope = settings.reflection.scope == "step"
-        history = await self._start(environment)
-        prompt, note = history, None
-        if self.branch and settings.reflection.experience:
-            note = Note(self.branch.step, experience_note(self.branch.reflection.experience))
-            prompt = await annotate(policy, history, note.text)
-        first, last = self.branch.step if self.branch else 1, environment.horizon
-        for t in range(first, last + 1):
-            snapshot = await self._call("snapshot", environment.snapshot)
-            action = await policy.act(prompt)
-            step = await self._call("step", environment.step, action.text)
-            self._check_length(step.observation)
-            error, command = bool(step.info.get("error")), step.info.get("action")
-            self.steps.append(StepRecord(history, action, step.observation, step.reward, error, snapshot, command))
-            if step.terminated:
-                self.outcome = Outcome.SUCCESS if step.info.get("success") else Outcome.FAILURE
-            over = step.terminated or step.truncated or t == last
-            if settings.distillation.method == "early_experience" and (over or window_moves(t, settings.context)):
-                self.steps[-1] = await self._answered(self.steps[-1])
-            if over:
-                return
-            # The history that is trained on never holds the experience; the prompt keeps it where it was put.
-            same, path = prompt is history or step_scope, (*self.before, *self.steps)
-            history = await history_after(policy, path, settings.context)
-            if same:
-                prompt = history
-            else:
-                prompt = await history_after(policy, path, settings.context, prompt=prompt, note=note)
-
-    async def _answered(self, step: StepRecord) -> StepRecord:
-        """Nothing that is played follows, so that a history too long to extend does not unscore the attempt."""
-        try:
-            answered = await self.explorer.policy.extend(step.history, step.action, step.observation)
-        except PolicyFailure:
-            return step
-        return dataclasses.replace(step, answered=answered)
-
-    async def _start(self, environment: Environment) -> History:
-        """Reach E_1 and h_1, or E_tau and h_tau by rolling back."""
-        task = self.tree.task
-        if self.branch:
-            point = self.tree.path(self.branch.parent)[self.branch.step - 1]
-            self.replayed_steps = await self._call("restore", environment.restore, point.snapshot)
-            return point.history
-        observation, _ = await self._call("reset", environment.reset, task, self.explorer.settings.seed)
-        self._check_length(observation)
-        system = "\n\n".join(filter(None, (environment.system_prompt, self.explorer.playbook)))
-        messages = [{"role": "system", "content": system}] if system else []
-        return await self.explorer.policy.begin([*messages, {"role": "user", "content": observation}])
-
-    def _check_length(self, observation: str) -> None:
-        most = self.explorer.settings.environment.max_characters
-        if len(observation) > most:
-            raise EnvironmentFlood(
-                f"{self.tree.task.environment}: an observation of {len(observation)} characters; "
-                f"leafe.environment.max_characters allows {most}"
-            )
-
-    async def close(self) -> None:
-        if self.environment is None:
-            return
-        # In a thread and without a slot: the environment may hang, and must not be waited for by other trees.
-        try:
-            await self._within_limit("close", self.environment.close)
-        except EnvironmentFailure as failure:
-            logger.warning("task %r: %s", self.tree.task.key, failure)
-
-    async def _call(self, what: str, function, *arguments):  # type: ignore[no-untyped-def]
-        async with self.explorer.environment_slots:  # waiting for a slot does not count against the limit
-            return await self._within_limit(what, function, *arguments)
-
-    async def _within_limit(self, what: str, function, *arguments):  # type: ignore[no-untyped-def]
-        seconds = self.explorer.settings.environment.step_timeout
-        return await call_within(seconds, f"{self.tree.task.environment}.{what}", function, *arguments)

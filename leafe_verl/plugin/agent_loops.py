@@ -183,7 +183,7 @@ class EpisodeLoop(TaskLoop):
         task = task_of(kwargs["extra_info"])
         explorer = self.explorer(task, sampling_params, _played_for(kwargs))
         tree = ExplorationTree(task)
-        tree.add(await explorer.attempt(tree))
+        tree.add(await explorer.attempt(task))
         self.finished(tree, [])
         (attempt,) = tree.attempts
         if not attempt.outcome.scored:

@@ -27,7 +27,7 @@ TASKS, ATTEMPTS_AT_ONCE = 16, 4
 STEPS = 2
 WITHOUT_TRAINING = ("trainer.val_before_train=false", "trainer.test_freq=-1", "trainer.save_freq=-1")
 COMMON = (*WITHOUT_TRAINING, f"data.train_batch_size={TASKS}", f"actor_rollout_ref.rollout.n={ATTEMPTS_AT_ONCE}")
-EXPLORING = ("leafe.schedule.stages=explore", "leafe.collection.store=null")
+EXPLORING = ("leafe.schedule.stages=explore",)
 LONG = ("trainer.total_training_steps=1", "data.train_batch_size=4", "leafe.environment.horizon=12")
 OF_VERL = (
     "trainer.v1.trainer_mode=verl_episodes",

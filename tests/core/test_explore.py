@@ -31,6 +31,7 @@ from fakes import (
 from leafe_verl.core import ContextOverflow, Explorer, Outcome, PolicyFailure, PolicyTimeout, Settings
 from leafe_verl.core.environment import call_within
 from leafe_verl.core.experience import examples_of
+from leafe_verl.core.policy import asked_for
 from leafe_verl.core.settings import DistillationSettings, EnvironmentSettings
 from leafe_verl.core.statistics import count
 
@@ -102,6 +103,28 @@ class TestOrder:
             assert tree.attempts == plain.attempts
             assert tree.reflections == plain.reflections
 
+    @pytest.mark.parametrize("seed", range(40))
+    def test_delays_do_not_change_what_the_budget_holds(self, seed):
+        dice = random.Random(seed)
+        settings = {
+            "budget": {
+                "attempts": dice.randint(1, 16),
+                "depth": dice.randint(0, 3),
+                "environment_steps": dice.choice([None, None, dice.randint(1, 40)]),
+            },
+            "reflection": {
+                "interval": dice.choice([None, 1, 2]),
+                "samples": dice.randint(1, 2),
+                "branches": dice.randint(1, 3),
+            },
+        }
+        roots = dice.randint(1, 6)
+        plain = grow(wandering(seed), roots=roots, slots=1, **settings)
+        for order in range(3):
+            tree = grow(wandering(seed, delays=random.Random(order)), roots=roots, **settings)
+            assert tree.attempts == plain.attempts
+            assert tree.reflections == plain.reflections
+
     def test_no_roots_give_an_empty_tree(self):
         assert grow(ScriptedPolicy(lazy), roots=0).attempts == []
 
@@ -140,14 +163,31 @@ class Gathering(ScriptedPolicy):
 
 
 class TestConcurrency:
-    def test_attempts_of_a_wave_overlap(self):
+    def test_roots_overlap(self):
         tree = grow(Gathering(3, lazy), roots=3, slots=1, threads=True, budget={"depth": 0})
         assert len(tree.attempts) == 3
 
-    def test_branches_of_a_wave_overlap(self):
+    def test_branches_overlap(self):
         policy = Gathering(4, lazy, EVERY_STEP, concerns=experience_in)
         tree = grow(policy, slots=1, threads=True, budget={"depth": 1}, reflection={"interval": 1})
         assert [attempt.depth for attempt in tree.attempts] == [0, 1, 1, 1, 1]
+
+    @pytest.mark.parametrize(("attempts", "overlap"), [(4, True), (3, False)])
+    def test_a_branch_waits_for_no_root_where_the_budget_is_sure_to_hold_it(self, attempts, overlap):
+        """The first root, which would have a branch of its own, is held up until all else is over."""
+        moves = []
+
+        class Slow(ScriptedPolicy):
+            async def act(self, history):
+                told, first = experience_in(history.messages), asked_for.get().startswith("attempt 0")
+                for _ in range(200 if first and not told else 1):
+                    await asyncio.sleep(0)
+                moves.append(asked_for.get())
+                return await super().act(history)
+
+        tree = grow(Slow(lazy, EVERY_STEP), roots=2, budget={"attempts": attempts, "depth": 1})
+        assert [attempt.depth for attempt in tree.attempts] == [0, 0, 1, 1][:attempts]
+        assert ("attempt 1.0" in moves and moves.index("attempt 1.0") < moves.index("attempt 0")) is overlap
 
     def test_trees_share_the_environment_slots(self):
         world = World(CrowdedCorridor)
@@ -421,7 +461,7 @@ def impatient(monkeypatch):
     async def call(seconds, what, function, *arguments):
         return await call_within(0.01 if "~" in arguments else seconds, what, function, *arguments)
 
-    monkeypatch.setattr("leafe_verl.core.explore.call_within", call)
+    monkeypatch.setattr("leafe_verl.core.attempt.call_within", call)
 
 
 class TestFailures:
