@@ -21,7 +21,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 SCRIPTS = {
-    "start": ("--runs", "3"),
+    "start": ("--runs", "2"),
     "exploring": ("--runs", "2", "--long"),
     "step": (),
     "training": (),

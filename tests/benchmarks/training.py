@@ -28,6 +28,7 @@ import socket
 import statistics
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,7 @@ from verl.workers.utils.losses import sft_loss
 from leafe_verl import embedded
 from leafe_verl.core import ExplorationTree, Explorer, History, Settings, TokenSequence, Turn, examples_of
 from leafe_verl.environments import make
+from leafe_verl.environments.sokoban import MOVES, Room, action_in, make_room
 from leafe_verl.experience_store import read_trees
 from leafe_verl.plugin.cpu import prepare_engine
 from leafe_verl.plugin.prefix_batch import TERM
@@ -97,14 +99,36 @@ def mbpp(tokenizer: Any) -> list[ExplorationTree]:
 
 
 def sokoban(tokenizer: Any) -> list[ExplorationTree]:
-    """Random moves with a thought before each, 20 steps."""
+    """Moves with a thought before each, every other one on a shortest way to the solution; 20 steps at most."""
     tasks = read_tasks(str(embedded.TRAIN_FILE.with_name("embedded_sokoban_train.jsonl")), "sokoban")[:6]
 
-    def answers(draw: random.Random, history: History) -> str:
-        move = draw.choice(["up", "down", "left", "right"])
+    def answers(room: Room, draw: random.Random, history: History) -> str:
+        for message in history.messages:
+            if message["role"] == "assistant":
+                room = room.moved(MOVES[str(action_in(message["content"]))])
+        right = next_move(room) if draw.random() < 0.5 else None
+        move = right or draw.choice([*MOVES])
         return f"Thought: The box has to come nearer to its target, and the way {move} seems free.\nAction: {move}"
 
-    return [_grown(task, answers, tokenizer, horizon=20) for task in tasks]
+    return [
+        _grown(task, functools.partial(answers, make_room(task.data["seed"])), tokenizer, horizon=20) for task in tasks
+    ]
+
+
+@functools.cache
+def next_move(room: Room) -> str | None:
+    """The first move of a shortest solution; None where there is none."""
+    seen, waiting = {room}, deque([(room, "")])
+    while waiting:
+        here, first = waiting.popleft()
+        for move, direction in MOVES.items():
+            there = here.moved(direction)
+            if there.solved:
+                return first or move
+            if there not in seen:
+                seen.add(there)
+                waiting.append((there, first or move))
+    return None
 
 
 def _grown(task: Any, answers: Callable[..., str], tokenizer: Any, horizon: int) -> ExplorationTree:
@@ -254,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("sets", nargs="*", default=[*SETS], help=f"{', '.join(SETS)}, or NAME=STORE; all by default")
     parser.add_argument("--model", default="models/smollm2-135m-instruct")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--examples", type=int, default=16, help="of an optimiser step")
+    parser.add_argument("--examples", type=int, default=8, help="of an optimiser step")
     parser.add_argument("--steps", type=int, default=1, help="optimiser steps of a round")
     parser.add_argument("--tokens", type=int, default=4096, help="of a micro-batch")
     parser.add_argument("--events", default="every", help="leafe.distillation.events")
