@@ -146,8 +146,10 @@ def through_ray(number: int = 512) -> dict[str, float]:
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     try:
         balancer = ray.remote(GlobalRequestLoadBalancer).remote({str(each): None for each in range(64)})
+        ray.get(balancer.acquire_server.remote("first"))  # its process is up
         balanced = timed(lambda: ray.get([balancer.acquire_server.remote(str(each)) for each in range(4 * number)]))
         tq.init()
+        put_tree("first", ["first_0"])
         keys = [[f"{tree}_{record}" for record in range(RECORDS)] for tree in range(number)]
         put = timed(lambda: [put_tree(f"{tree}", each) for tree, each in enumerate(keys)])
         flat = [key for each in keys for key in each]
