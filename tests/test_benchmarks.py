@@ -1,14 +1,16 @@
 """What the benchmarks of speed print: ratios with their spread, from vLLM's counters and runs' metrics."""
 
 import json
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from benchmarks import run
-from benchmarks.runs import COUNTER, median_and_spread, ratio
+from benchmarks.runs import COUNTER, counters_at, median_and_spread, ratio
 
 BENCHMARKS = Path(run.__file__).parent
 
@@ -28,6 +30,14 @@ def test_counters_are_read_from_what_vllm_serves():
         'vllm:prefix_cache_hits_total{engine="0",model_name="m"} 2.5e+03\n'
     )
     assert COUNTER.findall(served) == [("generation_tokens", "1234.0"), ("prefix_cache_hits", "2.5e+03")]
+
+
+def test_a_port_that_speaks_no_http_counts_nothing():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        answering = threading.Thread(target=lambda: server.accept()[0].sendall(b"\x00\x00\r\n\r\n"))
+        answering.start()
+        assert counters_at(f"http://127.0.0.1:{server.getsockname()[1]}/metrics") == {}
+        answering.join()
 
 
 def test_the_table_names_each_alternative_and_what_failed():

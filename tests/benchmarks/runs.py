@@ -13,6 +13,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,15 +84,15 @@ def counters(process: psutil.Process) -> Counter[str]:
         with suppress(psutil.Error):
             if " ".join(each.cmdline()).startswith("ray::vLLMHttpServer"):
                 for address in [it.laddr for it in each.net_connections("tcp") if it.status == psutil.CONN_LISTEN]:
-                    found.update(_counters_at(f"http://{address.ip}:{address.port}/metrics"))
+                    found.update(counters_at(f"http://{address.ip}:{address.port}/metrics"))
     return found
 
 
-def _counters_at(url: str) -> dict[str, float]:
+def counters_at(url: str) -> dict[str, float]:
     try:
         with urllib.request.urlopen(url, timeout=1) as answer:
             return {name: float(value) for name, value in COUNTER.findall(answer.read().decode())}
-    except (OSError, ValueError):  # another port of the process, or not up yet
+    except (OSError, ValueError, HTTPException):  # another port of the process, or not up yet
         return {}
 
 
