@@ -10,8 +10,8 @@ verl    multi-turn episodes by verl's own manager, rollout worker, agent loop (T
         same environment: verl_episodes.py
 
 The shares of prompt tokens that vLLM took from its prefix cache are vLLM's own (`num_cached_tokens` of each request);
-`--long` also takes them from one step of Sokoban, whose attempts have more turns. Prints a table and, last, a line of
-JSON.
+`--long` also takes them from one step of Sokoban, whose attempts have up to 12 turns. Prints a table and, last, a line
+of JSON.
 """
 
 from __future__ import annotations
@@ -35,7 +35,12 @@ OF_VERL = (
     "actor_rollout_ref.rollout.agent.agent_loop_manager_class=null",
     "actor_rollout_ref.rollout.agent.default_agent_loop=verl_episode",
 )
-KINDS = ("explore", "reflect", "branch")
+KINDS = {
+    "explore": ["explore"],
+    "reflect": ["reflect"],
+    "branch": ["branch"],
+    "branch and reflect": ["branch", "reflect"],
+}
 RATE = "leafe/sampled_tokens_per_s"
 
 
@@ -74,10 +79,13 @@ def played_by_verl() -> list[dict[str, float]]:
 def cached(steps: Sequence[dict[str, float]]) -> dict[str, float]:
     """Share of prompt tokens by what the prompt asked for."""
     shares = {}
-    for kind in KINDS:
-        read, spared = (sum(s.get(f"leafe/{it}_tokens/{kind}", 0) for s in steps) for it in ("prompt", "cached"))
+    for name, kinds in KINDS.items():
+        read, spared = (
+            sum(step.get(f"leafe/{it}_tokens/{kind}", 0) for step in steps for kind in kinds)
+            for it in ("prompt", "cached")
+        )
         if read:
-            shares[kind] = round(spared / read, 4)
+            shares[name] = round(spared / read, 4)
     return shares
 
 

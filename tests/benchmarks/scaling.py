@@ -188,7 +188,7 @@ def replicas(number: int) -> list[float]:
     """Sampled tokens a second, step by step."""
     # Two engines bound to the same cores would take turns on one of them.
     free = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    overrides = (*COMMON, *EXPLORING, f"trainer.n_gpus_per_node={number}", "trainer.total_training_steps=3")
+    overrides = (*COMMON, *EXPLORING, f"trainer.n_gpus_per_node={number}", "trainer.total_training_steps=2")
     return [step[RATE] for step in metrics_of("leafe_mbpp", *overrides, **free)[1:]]
 
 
