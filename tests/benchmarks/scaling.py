@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
+import os
 import random
 import statistics
 import sys
@@ -143,6 +145,7 @@ def rate(call: Callable[[], object], seconds: float = 3.0) -> float:
 
 def through_ray(number: int = 512) -> dict[str, float]:
     """Turns a second of the load balancer, trees a second of TransferQueue's controller and of the driver."""
+    logging.getLogger("transfer_queue").setLevel(logging.ERROR)  # it would warn of the machine's cores at every call
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     try:
         balancer = ray.remote(GlobalRequestLoadBalancer).remote({str(each): None for each in range(64)})
@@ -186,8 +189,9 @@ def timed(call: Callable[[], object]) -> float:
 
 def replicas(number: int) -> list[float]:
     """Sampled tokens a second, step by step."""
-    # Two engines bound to the same cores would take turns on one of them.
-    free = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    # Two engines bound to the same cores would take turns on one of them, and their threads wait by spinning.
+    threads = str(max(len(os.sched_getaffinity(0)) // number, 1))
+    free = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": threads}
     overrides = (*COMMON, *EXPLORING, f"trainer.n_gpus_per_node={number}", "trainer.total_training_steps=2")
     return [step[RATE] for step in metrics_of("leafe_mbpp", *overrides, **free)[1:]]
 
