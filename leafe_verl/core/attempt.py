@@ -50,6 +50,7 @@ class Run:
     outcome: Outcome = field(default=Outcome.HORIZON, init=False)
 
     def ended(self, outcome: Outcome, failure: Exception | None = None) -> Attempt:
+        """Return the attempt, of no branch: where it stands in its tree, growth.py knows."""
         return Attempt(None, tuple(self.steps), outcome, str(failure) if failure else None, self.replayed_steps)
 
     async def play(self) -> None:

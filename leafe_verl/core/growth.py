@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -71,9 +70,7 @@ class Growth:
     attempt, and is asked where the budget counts steps.
     """
 
-    def __init__(
-        self, budget: BudgetSettings, roots: int, most_wanted: float = math.inf, horizon: Callable[[], int] = lambda: 0
-    ) -> None:
+    def __init__(self, budget: BudgetSettings, roots: int, most_wanted: float, horizon: Callable[[], int]) -> None:
         self.budget, self.most_wanted, self.horizon = budget, most_wanted, horizon
         self.roots = [Node(str(number)) for number in range(min(roots, budget.attempts))]
         self._news = asyncio.Event()
