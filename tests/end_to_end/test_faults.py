@@ -76,7 +76,7 @@ def test_a_broken_environment_costs_its_own_attempts(run, fault):
 def test_the_other_tasks_are_played_and_trained_on(run):
     trees, _, metrics = run
     for key in ("leak3", "kill sandbox4", "die5", "none6"):
-        assert all(attempt.outcome.scored for attempt in trees[key].attempts)
+        assert [attempt.error for attempt in trees[key].attempts if not attempt.outcome.scored] == []
     assert metrics[1]["actor/grad_norm"] > 0
 
 
