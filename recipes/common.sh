@@ -27,7 +27,7 @@ else
         python -m leafe_verl embedded-model "$MODEL"
     fi
     # GB of key-value cache; and vLLM would keep one core for itself, which is half of two.
-    export VLLM_CPU_KVCACHE_SPACE="${VLLM_CPU_KVCACHE_SPACE:-1}"
+    export VLLM_CPU_KVCACHE_SPACE="${VLLM_CPU_KVCACHE_SPACE:-2}"
     export VLLM_CPU_NUM_OF_RESERVED_CPU="${VLLM_CPU_NUM_OF_RESERVED_CPU:-0}"
     # vLLM's worker lives in its engine's process, which then must not keep to the one thread that Ray allows its own;
     # and what torch would compile for it, a few ms of sampling, takes longer to compile.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from verl.plugin.platform import PlatformBase, PlatformRegistry, get_platform, set_platform
 
 
@@ -128,6 +131,20 @@ def select_platform() -> None:
         return
     if chosen == "cpu" or not get_platform().is_platform_available(use_smi_check=True):
         set_platform(CpuPlatform())
+
+
+def cpu_dtype(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Return `bfloat16` where the processor computes in it, and else `float32`.
+
+    Elsewhere bfloat16 is emulated: on an EPYC with AVX2 alone the matrix products of a 135M model take 8 times as long.
+    """
+    flags = cpuinfo.read_text() if cpuinfo.is_file() else ""
+    return "bfloat16" if re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags) else "float32"
+
+
+def name_dtype() -> None:
+    """Let configurations ask for it: `${leafe_cpu_dtype:}`."""
+    OmegaConf.register_new_resolver("leafe_cpu_dtype", cpu_dtype, replace=True)
 
 
 def prepare_engine() -> None:

@@ -33,7 +33,7 @@ same attempts again."""
 IN_FLIGHT = 512
 """Attempts at once for each GPU, or for the CPU: enough to keep a server busy, few enough to be answered in time."""
 CPU_VARIABLES = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "2",
     "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),

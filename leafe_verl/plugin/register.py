@@ -50,6 +50,7 @@ def _register() -> None:
     from leafe_verl.plugin import cpu, vllm_cpu
 
     cpu.select_platform()
+    cpu.name_dtype()
     vllm_cpu.name_distribution()
     if _VERLS_TRAINER in sys.modules:
         _import_trainers()
