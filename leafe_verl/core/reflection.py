@@ -12,12 +12,10 @@ from typing import Any, Protocol
 from leafe_verl.core.policy import Prompted
 
 PROMPT = (
-    "The task is not solved after your {num_steps} turns so far. Do not continue it now. Look back at your turns "
-    "and the feedback to each. Decide which turn, from 1 to {num_steps}, was the first to go wrong, and what should "
-    'have been done there instead. Answer with a JSON object only: its "step" is the number of that turn, its '
-    '"experience" a text of two sentences at most, which says what was wrong there and how to do it right.'
+    "Stop here and look back: which turn, from 1 to {num_steps}, was the first to go wrong? Answer in JSON: as "
+    '"step" its number, as "experience" what was wrong there and how to do it right, in two sentences at most.'
 )
-"""Without a pattern to fill in: small models hand such a pattern back as it is."""
+"""Without a pattern to fill in: small models hand such a pattern back as it is. Short, since no prefix cache holds it."""
 
 EXPERIENCE = "Advice from an earlier try at this very turn, to be followed but not mentioned:\n{experience}"
 

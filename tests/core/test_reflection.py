@@ -76,10 +76,10 @@ class TestParse:
     @pytest.mark.parametrize(
         "experience",
         [
-            "a text of two sentences at most, which says what was wrong there and how to do it right",
+            "what was wrong there and how to do it right, in two sentences at most",
             "What was wrong there, and how to do it right.",
             "Two sentences at most",
-            "1. The task is not solved after your turns so far",
+            "1. Stop here and look back: which turn was the first to go wrong?",
         ],
     )
     def test_an_experience_that_repeats_the_question_is_no_answer(self, experience):
