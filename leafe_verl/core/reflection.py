@@ -15,7 +15,7 @@ PROMPT = (
     "Stop here and look back: which turn, from 1 to {num_steps}, was the first to go wrong? Answer in JSON: as "
     '"step" its number, as "experience" what was wrong there and how to do it right, in two sentences at most.'
 )
-"""Without a pattern to fill in: small models hand such a pattern back as it is. Short, since no prefix cache holds it."""
+"""Without a pattern to fill in: small models hand such a pattern back as it is. Short: no prefix cache holds it."""
 
 EXPERIENCE = "Advice from an earlier try at this very turn, to be followed but not mentioned:\n{experience}"
 

@@ -89,7 +89,7 @@ def stall(processes: list[psutil.Process]) -> None:
 
 
 def lose_a_sandbox() -> None:
-    """Kill the sandbox's process while a program runs in it, which ends with it and may be gone sooner than one looks."""
+    """Kill the sandbox's process while a program runs in it; that ends with it, and may be gone before one looks."""
     before = set(psutil.Process().children())
     default_pool(1).call("", "", ["1"]).result()
     answer = default_pool(1).call("import time\ntime.sleep(2)", "", ["1 + 1"], Limits(wall_seconds=30))
