@@ -10,8 +10,8 @@ verl    multi-turn episodes by verl's own manager, rollout worker, agent loop (T
         same environment: verl_episodes.py
 
 The shares of prompt tokens that vLLM took from its prefix cache are vLLM's own (`num_cached_tokens` of each request);
-`--long` also takes them from one step of Sokoban, whose attempts have up to 12 turns. Prints a table and, last, a line
-of JSON.
+`--long` also takes them from one step of longer attempts: MBPP as on a GPU, four turns of up to 512 tokens, and
+Sokoban, up to 12 turns. Prints a table and, last, a line of JSON.
 """
 
 from __future__ import annotations
@@ -28,7 +28,18 @@ STEPS = 2
 WITHOUT_TRAINING = ("trainer.val_before_train=false", "trainer.test_freq=-1", "trainer.save_freq=-1")
 COMMON = (*WITHOUT_TRAINING, f"data.train_batch_size={TASKS}", f"actor_rollout_ref.rollout.n={ATTEMPTS_AT_ONCE}")
 EXPLORING = ("leafe.schedule.stages=explore",)
-LONG = ("trainer.total_training_steps=1", "data.train_batch_size=4", "leafe.environment.horizon=12")
+ONE_STEP = ("trainer.total_training_steps=1", "data.train_batch_size=4")
+LONG = {
+    "mbpp, 4 turns of 512": (
+        "leafe_mbpp",
+        "leafe.environment.horizon=4",
+        "leafe.generation.max_tokens=512",
+        "leafe.reflection.max_tokens=192",
+        "leafe.reflection.max_characters=400",
+        "data.max_response_length=3072",
+    ),
+    "sokoban": ("leafe_sokoban", "leafe.environment.horizon=12"),
+}
 OF_VERL = (
     "trainer.v1.trainer_mode=verl_episodes",
     "trainer.v1.sampler.custom_sampler.path=null",
@@ -58,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ratios = [ratio("sampled tokens/s while exploring", "verl's multi-turn episodes", *rates.values(), "at least 1")]
     shares = {"mbpp": cached(found["this"])}
     if options.long:
-        shares["sokoban"] = cached(explored("leafe_sokoban", *LONG))
+        shares |= {name: cached(explored(*overrides, *ONE_STEP)) for name, overrides in LONG.items()}
     for name, each in shares.items():
         cells = (f"{kind} {share:.1%}" for kind, share in each.items())
         rows.append([f"{name}: prompt tokens from vLLM's prefix cache", "", ", ".join(cells)])
