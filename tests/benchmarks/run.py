@@ -21,12 +21,13 @@ from typing import Any
 
 HERE = Path(__file__).parent
 SCRIPTS = {
-    "exploring": ("--runs", "2", "--long"),
+    "exploring": ("--runs", "2"),
     "training": (),
     "step": ("--steps", "3", "--warm-up", "1", "--tasks", "4"),
     "scaling": ("--replicas",),
     "start": ("--runs", "2"),
     "sandbox": (),
+    "prefixes": (),
 }
 """With their arguments. One that is not there is left out."""
 COLUMNS = ("what", "alternative", "ratio", "spread", "runs", "goal")

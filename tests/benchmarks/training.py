@@ -54,7 +54,7 @@ from leafe_verl.core import ExplorationTree, Explorer, History, Settings, TokenS
 from leafe_verl.environments import make
 from leafe_verl.environments.sokoban import MOVES, Room, action_in, make_room
 from leafe_verl.experience_store import read_trees
-from leafe_verl.plugin.cpu import prepare_engine
+from leafe_verl.plugin.cpu import cpu_dtype, prepare_engine
 from leafe_verl.plugin.prefix_batch import TERM
 from leafe_verl.plugin.server_policy import ServerPolicy
 from leafe_verl.plugin.sft_worker import SHARE, WEIGHTS, SFTTrainingWorker, distillation_loss
@@ -192,7 +192,11 @@ def worker(worker_class: type[TrainingWorker], loss: Any, model: str, tokens: in
             override_config={} if torch.cuda.is_available() else {"attn_implementation": "sdpa"},
         ),
         engine_config=FSDPEngineConfig(
-            strategy="fsdp2", use_torch_compile=False, use_dynamic_bsz=True, max_token_len_per_gpu=tokens
+            strategy="fsdp2",
+            use_torch_compile=False,
+            use_dynamic_bsz=True,
+            max_token_len_per_gpu=tokens,
+            mixed_precision={"param_dtype": "bfloat16" if torch.cuda.is_available() else cpu_dtype()},
         ),
         optimizer_config=FSDPOptimizerConfig(lr=0.0, total_training_steps=1000),
         checkpoint_config=CheckpointConfig(),
