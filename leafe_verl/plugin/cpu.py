@@ -136,7 +136,7 @@ def select_platform() -> None:
 def cpu_dtype(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """Return `bfloat16` where the processor computes in it, and else `float32`.
 
-    Elsewhere bfloat16 is emulated: on an EPYC with AVX2 alone the matrix products of a 135M model take 8 times as long.
+    Elsewhere bfloat16 is emulated: on an EPYC with AVX2 alone the matrix products of a 135M model take 7 times as long.
     """
     flags = cpuinfo.read_text() if cpuinfo.is_file() else ""
     return "bfloat16" if re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags) else "float32"
