@@ -31,7 +31,6 @@ SMALL = [
     "data.max_response_length=256",
     "actor_rollout_ref.rollout.n=2",
     "actor_rollout_ref.rollout.val_kwargs.n=2",
-    "actor_rollout_ref.actor.fsdp_config.dtype=float32",
     "actor_rollout_ref.actor.optim.lr=1e-3",
     "trainer.val_before_train=false",
     "trainer.test_freq=1000",
