@@ -64,7 +64,7 @@ def _merge(actor: Path, merged: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def mend_tracker(folder: Path) -> int | None:
+def repair_tracker(folder: Path) -> int | None:
     """Make `latest_checkpointed_iteration.txt` name a whole checkpoint, and return its training step, None without one.
 
     verl writes that file in place (`_save_checkpoint`, trainer_base.py): a process killed meanwhile leaves it empty,

@@ -206,7 +206,7 @@ def _merge(options: argparse.Namespace) -> int:
 
 
 def _experience(options: argparse.Namespace) -> int:
-    from leafe_verl.experience_store import verbs
+    from leafe_verl.trees import verbs
 
     return _or_error(lambda: getattr(verbs, f"run_{options.verb}")(options))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from leafe_verl import checkpoints
-from leafe_verl.checkpoints import TRACKER, hf_folder, mend_tracker
+from leafe_verl.checkpoints import TRACKER, hf_folder, repair_tracker
 from leafe_verl.cli import main
 
 
@@ -103,21 +103,21 @@ class TestTracker:
     @pytest.mark.parametrize(("text", "step"), [("4", 4), ("12\n", 12)])
     def test_a_whole_one_is_left_alone(self, tmp_path, text, step):
         (tmp_path / TRACKER).write_text(text)
-        assert mend_tracker(tmp_path) == step
+        assert repair_tracker(tmp_path) == step
         assert (tmp_path / TRACKER).read_text() == text
 
     def test_none_is_none(self, tmp_path):
-        assert mend_tracker(tmp_path) is None
+        assert repair_tracker(tmp_path) is None
 
     def test_an_empty_one_names_the_latest_whole_checkpoint(self, tmp_path):
         for step in (2, 10):
             touch(tmp_path / f"global_step_{step}", "data.pt")
         touch(tmp_path / "global_step_12" / "actor", "model_world_size_1_rank_0.pt")
         (tmp_path / TRACKER).write_text("")
-        assert mend_tracker(tmp_path) == 10
+        assert repair_tracker(tmp_path) == 10
         assert (tmp_path / TRACKER).read_text() == "10"
 
     def test_an_empty_one_without_a_checkpoint_goes(self, tmp_path):
         (tmp_path / TRACKER).write_text("")
-        assert mend_tracker(tmp_path) is None
+        assert repair_tracker(tmp_path) is None
         assert not (tmp_path / TRACKER).exists()

@@ -10,7 +10,6 @@ from leafe_verl.core.environment import (
     ReplaySnapshot,
     Step,
 )
-from leafe_verl.core.experience import Example, Kind, TokenSequence, examples_of, sequence_of
 from leafe_verl.core.explore import Explorer
 from leafe_verl.core.policy import (
     ContextOverflow,
@@ -19,11 +18,12 @@ from leafe_verl.core.policy import (
     Policy,
     PolicyFailure,
     PolicyTimeout,
-    Prompted,
+    PromptUsage,
     Turn,
 )
 from leafe_verl.core.reflection import Reflection
 from leafe_verl.core.settings import Settings
+from leafe_verl.core.sft_examples import Example, Kind, TokenSequence, build_examples, sequence_of
 from leafe_verl.core.task import Task
 from leafe_verl.core.tree import Attempt, Branch, ExplorationTree, Outcome, StepRecord
 
@@ -45,7 +45,7 @@ __all__ = [
     "Policy",
     "PolicyFailure",
     "PolicyTimeout",
-    "Prompted",
+    "PromptUsage",
     "Reflection",
     "ReplayDivergence",
     "ReplayEnvironment",
@@ -56,6 +56,6 @@ __all__ = [
     "Task",
     "TokenSequence",
     "Turn",
-    "examples_of",
+    "build_examples",
     "sequence_of",
 ]

@@ -96,7 +96,7 @@ class Run:
         return dataclasses.replace(step, answered=answered)
 
     async def _start(self, environment: Environment) -> History:
-        """Reach E_1 and h_1, or E_tau and h_tau by rolling back."""
+        """SegmentLayout E_1 and h_1, or E_tau and h_tau by rolling back."""
         if self.rollback:
             point = self.rollback.path[self.rollback.step - 1]
             self.replayed_steps = await self._call("restore", environment.restore, point.snapshot)

@@ -12,7 +12,7 @@ Message = Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Prompted:
+class PromptUsage:
     """What it took the inference engine to read a prompt."""
 
     num_tokens: int
@@ -33,7 +33,7 @@ class Turn:
     """Natural-log probability of each token under the sampling policy; None where the engine gave none."""
     complete: bool = True
     """False when the token limit cut the turn, so that it has no end-of-turn token."""
-    prompted: Prompted | None = field(default=None, compare=False)
+    prompted: PromptUsage | None = field(default=None, compare=False)
     """None where the engine does not say; never stored."""
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from leafe_verl.core.policy import Prompted
+from leafe_verl.core.policy import PromptUsage
 
 PROMPT = (
     "Stop here and look back: which turn, from 1 to {num_steps}, was the first to go wrong? Answer in JSON: as "
@@ -52,7 +52,7 @@ class Reflection:
     """Tokens sampled for it."""
     num_steps: int = 0
     """Steps it looked at."""
-    prompted: Prompted | None = field(default=None, compare=False)
+    prompted: PromptUsage | None = field(default=None, compare=False)
     """As a turn's."""
 
 

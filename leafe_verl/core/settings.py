@@ -231,7 +231,7 @@ class ScheduleSettings:
 @dataclass(frozen=True)
 class CollectionSettings:
     store: str | None = None
-    """Folder that keeps every finished tree, as leafe_verl/experience_store describes. None: trees are forgotten, and
+    """Folder that keeps every finished tree, as leafe_verl/trees describes. None: trees are forgotten, and
     what a killed run had collected since its last checkpoint is collected again."""
     share: float = 1.0
     """Share of a step's tasks whose end is waited for; then the other trees are cut short and used as they are."""

@@ -7,7 +7,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
-from leafe_verl.core.experience import Example, Kind
+from leafe_verl.core.sft_examples import Example, Kind
 from leafe_verl.core.tree import ExplorationTree, Outcome
 
 

@@ -15,10 +15,10 @@ from typing import Any
 from leafe_verl.core.environment import ReplayDivergence, ReplaySnapshot, Step
 from leafe_verl.core.task import Task
 from leafe_verl.environments.alfworld_games import KINDS
-from leafe_verl.environments.foreign import ForeignEnvironment, pool_of
-from leafe_verl.environments.foreign_process import SETTING, Program
 from leafe_verl.environments.react import FORM, NO_ACTION, action_of
 from leafe_verl.environments.rows import count_in, fields_of, key_of, verl_row_of
+from leafe_verl.environments.simulator import ForeignEnvironment, pool_of
+from leafe_verl.environments.simulator_process import SETTING, Program
 
 NAME = "alfworld"
 EXTRA = "pip install leafe-verl[alfworld]"

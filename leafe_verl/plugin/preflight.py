@@ -13,8 +13,8 @@ from verl.utils.tokenizer.continuous_token_wiring import list_continuous_token_b
 
 from leafe_verl.core import Settings
 from leafe_verl.environments import make
-from leafe_verl.plugin.playbook_file import read_playbook
-from leafe_verl.plugin.zygote import with_zygote
+from leafe_verl.plugin.cpu.fork_server import with_fork_server
+from leafe_verl.plugin.rollout.playbook_file import read_playbook
 from leafe_verl.task_files import read_tasks
 
 SUPPORTED_VERL = "0.9."
@@ -28,7 +28,7 @@ class Preflight(Callback):
         if problems := find_problems(config):
             raise SystemExit("leafe_verl refuses to start:\n" + "\n".join(f"- {problem}" for problem in problems))
         if config.trainer.device == "cpu" and not os.environ.get("RAY_ADDRESS"):
-            os.environ.setdefault("RAY_RUNTIME_ENV_HOOK", f"{with_zygote.__module__}.{with_zygote.__name__}")
+            os.environ.setdefault("RAY_RUNTIME_ENV_HOOK", f"{with_fork_server.__module__}.{with_fork_server.__name__}")
 
 
 def find_problems(config: DictConfig) -> list[str]:

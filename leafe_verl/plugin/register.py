@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 _VERLS_TRAINER = "verl.trainer.ppo.v1.trainer_sync"
-_OUR_TRAINERS = ("leafe_verl.plugin.trainer", "leafe_verl.plugin.evaluation")
+_OUR_TRAINERS = ("leafe_verl.plugin.training.trainer", "leafe_verl.plugin.training.evaluation")
 
 
 class _RegisterTrainers(MetaPathFinder):
@@ -47,11 +47,11 @@ def _import_trainers() -> None:
 
 
 def _register() -> None:
-    from leafe_verl.plugin import cpu, vllm_cpu
+    from leafe_verl.plugin.cpu import platform, vllm_build
 
-    cpu.select_platform()
-    cpu.name_dtype()
-    vllm_cpu.name_distribution()
+    platform.select_platform()
+    platform.name_dtype()
+    vllm_build.name_distribution()
     if _VERLS_TRAINER in sys.modules:
         _import_trainers()
     else:

@@ -18,9 +18,9 @@ from leafe_verl.checkpoints import TRACKER
 from leafe_verl.core import ExplorationTree, Reflection
 from leafe_verl.core.statistics import count, total
 from leafe_verl.evaluation.summary import Metrics
-from leafe_verl.experience_store import Provenance, StoreFollower, read_tree
 from leafe_verl.report.overview import counts_in, summed
 from leafe_verl.report.runs import CONFIGURATION, EXPERIENCE, read_configuration
+from leafe_verl.trees import Provenance, StoreFollower, read_tree
 
 CHECKPOINTS = EXPERIENCE.parent
 
@@ -53,7 +53,7 @@ class Lesson:
 
 
 @dataclass(frozen=True)
-class Spell:
+class Interval:
     """What was collected in some time."""
 
     counts: Mapping[str, float]
@@ -77,11 +77,11 @@ class Progress:
     done: int
     """Training steps that are over; a run that goes on from a checkpoint has done what that holds."""
     metrics: Metrics
-    current: Spell
+    current: Interval
     """Of the step under way."""
-    last: Spell
+    last: Interval
     """Of the last step that is over."""
-    whole: Spell
+    whole: Interval
     """Of the run."""
     lesson: Lesson | None
     written: datetime | None
@@ -212,9 +212,9 @@ class RunFollower:
             plan=plan,
             done=done,
             metrics=metrics,
-            current=Spell(current, self._seconds(done + 1)),
-            last=Spell(counts_in(last), last.get("timing_s/gen")),
-            whole=Spell(total([summed(metrics), *collected.values()])),
+            current=Interval(current, self._seconds(done + 1)),
+            last=Interval(counts_in(last), last.get("timing_s/gen")),
+            whole=Interval(total([summed(metrics), *collected.values()])),
             lesson=self._trees.lesson,
             written=self._written(),
         )

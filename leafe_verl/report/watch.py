@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from leafe_verl.evaluation.manifest import FILE
-from leafe_verl.experience_store.text import one_line
 from leafe_verl.report.overview import LOSS, share_figures, validation_figures
-from leafe_verl.report.progress import Lesson, Progress, RunFollower, Spell
+from leafe_verl.report.progress import Interval, Lesson, Progress, RunFollower
+from leafe_verl.trees.text import one_line
 
 NAME_CHARACTERS, EXPERIENCE_CHARACTERS = 60, 600
 SILENT_SECONDS = 60
@@ -114,7 +114,7 @@ def _rows(progress: Progress) -> Iterator[tuple[str, str, str, str]]:
         yield label, "", "", value
 
 
-def _rate(spell: Spell, count: str, seconds: int) -> str:
+def _rate(spell: Interval, count: str, seconds: int) -> str:
     rate = spell.rate(count)
     return NOTHING if rate is None else f"{rate * seconds:,.1f}"
 

@@ -49,9 +49,9 @@ from verl.workers.rollout.router import GlobalRequestLoadBalancer
 from contracts.scenarios import SCENARIOS
 from leafe_verl.core import ExplorationTree, Explorer, Settings
 from leafe_verl.embedded import prepare_model
-from leafe_verl.experience_store import Provenance, TreeWriter
-from leafe_verl.plugin.server_policy import ServerPolicy
+from leafe_verl.plugin.rollout.server_policy import ServerPolicy
 from leafe_verl.sandbox import SandboxPool, judge
+from leafe_verl.trees import Provenance, TreeWriter
 
 CODE = "def longest(words):\n    return max(words, key=len)"
 ASSERTS = [f"assert longest({['a', 'b' * n, 'c']!r}) == {'b' * n!r}" for n in (2, 3, 4)]

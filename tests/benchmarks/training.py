@@ -50,15 +50,15 @@ from verl.workers.engine_workers import TrainingWorker
 from verl.workers.utils.losses import sft_loss
 
 from leafe_verl import embedded
-from leafe_verl.core import ExplorationTree, Explorer, History, Settings, TokenSequence, Turn, examples_of
+from leafe_verl.core import ExplorationTree, Explorer, History, Settings, TokenSequence, Turn, build_examples
 from leafe_verl.environments import make
 from leafe_verl.environments.sokoban import MOVES, Room, action_in, make_room
-from leafe_verl.experience_store import read_trees
-from leafe_verl.plugin.cpu import cpu_dtype, prepare_engine
-from leafe_verl.plugin.prefix_batch import TERM
-from leafe_verl.plugin.server_policy import ServerPolicy
-from leafe_verl.plugin.sft_worker import SHARE, WEIGHTS, SFTTrainingWorker, distillation_loss
+from leafe_verl.plugin.cpu.platform import cpu_dtype, prepare_engine
+from leafe_verl.plugin.rollout.server_policy import ServerPolicy
+from leafe_verl.plugin.training.prefix_batch import TERM
+from leafe_verl.plugin.training.sft_worker import SHARE, WEIGHTS, SFTTrainingWorker, distillation_loss
 from leafe_verl.task_files import read_tasks
+from leafe_verl.trees import read_trees
 
 ROOTS = 4
 Step = list[TokenSequence]
@@ -153,7 +153,7 @@ SETS: dict[str, Callable[[Any], list[ExplorationTree]]] = {"mbpp": mbpp, "sokoba
 def steps_of(trees: Sequence[ExplorationTree], events: str, examples: int, steps: int) -> list[Step]:
     """The first examples of the trees, tree by tree, in optimiser steps."""
     settings = Settings.from_mapping({"distillation": {"events": events, "rehearsal_share": 0.4}}).distillation
-    found = [example.sequence for tree in trees for example in examples_of(tree, settings, seed=0)]
+    found = [example.sequence for tree in trees for example in build_examples(tree, settings, seed=0)]
     whole = [found[i : i + examples] for i in range(0, len(found) - examples + 1, examples)]
     if not whole:
         raise SystemExit(f"{len(trees)} trees gave {len(found)} examples, fewer than one step of {examples}")

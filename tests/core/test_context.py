@@ -20,10 +20,10 @@ from fakes import (
     turn,
     wandering,
 )
-from leafe_verl.core import ExplorationTree, History, Kind, Outcome, StepRecord, examples_of
+from leafe_verl.core import ExplorationTree, History, Kind, Outcome, StepRecord, build_examples
 from leafe_verl.core.context import ARROW, HEADING, Note, num_summarised, summary_of, window_moves
-from leafe_verl.core.experience import runs_of, sequence_of
 from leafe_verl.core.settings import ContextSettings, DistillationSettings
+from leafe_verl.core.sft_examples import runs_of, sequence_of
 
 LONG = dataclasses.replace(TASK, data={"goal": 6})
 ALL = DistillationSettings(events="every", events_per_task=99, rehearsal_share=1.0)
@@ -175,7 +175,7 @@ class TestExperience:
         assert len(tree.branches()) >= 5
         for history in [*recorded, *(prompt for _, prompt in policy.reflection_prompts)]:
             assert experience_in(history.messages) is None
-        for example in examples_of(tree, ALL, seed=0):
+        for example in build_examples(tree, ALL, seed=0):
             assert "advice" not in text_of(example.sequence.token_ids).lower()
 
 
@@ -208,7 +208,7 @@ class TestExamples:
         policy = wandering(window + stride)
         tree = grow(policy, roots=2, context={"window": window, "stride": stride}, **DEEP)
         settings = dataclasses.replace(ALL, target=target, incomplete_actions=True)
-        examples = examples_of(tree, settings, seed=0)
+        examples = build_examples(tree, settings, seed=0)
         assert {example.kind for example in examples} == {Kind.COUNTERFACTUAL, Kind.REHEARSAL}
         for (kind, index), group in itertools.groupby(examples, key=lambda example: (example.kind, example.attempt)):
             path, trained = tree.path(index), []
@@ -224,7 +224,7 @@ class TestExamples:
 
     def test_are_as_many_as_prompts_that_begin_anew(self):
         tree, _ = walk(context={"window": 2})
-        examples = [example for example in examples_of(tree, ALL, seed=0) if example.kind is Kind.REHEARSAL]
+        examples = [example for example in build_examples(tree, ALL, seed=0) if example.kind is Kind.REHEARSAL]
         # Steps 1 to 3 go on from one another; from the fourth on the window moves each time.
         assert [(example.step, sum(example.sequence.mask)) for example in examples] == [(1, 6), (4, 2), (5, 2), (6, 2)]
 
@@ -240,7 +240,7 @@ class TestExamples:
         method = {"method": "early_experience"}
         tree, _ = walk(context={"window": window, "stride": stride}, distillation=method)
         settings = dataclasses.replace(ALL, method="early_experience")
-        predicted = [e.sequence for e in examples_of(tree, settings, seed=0) if e.kind is Kind.WORLD_MODEL]
+        predicted = [e.sequence for e in build_examples(tree, settings, seed=0) if e.kind is Kind.WORLD_MODEL]
         assert [text_of(tokens) for sequence in predicted for _, tokens in trained_in(sequence)] == [
             f"<u>{cell}<end><a>" for cell in range(1, 7)
         ]
@@ -253,7 +253,7 @@ class TestExamples:
         blind = ExplorationTree(LONG)
         blind.add(dataclasses.replace(tree.attempts[0], steps=tuple(path)))
         settings = dataclasses.replace(ALL, method="early_experience")
-        assert [e for e in examples_of(blind, settings, seed=0) if e.kind is Kind.WORLD_MODEL] == []
+        assert [e for e in build_examples(blind, settings, seed=0) if e.kind is Kind.WORLD_MODEL] == []
 
 
 def trained_in(sequence) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:

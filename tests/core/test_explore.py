@@ -30,9 +30,9 @@ from fakes import (
 )
 from leafe_verl.core import ContextOverflow, Explorer, Outcome, PolicyFailure, PolicyTimeout, Settings
 from leafe_verl.core.environment import call_within
-from leafe_verl.core.experience import examples_of
 from leafe_verl.core.policy import asked_for
 from leafe_verl.core.settings import DistillationSettings, EnvironmentSettings
+from leafe_verl.core.sft_examples import build_examples
 from leafe_verl.core.statistics import count
 
 EVERY_STEP = {t: reflection(t, f"e{t}") for t in range(1, 10)}
@@ -449,7 +449,7 @@ class TestRollback:
             assert (branch.outcome, branch.steps) == (Outcome.REPLAY_DIVERGENCE, ())
             assert "after 1 replayed actions" in branch.error and "must be deterministic" in branch.error
             assert TASK.key in branch.error
-        examples = examples_of(tree, DistillationSettings(events="every"), seed=0)
+        examples = build_examples(tree, DistillationSettings(events="every"), seed=0)
         counts = count(tree, examples)
         assert (counts["outcome/replay_divergence"], counts["attempts_scored"], examples) == (2, 1, [])
 

@@ -21,7 +21,7 @@ from fakes import (
     tokens,
     wandering,
 )
-from leafe_verl.core import Kind, Outcome, Prompted, examples_of
+from leafe_verl.core import Kind, Outcome, PromptUsage, build_examples
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.core.statistics import count, ratios, total
 
@@ -29,7 +29,7 @@ ALL = DistillationSettings(events="every", events_per_task=99, rehearsal_share=1
 
 
 def counted(tree):
-    return count(tree, examples_of(tree, ALL, seed=0))
+    return count(tree, build_examples(tree, ALL, seed=0))
 
 
 def rescued():
@@ -135,7 +135,7 @@ class CachingPolicy(ScriptedPolicy):
     def with_prompt(self, history, turn):
         cached = max((len(os.path.commonprefix([history.token_ids, each])) for each in self.read), default=0)
         self.read.append(history.token_ids + turn.token_ids)
-        return dataclasses.replace(turn, prompted=Prompted(len(history.token_ids), cached))
+        return dataclasses.replace(turn, prompted=PromptUsage(len(history.token_ids), cached))
 
 
 def test_prompts_of_a_tree_are_read_once_but_for_what_differs_last():

@@ -27,7 +27,7 @@ import torch
 
 from end_to_end.launch import named, started
 from end_to_end.tiny_model import make_tiny_model
-from leafe_verl.experience_store import index, read_trees
+from leafe_verl.trees import index, read_trees
 
 STEPS, TASKS_OF_A_STEP = 6, 4
 EVERYTHING = "everything"

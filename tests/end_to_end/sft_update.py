@@ -19,8 +19,8 @@ from verl.trainer.config import CheckpointConfig
 from verl.utils import tensordict_utils as tu
 from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig, TrainingWorkerConfig
 
-from leafe_verl.plugin.cpu import prepare_engine
-from leafe_verl.plugin.sft_worker import SHARE, TERM, WEIGHTS, SFTTrainingWorker, distillation_loss
+from leafe_verl.plugin.cpu.platform import prepare_engine
+from leafe_verl.plugin.training.sft_worker import SHARE, TERM, WEIGHTS, SFTTrainingWorker, distillation_loss
 
 NUM_EXAMPLES = 8
 MODEL = {

@@ -7,7 +7,7 @@ pytest.importorskip("verl", reason="verl is not installed; recipes/setup.sh inst
 
 from end_to_end.launch import launch
 from end_to_end.tiny_model import make_tiny_model
-from leafe_verl.experience_store.reader import read_rows
+from leafe_verl.trees.reader import read_rows
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.costly]
 

@@ -16,10 +16,10 @@ pytest.importorskip("verl", reason="verl is not installed; recipes/setup.sh inst
 from end_to_end.launch import launch
 from end_to_end.tiny_model import make_tiny_model
 from leafe_verl.core import ExplorationTree
-from leafe_verl.core.experience import Kind, examples_of
 from leafe_verl.core.settings import DistillationSettings
+from leafe_verl.core.sft_examples import Kind, build_examples
 from leafe_verl.environments import alfworld, scienceworld
-from leafe_verl.experience_store import read_trees
+from leafe_verl.trees import read_trees
 
 pytestmark = pytest.mark.end_to_end
 
@@ -92,7 +92,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_all_that_was_explored_is_trained_on(run: Run) -> None:
     trees = [tree for each in run.trees.values() for tree in each]
     assert run.metrics["leafe/trees"] == len(trees) == TASKS * len(run.trees)
-    kinds = [example.kind for tree in trees for example in examples_of(tree, DISTILLATION, 0)]
+    kinds = [example.kind for tree in trees for example in build_examples(tree, DISTILLATION, 0)]
     assert run.metrics["leafe/examples/counterfactual"] == kinds.count(Kind.COUNTERFACTUAL) > 0
     assert run.metrics["leafe/optimizer_steps"] > 0
     assert run.metrics["actor/loss_counterfactual"] > 0 and run.metrics["actor/grad_norm"] > 0
@@ -105,7 +105,7 @@ def test_every_environment_goes_the_whole_way(run: Run, name: str) -> None:
     for tree in run.trees[name]:
         assert [attempt.error for attempt in tree.attempts] == [None] * len(tree.attempts)
         assert len(tree.attempts) == ATTEMPTS and tree.reflections
-        examples = examples_of(tree, DISTILLATION, 0)
+        examples = build_examples(tree, DISTILLATION, 0)
         assert {Kind.COUNTERFACTUAL} <= {example.kind for example in examples}
     branches = [(tree, *branch) for tree in run.trees[name] for branch in tree.branches()]
     rolled_back = [(tree.attempts[index].replayed_steps, branch.step - 1) for tree, index, branch in branches]

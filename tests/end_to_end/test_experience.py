@@ -9,7 +9,7 @@ pytest.importorskip("verl", reason="verl is not installed; recipes/setup.sh inst
 
 from end_to_end.launch import kill_worker, launch, launch_and_kill, wait_until
 from end_to_end.tiny_model import make_tiny_model
-from leafe_verl.experience_store import index, read_trees
+from leafe_verl.trees import index, read_trees
 
 pytestmark = pytest.mark.end_to_end
 

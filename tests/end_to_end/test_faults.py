@@ -12,7 +12,7 @@ pytest.importorskip("verl", reason="verl is not installed; recipes/setup.sh inst
 from end_to_end.faulty import write_faults
 from end_to_end.launch import launch, named, started, wait_until
 from end_to_end.tiny_model import make_tiny_model
-from leafe_verl.experience_store import read_trees
+from leafe_verl.trees import read_trees
 
 pytestmark = pytest.mark.end_to_end
 

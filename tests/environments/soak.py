@@ -32,11 +32,11 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 from contracts.scenarios import SCENARIOS, Scenario
-from environments.foreign_simulators import Counting
+from environments.simulators import Counting
 from leafe_verl.core.environment import Environment, ReplayDivergence, Step
 from leafe_verl.core.task import Task
-from leafe_verl.environments import foreign
-from leafe_verl.environments.foreign_process import ForeignLimits, Program
+from leafe_verl.environments import simulator
+from leafe_verl.environments.simulator_process import ForeignLimits, Program
 from leafe_verl.sandbox import pool as sandbox
 from sandbox.host import descendants, memory_bytes, open_descriptors, settled
 
@@ -54,7 +54,7 @@ MIB = 2**20
 
 def _new_simulator() -> Environment:
     limits = ForeignLimits(start_seconds=120, wait_seconds=120)
-    return Counting(foreign.shared_pool(Program("environments.foreign_simulators:Fragile"), limits, 2))
+    return Counting(simulator.shared_pool(Program("environments.simulators:Fragile"), limits, 2))
 
 
 def _simulator() -> Scenario:
@@ -193,7 +193,7 @@ def soak(name: str, seconds: float, environments: int, kill_seconds: float) -> R
             _run_threads(load, environments, seconds / QUARTERS, seed=1000 * quarter)
             gc.collect()
             _note_memory(load)
-        foreign._close_all()
+        simulator._close_all()
         sandbox._close_all()
         report.processes_left = settled(lambda: len(descendants(os.getpid()) - load.others))
         report.descriptors_left = settled(lambda: open_descriptors() - descriptors)

@@ -16,7 +16,7 @@ from leafe_verl.core.task import Task
 from leafe_verl.environments import alfworld
 from leafe_verl.environments.alfworld import PROGRAM, ALFWorld
 from leafe_verl.environments.alfworld_games import KINDS, Kitchen, game_of, make_kitchen, rows_of
-from leafe_verl.environments.foreign_process import ForeignLimits, Process
+from leafe_verl.environments.simulator_process import ForeignLimits, Process
 from leafe_verl.task_files import read_tasks
 
 DATA = Path(alfworld.__file__).parents[1] / "data"

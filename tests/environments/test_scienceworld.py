@@ -12,8 +12,8 @@ import pytest
 from leafe_verl.core.environment import EnvironmentFailure
 from leafe_verl.core.task import Task
 from leafe_verl.environments import react, scienceworld
-from leafe_verl.environments.foreign_process import ForeignLimits, Process
 from leafe_verl.environments.scienceworld import PROGRAM, ScienceWorld
+from leafe_verl.environments.simulator_process import ForeignLimits, Process
 from leafe_verl.task_files import read_tasks
 
 DATA = Path(scienceworld.__file__).parents[1] / "data"

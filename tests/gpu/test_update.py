@@ -9,8 +9,8 @@ pytest.importorskip("verl", reason="verl is not installed")
 
 from end_to_end.test_ranks import update
 from end_to_end.tiny_model import make_tiny_model
-from leafe_verl.core.prefix_tree import merge
-from leafe_verl.plugin import prefix_attention
+from leafe_verl.plugin.training import prefix_attention
+from leafe_verl.plugin.training.prefix_tree import merge
 
 pytestmark = [
     pytest.mark.gpu,

@@ -17,9 +17,9 @@ from leafe_verl.core import ExplorationTree
 from leafe_verl.evaluation.attempts import AttemptWriter, read_records, record_of
 from leafe_verl.evaluation.manifest import read_manifest
 from leafe_verl.plugin import launch
-from leafe_verl.plugin.agent_loops import chatml_family
-from leafe_verl.plugin.dataset import task_of
-from leafe_verl.plugin.evaluation import EvaluationDataset, validation_loop
+from leafe_verl.plugin.rollout.agent_loops import chatml_family
+from leafe_verl.plugin.rollout.dataset import task_of
+from leafe_verl.plugin.rollout.evaluation import EvaluationDataset, validation_loop
 
 ENVIRONMENT = "leafe.environment.name=end_to_end.letters:Letters"
 

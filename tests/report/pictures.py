@@ -17,7 +17,7 @@ from playwright.sync_api import Locator, Page, sync_playwright
 
 from leafe_verl.report.document import report
 from leafe_verl.report.runs import find_run
-from leafe_verl.report.telling import most_telling, telling_branch
+from leafe_verl.trees.telling import most_telling, telling_branch
 
 SIZE = {"width": 1200, "height": 900}
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from fakes import ScriptedPolicy, Task, experience_in, grow, observation_in, reflection, turn, wandering
-from leafe_verl.core import Attempt, Branch, ExplorationTree, History, Outcome, Reflection, StepRecord, examples_of
+from leafe_verl.core import Attempt, Branch, ExplorationTree, History, Outcome, Reflection, StepRecord, build_examples
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.evaluation.summary import Metrics
 from leafe_verl.report.sources import ReportedTree, Run
@@ -45,7 +45,7 @@ LONG_LINE = "x<b>" * 262_144
 
 
 def reported(tree: ExplorationTree, step: int | None = 1) -> ReportedTree:
-    return ReportedTree(tree, tuple(examples_of(tree, SETTINGS, seed=0)), step)
+    return ReportedTree(tree, tuple(build_examples(tree, SETTINGS, seed=0)), step)
 
 
 def rescued(key: str = "corridor-3", experience: str = "do not jump") -> ExplorationTree:

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from fakes import text_of, turn
-from leafe_verl.core import Attempt, ExplorationTree, History, Outcome, StepRecord, Task, examples_of
+from leafe_verl.core import Attempt, ExplorationTree, History, Outcome, StepRecord, Task, build_examples
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.report.records import COLUMNS, EXCERPT, RESULTS, record_of, result_of, row_of
 from leafe_verl.report.sources import ReportedTree
@@ -87,7 +87,7 @@ def test_trained_tokens_stand_at_the_attempt_that_sampled_them():
 
 def test_world_models_train_on_feedback():
     tree = rescued()
-    examples = tuple(examples_of(tree, DistillationSettings(method="early_experience", rehearsal_share=0), seed=0))
+    examples = tuple(build_examples(tree, DistillationSettings(method="early_experience", rehearsal_share=0), seed=0))
     record, _ = record_of(ReportedTree(tree, examples))
     assert {part for _, _, part in record["examples"][0]["parts"]} == {1}
     assert text_of(record["attempts"][0]["steps"][0]["feedbackTokens"]) == "<u>1<end><a>"

@@ -9,9 +9,9 @@ import pytest
 from evaluation.stores import write_store, write_trees
 from leafe_verl.cli import main
 from leafe_verl.core import Outcome
-from leafe_verl.experience_store import Provenance, TreeWriter
 from leafe_verl.report.experience import drawn_examples
 from leafe_verl.report.runs import choice_of_examples, find_run, names_of
+from leafe_verl.trees import Provenance, TreeWriter
 from report.samples import METRICS, rescued, wandered
 
 CONFIGURATION = "leafe:\n  seed: 3\n  distillation:\n    rehearsal_share: 1.0\n"

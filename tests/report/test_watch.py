@@ -11,10 +11,10 @@ from rich.console import Console
 
 from evaluation.stores import write_store
 from leafe_verl.cli import main
-from leafe_verl.experience_store import Provenance, TreeWriter, read_tree
 from leafe_verl.report import progress
 from leafe_verl.report.progress import Plan, RunFollower, plan_of
 from leafe_verl.report.watch import frame, watch
+from leafe_verl.trees import Provenance, TreeWriter, read_tree
 from report.samples import HOSTILE, LONG_LINE, METRICS, hostile, rescued
 
 CONFIGURATION = """

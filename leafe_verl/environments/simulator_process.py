@@ -1,0 +1,193 @@
+"""A process that runs one simulator of another package, under limits, and dies with this one.
+
+The process is a fresh interpreter, never a fork: a Ray worker has threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leafe_verl.core.environment import EnvironmentFailure
+from leafe_verl.environments.simulator_worker import SIZE
+
+SETTING = "leafe.environment.options"
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a process runs."""
+
+    simulator: str
+    """module:Class. Its public methods take and return JSON values; nothing of it is imported here."""
+    arguments: tuple[Any, ...] = ()
+    """Of its constructor, JSON values."""
+    variables: tuple[tuple[str, str], ...] = ()
+    """Environment variables of that process alone, beside those of this one."""
+
+
+@dataclass(frozen=True)
+class ForeignLimits:
+    """What a process may use before it is killed. Each is an option of the environment, by the same name."""
+
+    start_seconds: float = 60.0
+    """From exec to the simulator's being ready."""
+    call_seconds: float = 30.0
+    """Of one call: a reset or a step."""
+    wait_seconds: float = 60.0
+    """Of waiting for a process that no call occupies."""
+    memory_mb: int = 1024
+    """MiB of private memory of each process; a JVM started by one may have as much again. The kernel holds it
+    (RLIMIT_DATA: not the address space, of which a JVM reserves far more than it uses)."""
+    reply_mb: int = 4
+    """MiB of one answer."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise ValueError(f"{SETTING}.{name} is {value!r}; expected a number above 0")
+
+
+class Process:
+    """A worker process. Every failure of it is an EnvironmentFailure, after which it must be closed."""
+
+    def __init__(self, program: Program, limits: ForeignLimits) -> None:
+        """Start it; ready when `wait_until_ready` returns."""
+        self._program, self._limits = program, limits
+        self._lock = threading.Lock()
+        self._closed = False
+        # Of its own, since what is killed leaves its temporary files behind.
+        self._folder = tempfile.TemporaryDirectory(prefix="leafe-", ignore_cleanup_errors=True)
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            self._child = launcher().submit(_launch, program, limits, theirs.fileno(), self._folder.name).result()
+        self.pid = self._child.pid
+
+    def wait_until_ready(self) -> None:
+        self._exchange("its start", None, "start_seconds")
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Return what the simulator's method answers, a JSON value."""
+        return self._exchange(method, [method, arguments], "call_seconds")
+
+    def has_ended(self) -> bool:
+        """Whether it died between two calls."""
+        return self._status() is not None
+
+    def kill(self) -> None:
+        """End the process and what it started. From any thread; a call under way fails."""
+        with self._lock:
+            if not self._closed:  # else its number may be another's by now
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Kill it and release what is held here. Not while a call is under way."""
+        self.kill()
+        with self._lock:
+            self._closed = True
+            self._child.wait()
+            self._socket.close()
+            self._folder.cleanup()
+
+    def _exchange(self, what: str, request: Any, limit: str) -> Any:
+        seconds = getattr(self._limits, limit)
+        deadline = time.monotonic() + seconds
+        try:
+            if request is not None:
+                message = json.dumps(request).encode()
+                self._socket.settimeout(seconds)
+                self._socket.sendall(SIZE.pack(len(message)) + message)
+            reply = self._receive(deadline)
+        except TimeoutError:
+            raise self._failure(f"{what} took longer than {seconds:g} s", limit) from None
+        except (EOFError, OSError) as error:
+            raise self._failure(f"{what} ended with its process ({self._ending(error)})", "memory_mb") from None
+        if "error" in reply:
+            limit = "memory_mb" if reply["error"].startswith("MemoryError") else ""
+            raise self._failure(f"{what} raised {reply['error']}", limit)
+        return reply["value"]
+
+    def _receive(self, deadline: float) -> Mapping[str, Any]:
+        (size,) = SIZE.unpack(self._read(SIZE.size, deadline))
+        if size > self._limits.reply_mb * 2**20:
+            raise self._failure(f"an answer has {size} bytes", "reply_mb")
+        body = self._read(size, deadline)
+        try:
+            reply = json.loads(body)
+        except ValueError:
+            reply = None
+        if not isinstance(reply, dict) or not reply.keys() & {"value", "error"}:
+            raise self._failure(f"an answer is not of the protocol: {body[:80]!r}", "")
+        return reply
+
+    def _read(self, size: int, deadline: float) -> bytes:
+        parts: list[bytes] = []
+        while size > 0:
+            self._socket.settimeout(max(deadline - time.monotonic(), 1e-3))
+            part = self._socket.recv(min(size, 2**16))
+            if not part:
+                raise EOFError
+            parts.append(part)
+            size -= len(part)
+            if time.monotonic() > deadline:  # a byte now and then would prolong it for ever
+                raise TimeoutError
+        return b"".join(parts)
+
+    def _failure(self, what: str, limit: str) -> EnvironmentFailure:
+        hint = f"; the limit is {SETTING}.{limit}={getattr(self._limits, limit):g}" if limit else ""
+        return EnvironmentFailure(f"{self._program.simulator}: {what}{hint}")
+
+    def _status(self) -> os.waitid_result | None:
+        """How it ended; None while it runs. Left unreaped, so that its group's number stays its own."""
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+
+    def _ending(self, error: Exception) -> str:
+        """How it ended, in words."""
+        for _ in range(20):
+            if status := self._status():
+                if status.si_code == os.CLD_EXITED:
+                    return f"exit status {status.si_status}"
+                return signal.Signals(status.si_status).name
+            time.sleep(0.05)
+        return f"it closed its socket: {error!r}"
+
+
+@functools.cache
+def launcher() -> ThreadPoolExecutor:
+    """The one thread that starts processes. It lives as long as this process does: the kernel sends a worker its
+    parent's death signal when the thread that started it ends, and core has a thread for each call."""
+    return ThreadPoolExecutor(1, thread_name_prefix="environment processes")
+
+
+def _launch(program: Program, limits: ForeignLimits, descriptor: int, folder: str) -> subprocess.Popen[bytes]:
+    path = [str(Path(__file__).parents[2]), *(os.path.abspath(each) for each in sys.path if each)]
+    variables = {"PYTHONPATH": os.pathsep.join(path), "PYTHONHASHSEED": "0", "TMPDIR": folder}
+    variables |= dict(program.variables)
+    arguments = [descriptor, os.getpid(), limits.memory_mb * 2**20, program.simulator, program.arguments]
+    # By -c, not by its path: that folder holds modules named like the packages that they wrap.
+    start = "from leafe_verl.environments.simulator_worker import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", start, json.dumps(arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **variables},
+        cwd="/",
+        pass_fds=(descriptor,),
+        start_new_session=True,
+    )

@@ -1,0 +1,135 @@
+"""The policy served by verl's inference servers, token-exact across turns."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from verl.utils.tokenizer.continuous_token import ContinuousTokenBuilder
+from verl.workers.rollout.llm_server import LLMServerClient
+
+from leafe_verl.core.policy import (
+    ContextOverflow,
+    History,
+    Message,
+    PolicyFailure,
+    PolicyTimeout,
+    PromptUsage,
+    Turn,
+    asked_for,
+)
+from leafe_verl.core.settings import GenerationSettings, ReflectionSettings
+
+
+@dataclass
+class ServerPolicy:
+    """A `Policy` over `LLMServerClient`, for one exploration tree or one episode."""
+
+    client: LLMServerClient
+    builder: ContinuousTokenBuilder
+    sampling_params: dict[str, Any]
+    """verl's sampling parameters of an action: temperature, top_p, top_k, logprobs, ..."""
+    window: int
+    """Tokens the model can hold, prompt and turn together."""
+    request_id: str
+    """verl's sticky-session key: what shares it shares a replica, and so its prefix cache."""
+    generation: GenerationSettings
+    reflection: ReflectionSettings
+    grammar: bool = False
+    """Whether the engine decodes under a JSON schema."""
+    seed: str | None = None
+    """What tells this tree from all others, and one run's seed from another's; every request is then sampled by a seed
+    drawn from it. None: as the engine's own generator has it."""
+    weight_versions: set[int] = field(default_factory=set)
+    """Training steps whose weights sampled for this policy."""
+    seconds: float = 0.0
+    """Time spent waiting for the servers, summed over requests."""
+
+    async def begin(self, messages: Sequence[Message]) -> History:
+        token_ids = await asyncio.to_thread(self.builder.build_initial_tokens, [dict(m) for m in messages])
+        return History(tuple(token_ids), tuple(messages))
+
+    async def extend(self, history: History, turn: Turn, observation: str) -> History:
+        """See `Policy.extend`. A cut turn is closed by an end-of-turn token, which is context, not an action."""
+        sampled = history.token_ids + turn.token_ids
+        closed = sampled if turn.complete else (*sampled, self.builder.tokenizer.eos_token_id)
+        spoken = [*map(dict, history.messages), {"role": "assistant", "content": turn.text}]
+        answered = [*spoken, {"role": "user", "content": observation}]
+        merged = await asyncio.to_thread(self.builder.merge_context_tokens, spoken, answered, list(closed))
+        if tuple(merged.token_ids[: len(sampled)]) != sampled:
+            raise PolicyFailure(
+                "verl's continuous-token builder rewrote sampled tokens; name another family in "
+                "leafe.generation.chat_family"
+            )
+        return History(tuple(merged.token_ids), tuple(answered), (history, turn))
+
+    async def act(self, history: History) -> Turn:
+        return await self._sample(history, self.generation.max_tokens, {})
+
+    async def reflect(self, history: History, schema: Mapping[str, Any]) -> Turn:
+        params: dict[str, Any] = {}
+        if self.reflection.temperature is not None:
+            params["temperature"] = self.reflection.temperature
+        if self.grammar:
+            params["structured_outputs"] = _json_grammar(json.dumps(schema))
+        return await self._sample(history, self.reflection.max_tokens, params)
+
+    async def _sample(self, history: History, max_tokens: int, params: dict[str, Any]) -> Turn:
+        length = len(history.token_ids)
+        if length + max_tokens > self.window:
+            raise ContextOverflow(
+                f"a prompt of {length} tokens leaves no room for a turn of {max_tokens} in a window of {self.window}; "
+                "raise data.max_prompt_length or data.max_response_length, or lower leafe.generation.max_tokens"
+            )
+        begun = asyncio.get_running_loop().time()
+        request_id, seeded = self._identity(length)
+        request = self.client.generate(
+            request_id,
+            prompt_ids=list(history.token_ids),
+            sampling_params={**self.sampling_params, **params, **seeded, "max_tokens": max_tokens},
+        )
+        try:
+            output = await asyncio.wait_for(request, self.generation.timeout)
+        except (TimeoutError, asyncio.TimeoutError):
+            raise PolicyTimeout(
+                f"no turn within {self.generation.timeout:g} s; leafe.generation.timeout sets the limit"
+            ) from None
+        except Exception as error:
+            raise PolicyFailure(f"the inference server failed: {type(error).__name__}: {error}") from error
+        self.seconds += asyncio.get_running_loop().time() - begun
+        if not output.token_ids or output.stop_reason == "aborted":
+            raise PolicyFailure(f"the inference server gave no tokens (stop reason {output.stop_reason!r})")
+        self.weight_versions.add(int(output.extra_fields.get("global_steps") or 0))
+        cached = output.extra_fields.get("num_cached_tokens")
+        prompted = None if cached is None else PromptUsage(length, cached)
+        return self._turn(output.token_ids, output.log_probs, max_tokens, prompted)
+
+    def _identity(self, length: int) -> tuple[str, dict[str, int]]:
+        """The id of a request and its sampling seed.
+
+        Under `rollout.full_determinism` verl hands the id on to vLLM (llm_server.py), where no two may be the same.
+        """
+        if self.seed is None:
+            return self.request_id, {}
+        digest = hashlib.sha256(f"{self.seed} {asked_for.get()} {length}".encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()[:32], {"seed": int.from_bytes(digest.digest()[-4:], "big")}
+
+    def _turn(
+        self, token_ids: list[int], log_probs: list[float] | None, max_tokens: int, prompted: PromptUsage | None
+    ) -> Turn:
+        tokenizer = self.builder.tokenizer
+        text = tokenizer.decode(token_ids, skip_special_tokens=True)
+        complete = len(token_ids) < max_tokens or token_ids[-1] == tokenizer.eos_token_id
+        return Turn(text, tuple(token_ids), tuple(log_probs) if log_probs else None, complete, prompted)
+
+
+@functools.lru_cache(maxsize=64)
+def _json_grammar(schema: str) -> Any:
+    from vllm.sampling_params import StructuredOutputsParams
+
+    return StructuredOutputsParams(json=schema)

@@ -1,0 +1,23 @@
+"""The trainer mode of `leafe-verl evaluate`: it plays the validation set once and trains nothing."""
+
+from __future__ import annotations
+
+from verl.trainer.ppo.v1.trainer_base import register_trainer
+
+from leafe_verl.plugin.training.trainer import EpisodeTrainer
+
+
+@register_trainer("evaluate")
+class EvaluationTrainer(EpisodeTrainer):
+    """Plays the validation set once, for the store."""
+
+    def _val_metrics_update(
+        self,
+        data_sources: list[str],
+        sample_uids: list[str],
+        reward_extra_infos_dict: dict[str, list],
+        sample_turns: list[int],
+        expected_acc_counts: dict[tuple[str, str], int] | None = None,
+    ) -> dict[str, float]:
+        """Count alone: verl's own statistics resample each task 1,000 times, and the store holds the outcomes."""
+        return {"evaluation/collected": len(sample_uids)}

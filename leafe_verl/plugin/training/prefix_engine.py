@@ -1,0 +1,83 @@
+"""verl's FSDP engine, able to train on prefix trees: logits are computed where the loss is, and nowhere else."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from transformers import PreTrainedModel
+from verl.utils.torch_functional import logprobs_from_logits
+from verl.workers.engine import EngineRegistry
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+
+from leafe_verl.plugin.training.prefix_attention import attending_within_trees, inputs_of, obstacle
+from leafe_verl.plugin.training.prefix_batch import PARENTS
+
+MODEL_TYPE = "language_model_of_prefix_trees"
+"""Under which verl's registry knows this engine."""
+BACKENDS, DEVICES = ["fsdp", "fsdp2"], ["cpu", "cuda"]
+
+
+@EngineRegistry.register(model_type=MODEL_TYPE, backend=BACKENDS, device=DEVICES)
+class PrefixTreeEngine(FSDPEngineWithLMHead):
+    """A batch with `PARENTS` is of prefix trees, one row a micro-batch; any other is computed as verl does."""
+
+    obstacle: str | None = None
+    """Why this model, or its configuration, cannot be given prefix trees; None if it can."""
+
+    def __init__(self, model_config: Any, *args: Any, **kwargs: Any) -> None:
+        # The registry's name has done its work; what is built from here on is the usual language model.
+        model_config.model_type = "language_model"
+        super().__init__(model_config, *args, **kwargs)
+
+    def _build_module(self) -> PreTrainedModel:
+        module = super()._build_module()
+        self._tree_config = module.config
+        self.obstacle = self._configured_obstacle() or obstacle(module)
+        if self.obstacle is None and "logits_to_keep" not in inspect.signature(module.forward).parameters:
+            self.obstacle = f"{type(module).__name__} computes logits of all tokens or none"
+        return module
+
+    def _configured_obstacle(self) -> str | None:
+        if self.use_ulysses_sp:
+            return "actor_rollout_ref.actor.ulysses_sequence_parallel_size is above 1"
+        if self.model_config.use_fused_kernels:
+            return "actor_rollout_ref.model.use_fused_kernels is true"
+        return None
+
+    def forward_backward_batch(self, data: TensorDict, loss_function: Callable, forward_only: bool = False) -> Any:
+        if PARENTS not in data:
+            return super().forward_backward_batch(data, loss_function, forward_only)
+        with attending_within_trees(self._tree_config):  # in the backward pass too, where checkpointing computes again
+            return super().forward_backward_batch(data, loss_function, forward_only)
+
+    def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:
+        if PARENTS not in micro_batch:
+            return super().prepare_model_inputs(micro_batch)
+        token_ids, parents = micro_batch["input_ids"].values(), micro_batch[PARENTS].values()
+        inputs = inputs_of(parents.tolist(), token_ids.device)
+        targets = micro_batch["loss_mask"].values().nonzero().reshape(-1)
+        if not len(targets):  # a row that trains nothing still takes part in the backward pass of all ranks
+            targets = targets.new_zeros(1)
+        model_inputs = {
+            "input_ids": token_ids.unsqueeze(0),
+            "attention_mask": None,
+            "position_ids": inputs.position_ids.unsqueeze(0),
+            "logits_to_keep": parents[targets].clamp(min=0),
+            "reach": inputs.reach,
+        }
+        return model_inputs, {"targets": targets}
+
+    def prepare_model_outputs(
+        self, output: Any, output_args: dict[str, Any], micro_batch: TensorDict, logits_processor_func: Any
+    ) -> dict[str, torch.Tensor]:
+        """Return `log_probs`, nested, (rows, tokens): of each trained token after those it follows, elsewhere zero."""
+        if PARENTS not in micro_batch:
+            return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
+        token_ids, targets = micro_batch["input_ids"], output_args["targets"]
+        log_probs = logprobs_from_logits(logits=output.logits.squeeze(0), labels=token_ids.values()[targets])
+        spread = log_probs.new_zeros(len(token_ids.values())).index_put((targets,), log_probs)
+        return {"log_probs": torch.nested.nested_tensor_from_jagged(spread, token_ids.offsets())}

@@ -1,0 +1,99 @@
+"""Token sequences merged where they begin alike, so that what they share is computed once.
+
+a b c d                        a b c d
+a b e         becomes              e f         token_ids   a  b  c  d  e  f
+a b e f                                        parents    -1  0  1  2  1  4
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from leafe_verl.core.shared_prefix import sort_by_shared_prefix
+
+
+@dataclass(frozen=True)
+class PrefixTree:
+    """Every token of the merged sequences once, after all tokens that it follows."""
+
+    token_ids: tuple[int, ...]
+    parents: tuple[int, ...]
+    """Place of the token that each follows directly; -1 for the first token of a sequence."""
+    paths: tuple[tuple[int, ...], ...]
+    """For each merged sequence, in the order given, the places of its tokens."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Tokens of a prefix tree that stand side by side and follow each other."""
+
+    begin: int
+    end: int
+    before: tuple[int, ...]
+    """Places of all tokens that they follow, first to last."""
+
+
+def merge(sequences: Sequence[tuple[int, ...]]) -> PrefixTree:
+    """Merge sequences into a prefix tree."""
+    token_ids: list[int] = []
+    parents: list[int] = []
+    paths: list[tuple[int, ...]] = [()] * len(sequences)
+    path: list[int] = []
+    for index, shared in sort_by_shared_prefix(sequences):
+        own = sequences[index][shared:]
+        path = [*path[:shared], *range(len(token_ids), len(token_ids) + len(own))]
+        parents += [-1, *path][shared : len(path)]
+        token_ids += own
+        paths[index] = tuple(path)
+    return PrefixTree(tuple(token_ids), tuple(parents), tuple(paths))
+
+
+def segments_of(parents: Sequence[int]) -> list[Segment]:
+    """Split a prefix tree, given as in `PrefixTree.parents`, where a token does not follow the one beside it."""
+    begins = [place for place, parent in enumerate(parents) if place == 0 or parent != place - 1]
+    found: list[Segment] = []
+    for begin, end in itertools.pairwise([*begins, len(parents)]):
+        before: tuple[int, ...] = ()
+        if (parent := parents[begin]) >= 0:
+            earlier = found[bisect.bisect_right(begins, parent) - 1]
+            before = (*earlier.before, *range(earlier.begin, parent + 1))
+        found.append(Segment(begin, end, before))
+    return found
+
+
+def merged_length(lengths: Sequence[int], shared: Sequence[int], piece: range) -> int:
+    """Tokens of the prefix tree of some adjacent sequences, whose `lengths` and `shared` are in depth-first order."""
+    return sum(lengths[i] - (shared[i] if i > piece.start else 0) for i in piece)
+
+
+def cut_at(lengths: Sequence[int], shared: Sequence[int], limit: int) -> list[range]:
+    """Cut sequences, in depth-first order, into as few pieces as merge to at most `limit` tokens each.
+
+    A sequence longer than `limit` is a piece of its own.
+    """
+    begins, tokens = [0], 0
+    for i, length in enumerate(lengths):
+        tokens += length - (shared[i] if i > begins[-1] else 0)
+        if tokens > limit and i > begins[-1]:
+            begins.append(i)
+            tokens = length
+    return [range(*pair) for pair in itertools.pairwise([*begins, len(lengths)])]
+
+
+def cut_into(lengths: Sequence[int], shared: Sequence[int], parts: int) -> list[range]:
+    """Cut sequences, in depth-first order, into `parts` pieces, the largest of them as small as it can be.
+
+    What two pieces have in common is in both. Pieces at the end are empty where fewer suffice.
+    """
+    least, most = max(lengths, default=0), sum(lengths)
+    while least < most:
+        limit = (least + most) // 2
+        if len(cut_at(lengths, shared, limit)) <= parts:
+            most = limit
+        else:
+            least = limit + 1
+    pieces = cut_at(lengths, shared, least)
+    return pieces + [range(len(lengths), len(lengths))] * (parts - len(pieces))

@@ -1,0 +1,130 @@
+"""Looking into a store: a table of its trees, and one tree as indented text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from leafe_verl.core import ExplorationTree, Reflection, StepRecord
+from leafe_verl.trees.conditions import Condition, all_hold
+from leafe_verl.trees.reader import Location, TreeKey, files, index, read_summaries, read_tree
+from leafe_verl.trees.schema import PATTERN, Provenance
+from leafe_verl.trees.text import one_line
+
+COLUMNS = {
+    "step": "step",
+    "task": "task_key",
+    "attempts": "num_attempts",
+    "branches": "num_branches",
+    "improved": "num_improved",
+    "solved": "solved",
+    "best return": "best_return",
+}
+"""Heading -> column of `SUMMARY`."""
+WIDTH = 100
+"""Characters of a text that `show` prints."""
+
+
+def list_trees(store: Path, conditions: Sequence[Condition] = ()) -> str:
+    """Return a table of the trees for which all conditions hold, ordered by run, step and task."""
+    require_files(store)
+    rows = [row for _, row in read_summaries(store) if all_hold(conditions, row)]
+    rows.sort(key=lambda row: (row["run"] or "", -1 if row["step"] is None else row["step"], row["task_key"]))
+    # Most stores are of one run, whose name would only make the table wide.
+    columns = {"run": "run", **COLUMNS} if len({row["run"] for row in rows}) > 1 else COLUMNS
+    table = [list(columns), *([_cell(row[column]) for column in columns.values()] for row in rows)]
+    widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) for cells in table]
+    counts = f"{len(rows)} trees, {sum(bool(row['solved']) for row in rows)} solved"
+    return "\n".join([*(line.rstrip() for line in lines), counts])
+
+
+def show_tree(store: Path, task_key: str, step: int | None = None, run: str | None = None) -> str:
+    """Return the tree of a task as text, each branch under the reflection that it grew from.
+
+    Raises ValueError unless exactly one tree has the task's key and, where given, the training step and the run.
+    """
+    require_files(store)
+    tree, provenance = read_tree(_only(store, task_key, step, run))
+    return "\n".join([*_heading(tree, provenance), *_tree(tree)])
+
+
+def require_files(store: Path) -> None:
+    """Raise ValueError unless the folder is a store."""
+    if not files(store):
+        raise ValueError(f"{store}: no store; expected a folder with {PATTERN}")
+
+
+def _only(store: Path, task_key: str, step: int | None, run: str | None) -> Location:
+    found = {
+        key: location
+        for key, location in index(store).items()
+        if key.task_key == task_key and step in (None, key.step) and run in (None, key.run)
+    }
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if not found:
+        raise ValueError(f"{store}: no tree of task {task_key!r}; `leafe-verl experience list {store}` names them")
+    raise ValueError(f"{store}: {len(found)} trees of task {task_key!r}: {_names(found)}; choose by --step and --run")
+
+
+def _names(keys: Sequence[TreeKey] | dict[TreeKey, Any]) -> str:
+    return ", ".join(sorted(f"run {key.run or '-'} step {_cell(key.step)}" for key in keys))
+
+
+def _heading(tree: ExplorationTree, provenance: Provenance) -> Iterator[str]:
+    yield f"task {tree.task.key} ({tree.task.environment}): {_line(tree.task.instruction)}"
+    versions = f"{_cell(provenance.weight_version_min)} to {_cell(provenance.weight_version_max)}"
+    where = f"run {_cell(provenance.run)}, step {_cell(provenance.step)}, seed {_cell(provenance.seed)}"
+    yield f"{where}, model {_cell(provenance.model)}, weights of steps {versions}, {provenance.collected_at}"
+
+
+def _tree(tree: ExplorationTree) -> Iterator[str]:
+    for number, attempt in enumerate(tree.attempts):
+        if attempt.branch is None:
+            yield from _attempt(tree, number, "")
+
+
+def _attempt(tree: ExplorationTree, number: int, indent: str) -> Iterator[str]:
+    attempt = tree.attempts[number]
+    improved = ", improved" if tree.improved(number) else ""
+    first = attempt.branch.step if attempt.branch else 1
+    origin = f"rolled back to step {first}" if attempt.branch else "root"
+    yield f"{indent}attempt {number}, {origin}: {attempt.outcome.value}, return {tree.return_of(number):g}{improved}"
+    for t, step in enumerate(attempt.steps, first):
+        yield from _step(t, step, indent + "  ")
+    if attempt.error is not None:
+        yield f"{indent}  broke: {_line(attempt.error)}"
+    shown: list[Reflection] = []
+    for looked_at, reflection in tree.reflections:
+        if looked_at == number and reflection not in shown:  # two that are equal have their branches in common
+            shown.append(reflection)
+            yield from _reflection(tree, number, reflection, indent + "  ")
+
+
+def _step(t: int, step: StepRecord, indent: str) -> Iterator[str]:
+    cut = "" if step.action.complete else " [cut by the token limit]"
+    yield f"{indent}{t:>2}  {_line(step.action.text)}{cut}"
+    yield f"{indent}    {'error' if step.error else 'feedback'}, reward {step.reward:g}: {_line(step.observation)}"
+
+
+def _reflection(tree: ExplorationTree, number: int, reflection: Reflection, indent: str) -> Iterator[str]:
+    whose = "" if reflection.parsed else " (fallback)"
+    yield f"{indent}reflection after {reflection.num_steps} steps{whose}: tau {reflection.step}"
+    yield f"{indent}    {_line(reflection.experience)}"
+    for child, branch in tree.branches():
+        if branch.parent == number and branch.reflection == reflection:
+            yield from _attempt(tree, child, indent + "    ")
+
+
+def _line(text: str) -> str:
+    return one_line(text, WIDTH)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else _line(str(value))

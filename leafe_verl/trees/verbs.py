@@ -1,0 +1,71 @@
+"""The verbs of `leafe-verl experience`, from parsed options to what is printed and the exit status."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from leafe_verl.core import Kind
+from leafe_verl.core.settings import DistillationSettings
+from leafe_verl.trees.conditions import Condition, parse_condition
+from leafe_verl.trees.copying import copy_trees, repair
+from leafe_verl.trees.export import KINDS, Choice, export
+from leafe_verl.trees.listing import list_trees, show_tree
+from leafe_verl.trees.verification import verify
+
+
+def run_list(options: argparse.Namespace) -> int:
+    print(list_trees(options.store, _conditions(options)))
+    return 0
+
+
+def run_show(options: argparse.Namespace) -> int:
+    print(show_tree(options.store, options.key, options.step, options.run_name))
+    return 0
+
+
+def run_filter(options: argparse.Namespace) -> int:
+    return _copy([options.store], options.out, _conditions(options))
+
+
+def run_merge(options: argparse.Namespace) -> int:
+    return _copy(options.stores, options.out, ())
+
+
+def run_verify(options: argparse.Namespace) -> int:
+    if options.repair:
+        for path, whole, rest in repair(options.store):
+            print(f"{path}: cut to {whole} whole trees; the rest is in {rest.name}")
+    verdict = verify(options.store)
+    print("\n".join(verdict.lines()))
+    return 1 if verdict.problems else 0
+
+
+def run_export(options: argparse.Namespace) -> int:
+    counts = export(options.store, options.out, _choice(options))
+    print(", ".join(f"{number} {name}" for name, number in counts.items()))
+    if counts["folded"]:
+        print(f"{counts['folded']} rows hold earlier turns as ChatML text: for models of another template, use trl")
+    return 0
+
+
+def _copy(stores: list[Path], out: Path, conditions: tuple[Condition, ...]) -> int:
+    copied = copy_trees(stores, out, conditions)
+    print(f"{out}: {copied.written} of {copied.read} trees, {copied.duplicates} duplicates dropped")
+    return 0
+
+
+def _conditions(options: argparse.Namespace) -> tuple[Condition, ...]:
+    return tuple(parse_condition(text) for text in options.where)
+
+
+def _choice(options: argparse.Namespace) -> Choice:
+    """Raises ValueError for settings that leafe.distillation refuses as well."""
+    names = ("events", "target", "events_per_task", "rehearsal_share")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    settings = dataclasses.replace(DistillationSettings(), **given)
+    if problems := settings.problems():
+        raise ValueError("; ".join(problems))
+    kinds = tuple(Kind(name) for name in options.kinds) if options.kinds else KINDS
+    return Choice(settings, kinds, _conditions(options), options.seed, options.format)

@@ -1,0 +1,303 @@
+"""Stage 2's data: which tokens are trained on, and which examples a tree gives."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import pytest
+
+from fakes import (
+    ASSISTANT,
+    END,
+    LOG_PROB,
+    TASK,
+    USER,
+    Cut,
+    ScriptedPolicy,
+    experience_in,
+    grow,
+    observation_in,
+    reflection,
+    text_of,
+    turns_in,
+    wandering,
+)
+from leafe_verl.core import Kind, TokenSequence, build_examples, sequence_of
+from leafe_verl.core.settings import DistillationSettings
+from leafe_verl.core.sft_examples import Example
+
+ALL = DistillationSettings(events="every", events_per_task=99, rehearsal_share=1.0)
+
+
+def rescued(revised="R"):
+    """R J R R into the pit; then, rolled back to step 2 with an experience: R R to the end."""
+
+    def act(messages):
+        if experience_in(messages) is None:
+            return "J" if observation_in(messages) == "1" else "R"
+        return revised if observation_in(messages) == "1" else "R"
+
+    return grow(ScriptedPolicy(act, {4: reflection(2, "do not jump")}), budget={"depth": 1})
+
+
+def varied():
+    """A root that falls into the pit, and a branch of each worth: a success, an improvement, unscored, neither."""
+    actions = {None: "RJRR", "e1": "RRR", "e2": ".RQ", "e3": "..R!", "e4": "...R"}
+    policy = ScriptedPolicy(
+        lambda messages: actions[experience_in(messages)][turns_in(messages)],
+        {t: reflection(t, f"e{t}") for t in range(1, 5)},
+    )
+    return grow(policy, budget={"depth": 1}, reflection={"interval": 1})
+
+
+def only(tree, kind, **changes):
+    settings = dataclasses.replace(ALL, **changes)
+    return [example for example in build_examples(tree, settings, seed=0) if example.kind is kind]
+
+
+class TestTokens:
+    def test_counterfactual_action(self):
+        (example,) = only(rescued(), Kind.COUNTERFACTUAL)
+        assert (example.attempt, example.step, example.sequence.prompt_length) == (1, 2, 10)
+        # fmt: off
+        # user "0" end assistant "R" end | user "1" end assistant "R" end
+        assert example.sequence.token_ids == (
+            2,    48,  4,  3,       82, 4,    2,    49,  4,  3,       82, 4)
+        assert example.sequence.mask == (
+            0,    0,   0,  0,       0,  0,    0,    0,   0,  0,       1,  1)
+        # fmt: on
+
+    def test_counterfactual_suffix(self):
+        (example,) = only(rescued(), Kind.COUNTERFACTUAL, target="suffix")
+        assert (example.attempt, example.step, example.sequence.prompt_length) == (1, 2, 10)
+        # fmt: off
+        # user "0" end assistant "R" end | user "1" end assistant "R" end | user "2" end assistant "R" end
+        assert example.sequence.token_ids == (
+            2,    48,  4,  3,       82, 4,    2,    49,  4,  3,       82, 4,    2,    50,  4,  3,       82, 4)
+        assert example.sequence.mask == (
+            0,    0,   0,  0,       0,  0,    0,    0,   0,  0,       1,  1,    0,    0,   0,  0,       1,  1)
+        # fmt: on
+
+    def test_rehearsal_of_a_root(self):
+        tree = grow(ScriptedPolicy({"0": "X", "?": "R", "1": "R", "2": "R"}))
+        (example,) = only(tree, Kind.REHEARSAL)
+        assert (example.attempt, example.step, example.sequence.prompt_length) == (0, 1, 4)
+        # fmt: off
+        # user "0" end assistant "X" end | user "?" end assistant "R" end | user "1" end assistant "R" end |
+        # user "2" end assistant "R" end
+        assert example.sequence.token_ids == (
+            2,    48,  4,  3,       88, 4,    2,    63,  4,  3,       82, 4,    2,    49,  4,  3,       82, 4,
+            2,    50,  4,  3,       82, 4)
+        assert example.sequence.mask == (
+            0,    0,   0,  0,       1,  1,    0,    0,   0,  0,       1,  1,    0,    0,   0,  0,       1,  1,
+            0,    0,   0,  0,       1,  1)
+        # fmt: on
+
+    def test_rehearsal_of_a_branch_trains_on_its_parent_s_actions_before_the_rollback_point(self):
+        (example,) = only(rescued(), Kind.REHEARSAL)
+        assert (example.attempt, example.step, example.sequence.prompt_length) == (1, 1, 4)
+        # fmt: off
+        # user "0" end assistant "R" end | user "1" end assistant "R" end | user "2" end assistant "R" end
+        assert example.sequence.token_ids == (
+            2,    48,  4,  3,       82, 4,    2,    49,  4,  3,       82, 4,    2,    50,  4,  3,       82, 4)
+        assert example.sequence.mask == (
+            0,    0,   0,  0,       1,  1,    0,    0,   0,  0,       1,  1,    0,    0,   0,  0,       1,  1)
+        # fmt: on
+
+    def test_log_probs_stand_where_the_mask_does(self):
+        (example,) = only(rescued(), Kind.REHEARSAL)
+        sequence = example.sequence
+        assert sequence.log_probs == tuple(LOG_PROB * trained for trained in sequence.mask)
+
+    def test_log_probs_that_the_engine_did_not_give_are_zero(self):
+        (step,) = rescued().path(1)[:1]
+        silent = dataclasses.replace(step, action=dataclasses.replace(step.action, log_probs=None))
+        sequence = sequence_of([silent])
+        assert sequence.mask == (0, 0, 0, 0, 1, 1)
+        assert sequence.log_probs == (0.0,) * 6
+
+    def test_a_rewritten_history_is_refused(self):
+        first, second, third = rescued().path(1)
+        # As Qwen3's chat template does, which drops the reasoning of earlier turns.
+        shorter = dataclasses.replace(third.history, token_ids=third.history.token_ids[6:])
+        rewritten = dataclasses.replace(third, history=shorter)
+        with pytest.raises(ValueError, match="the chat template rewrote them"):
+            sequence_of([first, second, rewritten])
+        assert sum(sequence_of([first, second, third]).mask) == 6
+
+
+class TestTokenSequence:
+    def test_refuses_lists_of_different_lengths(self):
+        with pytest.raises(ValueError, match="3 tokens, 2 mask, 3 log-probs"):
+            TokenSequence((1, 2, 3), (0, 1), (0.0, 0.0, 0.0), 1)
+
+    @pytest.mark.parametrize("prompt_length", [0, 2])
+    def test_refuses_a_prompt_that_is_trained_on_or_empty(self, prompt_length):
+        with pytest.raises(ValueError, match="prompt"):
+            TokenSequence((1, 2, 3), (0, 1, 1), (0.0, 0.0, 0.0), prompt_length)
+
+
+class TestIncompleteActions:
+    def test_are_no_target_unless_asked_for(self):
+        tree = rescued(revised=Cut("R"))
+        assert only(tree, Kind.COUNTERFACTUAL) == []
+        (example,) = only(tree, Kind.COUNTERFACTUAL, incomplete_actions=True)
+        # fmt: off
+        # user "0" end assistant "R" end | user "1" end assistant "R"
+        assert example.sequence.token_ids == (
+            2,    48,  4,  3,       82, 4,    2,    49,  4,  3,       82)
+        assert example.sequence.mask == (
+            0,    0,   0,  0,       0,  0,    0,    0,   0,  0,       1)
+        # fmt: on
+
+    def test_are_left_out_of_a_rehearsal_that_goes_on(self):
+        (without,) = only(rescued(revised=Cut("R")), Kind.REHEARSAL)
+        (with_it,) = only(rescued(revised=Cut("R")), Kind.REHEARSAL, incomplete_actions=True)
+        # fmt: off
+        # user "0" end assistant "R" end | user "1" end assistant "R" (end) | user "2" end assistant "R" end
+        assert without.sequence.token_ids == with_it.sequence.token_ids == (
+            2,    48,  4,  3,       82, 4,    2,    49,  4,  3,       82, 4,      2,    50,  4,  3,       82, 4)
+        assert without.sequence.mask == (
+            0,    0,   0,  0,       1,  1,    0,    0,   0,  0,       0,  0,      0,    0,   0,  0,       1,  1)
+        assert with_it.sequence.mask == (
+            0,    0,   0,  0,       1,  1,    0,    0,   0,  0,       1,  0,      0,    0,   0,  0,       1,  1)
+        # fmt: on
+
+
+def assistant_positions(token_ids):
+    """Where an assistant turn stands, read off the tokens alone: after its header, up to its end of turn."""
+    role, positions = None, []
+    for position, token in enumerate(token_ids):
+        if role == ASSISTANT:
+            positions.append(position)
+        role = token if token in (USER, ASSISTANT) else None if token == END else role
+    return positions
+
+
+class TestRandomTrees:
+    @pytest.mark.parametrize("seed", range(6))
+    @pytest.mark.parametrize("target", ["action", "suffix"])
+    def test_only_sampled_actions_are_trained_on(self, seed, target):
+        tree = grow(wandering(seed), roots=2, budget={"attempts": 14, "depth": 3}, reflection={"interval": 2})
+        settings = dataclasses.replace(ALL, target=target, incomplete_actions=bool(seed % 2))
+        examples = build_examples(tree, settings, seed)
+        assert examples
+        for example in examples:
+            path, sequence = tree.path(example.attempt), example.sequence
+            trained = {position for position, trained in enumerate(sequence.mask) if trained}
+            assert trained <= set(assistant_positions(sequence.token_ids))
+            runs = [sequence.token_ids[a:b] for a, b in runs_of(sequence.mask)]
+            last = example.step if (example.kind, target) == (Kind.COUNTERFACTUAL, "action") else len(path)
+            targets = [step.action for step in path[example.step - 1 : last]]
+            assert runs == [a.token_ids for a in targets if a.complete or settings.incomplete_actions]
+            assert "advice" not in text_of(sequence.token_ids).lower()
+            assert not any(sequence.mask[: sequence.prompt_length])
+
+
+def runs_of(mask):
+    """Begin and end of every run of ones."""
+    position = 0
+    for trained, group in itertools.groupby(mask):
+        begin, position = position, position + len(list(group))
+        if trained:
+            yield begin, position
+
+
+class TestEvents:
+    @pytest.mark.parametrize(("events", "attempts"), [("success", [1]), ("improved", [1, 2]), ("every", [1, 2, 4])])
+    def test_decide_what_is_distilled(self, events, attempts):
+        tree = varied()
+        reached = [attempt.outcome.value for attempt in tree.attempts]
+        assert reached == ["horizon", "success", "failure", "environment_failure", "horizon"]
+        assert [example.attempt for example in only(tree, Kind.COUNTERFACTUAL, events=events)] == attempts
+
+    def test_are_drawn_by_the_seed(self):
+        settings, tree = dataclasses.replace(ALL, events_per_task=2, rehearsal_share=0.0), varied()
+        drawn = [tuple(example.attempt for example in build_examples(tree, settings, seed)) for seed in range(20)]
+        assert set(drawn) == {(1, 2), (1, 4), (2, 4)}
+        assert drawn == [
+            tuple(example.attempt for example in build_examples(tree, settings, seed)) for seed in range(20)
+        ]
+
+    def test_are_drawn_by_the_task_s_key(self):
+        settings, tree = dataclasses.replace(ALL, events_per_task=1), varied()
+
+        def drawn(key):
+            tree.task = dataclasses.replace(TASK, key=key)
+            return build_examples(tree, settings, seed=0)[0].attempt
+
+        assert {drawn(str(number)) for number in range(20)} == {1, 2, 4}
+        assert drawn("\ud83d") in {1, 2, 4}, "half an emoji, which UTF-8 cannot hold"
+
+    @pytest.mark.parametrize("number", [0, 1, 2, 3])
+    def test_are_no_more_than_asked_for(self, number):
+        assert len(only(varied(), Kind.COUNTERFACTUAL, events_per_task=number)) == number
+
+    def test_of_a_root_alone_there_are_none(self):
+        assert only(grow(ScriptedPolicy({"0": "Q"}), budget={"depth": 0}), Kind.COUNTERFACTUAL) == []
+
+
+class TestRehearsal:
+    def test_is_of_successful_attempts_alone(self):
+        assert [example.attempt for example in only(varied(), Kind.REHEARSAL)] == [1]
+
+    @pytest.mark.parametrize(("share", "fewest", "most"), [(0.0, 0, 0), (0.2, 20, 60), (1.0, 200, 200)])
+    def test_draws_its_share_by_the_seed(self, share, fewest, most):
+        settings, tree = dataclasses.replace(ALL, events_per_task=0, rehearsal_share=share), rescued()
+        drawn = [len(build_examples(tree, settings, seed)) for seed in range(200)]
+        assert fewest <= sum(drawn) <= most
+        assert drawn == [len(build_examples(tree, settings, seed)) for seed in range(200)]
+
+
+@pytest.mark.parametrize("events", ["improved", "success"])
+def test_a_tree_without_success_or_improvement_gives_nothing(events):
+    tree = grow(ScriptedPolicy({"0": "L"}, {4: reflection(1, "e")}), roots=2)
+    assert len(tree.branches()) > 0
+    assert build_examples(tree, dataclasses.replace(ALL, events=events), seed=0) == []
+
+
+def test_an_example_says_where_it_comes_from():
+    tree = rescued()
+    assert build_examples(tree, ALL, seed=0) == [
+        Example(Kind.COUNTERFACTUAL, sequence_of(tree.path(1)[:2], 2), 1, 2),
+        Example(Kind.REHEARSAL, sequence_of(tree.path(1)), 1, 1),
+    ]
+
+
+class TestWorldModel:
+    """Early Experience: observations are predicted, successes imitated."""
+
+    def grown(self, answers, **policy):
+        return grow(ScriptedPolicy(answers, **policy), budget={"depth": 0}, distillation={"method": "early_experience"})
+
+    def examples(self, tree, kind):
+        return only(tree, kind, method="early_experience")
+
+    def test_every_observation_is_predicted_from_history_and_action(self):
+        tree = self.grown({"0": "R", "1": "Q"})
+        (example,) = self.examples(tree, Kind.WORLD_MODEL)
+        # fmt: off
+        # user "0" end assistant "R" end | user "1" end assistant "Q" end | user "1" end assistant
+        assert example.sequence.token_ids == (
+            2,    48,  4,  3,       82, 4,    2,    49,  4,  3,       81, 4,    2,    49,  4,  3)
+        assert example.sequence.mask == (
+            0,    0,   0,  0,       0,  0,    1,    1,   1,  1,       0,  0,    1,    1,   1,  1)
+        # fmt: on
+        assert example.sequence.prompt_length == 6
+        assert self.examples(tree, Kind.REHEARSAL) == [], "a failure is not imitated"
+
+    def test_a_success_is_imitated_as_well(self):
+        tree = self.grown({"0": "R", "1": "R", "2": "R"})
+        assert len(self.examples(tree, Kind.WORLD_MODEL)) == 1
+        assert len(self.examples(tree, Kind.REHEARSAL)) == 1
+        assert only(tree, Kind.WORLD_MODEL) == [], "LEAFE predicts no observations"
+
+    def test_an_observation_too_long_for_the_window_is_left_out(self):
+        tree = self.grown({"0": "R", "1": "Q"}, window=11)
+        assert [attempt.outcome.value for attempt in tree.attempts] == ["failure"]
+        (example,) = self.examples(tree, Kind.WORLD_MODEL)
+        assert sum(example.sequence.mask) == 4
+
+    def test_an_unscored_attempt_teaches_nothing(self):
+        assert build_examples(self.grown({"0": "!"}), dataclasses.replace(ALL, method="early_experience"), 0) == []

@@ -1,0 +1,127 @@
+"""The loops' outputs, and what verl makes of several of one attempt."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("verl", reason="verl is not installed")
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from verl import DataProto
+from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
+
+from fakes import TASK, ScriptedPolicy, World, experience_in, grow, observation_in, reflection
+from leafe_verl.core import Explorer, Settings
+from leafe_verl.plugin.rollout.agent_loops import (
+    COUNTS_FIELD,
+    KIND_FIELD,
+    ORIGIN_FIELD,
+    SHARED_FIELD,
+    UNKEPT,
+    EpisodeLoop,
+    ExploreLoop,
+)
+from leafe_verl.plugin.rollout.dataset import TASK_FIELD
+
+
+def play(**settings):
+    """One attempt of three steps to the right."""
+    policy = ScriptedPolicy(lambda messages: "R")
+    policy.weight_versions, policy.seconds = {3}, 0.5
+    loop = object.__new__(EpisodeLoop)
+    loop.rollout_config = SimpleNamespace(calculate_log_probs=True)
+    loop.explorer = lambda task, params, played_for: Explorer(World(), policy, Settings.from_mapping(settings))
+    row = {"extra_info": {TASK_FIELD: json.dumps(dataclasses.asdict(TASK))}, "global_steps": 1, "session_id": 0}
+    return asyncio.run(loop.run({}, **row)), policy
+
+
+def test_an_attempt_is_one_output():
+    (output,), policy = play()
+    assert (output.reward_score, output.response_mask.count(1)) == (3.0, 6)
+    assert output.extra_fields["reward_extra_info"] == {"acc": 1.0, "steps": 3.0}
+
+
+def test_a_window_gives_an_output_for_each_prompt_that_begins_anew():
+    outputs, policy = play(context={"window": 1})
+    assert [output.response_mask.count(1) for output in outputs] == [4, 2]
+    assert [tuple(output.prompt_ids) for output in outputs] == [policy.prompts[n].token_ids for n in (0, 2)]
+    assert [COUNTS_FIELD in output.extra_fields for output in outputs] == [False, True], "an attempt is counted once"
+    assert {output.reward_score for output in outputs} == {3.0}
+
+
+class Tokenizer:
+    eos_token_id, chat_template = 0, ""
+
+    def __len__(self):
+        return 5
+
+
+def test_a_tree_that_cannot_be_kept_is_counted_and_not_trained_on(tmp_path, caplog):
+    policy = ScriptedPolicy(lambda messages: "R")
+    policy.weight_versions, policy.seconds = {3}, 0.5
+    store = tmp_path / "file" / "store"
+    store.parent.write_text("where a folder should be")
+    loop = object.__new__(ExploreLoop)
+    loop.rollout_config, loop.tokenizer = SimpleNamespace(calculate_log_probs=False, n=1), Tokenizer()
+    loop.settings = Settings.from_mapping({"collection": {"store": str(store)}})
+    loop.config = OmegaConf.create(
+        {"trainer": {"experiment_name": "run"}, "actor_rollout_ref": {"model": {"path": "m"}}}
+    )
+    loop.explorer = lambda *_: Explorer(World(), policy, loop.settings)
+    row = {"extra_info": {TASK_FIELD: json.dumps(dataclasses.asdict(TASK))}, "global_steps": 1, "session_id": 0}
+    (output,) = asyncio.run(loop.run({}, **row))
+    assert output.extra_fields[COUNTS_FIELD] == {UNKEPT: 1} and output.response_mask == [0]
+    assert "leafe.collection.store names the folder" in caplog.text
+
+
+def test_verl_gives_each_output_its_attempts_advantage():
+    # Two attempts of one task, of three outputs and of one, in an order that balancing has shuffled.
+    keys, scores = ["u_0_2", "u_1_0", "u_0_0", "u_0_1"], [1.0, 0.0, 1.0, 1.0]
+    mask = torch.ones(4, 2)
+    rewards = torch.zeros(4, 2)
+    rewards[:, 1] = torch.tensor(scores)
+    data = DataProto.from_dict(
+        {"token_level_rewards": rewards, "response_mask": mask}, {"uid": np.array(["u"] * 4, dtype=object)}
+    )
+    found = compute_advantage_for_multi_trajectories(data, keys, "grpo", num_repeat=2).batch["advantages"]
+    assert found[0].tolist() == found[2].tolist() == found[3].tolist()
+    # Of two attempts, the mean lies halfway: the three outputs do not count as three attempts.
+    assert found[0, 0] == pytest.approx(-found[1, 0]) and found[0, 0] > 0
+
+
+def taught(**distillation):
+    """Records of a tree: an attempt that jumps at its second step, and a branch from there that succeeds."""
+
+    def act(messages):
+        return "J" if observation_in(messages) == "1" and experience_in(messages) is None else "R"
+
+    policy = ScriptedPolicy(act, lambda messages, steps: reflection(2, "do not jump"))
+    tree = grow(policy, World(), budget={"depth": 1})
+    loop = object.__new__(ExploreLoop)
+    loop.rollout_config = SimpleNamespace(calculate_log_probs=False)
+    loop.tokenizer = SimpleNamespace(eos_token_id=4)
+    loop.config = OmegaConf.create({"trainer": {"logger": ["console"]}, "leafe": {"tracking": {"branches": 0}}})
+    loop.settings = Settings.from_mapping({"distillation": {"rehearsal_share": 1.0, **distillation}})
+    return [record for record in loop.records(tree, None) if KIND_FIELD in record.extra_fields]
+
+
+@pytest.mark.parametrize("method, phases", [("leafe", [2]), ("early_experience", [2, 1])])
+def test_examples_of_a_phase_are_adjacent_where_they_begin_alike(method, phases):
+    records = taught(method=method)
+    observing = [record.extra_fields[KIND_FIELD] == "world_model" for record in records]
+    found = [[r for r, o in zip(records, observing, strict=True) if o == phase] for phase in (True, False)]
+    assert [len(phase) for phase in found if phase] == phases
+    for phase in found:
+        assert [record.extra_fields[ORIGIN_FIELD] for record in phase] == [[TASK.key, 0, i] for i in range(len(phase))]
+        before: list[int] = []
+        for record in phase:
+            tokens, shared = record.prompt_ids + record.response_ids, record.extra_fields[SHARED_FIELD]
+            assert tokens[:shared] == before[:shared] and tokens[shared : shared + 1] != before[shared : shared + 1]
+            before = tokens

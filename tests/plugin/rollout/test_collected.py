@@ -1,0 +1,49 @@
+"""The experience store as a rollout worker sees it."""
+
+import threading
+
+import pytest
+
+from fakes import TASK, ScriptedPolicy, grow
+from leafe_verl.plugin.rollout import collected
+from leafe_verl.plugin.rollout.collected import CollectedTrees, collected_trees
+from leafe_verl.trees import Provenance
+
+
+@pytest.fixture
+def tree():
+    return grow(ScriptedPolicy({"0": "R", "1": "R", "2": "R"}))
+
+
+def test_what_an_earlier_process_kept_is_found_by_its_step(tmp_path, tree):
+    CollectedTrees(tmp_path).keep(tree, Provenance(run="r", step=4))
+    later = CollectedTrees(tmp_path)
+    found = later.find(4, TASK.key)
+    assert [attempt.outcome for attempt in found.attempts] == [attempt.outcome for attempt in tree.attempts]
+    assert later.find(5, TASK.key) is None and later.find(4, "another") is None
+
+
+def test_all_trees_of_a_task_are_found_in_order(tmp_path, tree):
+    store = CollectedTrees(tmp_path)
+    for step in (1, 2):
+        store.keep(tree, Provenance(run="r", step=step))
+    assert len(CollectedTrees(tmp_path).of_task(TASK.key)) == 2
+    assert CollectedTrees(tmp_path).of_task("another") == []
+
+
+def test_a_disk_that_takes_nothing_is_named_with_its_setting(tmp_path, tree):
+    (tmp_path / "store").write_text("a file where the folder should be")
+    with pytest.raises(OSError, match=r"leafe\.collection\.store") as raised:
+        CollectedTrees(tmp_path / "store").keep(tree, Provenance())
+    assert TASK.key in str(raised.value)
+
+
+def test_threads_share_one_view_of_a_store(tmp_path, monkeypatch):
+    monkeypatch.setattr(collected, "_opened", {})
+    seen = []
+    threads = [threading.Thread(target=lambda: seen.append(collected_trees(str(tmp_path)))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 8 and len(set(map(id, seen))) == 1

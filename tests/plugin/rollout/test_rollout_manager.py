@@ -1,0 +1,164 @@
+"""Rollout workers that die, with Ray replaced by objects that answer at once."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("verl", reason="verl is not installed; recipes/setup.sh installs it")
+
+from omegaconf import OmegaConf
+from ray.exceptions import RayActorError
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
+from verl.utils.tensordict_utils import get_tensordict
+
+from leafe_verl.plugin.rollout import rollout_worker
+from leafe_verl.plugin.rollout.rollout_worker import DEATHS_OF_A_TASK, Holdings, RolloutManager, holdings
+
+
+class Method:
+    def __init__(self, worker, call):
+        self.worker, self.call = worker, call
+
+    def remote(self, *arguments):
+        return lambda: self.worker.answer(self.call, *arguments)
+
+
+class Worker:
+    def __init__(self):
+        self.dead, self.played, self.stopped = False, [], []
+        self.ping = self.next_end = Method(self, lambda: None)
+        self.held = Holdings(memory=100, descriptors=0.1, losses={"sandboxes_lost": 1})
+        self.holdings = Method(self, lambda: self.held)
+        self.generate_sequences = Method(self, lambda share: self.played.append([str(uid) for uid in share["uid"]]))
+
+    def answer(self, call, *arguments):
+        if self.dead:
+            raise RayActorError()
+        return call(*arguments)
+
+
+class Ray:
+    """`get` calls, and everything is ready at once."""
+
+    def __init__(self):
+        self.made = []
+
+    def remote(self, _class):
+        return self
+
+    def options(self, name):
+        made = self.made
+
+        class Class:
+            @staticmethod
+            def remote(*_arguments):
+                made.append(Worker())
+                return made[-1]
+
+        return Class
+
+    def kill(self, worker):
+        worker.dead = True
+
+    def get(self, reference, timeout=None):
+        return [call() for call in reference] if isinstance(reference, list) else reference()
+
+    def wait(self, references, timeout):
+        return references, []
+
+
+@pytest.fixture
+def ray(monkeypatch):
+    ray = Ray()
+    monkeypatch.setattr(rollout_worker, "ray", ray)
+    monkeypatch.setattr(rollout_worker, "PING_SECONDS", 0.0)
+    monkeypatch.setattr(AgentLoopManagerTQ, "__init__", lambda self: None)
+    return ray
+
+
+@pytest.fixture
+def given_up(monkeypatch):
+    keys = []
+    monkeypatch.setattr(rollout_worker.tq, "kv_put", lambda key, partition_id, tag: keys.append((key, tag["status"])))
+    return keys
+
+
+@pytest.fixture
+def manager(ray):
+    manager = RolloutManager()
+    manager.config = OmegaConf.create({"leafe": {"collection": {"worker_memory": 1000}}})
+    manager.llm_client = manager.teacher_client = manager.reward_loop_worker_handles = None
+    manager.agent_loop_workers = [Worker(), Worker()]
+    return manager
+
+
+def tasks(number):
+    uids = np.array([f"u{i}" for i in range(number)], dtype=object)
+    return get_tensordict({"uid": uids, "index": torch.arange(number)})
+
+
+def look(manager, unfinished):
+    """A ping is sent at one look and its answer read at the next."""
+    manager.replace_dead(unfinished, "train")
+    manager.replace_dead(unfinished, "train")
+
+
+def test_an_ended_task_is_noticed_without_waiting_a_dead_worker_is_not_asked_again_and_again(manager, monkeypatch):
+    slept = []
+    monkeypatch.setattr(rollout_worker.time, "sleep", slept.append)
+    manager.wait_for_end(1.0)
+    assert slept == []
+    manager.agent_loop_workers[1].dead = True
+    manager.wait_for_end(1.0)
+    assert slept == [1.0]
+
+
+def test_tasks_are_shared_out(manager):
+    manager.generate_sequences(tasks(4))
+    assert [worker.played for worker in manager.agent_loop_workers] == [[["u0", "u1"]], [["u2", "u3"]]]
+    look(manager, {"u0"})
+    assert manager.faults == {"rollout_worker_deaths": 0, "rollout_worker_leaks": 0}
+
+
+def test_a_dead_worker_s_unfinished_tasks_are_played_again(manager, ray, given_up):
+    manager.generate_sequences(tasks(4))
+    manager.agent_loop_workers[1].dead = True
+    look(manager, {"u0", "u3"})
+    assert manager.faults["rollout_worker_deaths"] == 1 and manager.agent_loop_workers[1] is ray.made[0]
+    assert ray.made[0].played == [["u3"]]
+    assert manager.agent_loop_workers[0].played == [["u0", "u1"]]
+    assert given_up == []
+
+
+def test_a_task_that_kills_every_worker_is_given_up(manager, ray, given_up):
+    manager.generate_sequences(tasks(4))
+    for _ in range(DEATHS_OF_A_TASK):
+        manager.agent_loop_workers[0].dead = True
+        look(manager, {"u0"})
+    assert given_up == [("u0", "failure")]
+    assert [worker.played for worker in ray.made] == [[["u0"]], []]
+
+
+def test_a_worker_that_died_between_steps_is_replaced_before_it_plays(manager, ray):
+    manager.agent_loop_workers[0].dead = True
+    manager.generate_sequences(tasks(2))
+    assert manager.faults["rollout_worker_deaths"] == 1 and ray.made[0].played == [["u0"]]
+
+
+@pytest.mark.parametrize("held", [{"memory": 1001}, {"descriptors": 0.6}])
+def test_a_worker_that_leaks_is_replaced_when_a_step_begins(manager, ray, held):
+    first, second = manager.agent_loop_workers
+    second.held = replace(second.held, **held)
+    manager.generate_sequences(tasks(2))
+    assert manager.agent_loop_workers == [first, ray.made[0]] and second.dead
+    assert (first.played, second.played, ray.made[0].played) == ([["u0"]], [], [["u1"]])
+    assert manager.faults == {"rollout_worker_deaths": 0, "rollout_worker_leaks": 1}
+    assert manager.losses() == {"sandboxes_lost": 3}, "what the first two have lost and what the third has"
+
+
+def test_a_process_knows_what_it_holds():
+    held = holdings()
+    assert held.memory > 10 and 0 < held.descriptors < 1
+    assert set(held.losses) == {"sandboxes_lost", "environment_processes_lost"}

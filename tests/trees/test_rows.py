@@ -1,0 +1,136 @@
+"""What is stored comes back: trees of every shape, text of every kind."""
+
+import dataclasses
+import random
+
+import pytest
+
+from leafe_verl.core import Attempt, ExplorationTree, History, Outcome, StepRecord, Task, Turn, build_examples
+from leafe_verl.core.settings import DistillationSettings
+from leafe_verl.core.statistics import count
+from leafe_verl.trees import read_trees
+from leafe_verl.trees.rows import row_of
+from leafe_verl.trees.text import escape, unescape
+from trees.stores import provenance, rescued, wandered, write
+
+
+def stored(tmp_path, *trees):
+    write(tmp_path, *((tree, provenance(step)) for step, tree in enumerate(trees)))
+    return [tree for tree, _ in read_trees(tmp_path)]
+
+
+def bare(tree):
+    """The attempts without snapshots, which are not stored."""
+    return [
+        dataclasses.replace(a, steps=tuple(dataclasses.replace(step, snapshot=None) for step in a.steps))
+        for a in tree.attempts
+    ]
+
+
+def one_step(history, action, task=None, observation="seen", **fields):
+    tree = ExplorationTree(task or Task("a", "Go.", "corridor"))
+    tree.add(Attempt(None, (StepRecord(history, action, observation, 0.5, False, None),), Outcome.FAILURE, **fields))
+    return tree
+
+
+OPENING = History((1, 2), ({"role": "user", "content": "go"},))
+
+
+@pytest.mark.parametrize("method", ["leafe", "early_experience"])
+def test_random_trees_come_back(tmp_path, method):
+    trees = [wandered(seed, distillation={"method": method}) for seed in range(8)]
+    attempts = [attempt for tree in trees for attempt in tree.attempts]
+    assert max(attempt.depth for attempt in attempts) == 3
+    assert {Outcome.SUCCESS, Outcome.HORIZON, Outcome.FAILURE, Outcome.CONTEXT_OVERFLOW} <= {
+        a.outcome for a in attempts
+    }
+    assert not all(step.action.complete for attempt in attempts for step in attempt.steps)
+    assert any(s.answered for attempt in attempts for s in attempt.steps) == (method == "early_experience")
+    back, compared = stored(tmp_path, *trees), 0
+    for tree, read in zip(trees, back, strict=True):
+        assert (read.task, read.reflections) == (tree.task, tree.reflections)
+        assert read.attempts == bare(tree)  # and with it every history, `previous` included
+        for incomplete in (False, True):
+            settings = DistillationSettings(method, "every", 9, "suffix", 1.0, incomplete_actions=incomplete)
+            examples = build_examples(tree, settings, seed=1)
+            assert build_examples(read, settings, seed=1) == examples
+            assert count(read, examples) == count(tree, examples)
+            compared += len(examples)
+    assert compared > 30
+
+
+@pytest.mark.parametrize("method", ["leafe", "early_experience"])
+@pytest.mark.parametrize("window", [0, 1, 2])
+def test_examples_of_windowed_histories_come_back(tmp_path, method, window):
+    context = {"window": window, "stride": 2}
+    trees = [wandered(seed, distillation={"method": method}, context=context) for seed in range(4)]
+    settings = DistillationSettings(method, "every", 9, "suffix", 1.0, incomplete_actions=True)
+    compared = 0
+    for tree, read in zip(trees, stored(tmp_path, *trees), strict=True):
+        examples = build_examples(tree, settings, seed=1)
+        assert build_examples(read, settings, seed=1) == examples
+        compared += len(examples)
+    assert compared > 10
+
+
+def test_a_history_is_stored_as_what_it_adds(tmp_path):
+    root, branch = row_of(rescued(), provenance())["attempts"]
+    first, second = (step["history"] for step in root["steps"][:2])
+    # user "0" end assistant; then, behind the action "R" end: user "1" end assistant
+    assert (first["shared_tokens"], first["new_token_ids"]) == (0, [2, 48, 4, 3])
+    assert (second["shared_tokens"], second["new_token_ids"]) == (6, [2, 49, 4, 3])
+    assert (second["shared_messages"], second["new_messages"]) == (3, [])
+    assert branch["branch"] == {"parent": 0, "step": 2, "depth": 1, "reflection": 0}
+    assert (branch["steps"][0]["history"]["shared_tokens"], branch["steps"][0]["history"]["new_token_ids"]) == (10, [])
+
+
+def test_a_rewritten_history_comes_back(tmp_path):
+    # As a chat template makes it that drops the reasoning of earlier turns.
+    tree = ExplorationTree(Task("a", "Go.", "corridor"))
+    first = StepRecord(OPENING, Turn("think so", (7, 8, 9)), "seen", 0.0, False, None)
+    messages = (*OPENING.messages, {"role": "assistant", "content": "so"}, {"role": "user", "content": "seen"})
+    second = StepRecord(History((1, 2, 9, 5), messages), Turn("on", (6,)), "seen", 0.0, False, None)
+    tree.add(Attempt(None, (first, second), Outcome.FAILURE))
+    assert stored(tmp_path, tree)[0].attempts == tree.attempts
+
+
+@pytest.mark.parametrize("text", ["half \ud83d", "\ufdd0", "\ufdd0d83d", "\\ud83d", "\ud83d\ude00", "\0 \u2028", ""])
+def test_any_text_comes_back(tmp_path, text):
+    history = History((1,), ({"role": "user", "content": text},))
+    task = Task(text, text, text, {"text": text, "nested": [1, 2.5, None, {"a": text}]})
+    tree = one_step(history, Turn(text, (7,)), task, observation=text, error=text)
+    (read,) = stored(tmp_path, tree)
+    assert (read.task, read.attempts) == (tree.task, tree.attempts)
+
+
+def test_escaping_loses_nothing():
+    dice = random.Random(0)
+    for _ in range(300):
+        text = "".join(dice.choice("\ufdd0\ud800\udfffd83f0\\u") for _ in range(8))
+        assert unescape(escape(text)) == text
+        escape(text).encode()
+
+
+def test_log_probs_are_kept_to_the_bit_or_absent(tmp_path):
+    trees = [one_step(OPENING, Turn("x", (7, 8), log_probs)) for log_probs in ((-0.1, -1 / 3), None)]
+    found = [tree.attempts[0].steps[0].action.log_probs for tree in stored(tmp_path, *trees)]
+    assert found == [(-0.1, -1 / 3), None]
+
+
+def test_what_the_form_has_no_place_for_is_refused():
+    tree = rescued()
+    tree.reflections.clear()
+    with pytest.raises(ValueError, match="not among those of the attempt it left"):
+        row_of(tree, provenance())
+    odd = History((1,), ({"role": "user", "content": "go", "name": "x"},))
+    with pytest.raises(ValueError, match="expected role and content alone"):
+        row_of(one_step(odd, Turn("x", (7,))), provenance())
+
+
+def test_the_drawn_columns():
+    row = row_of(rescued(), provenance())
+    drawn = ["num_attempts", "num_branches", "num_improved", "solved", "best_return", "environment_steps"]
+    assert [row[name] for name in drawn] == [2, 1, 1, True, 3.0, 6]
+    nothing = one_step(OPENING, Turn("x", (7,)))
+    nothing.attempts[0] = dataclasses.replace(nothing.attempts[0], outcome=Outcome.POLICY_FAILURE)
+    assert row_of(nothing, provenance())["best_return"] is None
