@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("model", help="RUN_DIR/checkpoints/global_step_N; a Hugging Face model is printed as it is")
     merge.set_defaults(run=_merge)
 
-    _add_experience(verbs.add_parser("experience", help="look into what was collected, copy, verify and export it"))
+    _add_trees(verbs.add_parser("trees", help="look into what was collected, copy, verify and export it"))
 
     model = verbs.add_parser("embedded-model", help="write SmolLM2-135M-Instruct as a Hugging Face folder")
     model.add_argument("directory", type=Path)
@@ -91,8 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_experience(experience: argparse.ArgumentParser) -> None:
-    verbs = experience.add_subparsers(required=True, metavar="VERB", dest="verb")
+def _add_trees(trees: argparse.ArgumentParser) -> None:
+    verbs = trees.add_subparsers(required=True, metavar="VERB", dest="verb")
     one, chosen = argparse.ArgumentParser(add_help=False), argparse.ArgumentParser(add_help=False)
     one.add_argument("store", type=Path, help="folder with trees-*.arrow")
     chosen.add_argument(
@@ -134,7 +134,7 @@ def _add_experience(experience: argparse.ArgumentParser) -> None:
     export.add_argument("--rehearsal-share", type=float, metavar="SHARE", help="of the successful attempts, 0 to 1")
     export.add_argument("--seed", type=int, help="of the choice of examples; default each tree's own")
     for verb in verbs.choices.values():
-        verb.set_defaults(run=_experience)
+        verb.set_defaults(run=_trees)
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -205,7 +205,7 @@ def _merge(options: argparse.Namespace) -> int:
     return _or_error(print_folder)
 
 
-def _experience(options: argparse.Namespace) -> int:
+def _trees(options: argparse.Namespace) -> int:
     from leafe_verl.trees import verbs
 
     return _or_error(lambda: getattr(verbs, f"run_{options.verb}")(options))

@@ -19,10 +19,10 @@ from leafe_verl.core import ExplorationTree, Reflection
 from leafe_verl.core.statistics import count, total
 from leafe_verl.evaluation.summary import Metrics
 from leafe_verl.report.overview import counts_in, summed
-from leafe_verl.report.runs import CONFIGURATION, EXPERIENCE, read_configuration
+from leafe_verl.report.runs import CONFIGURATION, TREES, read_configuration
 from leafe_verl.trees import Provenance, StoreFollower, read_tree
 
-CHECKPOINTS = EXPERIENCE.parent
+CHECKPOINTS = TREES.parent
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class RunFollower:
 
     def __post_init__(self) -> None:
         self._metrics = MetricsFollower(self.folder)
-        self._trees = TreesFollower(self.folder / EXPERIENCE)
+        self._trees = TreesFollower(self.folder / TREES)
 
     def look(self) -> Progress:
         """Return how far the run has come. Raises ValueError for trees of another version."""
@@ -255,7 +255,7 @@ class RunFollower:
         return seconds if seconds > 0 else None  # trees of a process that was killed are older
 
     def _written(self) -> datetime | None:
-        written = [*self.folder.glob("metrics-*.jsonl"), *(self.folder / EXPERIENCE).glob("trees-*.arrow")]
+        written = [*self.folder.glob("metrics-*.jsonl"), *(self.folder / TREES).glob("trees-*.arrow")]
         written += [self.folder / CONFIGURATION, self.folder / CHECKPOINTS / TRACKER]
         times = [path.stat().st_mtime for path in written if path.is_file()]
         return datetime.fromtimestamp(max(times), timezone.utc) if times else None

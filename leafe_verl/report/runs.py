@@ -17,7 +17,7 @@ from leafe_verl.report.attempts import attempt_trees
 from leafe_verl.report.experience import experience_trees
 from leafe_verl.report.sources import ReportedTree, Run, Vocabulary
 
-EXPERIENCE = Path("checkpoints", "experience")
+TREES = Path("checkpoints", "trees")
 CONFIGURATION = Path("hydra", ".hydra", "config.yaml")
 TOKENIZERS = "checkpoints/global_step_*/actor/huggingface/tokenizer.json"
 
@@ -38,12 +38,12 @@ def find_run(folder: Path) -> Run:
     """Return the training run or the evaluation that `folder` is."""
     if (folder / FILE).is_file():
         return _evaluation(folder)
-    store = folder / EXPERIENCE if (folder / EXPERIENCE).is_dir() else folder
+    store = folder / TREES if (folder / TREES).is_dir() else folder
     stored = any(store.glob("trees-*.arrow"))
     measured = any(folder.glob("metrics-*.jsonl"))
     if not stored and not measured:
         raise ValueError(
-            f"{folder}: nothing to report; expected metrics-*.jsonl or {EXPERIENCE} of a training run, {FILE} of an "
+            f"{folder}: nothing to report; expected metrics-*.jsonl or {TREES} of a training run, {FILE} of an "
             "evaluation, or trees-*.arrow of an experience store"
         )
     return _training(folder, store if stored else None, measured)
@@ -68,7 +68,7 @@ def _evaluation(folder: Path) -> Run:
 def _training(folder: Path, store: Path | None, measured: bool) -> Run:
     configuration = read_configuration(folder / CONFIGURATION)
     chosen = choice_of_examples(configuration)
-    notes = [] if store else [f"No tree was stored: {folder / EXPERIENCE} is not there."]
+    notes = [] if store else [f"No tree was stored: {folder / TREES} is not there."]
     notes += [] if measured else ["No metrics were found; the figures are those of the stored trees."]
     notes += [chosen.note] if store and chosen.note else []
     trees: Iterator[ReportedTree] = iter(())

@@ -65,7 +65,7 @@ def _only(store: Path, task_key: str, step: int | None, run: str | None) -> Loca
     if len(found) == 1:
         return next(iter(found.values()))
     if not found:
-        raise ValueError(f"{store}: no tree of task {task_key!r}; `leafe-verl experience list {store}` names them")
+        raise ValueError(f"{store}: no tree of task {task_key!r}; `leafe-verl trees list {store}` names them")
     raise ValueError(f"{store}: {len(found)} trees of task {task_key!r}: {_names(found)}; choose by --step and --run")
 
 

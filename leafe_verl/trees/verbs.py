@@ -1,4 +1,4 @@
-"""The verbs of `leafe-verl experience`, from parsed options to what is printed and the exit status."""
+"""The verbs of `leafe-verl trees`, from parsed options to what is printed and the exit status."""
 
 from __future__ import annotations
 

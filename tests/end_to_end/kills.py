@@ -140,7 +140,7 @@ def go_on(
     """Run the command, kill as drawn; return its exit status, None when time was up or nothing more came of it."""
     with started("leafe", model, run_dir, *RUN) as (process, _):
         driver, family = psutil.Process(process.pid), set()
-        store = run_dir / "checkpoints" / "experience"
+        store = run_dir / "checkpoints" / "trees"
         begun, early = trees(store), draw is not None and draw.random() < 0.25
         next_kill = time.monotonic() + draw.uniform(0, START_SECONDS) if early and wait() < float("inf") else None
         sign, heard = None, time.monotonic()
@@ -215,7 +215,7 @@ def trees(store: Path) -> int:
 def outcome(run_dir: Path) -> dict[str, object]:
     """The trees of a run that is done, and the steps that its optimiser has made."""
     checkpoints = run_dir / "checkpoints"
-    keys = Counter((tree.task.key, provenance.step) for tree, provenance in read_trees(checkpoints / "experience"))
+    keys = Counter((tree.task.key, provenance.step) for tree, provenance in read_trees(checkpoints / "trees"))
     saved = checkpoints / f"global_step_{STEPS}" / "actor" / "optim_world_size_1_rank_0.pt"
     state = torch.load(saved, weights_only=False)["state"]
     metrics = [json.loads(line) for path in sorted(run_dir.glob("metrics-*")) for line in path.read_text().splitlines()]

@@ -23,7 +23,7 @@ def trees(model, run_dir, *overrides):
     """Step and task -> what was stored of the tree, but for the time."""
     run = [f"trainer.total_training_steps={STEPS}", "trainer.save_freq=-1", "trainer.test_freq=-1"]
     launch("leafe", model, run_dir, *run, *overrides)
-    rows = [row for _, row in read_rows(run_dir / "checkpoints" / "experience")]
+    rows = [row for _, row in read_rows(run_dir / "checkpoints" / "trees")]
     assert all(row.pop("collected_at") for row in rows)
     return {(row["step"], row["task_key"]): row for row in rows}
 

@@ -84,7 +84,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     model = make_tiny_model(folder / "model")
     metrics = launch("leafe", model, folder, *SETTINGS, *files, f"data.train_batch_size={len(rows)}")[1]
     trees = {name: list[ExplorationTree]() for name in present}
-    for tree, _ in read_trees(folder / "checkpoints" / "experience"):
+    for tree, _ in read_trees(folder / "checkpoints" / "trees"):
         trees[tree.task.environment].append(tree)
     return Run(metrics, trees)
 

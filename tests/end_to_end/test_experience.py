@@ -30,7 +30,7 @@ def two_stages(model, tmp_path_factory):
     Its store, files of the killed run, metrics.
     """
     run_dir = tmp_path_factory.mktemp("two_stages")
-    store = run_dir / "checkpoints" / "experience"
+    store = run_dir / "checkpoints" / "trees"
     slow = ["leafe.environment.concurrency=1", "+leafe.environment.options.seconds=0.1"]
     launch_and_kill("leafe", model, run_dir, *ALL_ONCE, *slow, when=lambda: len(index(store)) >= 3)
     killed = {location.path for location in index(store).values()}

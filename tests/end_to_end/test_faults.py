@@ -137,7 +137,7 @@ def test_an_inference_engine_that_dies_is_replaced_and_no_attempt_lost(tmp_path,
         f"trainer.n_gpus_per_node={replicas}",
         "trainer.save_freq=-1",
     )
-    store = tmp_path / "checkpoints" / "experience"
+    store = tmp_path / "checkpoints" / "trees"
     assert len(keys(store)) == len(set(keys(store))) == 12
     assert all(attempt.outcome.scored for tree, _ in read_trees(store) for attempt in tree.attempts)
     assert [metrics[step]["leafe/inference_server_deaths"] for step in (1, 2)] == [1, 1]
@@ -147,7 +147,7 @@ def test_an_inference_engine_that_dies_is_replaced_and_no_attempt_lost(tmp_path,
 @pytest.mark.costly
 @pytest.mark.parametrize("process", ["raylet", "driver", "everything"])
 def test_a_preempted_node_costs_the_attempts_under_way(tmp_path, process):
-    model, store = make_tiny_model(tmp_path / "model"), tmp_path / "checkpoints" / "experience"
+    model, store = make_tiny_model(tmp_path / "model"), tmp_path / "checkpoints" / "trees"
     with started("leafe", model, tmp_path, *SMALL, "trainer.save_freq=1") as (launched, _):
         driver = psutil.Process(launched.pid)
         wait_until(lambda: len(keys(store)) >= 8, driver)

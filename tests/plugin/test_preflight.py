@@ -119,5 +119,5 @@ def test_the_yaml_and_the_dataclasses_have_the_same_defaults(config):
 
     composed = config(device="gpu")
     settings = OmegaConf.to_container(composed.leafe, resolve=True)
-    assert settings["collection"].pop("store") == f"{composed.trainer.default_local_dir}/experience"
+    assert settings["collection"].pop("store") == f"{composed.trainer.default_local_dir}/trees"
     assert Settings.from_mapping(settings) == Settings()

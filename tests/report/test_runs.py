@@ -20,7 +20,7 @@ CONFIGURATION = "leafe:\n  seed: 3\n  distillation:\n    rehearsal_share: 1.0\n"
 @pytest.fixture
 def run_dir(tmp_path):
     folder = tmp_path / "leafe"
-    with TreeWriter(folder / "checkpoints" / "experience") as writer:
+    with TreeWriter(folder / "checkpoints" / "trees") as writer:
         for step, tree in ((2, rescued("b")), (1, rescued("c")), (1, rescued("a"))):
             writer.append(tree, Provenance(run="leafe", step=step, seed=0))
     lines = [json.dumps({"step": step, "data": values}) + "\n" for step, values in METRICS.items()]
@@ -39,7 +39,7 @@ def test_a_training_run_has_metrics_and_trees_with_the_examples_it_chose(run_dir
 
 
 def test_a_store_alone_is_reported_with_default_settings(run_dir):
-    run = find_run(run_dir / "checkpoints" / "experience")
+    run = find_run(run_dir / "checkpoints" / "trees")
     assert len(list(run.trees)) == 3
     assert any("default settings" in note for note in run.notes) and any("No metrics" in note for note in run.notes)
 
@@ -103,7 +103,7 @@ def test_a_folder_with_nothing_to_report_is_refused(tmp_path, capsys):
 
 def test_a_report_of_metrics_alone_is_an_overview(run_dir):
     run = find_run(run_dir)
-    (run_dir / "checkpoints" / "experience").rename(run_dir / "elsewhere")
+    (run_dir / "checkpoints" / "trees").rename(run_dir / "elsewhere")
     run = find_run(run_dir)
     assert list(run.trees) == [] and any("No tree was stored" in note for note in run.notes)
 

@@ -21,7 +21,7 @@ CONFIGURATION = """
 data: {train_batch_size: 2}
 leafe:
   schedule: {stages: both, collect: batch}
-  collection: {store: "${trainer.default_local_dir}/experience"}
+  collection: {store: "${trainer.default_local_dir}/trees"}
 trainer: {total_training_steps: 2, val_before_train: true, v1: {trainer_mode: leafe}}
 """
 
@@ -33,7 +33,7 @@ class Recipe:
         self.folder, self.metrics = folder, folder / "metrics-1.jsonl"
         self.checkpoints = folder / "checkpoints"
         self.checkpoints.mkdir(parents=True)
-        self.writer = TreeWriter(self.checkpoints / "experience")
+        self.writer = TreeWriter(self.checkpoints / "trees")
 
     def configure(self, text=CONFIGURATION):
         (self.folder / "hydra" / ".hydra").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""`leafe-verl experience`, from the command line to what it prints and writes."""
+"""`leafe-verl trees`, from the command line to what it prints and writes."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from trees.stores import provenance, rescued, wandered, write
 
 
 def run(*arguments):
-    return main(["experience", *map(str, arguments)])
+    return main(["trees", *map(str, arguments)])
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_show_needs_one_tree(store, capsys):
     assert run("show", store, "601") == 1
     assert "2 trees of task '601': run first step 1, run first step 2; choose by --step" in capsys.readouterr().err
     assert run("show", store, "99") == 1
-    assert "no tree of task '99'; `leafe-verl experience list" in capsys.readouterr().err
+    assert "no tree of task '99'; `leafe-verl trees list" in capsys.readouterr().err
 
 
 def test_show_prints_every_attempt_and_obeys_no_model(tmp_path, capsys):
