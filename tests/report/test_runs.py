@@ -98,7 +98,7 @@ def test_the_verb_writes_beside_the_run_and_says_where(run_dir, capsys):
 
 def test_a_folder_with_nothing_to_report_is_refused(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 1
-    assert "nothing to report; expected metrics-*.jsonl or checkpoints/experience" in capsys.readouterr().err
+    assert "nothing to report; expected metrics-*.jsonl or checkpoints/trees" in capsys.readouterr().err
 
 
 def test_a_report_of_metrics_alone_is_an_overview(run_dir):
