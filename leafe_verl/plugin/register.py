@@ -15,7 +15,9 @@ from types import ModuleType
 from typing import Any
 
 _VERLS_TRAINER = "verl.trainer.ppo.v1.trainer_sync"
-_OUR_TRAINERS = ("leafe_verl.plugin.training.trainer", "leafe_verl.plugin.training.evaluation")
+_OUR_TRAINERS = tuple(
+    f"leafe_verl.plugin.training.{mode}_trainer" for mode in ("episode", "leafe", "ace", "evaluation")
+)
 
 
 class _RegisterTrainers(MetaPathFinder):

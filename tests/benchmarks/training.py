@@ -55,8 +55,8 @@ from leafe_verl.environments import make
 from leafe_verl.environments.sokoban import MOVES, Room, action_in, make_room
 from leafe_verl.plugin.cpu.platform import cpu_dtype, prepare_engine
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
-from leafe_verl.plugin.training.prefix_batch import TERM
-from leafe_verl.plugin.training.sft_worker import SHARE, WEIGHTS, SFTTrainingWorker, distillation_loss
+from leafe_verl.plugin.training.sft_worker import SFTTrainingWorker, distillation_loss
+from leafe_verl.plugin.wire import TERM, DistillationInfo
 from leafe_verl.task_files import read_tasks
 from leafe_verl.trees import read_trees
 
@@ -179,7 +179,8 @@ def batch_of(step: Step) -> TensorDict:
         },
         batch_size=len(step),
     )
-    return tu.assign_non_tensor(data, temperature=1.0, **{WEIGHTS: {"sft": 1.0}, SHARE: True})
+    info = DistillationInfo({"sft": 1.0}, updates=1_000_000, share_prefixes=True)
+    return tu.assign_non_tensor(data, temperature=1.0, **info.to_extra_info())
 
 
 def worker(worker_class: type[TrainingWorker], loss: Any, model: str, tokens: int) -> TrainingWorker:

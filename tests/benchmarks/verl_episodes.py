@@ -19,9 +19,9 @@ from verl.tools.schemas import ToolResponse
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 
 from leafe_verl.environments import make
-from leafe_verl.plugin.rollout.agent_loops import TaskLoop
 from leafe_verl.plugin.rollout.dataset import task_of
-from leafe_verl.plugin.training.trainer import CollectingTrainer
+from leafe_verl.plugin.rollout.task_loop import TaskLoop
+from leafe_verl.plugin.training.leafe_trainer import CollectingTrainer
 
 
 class AnswerAsCall(ToolParser):

@@ -10,7 +10,7 @@ import transfer_queue as tq
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 
-from leafe_verl.plugin.training.trainer import LeafeTrainer
+from leafe_verl.plugin.training.leafe_trainer import LeafeTrainer
 
 
 @register_trainer("leafe_probe")

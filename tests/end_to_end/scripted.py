@@ -12,7 +12,7 @@ from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.workers.rollout.replica import TokenOutput
 
 from end_to_end.tiny_model import END, LETTERS
-from leafe_verl.plugin.training.trainer import LeafeTrainer
+from leafe_verl.plugin.training.leafe_trainer import LeafeTrainer
 
 
 class ScriptedClient:

@@ -20,7 +20,8 @@ from verl.utils import tensordict_utils as tu
 from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig, TrainingWorkerConfig
 
 from leafe_verl.plugin.cpu.platform import prepare_engine
-from leafe_verl.plugin.training.sft_worker import SHARE, TERM, WEIGHTS, SFTTrainingWorker, distillation_loss
+from leafe_verl.plugin.training.sft_worker import SFTTrainingWorker, distillation_loss
+from leafe_verl.plugin.wire import TERM, DistillationInfo
 
 NUM_EXAMPLES = 8
 MODEL = {
@@ -56,8 +57,8 @@ def examples() -> list[Row]:
     return rows
 
 
-def batch(rows: list[Row], **plain: Any) -> TensorDict:
-    """What verl's worker gets of a mini-batch; `plain` goes with it."""
+def batch(rows: list[Row], *, share_prefixes: bool = False, **plain: Any) -> TensorDict:
+    """Return a mini-batch as verl's worker gets it. `plain` are entries that are no tensors."""
     prompts, responses, masks, terms = map(list, zip(*rows, strict=True))
     whole = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
     data = TensorDict(
@@ -72,7 +73,8 @@ def batch(rows: list[Row], **plain: Any) -> TensorDict:
         },
         batch_size=len(rows),
     )
-    return tu.assign_non_tensor(data, temperature=1.0, **{WEIGHTS: {"rehearsal": 0.5, "counterfactual": 1.0}}, **plain)
+    info = DistillationInfo({"rehearsal": 0.5, "counterfactual": 1.0}, updates=100, share_prefixes=share_prefixes)
+    return tu.assign_non_tensor(data, temperature=1.0, **info.to_extra_info(), **plain)
 
 
 def worker(
@@ -107,7 +109,7 @@ def main() -> None:
         engine={"strategy": options.strategy, "use_orig_params": options.strategy == "fsdp"},
     )
     rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    data = batch(examples()[rank::ranks], mini_batch_size=NUM_EXAMPLES, **{SHARE: options.share_prefixes})
+    data = batch(examples()[rank::ranks], share_prefixes=options.share_prefixes, mini_batch_size=NUM_EXAMPLES)
     metrics = tu.get(built.train_mini_batch(data.to(built.device_name)), "metrics")
     norms = [getattr(p, "full_tensor", p.detach)().float().norm().item() for p in built.engine.module.parameters()]
     if rank == 0:

@@ -39,7 +39,7 @@ def test_shared_prefixes_on_cuda_equal_one_by_one_in_float32(tmp_path, strategy)
 def test_flash_attention_sees_what_the_masks_allow(monkeypatch):
     pytest.importorskip("flash_attn", reason="flash-attn is not installed: pip install 'leafe-verl[gpu]'")
     tree = merge([(1, 2, 3, 4, 5), (1, 2, 6), (1, 2, 6, 7, 8), (9, 10)])
-    reach = prefix_attention.inputs_of(tree.parents, "cuda").reach
+    layout = prefix_attention.tree_inputs(tree.parents, "cuda").layout
     torch.manual_seed(0)
     heads = {"query": 4, "key": 2, "value": 2}
     states = {
@@ -50,7 +50,7 @@ def test_flash_attention_sees_what_the_masks_allow(monkeypatch):
     for flash in (True, False):
         monkeypatch.setattr(prefix_attention, "is_flash_attn_2_available", lambda flash=flash: flash)
         module = SimpleNamespace(num_key_value_groups=2)
-        output, _ = prefix_attention.attend(module, **states, attention_mask=None, reach=reach, scaling=0.125)
+        output, _ = prefix_attention.attend(module, **states, attention_mask=None, layout=layout, scaling=0.125)
         found.append([output, *torch.autograd.grad(output.float().square().sum(), [*states.values()])])
     for with_flash, without in zip(*found, strict=True):
         torch.testing.assert_close(with_flash, without, atol=3e-2, rtol=3e-2)

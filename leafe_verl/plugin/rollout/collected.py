@@ -43,18 +43,6 @@ class CollectedTrees:
             ) from error
 
 
-_opening = threading.Lock()
-_opened: dict[str, CollectedTrees] = {}
-
-
-def collected_trees(store: str) -> CollectedTrees:
-    """This process's view of a store; the first of several threads reads its index."""
-    with _opening:
-        if store not in _opened:
-            _opened[store] = CollectedTrees(Path(store))
-        return _opened[store]
-
-
 @functools.cache
 def fingerprint(chat_template: str, vocabulary_size: int) -> str:
     """What two tokenizers differ in, short: stores of one fingerprint hold token ids of one kind."""

@@ -1,8 +1,7 @@
-"""Evaluating with verl: what a store (evaluation/attempts.py) still lacks is played, and every attempt kept there."""
+"""Agent loops and the data set of `leafe-verl evaluate`: play what a store still lacks, and keep every attempt."""
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,14 @@ from omegaconf import DictConfig
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput, register
 
 from leafe_verl.core import Example, ExplorationTree
-from leafe_verl.evaluation.attempts import AttemptWriter, missing_attempts, read_records, record_of
-from leafe_verl.plugin.rollout.agent_loops import EpisodeLoop, ExploreLoop, TaskLoop
+from leafe_verl.evaluation.attempts import missing_attempts, read_records, record_of
 from leafe_verl.plugin.rollout.dataset import TaskDataset, task_of
+from leafe_verl.plugin.rollout.episode_loops import EpisodeLoop
+from leafe_verl.plugin.rollout.explore_loops import ExploreLoop
+from leafe_verl.plugin.rollout.task_loop import TaskLoop
 
 RECORD = "record_"
-"""Before a loop's name: the loop that also keeps what it played."""
+"""Prefix of a loop's name. The loop of that name also keeps what it played."""
 
 
 def validation_loop(evaluation: DictConfig) -> str:
@@ -24,22 +25,17 @@ def validation_loop(evaluation: DictConfig) -> str:
     return f"{RECORD}{evaluation.loop}" if evaluation.store else str(evaluation.loop)
 
 
-@functools.cache
-def writer(store: str) -> AttemptWriter:
-    """This process's own file in the store."""
-    return AttemptWriter(Path(store))
-
-
 class RecordingLoop(TaskLoop):
-    """Before a loop in the order of inheritance: keeps its tree, and spares verl the tokens."""
+    """Mixin to put before a loop: it keeps the loop's tree, and verl gets no tokens."""
 
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> list[AgentLoopOutput]:
-        """Return one empty output, also for an unscored attempt: the store says what became of it."""
+        """Return one empty output, for unscored attempts too: the store says what became of them."""
         await super().run(sampling_params, **kwargs)
         return [self._acknowledgement()]
 
     def finished(self, tree: ExplorationTree, examples: list[Example]) -> None:
-        writer(self.settings.evaluation.store).append(record_of(tree, examples, self.settings.seed))
+        writer = self.worker.attempt_writer(self.settings.evaluation.store)
+        writer.append(record_of(tree, examples, self.settings.seed))
 
     def _acknowledgement(self) -> AgentLoopOutput:
         token = self.tokenizer.eos_token_id
@@ -57,22 +53,22 @@ class RecordingLoop(TaskLoop):
 
 @register(f"{RECORD}episode")
 class RecordedEpisodeLoop(RecordingLoop, EpisodeLoop):
-    """Plain attempts, kept."""
+    """Plays plain attempts and keeps them."""
 
 
 @register(f"{RECORD}explore")
 class RecordedExploreLoop(RecordingLoop, ExploreLoop):
-    """Exploration trees, kept."""
+    """Grows exploration trees and keeps them."""
 
 
 class EvaluationDataset(TaskDataset):
-    """The tasks that lack scored attempts in `data.store`, each with as many as it lacks of `data.attempts`."""
+    """The tasks that lack scored attempts in `data.store`, each with the number that it lacks of `data.attempts`."""
 
     def _read_files_and_tokenize(self) -> None:
         super()._read_files_and_tokenize()
         rows = {task_of(row["extra_info"]).key: row for row in self.dataframe}
         missing = missing_attempts(read_records(Path(self.config.store)), rows, self.config.attempts)
-        # A row's own number of attempts goes before val_kwargs.n: verl, trainer_base.py and agent_loop_tq.py.
+        # verl prefers a row's own number of attempts to val_kwargs.n (trainer_base.py, agent_loop_tq.py).
         self.dataframe = datasets.Dataset.from_list(
             [rows[key] | {"__rollout_n__": number} for key, number in missing.items()]
         )

@@ -21,8 +21,10 @@ from verl.utils.tensordict_utils import index_select_tensor_dict
 
 from leafe_verl.core.statistics import total
 from leafe_verl.environments.simulator import processes_lost
-from leafe_verl.plugin.rollout.agent_loops import EXPLORE, REPLAY, stop_signal
 from leafe_verl.plugin.rollout.evaluation import validation_loop
+from leafe_verl.plugin.rollout.explore_loops import EXPLORE, REPLAY
+from leafe_verl.plugin.rollout.task_loop import warn_once_of_model_types
+from leafe_verl.plugin.rollout.worker_state import WorkerState
 from leafe_verl.sandbox import sandboxes_lost
 
 logger = logging.getLogger(__name__)
@@ -66,6 +68,9 @@ class RolloutWorker(_WorkerTQ):  # type: ignore[misc, valid-type]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._ended = asyncio.Event()
+        self._state = WorkerState()
+        self.llm_client.worker_state = self._state  # verl hands the client to each loop
+        warn_once_of_model_types()
 
     async def _run_prompt(self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool = False) -> None:
         if trajectory["validate"]:
@@ -88,7 +93,7 @@ class RolloutWorker(_WorkerTQ):  # type: ignore[misc, valid-type]
 
     async def stop_exploring(self, step: int) -> None:
         """Cut short the trees of a training step that waits for them no longer."""
-        stop_signal(step).set()
+        self._state.stop_signal(step).set()
 
 
 class RolloutManager(AgentLoopManagerTQ):

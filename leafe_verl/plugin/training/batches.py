@@ -12,7 +12,7 @@ from leafe_verl.plugin.training.prefix_tree import cut_into, merged_length
 
 
 @dataclass(frozen=True)
-class Row:
+class ExampleRow:
     """An example, as a record of TransferQueue."""
 
     key: str
@@ -25,10 +25,10 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchLayout:
     """Rows of every mini-batch and rank."""
 
-    cells: tuple[tuple[tuple[Row, ...], ...], ...]
+    cells: tuple[tuple[tuple[ExampleRow, ...], ...], ...]
     """By mini-batch, then by rank."""
 
     def rows_per_cell(self, multiple: int = 1) -> int:
@@ -52,7 +52,7 @@ class Plan:
         return sum(map(max, tokens)) * len(tokens[0]) / sum(map(sum, tokens))
 
 
-def plan(rows: Sequence[Row], *, mini_batches: int, ranks: int, draw: random.Random | None) -> Plan:
+def lay_out(rows: Sequence[ExampleRow], *, mini_batches: int, ranks: int, draw: random.Random | None) -> BatchLayout:
     """Divide rows, given tree by tree and in depth-first order, into mini-batches, and each of them over the ranks.
 
     Mini-batches have equal numbers of examples, or one fewer, of trees in an order drawn by `draw` (None: as given).
@@ -64,15 +64,15 @@ def plan(rows: Sequence[Row], *, mini_batches: int, ranks: int, draw: random.Ran
         draw.shuffle(trees)
     ordered = list(itertools.chain(*trees))
     bounds = [len(ordered) * i // mini_batches for i in range(mini_batches + 1)]
-    return Plan(tuple(_over_ranks(ordered[begin:end], ranks) for begin, end in itertools.pairwise(bounds)))
+    return BatchLayout(tuple(_over_ranks(ordered[begin:end], ranks) for begin, end in itertools.pairwise(bounds)))
 
 
-def _over_ranks(rows: Sequence[Row], ranks: int) -> tuple[tuple[Row, ...], ...]:
+def _over_ranks(rows: Sequence[ExampleRow], ranks: int) -> tuple[tuple[ExampleRow, ...], ...]:
     pieces = cut_into([row.length for row in rows], [row.shared for row in rows], ranks)
     return tuple(tuple(rows[piece.start : piece.stop]) for piece in pieces)
 
 
-def _tokens(rows: Sequence[Row]) -> int:
+def _tokens(rows: Sequence[ExampleRow]) -> int:
     return merged_length([row.length for row in rows], [row.shared for row in rows], range(len(rows)))
 
 

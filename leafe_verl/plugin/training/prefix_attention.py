@@ -1,4 +1,5 @@
-"""Attention over a prefix tree, as one of transformers' attention functions: a token sees what it follows, no sibling.
+"""Attention over a prefix tree, as one of transformers' attention functions. A token sees the tokens that it follows,
+and no sibling.
 
 Each segment of the tree attends to the tokens before it and to itself, whose keys and values are gathered; nothing is
 computed that a mask would then throw away. flash-attention takes all segments in one call, where it is installed and
@@ -17,46 +18,46 @@ from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils import is_flash_attn_2_available
 
-from leafe_verl.plugin.training.prefix_tree import segments_of
+from leafe_verl.plugin.training.prefix_tree import split_segments
 
 NAME = "leafe_prefix_tree"
-"""Under which transformers knows `attend`."""
+"""Name of `attend` in transformers' registry of attention functions."""
 OFF = "leafe.distillation.share_prefixes=false trains one by one"
 
 
 class SegmentLayout(NamedTuple):
-    """What each segment of a prefix tree attends to. Segments are in the order of the tree's tokens."""
+    """What each segment of a prefix tree attends to. Segments stand in the order of the tree's tokens."""
 
     places: torch.Tensor
-    """(keys,): for each segment the places of what it follows and of itself, one segment after another."""
+    """(keys,): for each segment in turn, the positions of the tokens that it follows and of its own."""
     queries: list[int]
-    """Tokens of each segment."""
+    """Number of tokens of each segment."""
     keys: list[int]
-    """Tokens that its last one sees."""
+    """For each segment, the number of tokens that its last token sees."""
     masks: list[torch.Tensor | None]
-    """(queries, keys) of each segment, true where a token is seen; None where that is plainly causal."""
+    """For each segment, (queries, keys), true where a token is seen; None where plain causal attention does."""
 
 
 class PrefixTreeInputs(NamedTuple):
     position_ids: torch.Tensor
-    """(tokens,): how many tokens each follows."""
-    reach: SegmentLayout
+    """(tokens,): the number of tokens that each token follows."""
+    layout: SegmentLayout
 
 
-def inputs_of(parents: Sequence[int], device: torch.device | str) -> PrefixTreeInputs:
-    """Return what a model needs beside the token ids of a prefix tree, given as in `PrefixTree.parents`."""
-    segments = segments_of(parents)
+def tree_inputs(parents: Sequence[int], device: torch.device | str) -> PrefixTreeInputs:
+    """Return the inputs that a model needs beside the token ids of a prefix tree. `parents` is `PrefixTree.parents`."""
+    segments = split_segments(parents)
     positions = [range(len(s.before), len(s.before) + s.end - s.begin) for s in segments]
     places = [place for s in segments for place in itertools.chain(s.before, range(s.begin, s.end))]
     queries = [s.end - s.begin for s in segments]
     keys = [len(s.before) + s.end - s.begin for s in segments]
-    reach = SegmentLayout(
+    layout = SegmentLayout(
         places=torch.tensor(places, device=device),
         queries=queries,
         keys=keys,
         masks=[None if k == q else _seen(q, k, device) for q, k in zip(queries, keys, strict=True)],
     )
-    return PrefixTreeInputs(torch.tensor([*itertools.chain(*positions)], device=device), reach)
+    return PrefixTreeInputs(torch.tensor([*itertools.chain(*positions)], device=device), layout)
 
 
 def _seen(queries: int, keys: int, device: torch.device | str) -> torch.Tensor:
@@ -70,7 +71,7 @@ def attend(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    reach: SegmentLayout,
+    layout: SegmentLayout,
     scaling: float | None = None,
     dropout: float = 0.0,
     **kwargs: Any,
@@ -79,7 +80,7 @@ def attend(
 
     Args:
         query: (1, heads, tokens, head size); `key` and `value` the same with their own number of heads.
-        reach: What each segment sees.
+        layout: What each segment sees.
 
     Returns:
         (1, tokens, heads, head size), and no attention weights.
@@ -89,14 +90,14 @@ def attend(
     """
     if unknown := [name for name in ("sliding_window", "s_aux", "softcap") if kwargs.get(name) is not None]:
         raise NotImplementedError(f"prefixes cannot be shared with attention that has {', '.join(unknown)}; {OFF}")
-    key, value = key.index_select(2, reach.places), value.index_select(2, reach.places)
+    key, value = key.index_select(2, layout.places), value.index_select(2, layout.places)
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and is_flash_attn_2_available():
-        return _flash(query, key, value, reach, scaling, dropout), None
+        return _flash(query, key, value, layout, scaling, dropout), None
     pieces = zip(
-        query.split(reach.queries, dim=2),
-        key.split(reach.keys, dim=2),
-        value.split(reach.keys, dim=2),
-        reach.masks,
+        query.split(layout.queries, dim=2),
+        key.split(layout.keys, dim=2),
+        value.split(layout.keys, dim=2),
+        layout.masks,
         strict=True,
     )
     outputs = [
@@ -110,11 +111,11 @@ def _flash(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    reach: SegmentLayout,
+    layout: SegmentLayout,
     scaling: float | None,
     dropout: float,
 ) -> torch.Tensor:
-    """One call for all segments: with fewer queries than keys, `causal` aligns the last query with the last key."""
+    """Compute all segments in one call. With fewer queries than keys, `causal` aligns the last of both."""
     from flash_attn import flash_attn_varlen_func
 
     def cumulative(lengths: list[int]) -> torch.Tensor:
@@ -122,10 +123,10 @@ def _flash(
 
     output = flash_attn_varlen_func(
         *(states.squeeze(0).transpose(0, 1) for states in (query, key, value)),
-        cumulative(reach.queries),
-        cumulative(reach.keys),
-        max(reach.queries),
-        max(reach.keys),
+        cumulative(layout.queries),
+        cumulative(layout.keys),
+        max(layout.queries),
+        max(layout.keys),
         dropout_p=dropout,
         softmax_scale=scaling,
         causal=True,
@@ -138,7 +139,7 @@ AttentionInterface.register(NAME, attend)
 
 @contextmanager
 def attending_within_trees(config: PretrainedConfig) -> Iterator[None]:
-    """Let the model of `config` attend by `attend`, which is then to be given `reach` with its inputs."""
+    """Make the model of `config` use `attend`, which then expects `layout` among the model's inputs."""
     usual = config._attn_implementation
     config._attn_implementation = NAME
     try:
@@ -147,8 +148,8 @@ def attending_within_trees(config: PretrainedConfig) -> Iterator[None]:
         config._attn_implementation = usual
 
 
-def obstacle(model: PreTrainedModel) -> str | None:
-    """Return why a model cannot be given prefix trees; None if it can."""
+def unsupported_reason(model: PreTrainedModel) -> str | None:
+    """Return why a model cannot train on prefix trees; None if it can."""
     config = model.config
     layers = set(getattr(config, "layer_types", None) or ["full_attention"])
     if not model._supports_attention_backend or not model._supports_sdpa:

@@ -1,4 +1,4 @@
-"""A mini-batch's examples as prefix trees: one row, and so one micro-batch, for each tree.
+"""The examples of a mini-batch as prefix trees. Each tree is one row, and so one micro-batch.
 
 examples (rows of TransferQueue)  ─►  depth-first order  ─►  balanced pieces  ─►  trees (rows of the engine)
 """
@@ -13,34 +13,26 @@ from tensordict import NonTensorData, TensorDict
 
 from leafe_verl.core.shared_prefix import sort_by_shared_prefix
 from leafe_verl.plugin.training.prefix_tree import merge
-
-TERM = "leafe_term"
-"""Field of a batch, shape (rows,): which term of the loss an example belongs to."""
-PARENTS = "leafe_parents"
-"""Field of a row that is a prefix tree, nested, (rows, tokens): `PrefixTree.parents`."""
-TARGETS = "leafe_targets"
-"""Field of a row that is a prefix tree, nested, (rows, tokens, terms): examples of each term that train the token."""
-MERGED = "leafe_merged"
-"""Field of a row that is a prefix tree, shape (rows,): tokens of its examples one by one."""
+from leafe_verl.plugin.wire import MERGED, PARENTS, TARGETS, TERM
 
 
 @dataclass(frozen=True)
 class TrainedExample:
-    """An example up to its last trained token: nothing after it reaches the loss."""
+    """An example up to its last trained token. Nothing after that token reaches the loss."""
 
     token_ids: tuple[int, ...]
     trained: tuple[int, ...]
-    """Places of the trained tokens."""
+    """Positions of the trained tokens in `token_ids`."""
     term: int
     length: int
-    """Tokens of the whole example."""
+    """Number of tokens of the whole example."""
 
 
 def trained_examples(data: TensorDict) -> list[TrainedExample]:
-    """Return the rows of a batch in which anything is trained: rows of padding are none.
+    """Return the rows of a batch that train anything. Rows of padding do not.
 
     Args:
-        data: `input_ids` and `response_mask`, nested, with the mask of the last tokens of each row, and `leafe_term`.
+        data: `input_ids` and `response_mask`, both nested, where the mask covers the last tokens of each row; `TERM`.
     """
     found = []
     rows = zip(data["input_ids"].unbind(), data["response_mask"].unbind(), data[TERM].reshape(-1), strict=True)
@@ -54,15 +46,17 @@ def trained_examples(data: TensorDict) -> list[TrainedExample]:
 
 
 def in_shared_prefix_order(examples: Sequence[TrainedExample]) -> tuple[list[TrainedExample], list[int]]:
-    """Return examples so that those that begin alike are adjacent, and what each shares with the one before it."""
+    """Order examples so that those that begin alike are adjacent. Also return how many leading tokens each shares with
+    the one before it."""
     order = sort_by_shared_prefix([example.token_ids for example in examples])
     return [examples[index] for index, _ in order], [shared for _, shared in order]
 
 
 def tree_batch(pieces: Iterable[Sequence[TrainedExample]], terms: int, data: TensorDict) -> TensorDict:
-    """Merge each piece into a row; what `data` holds beside tensors stays.
+    """Merge each piece into one row. The entries of `data` that are no tensors are kept.
 
-    A piece without examples is a row of one token that trains nothing, since FSDP's ranks compute in step.
+    A piece without examples becomes a row of one token that trains nothing, because FSDP needs every rank to take
+    part in each forward and backward pass.
     """
     rows = [_row(piece, terms) for piece in pieces]
     fields = {

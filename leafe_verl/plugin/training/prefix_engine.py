@@ -1,4 +1,4 @@
-"""verl's FSDP engine, able to train on prefix trees: logits are computed where the loss is, and nowhere else."""
+"""verl's FSDP engine, able to train on prefix trees. It computes logits only for trained tokens."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from verl.utils.torch_functional import logprobs_from_logits
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
-from leafe_verl.plugin.training.prefix_attention import attending_within_trees, inputs_of, obstacle
-from leafe_verl.plugin.training.prefix_batch import PARENTS
+from leafe_verl.plugin.training.prefix_attention import attending_within_trees, tree_inputs, unsupported_reason
+from leafe_verl.plugin.wire import PARENTS
 
 MODEL_TYPE = "language_model_of_prefix_trees"
-"""Under which verl's registry knows this engine."""
+"""Name of this engine in verl's registry."""
 BACKENDS, DEVICES = ["fsdp", "fsdp2"], ["cpu", "cuda"]
 
 
 @EngineRegistry.register(model_type=MODEL_TYPE, backend=BACKENDS, device=DEVICES)
 class PrefixTreeEngine(FSDPEngineWithLMHead):
-    """A batch with `PARENTS` is of prefix trees, one row a micro-batch; any other is computed as verl does."""
+    """Computes batches that have `PARENTS` as prefix trees, one row a micro-batch, and all others as verl does."""
 
-    obstacle: str | None = None
-    """Why this model, or its configuration, cannot be given prefix trees; None if it can."""
+    unsupported_reason: str | None = None
+    """Why this model or its configuration cannot train on prefix trees; None if it can."""
 
     def __init__(self, model_config: Any, *args: Any, **kwargs: Any) -> None:
-        # The registry's name has done its work; what is built from here on is the usual language model.
+        # The registry has chosen this engine by the name; verl builds the usual language model from here on.
         model_config.model_type = "language_model"
         super().__init__(model_config, *args, **kwargs)
 
     def _build_module(self) -> PreTrainedModel:
         module = super()._build_module()
         self._tree_config = module.config
-        self.obstacle = self._configured_obstacle() or obstacle(module)
-        if self.obstacle is None and "logits_to_keep" not in inspect.signature(module.forward).parameters:
-            self.obstacle = f"{type(module).__name__} computes logits of all tokens or none"
+        self.unsupported_reason = self._unsupported_setting() or unsupported_reason(module)
+        if self.unsupported_reason is None and "logits_to_keep" not in inspect.signature(module.forward).parameters:
+            self.unsupported_reason = f"{type(module).__name__} computes logits of all tokens or none"
         return module
 
-    def _configured_obstacle(self) -> str | None:
+    def _unsupported_setting(self) -> str | None:
         if self.use_ulysses_sp:
             return "actor_rollout_ref.actor.ulysses_sequence_parallel_size is above 1"
         if self.model_config.use_fused_kernels:
@@ -51,30 +51,30 @@ class PrefixTreeEngine(FSDPEngineWithLMHead):
     def forward_backward_batch(self, data: TensorDict, loss_function: Callable, forward_only: bool = False) -> Any:
         if PARENTS not in data:
             return super().forward_backward_batch(data, loss_function, forward_only)
-        with attending_within_trees(self._tree_config):  # in the backward pass too, where checkpointing computes again
+        with attending_within_trees(self._tree_config):  # the backward pass too: checkpointing recomputes
             return super().forward_backward_batch(data, loss_function, forward_only)
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:
         if PARENTS not in micro_batch:
             return super().prepare_model_inputs(micro_batch)
         token_ids, parents = micro_batch["input_ids"].values(), micro_batch[PARENTS].values()
-        inputs = inputs_of(parents.tolist(), token_ids.device)
+        inputs = tree_inputs(parents.tolist(), token_ids.device)
         targets = micro_batch["loss_mask"].values().nonzero().reshape(-1)
-        if not len(targets):  # a row that trains nothing still takes part in the backward pass of all ranks
+        if not len(targets):  # a row that trains nothing must still take part in the backward pass
             targets = targets.new_zeros(1)
         model_inputs = {
             "input_ids": token_ids.unsqueeze(0),
             "attention_mask": None,
             "position_ids": inputs.position_ids.unsqueeze(0),
             "logits_to_keep": parents[targets].clamp(min=0),
-            "reach": inputs.reach,
+            "layout": inputs.layout,
         }
         return model_inputs, {"targets": targets}
 
     def prepare_model_outputs(
         self, output: Any, output_args: dict[str, Any], micro_batch: TensorDict, logits_processor_func: Any
     ) -> dict[str, torch.Tensor]:
-        """Return `log_probs`, nested, (rows, tokens): of each trained token after those it follows, elsewhere zero."""
+        """Return `log_probs`, nested, (rows, tokens): zero for tokens that are not trained."""
         if PARENTS not in micro_batch:
             return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
         token_ids, targets = micro_batch["input_ids"], output_args["targets"]

@@ -51,7 +51,7 @@ def merge(sequences: Sequence[tuple[int, ...]]) -> PrefixTree:
     return PrefixTree(tuple(token_ids), tuple(parents), tuple(paths))
 
 
-def segments_of(parents: Sequence[int]) -> list[Segment]:
+def split_segments(parents: Sequence[int]) -> list[Segment]:
     """Split a prefix tree, given as in `PrefixTree.parents`, where a token does not follow the one beside it."""
     begins = [place for place, parent in enumerate(parents) if place == 0 or parent != place - 1]
     found: list[Segment] = []

@@ -20,28 +20,20 @@ from verl.workers.utils.padding import no_padding_2_padding
 
 from leafe_verl.plugin.cpu.platform import prepare_engine
 from leafe_verl.plugin.training.prefix_attention import OFF
-from leafe_verl.plugin.training.prefix_batch import (
+from leafe_verl.plugin.training.prefix_batch import in_shared_prefix_order, trained_examples, tree_batch
+from leafe_verl.plugin.training.prefix_engine import BACKENDS, DEVICES, MODEL_TYPE, PrefixTreeEngine
+from leafe_verl.plugin.training.prefix_tree import cut_at, cut_into
+from leafe_verl.plugin.wire import (
     MERGED,
     PARENTS,
     TARGETS,
     TERM,
-    in_shared_prefix_order,
-    trained_examples,
-    tree_batch,
+    DistillationInfo,
+    get_term_tokens,
+    set_term_tokens,
 )
-from leafe_verl.plugin.training.prefix_engine import BACKENDS, DEVICES, MODEL_TYPE, PrefixTreeEngine
-from leafe_verl.plugin.training.prefix_tree import cut_at, cut_into
 
 logger = logging.getLogger(__name__)
-
-WEIGHTS = "leafe_weights"
-"""Terms of the loss with their weights, as in {"counterfactual": 1.0, "rehearsal": beta}."""
-TOKENS = "leafe_tokens"
-"""Trained tokens of each term in the mini-batch, over all ranks, in the order of WEIGHTS."""
-UPDATES = "leafe_updates"
-"""Optimiser steps of the whole distillation, for the progress bar."""
-SHARE = "leafe_share_prefixes"
-"""Whether examples that begin alike are merged; see prefix_batch.py."""
 
 
 def distillation_loss(
@@ -52,15 +44,14 @@ def distillation_loss(
     Args:
         model_output: `log_probs`, nested, (rows, tokens), of examples or of prefix trees.
         data: A micro-batch of examples, with `prompts`, `responses` and `response_mask` (nested; the mask is 1 where
-            the loss is computed) and `leafe_term` (rows,), or of prefix trees (prefix_batch.py); and the mini-batch's
-            `leafe_weights`, `leafe_tokens` and `dp_size`.
+            the loss is computed) and `TERM` (rows,), or of prefix trees (prefix_batch.py); and the mini-batch's
+            DistillationInfo, term tokens and `dp_size`.
 
     Returns:
         This micro-batch's share of the loss times `dp_size` (FSDP averages gradients over ranks), and metrics whose
         sum over micro-batches and mean over ranks are the terms and numbers of tokens.
     """
-    weights: dict[str, float] = tu.get_non_tensor_data(data, WEIGHTS, None)
-    tokens: tuple[float, ...] = tu.get_non_tensor_data(data, TOKENS, None)
+    weights, tokens = DistillationInfo.from_batch(data).weights, get_term_tokens(data)
     sums = _tree_sums(model_output, data) if PARENTS in data else _example_sums(model_output, data, len(weights))
     terms = {
         name: part * data["dp_size"] / max(number, 1) for name, part, number in zip(weights, sums, tokens, strict=True)
@@ -72,8 +63,8 @@ def distillation_loss(
 
 
 def _example_sums(model_output: dict[str, torch.Tensor], data: TensorDict, terms: int) -> torch.Tensor:
-    """-log p of the trained tokens, summed for each term."""
-    # The engine autocasts to bfloat16; at a loss near 10 that resolves 0.06, so sums are taken in float32.
+    """Return the sum of -log p over the trained tokens of each term, shape (terms,)."""
+    # The engine autocasts to bfloat16, which resolves only 0.06 near a loss of 10, so the sums are taken in float32.
     log_probs = no_padding_2_padding(model_output["log_probs"], data).float()
     mask = torch.nested.to_padded_tensor(data["response_mask"], 0.0).float()
     nll = -(log_probs * mask).sum(dim=1)
@@ -87,7 +78,7 @@ def _tree_sums(model_output: dict[str, torch.Tensor], data: TensorDict) -> torch
 
 
 def _token_counts(data: TensorDict) -> dict[str, int]:
-    """Tokens of the examples one by one, tokens that the model computes, and those of them that are padding."""
+    """Count the tokens of the examples one by one, the tokens that the model computes, and those that are padding."""
     lengths = data["input_ids"].offsets().diff()
     computed = int(lengths.sum())
     if PARENTS in data:
@@ -101,10 +92,8 @@ def _token_counts(data: TensorDict) -> dict[str, int]:
 
 
 class SFTTrainingWorker(TrainingWorker):
-    """verl's training worker, for mini-batches of examples.
-
-    Before every optimiser step it counts each term's tokens over all ranks, and merges examples that begin alike.
-    """
+    """verl's training worker with two additions before each optimiser step: it counts the tokens of each loss term over
+    all ranks, and it merges examples that begin alike."""
 
     _bar: tqdm | None = None
     _warned = False
@@ -117,40 +106,42 @@ class SFTTrainingWorker(TrainingWorker):
     def train_batch(self, data: TensorDict) -> TensorDict:
         tokens = torch.stack([row.sum() for row in data["response_mask"].unbind()]).float()
         terms = data[TERM].reshape(-1).long().to(tokens.device)
-        sums = torch.zeros(len(tu.get_non_tensor_data(data, WEIGHTS, None)), device=tokens.device)
+        info = DistillationInfo.from_batch(data)
+        sums = torch.zeros(len(info.weights), device=tokens.device)
         sums = sums.index_add(0, terms, tokens).to(self.device_name)
         torch.distributed.all_reduce(sums, group=self.engine.get_data_parallel_group())
-        tu.assign_non_tensor(data, **{TOKENS: tuple(sums.tolist())})
-        output = super().train_batch(self._merged(data) if self._shares(data) else data)
+        set_term_tokens(data, tuple(sums.tolist()))
+        merges = info.share_prefixes and self._can_share()
+        output = super().train_batch(self._merged(data, len(info.weights)) if merges else data)
         if self.rank == 0:
-            self._show_progress(tu.get_non_tensor_data(data, UPDATES, None))
+            self._show_progress(info.updates)
         return output
 
-    def _shares(self, data: TensorDict) -> bool:
-        if not tu.get_non_tensor_data(data, SHARE, False):
-            return False
-        ours = isinstance(self.engine, PrefixTreeEngine)
-        obstacle = self.engine.obstacle if ours else f"the engine is a {type(self.engine).__name__}"
-        if obstacle and self.rank == 0 and not self._warned:
-            logger.warning("prefixes are not shared, examples are trained on one by one: %s; %s", obstacle, OFF)
+    def _can_share(self) -> bool:
+        """Return whether the engine can train on prefix trees; warn once where it cannot."""
+        reason: str | None = f"the engine is a {type(self.engine).__name__}"
+        if isinstance(self.engine, PrefixTreeEngine):
+            reason = self.engine.unsupported_reason
+        if reason and self.rank == 0 and not self._warned:
+            logger.warning("prefixes are not shared, examples are trained on one by one: %s; %s", reason, OFF)
             self._warned = True
-        return obstacle is None
+        return reason is None
 
-    def _merged(self, data: TensorDict) -> TensorDict:
-        """The examples as prefix trees: as many, of about one size, on every rank."""
+    def _merged(self, data: TensorDict, terms: int) -> TensorDict:
+        """Return the examples as prefix trees, on every rank the same number of them, of about the same size."""
         examples, shared = in_shared_prefix_order(trained_examples(data))
         lengths = [len(example.token_ids) for example in examples]
         parts = torch.tensor(self._num_trees(lengths, shared), device=self.device_name)
         group = self.engine.get_data_parallel_group()
         torch.distributed.all_reduce(parts, op=torch.distributed.ReduceOp.MAX, group=group)
         pieces = [examples[piece.start : piece.stop] for piece in cut_into(lengths, shared, int(parts))]
-        merged = tree_batch(pieces, len(tu.get_non_tensor_data(data, WEIGHTS, None)), data)
-        # verl would count the operations of examples one by one: no utilisation is better than a wrong one.
+        merged = tree_batch(pieces, terms, data)
+        # verl would count the FLOPs of examples one by one. Without token counts it reports no utilisation at all.
         plain = {"use_dynamic_bsz": False, "micro_batch_size_per_gpu": 1, "global_token_num": None}
         return tu.assign_non_tensor(merged, **plain)
 
     def _num_trees(self, lengths: list[int], shared: list[int]) -> int:
-        """Micro-batches that this rank needs."""
+        """Return how many micro-batches this rank needs."""
         config = self.engine_config
         if not config.use_dynamic_bsz:
             return max(math.ceil(len(lengths) / config.micro_batch_size_per_gpu), 1)
@@ -180,13 +171,13 @@ class PolicyWorker(ActorRolloutRefWorker):
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL, blocking=False)
     async def update_weights(self, global_steps: int | None = None, mode: str = "auto") -> Any:
-        # Asked for anew by its name: another server may have taken a dead one's place.
+        # Makes verl look the server up by its name again: another one may have replaced a dead one.
         self.rollout.server_handle = None
         return await super().update_weights(global_steps=global_steps, mode=mode)
 
 
 class SFTWorker(PolicyWorker):
-    """The SFT trainer role beside verl's PPO one: same engine, same vLLM, another loss."""
+    """The SFT trainer role. It has the engine and the vLLM of verl's PPO role, with another loss."""
 
     actor_worker_cls = SFTTrainingWorker
 

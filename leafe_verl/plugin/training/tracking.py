@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import DictConfig
 
+from leafe_verl.plugin.wire import TRACKERS
 from leafe_verl.trees.picture import Shape, draw_shape
 from leafe_verl.trees.telling import TellingBranch
 from leafe_verl.trees.text import visible
@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 TABLE = "leafe/branches"
 PICTURE = "leafe/tree"
-TRACKERS = {"wandb", "tensorboard"}
 _WRAPPER = textwrap.TextWrapper(width=100, expand_tabs=False, replace_whitespace=False, drop_whitespace=False)
 """TensorBoard itself wraps no line."""
 ENTITIES = str.maketrans({"`": "&#96;", "~": "&#126;", "\n": "&#10;"})
@@ -46,12 +45,6 @@ COLUMNS = (
     "improved",
     "whose experience",
 )
-
-
-def tracks_branches(config: DictConfig) -> bool:
-    """Whether a run has a tracker for them, and wants them."""
-    chosen = config.trainer.logger
-    return config.leafe.tracking.branches > 0 and bool(TRACKERS & ({chosen} if isinstance(chosen, str) else {*chosen}))
 
 
 def track(trackers: Mapping[str, Any], branches: Sequence[TellingBranch], step: int) -> None:

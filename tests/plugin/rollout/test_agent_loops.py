@@ -18,17 +18,12 @@ from verl import DataProto
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
 from fakes import TASK, ScriptedPolicy, World, experience_in, grow, observation_in, reflection
-from leafe_verl.core import Explorer, Settings
-from leafe_verl.plugin.rollout.agent_loops import (
-    COUNTS_FIELD,
-    KIND_FIELD,
-    ORIGIN_FIELD,
-    SHARED_FIELD,
-    UNKEPT,
-    EpisodeLoop,
-    ExploreLoop,
-)
+from leafe_verl.core import Explorer, Kind, Settings
 from leafe_verl.plugin.rollout.dataset import TASK_FIELD
+from leafe_verl.plugin.rollout.episode_loops import EpisodeLoop
+from leafe_verl.plugin.rollout.explore_loops import ExploreLoop
+from leafe_verl.plugin.rollout.worker_state import WorkerState
+from leafe_verl.plugin.wire import TREES_UNKEPT, ExampleRecord, TreeRecord, read_record
 
 
 def play(**settings):
@@ -52,7 +47,8 @@ def test_a_window_gives_an_output_for_each_prompt_that_begins_anew():
     outputs, policy = play(context={"window": 1})
     assert [output.response_mask.count(1) for output in outputs] == [4, 2]
     assert [tuple(output.prompt_ids) for output in outputs] == [policy.prompts[n].token_ids for n in (0, 2)]
-    assert [COUNTS_FIELD in output.extra_fields for output in outputs] == [False, True], "an attempt is counted once"
+    records = [read_record(output.extra_fields) for output in outputs]
+    assert [isinstance(record, TreeRecord) for record in records] == [False, True], "an attempt is counted once"
     assert {output.reward_score for output in outputs} == {3.0}
 
 
@@ -75,9 +71,10 @@ def test_a_tree_that_cannot_be_kept_is_counted_and_not_trained_on(tmp_path, capl
         {"trainer": {"experiment_name": "run"}, "actor_rollout_ref": {"model": {"path": "m"}}}
     )
     loop.explorer = lambda *_: Explorer(World(), policy, loop.settings)
+    loop.server_manager = SimpleNamespace(worker_state=WorkerState())
     row = {"extra_info": {TASK_FIELD: json.dumps(dataclasses.asdict(TASK))}, "global_steps": 1, "session_id": 0}
     (output,) = asyncio.run(loop.run({}, **row))
-    assert output.extra_fields[COUNTS_FIELD] == {UNKEPT: 1} and output.response_mask == [0]
+    assert read_record(output.extra_fields) == TreeRecord({TREES_UNKEPT: 1}) and output.response_mask == [0]
     assert "leafe.collection.store names the folder" in caplog.text
 
 
@@ -109,19 +106,19 @@ def taught(**distillation):
     loop.tokenizer = SimpleNamespace(eos_token_id=4)
     loop.config = OmegaConf.create({"trainer": {"logger": ["console"]}, "leafe": {"tracking": {"branches": 0}}})
     loop.settings = Settings.from_mapping({"distillation": {"rehearsal_share": 1.0, **distillation}})
-    return [record for record in loop.records(tree, None) if KIND_FIELD in record.extra_fields]
+    rows = [(row, read_record(row.extra_fields)) for row in loop.rows(tree, None)]
+    return [(row, record) for row, record in rows if isinstance(record, ExampleRecord)]
 
 
 @pytest.mark.parametrize("method, phases", [("leafe", [2]), ("early_experience", [2, 1])])
 def test_examples_of_a_phase_are_adjacent_where_they_begin_alike(method, phases):
-    records = taught(method=method)
-    observing = [record.extra_fields[KIND_FIELD] == "world_model" for record in records]
-    found = [[r for r, o in zip(records, observing, strict=True) if o == phase] for phase in (True, False)]
+    taught_rows = taught(method=method)
+    found = [[each for each in taught_rows if (each[1].kind is Kind.WORLD_MODEL) == phase] for phase in (True, False)]
     assert [len(phase) for phase in found if phase] == phases
     for phase in found:
-        assert [record.extra_fields[ORIGIN_FIELD] for record in phase] == [[TASK.key, 0, i] for i in range(len(phase))]
+        assert [record.origin for _, record in phase] == [(TASK.key, 0, i) for i in range(len(phase))]
         before: list[int] = []
-        for record in phase:
-            tokens, shared = record.prompt_ids + record.response_ids, record.extra_fields[SHARED_FIELD]
+        for row, record in phase:
+            tokens, shared = row.prompt_ids + row.response_ids, record.shared_tokens
             assert tokens[:shared] == before[:shared] and tokens[shared : shared + 1] != before[shared : shared + 1]
             before = tokens

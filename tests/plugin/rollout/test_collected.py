@@ -5,8 +5,8 @@ import threading
 import pytest
 
 from fakes import TASK, ScriptedPolicy, grow
-from leafe_verl.plugin.rollout import collected
-from leafe_verl.plugin.rollout.collected import CollectedTrees, collected_trees
+from leafe_verl.plugin.rollout.collected import CollectedTrees
+from leafe_verl.plugin.rollout.worker_state import WorkerState
 from leafe_verl.trees import Provenance
 
 
@@ -38,10 +38,9 @@ def test_a_disk_that_takes_nothing_is_named_with_its_setting(tmp_path, tree):
     assert TASK.key in str(raised.value)
 
 
-def test_threads_share_one_view_of_a_store(tmp_path, monkeypatch):
-    monkeypatch.setattr(collected, "_opened", {})
-    seen = []
-    threads = [threading.Thread(target=lambda: seen.append(collected_trees(str(tmp_path)))) for _ in range(8)]
+def test_threads_share_one_view_of_a_store(tmp_path):
+    state, seen = WorkerState(), []
+    threads = [threading.Thread(target=lambda: seen.append(state.collected_trees(str(tmp_path)))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -7,12 +7,12 @@ import random
 
 import pytest
 
-from leafe_verl.plugin.training.batches import MiniBatchOrder, Row, plan
+from leafe_verl.plugin.training.batches import ExampleRow, MiniBatchOrder, lay_out
 
 
 def tree(name, *rows):
     """Rows of (length, shared with the one before)."""
-    return [Row(f"{name}{i}", (name, 0), length, shared) for i, (length, shared) in enumerate(rows)]
+    return [ExampleRow(f"{name}{i}", (name, 0), length, shared) for i, (length, shared) in enumerate(rows)]
 
 
 def random_trees(seed):
@@ -32,7 +32,7 @@ def keys_of(layout):
 def test_every_example_is_once_in_mini_batches_of_equal_size(seed, ranks):
     rows = list(itertools.chain(*random_trees(seed)))
     mini_batches = -(-len(rows) // 4)
-    layout = plan(rows, mini_batches=mini_batches, ranks=ranks, draw=random.Random(seed))
+    layout = lay_out(rows, mini_batches=mini_batches, ranks=ranks, draw=random.Random(seed))
     assert sorted(row.key for row in itertools.chain(*itertools.chain(*layout.cells))) == sorted(r.key for r in rows)
     sizes = [sum(map(len, mini_batch)) for mini_batch in layout.cells]
     assert len(sizes) == mini_batches and max(sizes) <= 4 and max(sizes) - min(sizes) <= 1
@@ -43,33 +43,33 @@ def test_every_example_is_once_in_mini_batches_of_equal_size(seed, ranks):
 def test_the_order_is_drawn_by_trees(seed):
     trees = random_trees(seed)
     rows = list(itertools.chain(*trees))
-    drawn = plan(rows, mini_batches=1, ranks=1, draw=random.Random(seed)).cells[0][0]
+    drawn = lay_out(rows, mini_batches=1, ranks=1, draw=random.Random(seed)).cells[0][0]
     grouped = [list(group) for _, group in itertools.groupby(drawn, key=lambda row: row.tree)]
     assert sorted(grouped, key=lambda group: group[0].key) == trees
-    assert plan(rows, mini_batches=1, ranks=1, draw=None).cells[0][0] == tuple(rows)
+    assert lay_out(rows, mini_batches=1, ranks=1, draw=None).cells[0][0] == tuple(rows)
 
 
 def test_ranks_are_balanced_by_what_is_left_to_compute():
     # Four rows of 100 tokens share 90: 130 to compute. Alone they would weigh as much as all others together.
     deep, flat = tree("deep", (100, 0), (100, 90), (100, 90), (100, 90)), tree("flat", (65, 0), (65, 0))
-    layout = plan(deep + flat, mini_batches=1, ranks=2, draw=None)
+    layout = lay_out(deep + flat, mini_batches=1, ranks=2, draw=None)
     assert keys_of(layout) == [[["deep0", "deep1", "deep2", "deep3"], ["flat0", "flat1"]]]
     assert layout.imbalance == 1.0
 
 
 def test_a_tree_larger_than_a_rank_s_share_is_cut():
-    layout = plan(tree("t", *[(50, 0)] + [(50, 10)] * 3), mini_batches=1, ranks=2, draw=None)
+    layout = lay_out(tree("t", *[(50, 0)] + [(50, 10)] * 3), mini_batches=1, ranks=2, draw=None)
     assert keys_of(layout) == [[["t0", "t1"], ["t2", "t3"]]]
 
 
 def test_imbalance_is_the_busiest_rank_over_the_mean():
-    layout = plan(tree("t", (90, 0)) + tree("u", (30, 0)), mini_batches=1, ranks=2, draw=None)
+    layout = lay_out(tree("t", (90, 0)) + tree("u", (30, 0)), mini_batches=1, ranks=2, draw=None)
     assert layout.imbalance == pytest.approx(90 / 60)
 
 
 def test_cells_are_filled_up_rank_by_rank():
     rows = tree("a", (9, 0)) + tree("b", (3, 0), (3, 0), (3, 0)) + tree("c", (5, 0))
-    layout = plan(rows, mini_batches=1, ranks=2, draw=None)
+    layout = lay_out(rows, mini_batches=1, ranks=2, draw=None)
     assert keys_of(layout) == [[["a0", "b0"], ["b1", "b2", "c0"]]]
     size = layout.rows_per_cell(2)
     padding = [f"p{i}" for i in range(2 * size - len(rows))]
@@ -82,12 +82,12 @@ def test_cells_are_filled_up_rank_by_rank():
 
 def test_a_rank_s_mini_batches_follow_each_other():
     rows = tree("a", (5, 0)) + tree("b", (5, 0)) + tree("c", (5, 0)) + tree("d", (5, 0))
-    layout = plan(rows, mini_batches=2, ranks=2, draw=None)
+    layout = lay_out(rows, mini_batches=2, ranks=2, draw=None)
     assert layout.keys([]) == ["a0", "c0", "b0", "d0"]
 
 
 def test_fewer_examples_than_ranks_leave_ranks_without():
-    layout = plan(tree("a", (5, 0)), mini_batches=1, ranks=3, draw=None)
+    layout = lay_out(tree("a", (5, 0)), mini_batches=1, ranks=3, draw=None)
     assert keys_of(layout) == [[["a0"], [], []]]
     assert layout.keys(["p0", "p1"]) == ["a0", "p0", "p1"]
 

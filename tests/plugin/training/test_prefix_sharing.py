@@ -15,14 +15,8 @@ from verl.utils import tensordict_utils as tu
 from end_to_end.sft_update import batch, examples, worker
 from end_to_end.tiny_model import make_tiny_model
 from leafe_verl.plugin.cpu.platform import prepare_engine
-from leafe_verl.plugin.training.prefix_batch import (
-    PARENTS,
-    TARGETS,
-    in_shared_prefix_order,
-    trained_examples,
-    tree_batch,
-)
-from leafe_verl.plugin.training.sft_worker import SHARE
+from leafe_verl.plugin.training.prefix_batch import in_shared_prefix_order, trained_examples, tree_batch
+from leafe_verl.plugin.wire import PARENTS, TARGETS
 
 LIMIT = 160
 """Tokens of a micro-batch, where they are counted."""
@@ -108,7 +102,7 @@ def step(trainer, rows, share):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer.engine, "optimizer_step", keep_gradients)
-        metrics = tu.get(trainer.train_batch(batch(rows, **{SHARE: share})), "metrics")
+        metrics = tu.get(trainer.train_batch(batch(rows, share_prefixes=share)), "metrics")
     kept = {name: value for name, value in metrics.items() if name.startswith(("loss_", "tokens"))}
     return {name: sum(each.aggregate() for each in value) for name, value in kept.items()}, gradients
 
@@ -140,15 +134,15 @@ def test_siblings_compute_their_history_once(trainer):
 def test_an_example_beyond_the_limit_is_refused(model, process_group):
     built = worker(str(model), engine={"use_dynamic_bsz": True, "max_token_len_per_gpu": 40})
     with pytest.raises(ValueError, match="raise actor_rollout_ref.actor.ppo_max_token_len_per_gpu"):
-        built.train_batch(batch(siblings(), **{SHARE: True}))
+        built.train_batch(batch(siblings(), share_prefixes=True))
 
 
 def test_what_the_engine_cannot_share_is_trained_one_by_one_with_a_warning(trainer, caplog):
-    trainer.engine.obstacle = "it is a test"
+    trainer.engine.unsupported_reason = "it is a test"
     try:
         numbers, _ = step(trainer, siblings(), share=True)
     finally:
-        trainer.engine.obstacle = None
+        trainer.engine.unsupported_reason = None
     assert numbers["tokens_computed"] >= numbers["tokens"] == 189
     assert "it is a test; leafe.distillation.share_prefixes=false trains one by one" in caplog.text
 

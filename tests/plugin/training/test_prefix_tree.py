@@ -8,7 +8,7 @@ import random
 import pytest
 
 from leafe_verl.core.shared_prefix import sort_by_shared_prefix
-from leafe_verl.plugin.training.prefix_tree import Segment, cut_at, cut_into, merge, merged_length, segments_of
+from leafe_verl.plugin.training.prefix_tree import Segment, cut_at, cut_into, merge, merged_length, split_segments
 
 A, B, C, D, E, F = range(6)
 
@@ -32,24 +32,24 @@ def test_what_begins_alike_stands_once():
     assert tree.token_ids == (A, B, C, D, E, F)
     assert tree.parents == (-1, 0, 1, 2, 1, 4)
     assert tree.paths == ((0, 1, 4), (0, 1, 2, 3), (0, 1, 4, 5))
-    assert segments_of(tree.parents) == [Segment(0, 4, ()), Segment(4, 6, (0, 1))]
+    assert split_segments(tree.parents) == [Segment(0, 4, ()), Segment(4, 6, (0, 1))]
 
 
 def test_one_sequence_is_a_tree_without_forks():
     tree = merge([(C, A, A)])
     assert (tree.token_ids, tree.parents, tree.paths) == ((C, A, A), (-1, 0, 1), ((0, 1, 2),))
-    assert segments_of(tree.parents) == [Segment(0, 3, ())]
+    assert split_segments(tree.parents) == [Segment(0, 3, ())]
 
 
 def test_nothing_merges_to_nothing():
     assert merge([]).token_ids == ()
-    assert segments_of([]) == []
+    assert split_segments([]) == []
 
 
 def test_sequences_with_nothing_in_common_stand_side_by_side():
     tree = merge([(B, A), (A, B)])
     assert tree.parents == (-1, 0, -1, 2)
-    assert segments_of(tree.parents) == [Segment(0, 2, ()), Segment(2, 4, ())]
+    assert split_segments(tree.parents) == [Segment(0, 2, ()), Segment(2, 4, ())]
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -67,7 +67,7 @@ def test_every_sequence_is_found_along_its_path(seed):
 def test_segments_know_what_they_follow(seed):
     tree = merge(random_sequences(seed))
     found = {}
-    for segment in segments_of(tree.parents):
+    for segment in split_segments(tree.parents):
         for place in range(segment.begin, segment.end):
             found[place] = (*segment.before, *range(segment.begin, place + 1))
     assert sorted(found) == list(range(len(tree.token_ids)))

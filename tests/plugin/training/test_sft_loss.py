@@ -8,7 +8,8 @@ pytest.importorskip("verl", reason="verl is not installed")
 from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 
-from leafe_verl.plugin.training.sft_worker import TERM, TOKENS, WEIGHTS, distillation_loss
+from leafe_verl.plugin.training.sft_worker import distillation_loss
+from leafe_verl.plugin.wire import TERM, DistillationInfo, set_term_tokens
 
 PROMPTS = [[5, 6, 7], [5, 6], [8]]
 RESPONSES = [[1, 2], [3, 4, 9, 1], [2, 2, 2]]
@@ -35,7 +36,9 @@ def batch(rows, *, beta=1.0, dp_size=1, tokens=(4, 3)):
         batch_size=len(rows),
     )
     weights = {"counterfactual": 1.0, "rehearsal": beta}
-    tu.assign_non_tensor(data, dp_size=dp_size, **{WEIGHTS: weights, TOKENS: tokens})
+    info = DistillationInfo(weights, updates=1, share_prefixes=True)
+    tu.assign_non_tensor(data, dp_size=dp_size, **info.to_extra_info())
+    set_term_tokens(data, tokens)
     return {"log_probs": nested([LOG_PROBS[i] for i in rows], torch.float32)}, data
 
 

@@ -11,7 +11,8 @@ pytest.importorskip("verl", reason="verl is not installed; recipes/setup.sh inst
 
 from omegaconf import OmegaConf
 
-from leafe_verl.plugin.training.tracking import COLUMNS, html_table, row_of, track, tracks_branches
+from leafe_verl.plugin.training.tracking import COLUMNS, html_table, row_of, track
+from leafe_verl.plugin.wire import tracks_branches
 from leafe_verl.trees.telling import telling_branch
 from leafe_verl.trees.text import visible
 from report.samples import HOSTILE, hostile, rescued

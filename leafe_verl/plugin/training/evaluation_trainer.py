@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 
-from leafe_verl.plugin.training.trainer import EpisodeTrainer
+from leafe_verl.plugin.training.episode_trainer import EpisodeTrainer
 
 
 @register_trainer("evaluate")

@@ -1,0 +1,125 @@
+"""LEAFE's agent loops: grow an exploration tree, or take one from the store, and return what it teaches."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
+
+from leafe_verl.core import Example, ExplorationTree, Outcome, Task, TokenSequence
+from leafe_verl.core.sft_examples import PHASES, build_examples
+from leafe_verl.core.shared_prefix import sort_by_shared_prefix
+from leafe_verl.core.statistics import count
+from leafe_verl.plugin.rollout.collected import CollectedTrees, fingerprint
+from leafe_verl.plugin.rollout.dataset import task_of
+from leafe_verl.plugin.rollout.server_policy import ServerPolicy
+from leafe_verl.plugin.rollout.task_loop import TaskLoop, describe_row
+from leafe_verl.plugin.wire import TREES_UNKEPT, ExampleRecord, TreeRecord, tracks_branches
+from leafe_verl.trees import Provenance
+from leafe_verl.trees.telling import telling_branch
+
+logger = logging.getLogger(__name__)
+
+EXPLORE = "explore"
+REPLAY = "replay"
+
+
+@register(EXPLORE)
+class ExploreLoop(TaskLoop):
+    """LEAFE's rollout: grows one exploration tree from `rollout.n` roots."""
+
+    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> list[AgentLoopOutput]:
+        """Return a row with the tree's summary, then one row for each SFT example.
+
+        A tree that this training step had collected before its run was killed is not collected again.
+        """
+        task, step = task_of(kwargs["extra_info"]), int(kwargs["global_steps"])
+        if found := await asyncio.to_thread(self._find, task, step):
+            return self.rows(found, None)
+        explorer = self.explorer(task, sampling_params, describe_row(kwargs), self.worker.stop_signal(step))
+        tree = await explorer.explore(task, roots=self.rollout_config.n)
+        try:
+            await asyncio.to_thread(self._keep, tree, step, explorer.policy)  # other trees do not wait for the disk
+        except OSError as error:
+            logger.error("%s", error)
+            return [self._summary_row(explorer.policy, TreeRecord({TREES_UNKEPT: 1}), success=0.0)]
+        return self.rows(tree, explorer.policy)
+
+    def rows(self, tree: ExplorationTree, policy: ServerPolicy | None, number: int = 0) -> list[AgentLoopOutput]:
+        """Return what a tree teaches.
+
+        Args:
+            policy: The policy that sampled the tree; None where the tree comes from a store.
+            number: Tells trees of one task apart.
+        """
+        examples = build_examples(tree, self.settings.distillation, self.settings.seed)
+        self.finished(tree, examples)
+        return [self._tree_row(tree, examples, policy), *self._example_rows(tree, examples, policy, number)]
+
+    def _tree_row(self, tree: ExplorationTree, examples: list[Example], policy: ServerPolicy | None) -> AgentLoopOutput:
+        counts = count(tree, examples) | {TREES_UNKEPT: 0, "trees_from_store": int(policy is None)}
+        branch = telling_branch(tree) if tracks_branches(self.config) else None
+        success = max((float(attempt.outcome is Outcome.SUCCESS) for attempt in tree.attempts), default=0.0)
+        return self._summary_row(policy, TreeRecord(counts, branch), success)
+
+    def _summary_row(self, policy: ServerPolicy | None, record: TreeRecord, success: float) -> AgentLoopOutput:
+        """Return a row without a token to train on."""
+        token = self.tokenizer.eos_token_id
+        nothing = TokenSequence((token, token), (0, 0), (0.0, 0.0), prompt_length=1)
+        return self.output(nothing, policy, success, 0, {"acc": success}, record.to_extra_fields())
+
+    def _example_rows(
+        self, tree: ExplorationTree, examples: list[Example], policy: ServerPolicy | None, number: int
+    ) -> Iterator[AgentLoopOutput]:
+        """Yield the examples phase by phase; within a phase those that begin alike are adjacent."""
+        for kinds in PHASES.values():
+            phase = [example for example in examples if example.kind in kinds]
+            order = sort_by_shared_prefix([example.sequence.token_ids for example in phase])
+            for place, (index, shared) in enumerate(order):
+                example = phase[index]
+                record = ExampleRecord(example.kind, tree.task.key, number, place, shared)
+                yield self._example_row(tree, example, policy, record)
+
+    def _example_row(
+        self, tree: ExplorationTree, example: Example, policy: ServerPolicy | None, record: ExampleRecord
+    ) -> AgentLoopOutput:
+        success = float(tree.attempts[example.attempt].outcome is Outcome.SUCCESS)
+        reward, turns = tree.return_of(example.attempt), 2 * len(tree.path(example.attempt))
+        return self.output(example.sequence, policy, reward, turns, {"acc": success}, record.to_extra_fields())
+
+    def _store(self) -> CollectedTrees | None:
+        store = self.settings.collection.store
+        return self.worker.collected_trees(store) if store else None
+
+    def _find(self, task: Task, step: int) -> ExplorationTree | None:
+        store = self._store()
+        return store.find(step, task.key) if store else None
+
+    def _keep(self, tree: ExplorationTree, step: int, policy: ServerPolicy) -> None:
+        """Make the tree durable before training can consume it."""
+        if (store := self._store()) is None:
+            return
+        provenance = Provenance(
+            run=self.config.trainer.experiment_name,
+            step=step,
+            seed=self.settings.seed,
+            model=self.config.actor_rollout_ref.model.path,
+            tokenizer=fingerprint(str(self.tokenizer.chat_template), len(self.tokenizer)),
+            weight_version_min=min(policy.weight_versions, default=None),
+            weight_version_max=max(policy.weight_versions, default=None),
+        )
+        store.keep(tree, provenance)
+
+
+@register(REPLAY)
+class ReplayLoop(ExploreLoop):
+    """Stage 2 alone: the trees that a store holds of a task take the place of exploring it."""
+
+    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> list[AgentLoopOutput]:
+        """Return the rows of all stored trees of the task; none for a task that the store has no tree of."""
+        task, store = task_of(kwargs["extra_info"]), self._store()
+        trees = await asyncio.to_thread(store.of_task, task.key) if store else []
+        return [row for number, tree in enumerate(trees) for row in self.rows(tree, None, number)]

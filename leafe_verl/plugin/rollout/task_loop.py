@@ -1,0 +1,140 @@
+"""The base of our agent loops: settings, the policy, and the form of an output."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+from typing import Any
+from uuid import uuid4
+
+from omegaconf import OmegaConf
+from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
+from verl.utils.tokenizer.continuous_token import ContinuousTokenBuilder
+from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
+
+from leafe_verl.core import Example, ExplorationTree, Explorer, Settings, Task, TokenSequence
+from leafe_verl.core.playbook import Playbook
+from leafe_verl.environments import make
+from leafe_verl.plugin.rollout.playbook_file import read_playbook
+from leafe_verl.plugin.rollout.server_policy import ServerPolicy
+from leafe_verl.plugin.rollout.worker_state import WorkerState
+
+
+class TaskLoop(AgentLoopBase):
+    """verl makes one loop for each prompt. Subclasses implement `run`."""
+
+    def __init__(self, *args: Any, hf_model_type: str | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, hf_model_type=hf_model_type, **kwargs)
+        self.settings = Settings.from_mapping(OmegaConf.to_container(self.config.leafe, resolve=True))
+        inferred = chatml_family(self.continuous_token_builder, str(self.tokenizer.chat_template))
+        if family := self.settings.generation.chat_family or inferred:
+            self.continuous_token_builder = create_continuous_token_builder(
+                self.tokenizer,
+                model_family=family,
+                hf_model_type=hf_model_type,
+                chat_template_kwargs=self.apply_chat_template_kwargs,
+            )
+
+    @property
+    def worker(self) -> WorkerState:
+        """What all loops of this process share. The rollout worker puts it on the client that verl gives each loop."""
+        state: WorkerState = self.server_manager.worker_state
+        return state
+
+    def finished(self, tree: ExplorationTree, examples: list[Example]) -> None:
+        """Hook that is called with every tree that has come to its end, scored or not."""
+
+    def explorer(
+        self, task: Task, sampling_params: dict[str, Any], played_for: str, stop: asyncio.Event | None = None
+    ) -> Explorer:
+        """Return the explorer of one tree. `played_for` tells the tree from others of the same task."""
+        environment = self.settings.environment
+        policy = self._policy(sampling_params, f"{played_for} {task.key}")
+        make_environment = functools.partial(make, task.environment, **environment.options)
+        slots = self.worker.environment_slots(environment.concurrency or os.cpu_count() or 1)
+        stop = stop or asyncio.Event()
+        return Explorer(make_environment, policy, self.settings, slots, self.playbook().render(), stop)
+
+    def _policy(self, sampling_params: dict[str, Any], name: str) -> ServerPolicy:
+        rollout = self.rollout_config
+        return ServerPolicy(
+            client=self.server_manager,
+            builder=self.continuous_token_builder,
+            sampling_params=sampling_params,
+            window=rollout.max_model_len or rollout.prompt_length + rollout.response_length,
+            request_id=uuid4().hex,
+            generation=self.settings.generation,
+            reflection=self.settings.reflection,
+            grammar=self.settings.reflection.grammar and rollout.name == "vllm",
+            seed=f"{rollout.seed} {name}" if rollout.full_determinism else None,
+        )
+
+    def playbook(self) -> Playbook:
+        return read_playbook(self.settings.playbook.path)
+
+    def output(
+        self,
+        sequence: TokenSequence,
+        policy: ServerPolicy | None,
+        reward: float,
+        num_turns: int,
+        info: dict[str, float],
+        record: dict[str, Any] | None = None,
+    ) -> AgentLoopOutput:
+        """Return one row for TransferQueue: the prompt goes up to the first trained token, the response from there.
+
+        Args:
+            policy: The policy that sampled the tokens; None where they come from a store.
+            info: Numbers that verl averages in validation, such as `acc`.
+            record: Entry of a `wire` record for `extra_fields`.
+        """
+        split = sequence.prompt_length
+        versions = (policy.weight_versions if policy else None) or {0}
+        steps = {"min_global_steps": min(versions), "max_global_steps": max(versions)}
+        return AgentLoopOutput(
+            prompt_ids=list(sequence.token_ids[:split]),
+            response_ids=list(sequence.token_ids[split:]),
+            response_mask=list(sequence.mask[split:]),
+            response_logprobs=list(sequence.log_probs[split:]) if self.rollout_config.calculate_log_probs else None,
+            reward_score=reward,
+            num_turns=num_turns,
+            metrics=AgentLoopMetrics(generate_sequences=policy.seconds if policy else 0.0),
+            extra_fields={"reward_extra_info": info, **steps, **(record or {})},
+        )
+
+
+def describe_row(row: dict[str, Any]) -> str:
+    """Return the training step and the session that verl handed a row to an agent loop for."""
+    return f"step {int(row['global_steps'])}, session {row['session_id']}"
+
+
+def chatml_family(chosen: ContinuousTokenBuilder, chat_template: str) -> str | None:
+    """Return the builder family for a ChatML model whose type verl does not know, such as SmolLM2; else None.
+
+    For unknown types verl chooses its default builder, which loses the line break after the end-of-turn token.
+    """
+    unknown = type(chosen) is ContinuousTokenBuilder
+    return "qwen" if unknown and "<|im_start|>" in chat_template else None
+
+
+class _FirstOnly(logging.Filter):
+    """Lets each message through once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        new = message not in self._seen
+        self._seen.add(message)
+        return new
+
+
+def warn_once_of_model_types() -> None:
+    """Make this process log each warning about a model's type once. verl logs it for every attempt."""
+    logger = logging.getLogger(create_continuous_token_builder.__module__)
+    if not any(isinstance(each, _FirstOnly) for each in logger.filters):
+        logger.addFilter(_FirstOnly())

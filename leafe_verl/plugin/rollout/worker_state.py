@@ -1,0 +1,47 @@
+"""What the agent loops of one rollout worker share: environment slots, stop signals, open stores.
+
+The rollout worker owns one `WorkerState` and puts it on the client that verl hands to each loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+from leafe_verl.evaluation.attempts import AttemptWriter
+from leafe_verl.plugin.rollout.collected import CollectedTrees
+
+
+class WorkerState:
+    """Made once in a rollout worker's process. Slots and signals belong to the worker's event loop; stores are opened
+    from threads."""
+
+    def __init__(self) -> None:
+        self._slots: dict[int, asyncio.Semaphore] = {}
+        self._stop_signals: dict[int, asyncio.Event] = {}
+        self._opening = threading.Lock()
+        self._collected: dict[str, CollectedTrees] = {}
+        self._writers: dict[str, AttemptWriter] = {}
+
+    def environment_slots(self, number: int) -> asyncio.Semaphore:
+        """Return the semaphore that bounds environment calls at once to `number`."""
+        return self._slots.setdefault(number, asyncio.Semaphore(number))
+
+    def stop_signal(self, step: int) -> asyncio.Event:
+        """Return the signal that training step `step` no longer waits for its trees."""
+        return self._stop_signals.setdefault(step, asyncio.Event())
+
+    def collected_trees(self, store: str) -> CollectedTrees:
+        """Return this process's view of a training store. The first of several threads reads its index."""
+        with self._opening:
+            if store not in self._collected:
+                self._collected[store] = CollectedTrees(Path(store))
+            return self._collected[store]
+
+    def attempt_writer(self, store: str) -> AttemptWriter:
+        """Return the writer of this process's own file in the store of an evaluation."""
+        with self._opening:
+            if store not in self._writers:
+                self._writers[store] = AttemptWriter(Path(store))
+            return self._writers[store]

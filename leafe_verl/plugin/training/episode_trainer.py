@@ -1,0 +1,148 @@
+"""What all our trainer modes share, and the mode `grpo`, which is verl's GRPO on our environments.
+
+Every difference from verl's loop is an override of one of its hooks.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import ray
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1.trainer_base import register_trainer
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.workers.engine_workers import ActorRolloutRefWorker
+
+from leafe_verl.checkpoints import repair_tracker
+from leafe_verl.core.statistics import ratios, total
+from leafe_verl.evaluation.pass_at_k import ks_up_to, mean_pass_at_k
+from leafe_verl.plugin.rollout.inference_servers import InferenceServers, RetryingClient
+from leafe_verl.plugin.training.records import tree_records
+from leafe_verl.plugin.training.sft_worker import PolicyWorker
+from leafe_verl.plugin.wire import TreeRecord
+
+
+class EpisodeTrainer(PPOTrainerSync):
+    """verl's synchronous trainer with a worker of ours, unbiased Pass@k in validation, and processes that may die."""
+
+    worker_cls: type[ActorRolloutRefWorker] = PolicyWorker
+
+    def _setup(self) -> None:
+        super()._setup()
+        self._servers = InferenceServers(self.llm_server_manager)
+
+    def get_llm_client(self) -> RetryingClient:
+        return self.llm_server_manager.get_client(client_cls=RetryingClient)
+
+    def _log_counts(self, trees: Iterable[TreeRecord], metrics: dict[str, Any]) -> None:
+        """Add to a step's metrics what was collected, what is missing, and which processes were lost."""
+        summed = total(tree.counts for tree in trees)
+        metrics.update({f"leafe/{name}": value for name, value in summed.items()})
+        metrics.update({f"leafe/{name}": value for name, value in ratios(summed).items()})
+        expected = self.config.data.train_batch_size * self.collected_per_task
+        metrics["leafe/missing"] = max(expected - summed.get("trees", 0), 0)
+        faults = {**self.agent_loop_manager.faults, **self.agent_loop_manager.losses()}
+        metrics.update({f"leafe/{name}": number for name, number in faults.items()})
+        metrics["leafe/inference_server_deaths"] = self._servers.deaths
+
+    def _load_checkpoint(self) -> None:
+        repair_tracker(Path(self.config.trainer.default_local_dir))
+        super()._load_checkpoint()
+
+    def on_init_end(self) -> None:
+        self._weights_of = self.global_steps
+        self._servers.give_weights(super().on_init_end)
+
+    def on_step_end(self) -> None:
+        self._weights_of = self.global_steps
+        if self._servers.replace_dead(now=True):
+            self._servers.admit()
+        self._servers.give_weights(super().on_step_end)
+
+    def on_validate_begin(self) -> None:
+        super().on_validate_begin()
+        self._attach()
+
+    def on_sample_begin(self) -> None:
+        super().on_sample_begin()
+        self._attach()
+
+    def _attach(self) -> None:
+        """Tie the replay buffer to the rollout workers, which are there only once verl has built this trainer."""
+        self.replay_buffer.on_poll, self.replay_buffer.wait = self._watch, self.agent_loop_manager.wait_for_end
+
+    def on_sample_end(self) -> None:
+        self._replace_dead_servers(now=True)
+        super().on_sample_end()
+
+    def _watch(self, partition_id: str, ended: int, unfinished: set[str]) -> None:
+        """Called while a batch of tasks is being played."""
+        self.agent_loop_manager.replace_dead(unfinished, partition_id)
+        self._replace_dead_servers()
+
+    def _replace_dead_servers(self, *, now: bool = False) -> None:
+        if self._servers.replace_dead(now=now):
+            self._servers.give_weights(lambda: self.checkpoint_manager.update_weights(self._weights_of))
+            self._servers.admit()
+
+    @property
+    def collected_per_task(self) -> int:
+        """Records with counts that a task gives: one for each attempt."""
+        return self.config.actor_rollout_ref.rollout.n
+
+    @property
+    def trainer_mode(self) -> str:
+        """`sync`, whatever mode was chosen: trainer_base.py takes any other name for an asynchronous trainer."""
+        return "sync"
+
+    @trainer_mode.setter
+    def trainer_mode(self, configured: str) -> None:
+        """The base class assigns the configured mode; it is kept in the configuration alone."""
+
+    def _init_resource_pool_mgr(self) -> None:
+        super()._init_resource_pool_mgr()
+        verls = ActorRolloutRefWorker
+        for role, actor_class in self.role_worker_mapping.items():
+            if issubclass(actor_class.__ray_metadata__.modified_class, verls):
+                self.role_worker_mapping[role] = ray.remote(self.worker_cls)
+
+    def _val_metrics_update(
+        self,
+        data_sources: list[str],
+        sample_uids: list[str],
+        reward_extra_infos_dict: dict[str, list],
+        sample_turns: list[int],
+        expected_acc_counts: dict[tuple[str, str], int] | None = None,
+    ) -> dict[str, float]:
+        """Add unbiased Pass@k to verl's metrics, whose best@N resamples with replacement and reads low.
+
+        Attempts without an outcome are counted as `unscored`, not as wrong.
+        """
+        metrics = super()._val_metrics_update(
+            data_sources, sample_uids, reward_extra_infos_dict, sample_turns, expected_acc_counts=expected_acc_counts
+        )
+        scored: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
+        for source, uid, acc in zip(data_sources, sample_uids, reward_extra_infos_dict.get("acc", []), strict=True):
+            scored[source][uid].append(bool(acc))
+        expected: dict[str, int] = defaultdict(int)
+        for (source, _), number in (expected_acc_counts or {}).items():
+            expected[source] += number
+        n = self.config.actor_rollout_ref.rollout.val_kwargs.n
+        for source, tasks in scored.items():
+            means = mean_pass_at_k(tasks, ks_up_to(n))
+            metrics.update({f"val-core/{source}/pass@{k}": mean for k, mean in means.items()})
+            attempts = sum(map(len, tasks.values()))
+            metrics[f"val-aux/{source}/unscored"] = max(expected[source] - attempts, 0)
+        return metrics
+
+
+@register_trainer("grpo")
+class GRPOTrainer(EpisodeTrainer):
+    """verl's GRPO, with unbiased Pass@k in validation and what was spent in the metrics."""
+
+    def _balance_batch(self, batch: KVBatchMeta, metrics: dict, **kwargs: Any) -> KVBatchMeta:
+        self._log_counts(tree_records(batch), metrics)
+        return super()._balance_batch(batch, metrics, **kwargs)

@@ -1,0 +1,130 @@
+"""The phases of a step's distillation: which examples are trained together, and how they are laid out over ranks."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import transfer_queue as tq
+from omegaconf import DictConfig
+from tensordict import TensorDict
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
+
+from leafe_verl.core import Kind
+from leafe_verl.core.sft_examples import PHASES
+from leafe_verl.plugin.training.batches import BatchLayout, ExampleRow, MiniBatchOrder, lay_out
+from leafe_verl.plugin.training.records import select_rows
+from leafe_verl.plugin.wire import TERM, DistillationInfo, ExampleRecord
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Examples that are distilled together. The next phase begins where this one ends."""
+
+    name: str
+    batch: KVBatchMeta
+    """Padded rows, ordered by rank, then by mini-batch."""
+    weights: dict[str, float]
+    """Loss terms with their weights."""
+    num_mini_batches: int
+    """Number of optimiser steps in one epoch."""
+    rows_per_rank: int
+    """Rows of one mini-batch on one rank, padding included."""
+    epochs: int
+    imbalance: float
+    """Tokens of the busiest rank over the mean of the ranks; 1 is perfect."""
+
+    @property
+    def updates(self) -> int:
+        """Number of optimiser steps."""
+        return self.num_mini_batches * self.epochs
+
+
+def phase_weights(beta: float) -> dict[str, dict[str, float]]:
+    """Return the loss terms of each phase with their weights; `beta` weighs the rehearsal loss."""
+    return {
+        name: {kind.value: beta if kind is Kind.REHEARSAL else 1.0 for kind in kinds} for name, kinds in PHASES.items()
+    }
+
+
+@dataclass(frozen=True)
+class PhaseBuilder:
+    """Lays out the examples of a training step, phase by phase."""
+
+    config: DictConfig
+    ranks: int
+    """Number of data-parallel ranks."""
+    step: int
+    pad_token_id: int
+
+    def build(self, batch: KVBatchMeta, examples: Mapping[str, ExampleRecord]) -> list[Phase]:
+        """Return the phases that have examples. `examples` maps keys of `batch` to their records."""
+        phases = []
+        for name, weights in phase_weights(self.config.leafe.distillation.beta).items():
+            if mine := {key: example for key, example in examples.items() if example.kind.value in weights}:
+                phases.append(self._phase(name, weights, select_rows(batch, mine), mine))
+        return phases
+
+    def _phase(
+        self, name: str, weights: dict[str, float], batch: KVBatchMeta, examples: Mapping[str, ExampleRecord]
+    ) -> Phase:
+        actor = self.config.actor_rollout_ref.actor
+        # A mini-batch holds at most ppo_mini_batch_size * rollout.n examples.
+        mini_batches = math.ceil(len(batch) / (actor.ppo_mini_batch_size * self.config.actor_rollout_ref.rollout.n))
+        draw = random.Random(f"{actor.data_loader_seed}:{self.step}:{name}") if actor.shuffle else None
+        layout = lay_out(self._rows(batch, examples), mini_batches=mini_batches, ranks=self.ranks, draw=draw)
+        padded, rows_per_rank = self._padded(batch, layout, mini_batches, examples)
+        _put_terms(padded, [*weights], examples)
+        epochs = self.config.leafe.distillation.world_model_epochs if name == "world_model" else actor.ppo_epochs
+        return Phase(name, padded, weights, mini_batches, rows_per_rank, epochs, layout.imbalance)
+
+    def _rows(self, batch: KVBatchMeta, examples: Mapping[str, ExampleRecord]) -> list[ExampleRow]:
+        """Return the examples tree by tree, so that training does not depend on the order in which trees finish."""
+        share = self.config.leafe.distillation.share_prefixes
+        lengths = {key: tag["seq_len"] for key, tag in zip(batch.keys, batch.tags, strict=True)}
+        return [
+            ExampleRow(key, example.origin[:2], lengths[key], example.shared_tokens if share else 0)
+            for key, example in sorted(examples.items(), key=lambda item: item[1].origin)
+        ]
+
+    def _padded(
+        self, batch: KVBatchMeta, layout: BatchLayout, mini_batches: int, examples: Mapping[str, ExampleRecord]
+    ) -> tuple[KVBatchMeta, int]:
+        """Return the rows in the order of the layout, each cell padded to the same size, and that size."""
+        actor = self.config.actor_rollout_ref.actor
+        # Without shared prefixes verl divides a rank's rows into micro-batches of one size.
+        multiple = 1 if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu
+        rows_per_rank = layout.rows_per_cell(multiple)
+        padded = upsample_batch_to_divisible_size(batch, mini_batches * self.ranks * rows_per_rank, self.pad_token_id)
+        padding = [key for key in padded.keys if key not in examples]
+        return select_rows(padded, layout.keys(padding, multiple)), rows_per_rank
+
+
+def _put_terms(batch: KVBatchMeta, terms: list[str], examples: Mapping[str, ExampleRecord]) -> None:
+    """Write each row's loss term to TransferQueue. Rows of padding train nothing and may belong to any term."""
+    indices = [terms.index(examples[key].kind.value) if key in examples else 0 for key in batch.keys]
+    fields = TensorDict({TERM: torch.tensor(indices)}, batch_size=len(indices))
+    tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
+
+
+def prepare_update(phase: Phase, config: DictConfig) -> None:
+    """Write into the phase's batch what verl's workers and ours need to know to train on it."""
+    actor = config.actor_rollout_ref.actor
+    mini_batch_size = len(phase.batch) // phase.num_mini_batches
+    seed = actor.data_loader_seed if actor.shuffle else None
+    info = DistillationInfo(phase.weights, phase.updates, config.leafe.distillation.share_prefixes)
+    phase.batch.extra_info.update(
+        {
+            "global_batch_size": mini_batch_size,
+            "mini_batch_size": mini_batch_size,
+            "epochs": phase.epochs,
+            "seed": actor.data_loader_seed,
+            "dataloader_kwargs": {"sampler": MiniBatchOrder(phase.num_mini_batches, phase.rows_per_rank, seed)},
+            "temperature": 1.0,  # trains the policy itself, not the tempered one that sampled
+            **info.to_extra_info(),
+        }
+    )
