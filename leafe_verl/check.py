@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import shutil
 import sys
 from collections.abc import Callable
@@ -89,7 +90,7 @@ def _plugin_state() -> str:
 def _plugin_state_in_ray() -> str:
     import ray
 
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         return str(ray.get(ray.remote(_state_as_loaded_by_verl).remote(), timeout=180))
     finally:
