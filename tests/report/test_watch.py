@@ -166,7 +166,7 @@ def test_a_line_that_is_being_written_waits(run):
     assert follower.look().metrics[2] == {"leafe/trees": 3}
 
 
-def test_the_lesson_is_the_models_own_and_says_what_came_of_it(run):
+def test_the_last_experience_is_one_that_the_model_wrote_with_its_outcome(run):
     run.collect(rescued("a", "do not jump"), 1)
     last_experience = RunFollower(run.folder).look().last_experience
     assert (last_experience.task_key, last_experience.reflection.experience, last_experience.improved) == (
