@@ -1,9 +1,10 @@
-"""`leafe-verl check`: what is installed, and for each thing missing the command that mends it."""
+"""`leafe-verl check`: show what is installed and, for each missing part, the command that fixes it."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import shutil
 import sys
 from collections.abc import Callable
@@ -17,20 +18,20 @@ class Finding:
 
     what: str
     found: str
-    mend: str | None = None
-    """Command or setting that mends it; None when nothing is missing."""
+    fix: str | None = None
+    """Command or setting that fixes the problem; None if there is none."""
 
 
 def run_checks(*, with_ray: bool = True) -> int:
-    """Print every finding; return 0 when nothing is missing, else 1."""
+    """Print every finding. Return 0 if nothing is missing, otherwise 1."""
     findings = [_python(), *_distributions(), _guarded("plugin in this process", _plugin_state, _REINSTALL)]
     if with_ray and importlib.util.find_spec("ray"):
         findings.append(_guarded("plugin in a Ray worker", _plugin_state_in_ray, _REINSTALL))
     for finding in findings:
-        print(f"{'ok     ' if finding.mend is None else 'MISSING'} {finding.what}: {finding.found}")
-        if finding.mend:
-            print(f"        mend: {finding.mend}")
-    return int(any(finding.mend for finding in findings))
+        print(f"{'ok     ' if finding.fix is None else 'MISSING'} {finding.what}: {finding.found}")
+        if finding.fix:
+            print(f"        fix: {finding.fix}")
+    return int(any(finding.fix for finding in findings))
 
 
 _REINSTALL = "pip install --no-deps -e . (in the checkout), then run this again with VERL_LOGGING_LEVEL=DEBUG"
@@ -39,7 +40,7 @@ _REINSTALL = "pip install --no-deps -e . (in the checkout), then run this again 
 def _python() -> Finding:
     found = ".".join(map(str, sys.version_info[:3]))
     good = (3, 10) <= sys.version_info[:2] < (3, 13)
-    return Finding("Python", found, None if good else "use Python 3.10 to 3.12, as verl 0.9.1 asks")
+    return Finding("Python", found, None if good else "use Python 3.10 to 3.12, as verl 0.9.1 requires")
 
 
 def _distributions() -> list[Finding]:
@@ -56,26 +57,26 @@ def _distributions() -> list[Finding]:
     }
     if on_gpu:
         wanted["flash-attn"] = ("pip install --no-build-isolation flash-attn==2.8.3", "")
-    return [_distribution(name, mend, prefix) for name, (mend, prefix) in wanted.items()]
+    return [_distribution(name, fix, prefix) for name, (fix, prefix) in wanted.items()]
 
 
-def _distribution(name: str, mend: str, prefix: str) -> Finding:
+def _distribution(name: str, fix: str, prefix: str) -> Finding:
     try:
         found = version(name)
     except PackageNotFoundError:
-        return Finding(name, "not installed", mend)
-    return Finding(name, found, None if found.startswith(prefix) else mend)
+        return Finding(name, "not installed", fix)
+    return Finding(name, found, None if found.startswith(prefix) else fix)
 
 
-def _guarded(what: str, look: Callable[[], str], mend: str) -> Finding:
+def _guarded(what: str, look: Callable[[], str], fix: str) -> Finding:
     try:
         return Finding(what, look())
     except Exception as error:
-        return Finding(what, f"{type(error).__name__}: {error}", mend)
+        return Finding(what, f"{type(error).__name__}: {error}", fix)
 
 
 def _plugin_state() -> str:
-    """Load the plugin as verl does, and show which platform and trainer modes came of it."""
+    """Load the plugin as verl does, and return the platform and the trainer modes that are registered."""
     importlib.import_module("leafe_verl.plugin.register")
     from verl.plugin.platform import get_platform
     from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
@@ -89,7 +90,7 @@ def _plugin_state() -> str:
 def _plugin_state_in_ray() -> str:
     import ray
 
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         return str(ray.get(ray.remote(_state_as_loaded_by_verl).remote(), timeout=180))
     finally:
@@ -97,7 +98,7 @@ def _plugin_state_in_ray() -> str:
 
 
 def _state_as_loaded_by_verl() -> str:
-    """In the worker: import verl, which must have loaded the plugin by itself."""
+    """Return the plugin's state in a Ray worker, where importing verl must be enough to load it."""
     import verl  # noqa: F401
 
     if "leafe_verl.plugin.register" not in sys.modules:

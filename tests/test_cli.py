@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from leafe_verl import check
-from leafe_verl.cli import main
+from leafe_verl.cli import _parser, main
 
 
 def test_summary_of_a_folder_without_metrics_fails_with_what_was_expected(tmp_path, capsys):
@@ -38,7 +38,13 @@ def test_wrong_arguments_are_refused(arguments, said, capsys):
     assert said in capsys.readouterr().err
 
 
-def test_what_is_missing_is_named_with_its_mend(monkeypatch, capsys):
+def test_overrides_after_tasks_are_never_taken_for_files():
+    arguments = ["evaluate", "--model", "m", "--tasks", "a", "leafe.seed=1", "--tasks", "b=c.jsonl", "--out", "o"]
+    options, rest = _parser().parse_known_args(arguments)
+    assert (options.tasks, rest) == (["a", "b=c.jsonl"], ["leafe.seed=1"])
+
+
+def test_what_is_missing_is_named_with_its_fix(monkeypatch, capsys):
     def absent(name):
         raise check.PackageNotFoundError(name)
 
@@ -46,14 +52,14 @@ def test_what_is_missing_is_named_with_its_mend(monkeypatch, capsys):
     monkeypatch.setattr(check, "_plugin_state", lambda: (_ for _ in ()).throw(ImportError("no verl")))
     assert check.run_checks(with_ray=False) == 1
     out = capsys.readouterr().out
-    assert "MISSING verl: not installed\n        mend: pip install verl==0.9.1" in out
+    assert "MISSING verl: not installed\n        fix: pip install verl==0.9.1" in out
     assert "MISSING plugin in this process: ImportError: no verl" in out
 
 
 def test_another_verl_is_named(monkeypatch):
     monkeypatch.setattr(check, "version", lambda name: "0.10.0")
     (finding,) = [f for f in check._distributions() if f.what == "verl"]
-    assert (finding.found, finding.mend) == ("0.10.0", "pip install verl==0.9.1")
+    assert (finding.found, finding.fix) == ("0.10.0", "pip install verl==0.9.1")
 
 
 def test_the_command_line_starts_without_torch():

@@ -1,7 +1,7 @@
-"""Trees in chunks: JSON, deflated, as base64, which HTML needs no escape for.
+"""Chunks of trees: JSON that is deflated and base64-encoded, so that HTML needs no escaping.
 
-A chunk holds several trees, since those that stand beside each other repeat much of each other's prompts, and a page
-of ten thousand elements is slower to read than one of some hundred.
+A chunk holds several trees because neighbouring trees share much of their prompts, and because a page with ten
+thousand elements loads more slowly than one with a few hundred.
 """
 
 from __future__ import annotations
@@ -14,28 +14,29 @@ from typing import Any, BinaryIO
 from leafe_verl.report.sources import Vocabulary
 
 CHUNK_SIZE = 128 * 1024
-"""Characters of JSON after which a chunk is closed; one of this size is inflated and parsed in some milliseconds."""
+"""Characters of JSON after which a chunk is closed. The page inflates and parses this much in a few milliseconds."""
 
 
 def to_json(value: Any) -> str:
-    """JSON fit for a script element: without `<` or `&`, and in ASCII, since text may hold lone surrogates."""
+    """Return JSON that is safe in a script element: no `<`, `>` or `&`; ASCII, since text may hold lone surrogates."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    # These stand inside strings alone, where the escape means the same. `&` for XML parsers, `>` for "-->".
+    # These characters occur only inside JSON strings, where the escape means the same. `&` matters to XML parsers,
+    # `>` closes "-->".
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def deflate(text: str) -> str:
-    """Return the text, which must be ASCII, as DecompressionStream("deflate") and atob read it."""
+    """Compress ASCII text into the form that the page reads with atob and DecompressionStream("deflate")."""
     return base64.b64encode(zlib.compress(text.encode("ascii"), 9)).decode("ascii")
 
 
 def inflate(chunk: str) -> Any:
-    """Return the JSON value of a chunk."""
+    """Return the JSON value that a chunk holds."""
     return json.loads(zlib.decompress(base64.b64decode(chunk)))
 
 
 class ChunkWriter:
-    """Writes chunks as elements `<script type="application/json" id="chunk-0">` to a file as they fill."""
+    """Writes each full chunk to a file as an element `<script type="application/json" id="chunk-0">`."""
 
     def __init__(self, file: BinaryIO, size: int = CHUNK_SIZE) -> None:
         self._file, self._size = file, size
@@ -43,10 +44,10 @@ class ChunkWriter:
         self._length = 0
         self._pieces: dict[int, str] = {}
         self.number = 0
-        """Of the chunk that the next tree goes to."""
+        """Number of the chunk being filled."""
 
     def add(self, record: dict[str, Any], tokens: set[int], vocabulary: Vocabulary | None) -> tuple[int, int]:
-        """Add a tree with the tokens that its record names; return its chunk and its place therein."""
+        """Add a tree and the tokens its record contains. Return the number of its chunk and its position there."""
         if self._length >= self._size:
             self.flush()
         text = to_json(record)
@@ -57,7 +58,7 @@ class ChunkWriter:
         return self.number, len(self._trees) - 1
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write the chunk being filled, if it holds any trees."""
         if not self._trees:
             return
         text = f'{{"trees":[{",".join(self._trees)}],"pieces":{to_json(self._pieces)}}}'

@@ -1,10 +1,10 @@
-"""The report's file: template, style, scripts and data in one document, under a strict Content-Security-Policy.
+"""Writes the report: template, styles, scripts and data in one document, under a strict Content-Security-Policy.
 
-    head        policy, style
+    head        policy and styles
     body        the empty page, `<script type="application/json" id="overview">` and `id="index"`, the scripts,
-                then the chunks of trees: what is looked at first stands before what is long
+                and last the chunks of trees, so that the overview shows before the long part has loaded
 
-No byte of data becomes markup: JSON stands in script elements of a type that no browser runs, with every `<` escaped.
+Data never becomes markup: JSON is held in script elements of a type that browsers do not run, with every `<` escaped.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from typing import Any, BinaryIO
 
 from leafe_verl.core.statistics import count
 from leafe_verl.report.chunks import ChunkWriter, to_json
-from leafe_verl.report.overview import overview_of
-from leafe_verl.report.records import COLUMNS, RESULTS, record_of, row_of
+from leafe_verl.report.overview import build_overview
+from leafe_verl.report.records import COLUMNS, RESULTS, build_record, build_row
 from leafe_verl.report.runs import find_runs
 from leafe_verl.report.sources import Run
 
 STYLES = ("report.css", "tree.css", "print.css")
 SCRIPTS = ("dom.js", "chart.js", "overview.js", "tasks.js", "diff.js", "picture.js", "step.js", "report.js")
-"""In the order in which they use each other."""
+"""Scripts in order of dependency: each uses only earlier ones."""
 
 
 def report(folders: Sequence[Path], out: Path | None = None) -> int:
-    """Write the report of the folders' runs, say where, and return 0; by default to the first folder.
+    """Write the report on the runs in `folders`, print its path, and return 0.
 
-    Raises ValueError for a folder that holds nothing to report.
+    `out` defaults to report.html in the first folder. Raises ValueError if a folder holds nothing to report.
     """
     runs = find_runs(folders)
     out = out or folders[0] / "report.html"
@@ -47,7 +47,7 @@ def report(folders: Sequence[Path], out: Path | None = None) -> int:
 
 
 def write_report(runs: Sequence[Run], out: Path) -> int:
-    """Write the report and return its number of trees. A killed process leaves an old file or the new one."""
+    """Write the report and return its number of trees. The file is replaced atomically."""
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f"{out.name}.{os.getpid()}")
     try:
@@ -55,7 +55,7 @@ def write_report(runs: Sequence[Run], out: Path) -> int:
             gathered = _gather(runs, chunks)
             chunks.seek(0)
             with partial.open("wb") as file:
-                head, tail = page(gathered.overviews, gathered.rows)
+                head, tail = build_page(gathered.overviews, gathered.rows)
                 file.write(head.encode("utf-8"))
                 shutil.copyfileobj(chunks, file)
                 file.write(tail.encode("utf-8"))
@@ -67,27 +67,29 @@ def write_report(runs: Sequence[Run], out: Path) -> int:
 
 @dataclass
 class _Gathered:
+    """What is known of all runs after their trees have been read."""
+
     rows: list[list[Any]] = field(default_factory=list)
     overviews: list[dict[str, Any]] = field(default_factory=list)
 
 
 def _gather(runs: Sequence[Run], file: BinaryIO) -> _Gathered:
-    """Go once through all trees: chunks to the file, their rows and the runs' overviews to memory."""
+    """Read all trees once. Their chunks go to the file; their rows and the runs' overviews stay in memory."""
     writer, gathered = ChunkWriter(file), _Gathered()
     for number, run in enumerate(runs):
         counts: Counter[str] = Counter()
         for reported in run.trees:
-            record, tokens = record_of(reported)
+            record, tokens = build_record(reported)
             chunk, place = writer.add(record, tokens, run.vocabulary)
-            gathered.rows.append(row_of(reported, number, chunk, place))
+            gathered.rows.append(build_row(reported, number, chunk, place))
             counts.update(count(reported.tree, reported.examples))
-        gathered.overviews.append(overview_of(run, counts if run.counts is None else run.counts))
+        gathered.overviews.append(build_overview(run, counts if run.counts is None else run.counts))
     writer.flush()
     return gathered
 
 
-def page(overviews: Sequence[dict[str, Any]], rows: Sequence[Sequence[Any]]) -> tuple[str, str]:
-    """Return the document before and behind the chunks."""
+def build_page(overviews: Sequence[dict[str, Any]], rows: Sequence[Sequence[Any]]) -> tuple[str, str]:
+    """Return the parts of the document before and after the chunks."""
     style = "\n".join(_asset(name) for name in STYLES)
     scripts = [_asset(name) for name in SCRIPTS]
     index = {"columns": COLUMNS, "results": RESULTS, "rows": rows}
@@ -104,7 +106,7 @@ def page(overviews: Sequence[dict[str, Any]], rows: Sequence[Sequence[Any]]) -> 
 
 
 def content_security_policy(styles: Sequence[str], scripts: Sequence[str]) -> str:
-    """Nothing from anywhere but these very styles and scripts."""
+    """Return a policy that allows exactly these styles and scripts, and nothing else."""
     return (
         f"default-src 'none'; style-src {' '.join(map(source_hash, styles))}; "
         f"script-src {' '.join(map(source_hash, scripts))}; base-uri 'none'; form-action 'none'"
@@ -112,6 +114,7 @@ def content_security_policy(styles: Sequence[str], scripts: Sequence[str]) -> st
 
 
 def source_hash(text: str) -> str:
+    """Return a text's hash as a Content-Security-Policy source."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode('utf-8')).digest()).decode('ascii')}'"
 
 

@@ -1,4 +1,4 @@
-"""A run at a glance: figures, tables and charts, as JSON values for the page.
+"""Builds the overview of a run: figures, tables and charts, as JSON values for the page.
 
 {"name", "notes": [text], "figures": [[label, value, explanation]], "tables": [{"title", "rows"}],
  "charts": [{"title", "x", "unit", "xs", "series": [{"label", "values": [number or null]}]}]}
@@ -24,13 +24,13 @@ SHARES = {
     "reflection_parsed": ("reflections parsed", "reflections_parsed", "reflections"),
     "task_success": ("tasks solved while exploring", "solved", "trees_scored"),
 }
-"""Ratio of core.statistics -> its label, and the two counts it is of."""
+"""Ratio of core.statistics -> its label, the count of the part, and the count of the whole."""
 LOSS = re.compile(r"\w+/loss(_\w+)?")
 
 
-def overview_of(run: Run, counts: Mapping[str, int]) -> dict[str, Any]:
-    """Return the run's overview; `counts` are those of its trees, for what no metrics tell."""
-    measured = summed(run.metrics)
+def build_overview(run: Run, counts: Mapping[str, int]) -> dict[str, Any]:
+    """Return the run's overview. `counts` are summed over its trees and used where metrics are missing."""
+    measured = sum_counts(run.metrics)
     collected: Mapping[str, float] = measured if "trees" in measured else counts
     charts = [*_pass_charts(run.metrics), *_step_charts(run.metrics)]
     tables = [*_evaluation_tables(run), *_spent_tables(run.metrics, collected)]
@@ -40,22 +40,27 @@ def overview_of(run: Run, counts: Mapping[str, int]) -> dict[str, Any]:
     return {"name": run.name, "notes": list(run.notes), "figures": figures, "tables": tables, "charts": charts}
 
 
-def summed(metrics: Metrics) -> dict[str, int]:
-    """Counts of core.statistics, summed over the training steps; ratios among them are summed in vain."""
+def sum_counts(metrics: Metrics) -> dict[str, int]:
+    """Return the counts of core.statistics, summed over the training steps. The sums of ratios have no meaning."""
     sums: Counter[str] = Counter()
     for step, values in metrics.items():
         if step > 0:
-            sums.update(counts_in(values))
+            sums.update(select_counts(values))
     return dict(sums)
 
 
-def counts_in(values: Mapping[str, float]) -> dict[str, float]:
-    """The counts of core.statistics, and the ratios, among the metrics of one step."""
+def select_counts(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the counts and ratios of core.statistics among the metrics of one step, without their prefix."""
     return {key.removeprefix(PREFIX): value for key, value in values.items() if key.startswith(PREFIX)}
 
 
+def count_updates(metrics: Metrics) -> int:
+    """Return the number of training steps that updated the weights, as evaluation/summary.py counts them."""
+    return sum("actor/loss" in values for step, values in metrics.items() if step > 0)
+
+
 def _validated(metrics: Metrics) -> dict[int, dict[tuple[str, int], float]]:
-    """Training step -> (data source, k) -> Pass@k, of the first and the last validation."""
+    """Return training step -> (data source, k) -> Pass@k, for the first and the last validation only."""
     found = {step: passes(values) for step, values in metrics.items() if passes(values)}
     return {step: found[step] for step in sorted({min(found), max(found)})} if found else {}
 
@@ -69,7 +74,7 @@ def _pass_figures(run: Run) -> list[list[str]]:
 
 
 def validation_figures(metrics: Metrics) -> list[list[str]]:
-    """Label, value and explanation of each Pass@k, from the first validation to the last."""
+    """Return label, value and explanation of each Pass@k, from the first validation to the last."""
     validated = _validated(metrics)
     figures = []
     for source, k in validated[min(validated)] if validated else ():
@@ -80,7 +85,7 @@ def validation_figures(metrics: Metrics) -> list[list[str]]:
 
 
 def share_figures(counts: Mapping[str, float]) -> list[list[str]]:
-    """Label, value and explanation of each share that the counts tell."""
+    """Return label, value and explanation of each share that can be computed from the counts."""
     return [
         [label, f"{percent(counts[part] / counts[whole])} %", f"{counts[part]:,.0f} of {counts[whole]:,.0f}"]
         for label, part, whole in SHARES.values()
@@ -89,7 +94,7 @@ def share_figures(counts: Mapping[str, float]) -> list[list[str]]:
 
 
 def _pass_charts(metrics: Metrics) -> Iterable[dict[str, Any]]:
-    """Pass@k over k before and after, a chart for each data source."""
+    """Yield a chart of Pass@k over k, before and after training, for each data source."""
     validated = _validated(metrics)
     for source in sorted({source for found in validated.values() for source, _ in found}):
         ks = sorted({k for found in validated.values() for name, k in found if name == source})
@@ -102,7 +107,7 @@ def _pass_charts(metrics: Metrics) -> Iterable[dict[str, Any]]:
 
 
 def _step_charts(metrics: Metrics) -> Iterable[dict[str, Any]]:
-    """What the training steps report: losses, and the shares of what was collected."""
+    """Yield charts over the training steps: losses, and shares of what was collected."""
     trained = {step: values for step, values in metrics.items() if step > 0}
     losses = sorted({key for values in trained.values() for key in values if LOSS.fullmatch(key)})
     shares = {f"{PREFIX}{name}": label for name, (label, *_) in SHARES.items()}
@@ -119,7 +124,7 @@ def _step_charts(metrics: Metrics) -> Iterable[dict[str, Any]]:
 
 
 def _scaled(value: float | None, unit: str) -> float | None:
-    # verl's metrics may hold NaN, which JSON has no word for.
+    # verl's metrics may hold NaN, which JSON cannot express.
     if value is None or value != value or abs(value) == float("inf"):
         return None
     return _times_100(value) if unit == "%" else value
@@ -141,13 +146,12 @@ def _evaluation_tables(run: Run) -> Iterable[dict[str, Any]]:
 
 
 def _spent_tables(metrics: Metrics, counts: Mapping[str, float]) -> Iterable[dict[str, Any]]:
-    """The budget spent, and what came of it."""
+    """Yield a table of the budget spent and its results."""
     rows = [["collected", "total"]]
     for indented, key in SUMMED.items():
         label = indented.replace("  that", "branches that")
         if key is None:
-            number = float(sum(any(LOSS.fullmatch(name) for name in values) for values in metrics.values()))
-            rows += [[label, f"{number:,.0f}"]] if metrics else []
+            rows += [[label, f"{count_updates(metrics):,}"]] if metrics else []
         elif (name := key.removeprefix(PREFIX)) in counts and (metrics or counts[name]):
             rows.append([label, f"{counts[name]:,.0f}"])
     seconds = sum(values.get("timing_s/step", 0.0) for values in metrics.values())

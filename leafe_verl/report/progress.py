@@ -1,7 +1,7 @@
-"""How far a training run has come, told from what it leaves on disk, and read as that grows.
+"""Reads how far a training run has come from the files that it writes, incrementally as they grow.
 
-The configuration says what is planned; the metrics gain a line when a step, or the validation before training, is over;
-the experience store gains a tree when its task is over; the tracker names the last step whose weights were saved.
+The configuration says what is planned. The metrics gain a line when a step, or the validation before training, ends.
+The tree store gains a tree when its task ends. The tracker file names the last step whose weights were saved.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from leafe_verl.checkpoints import TRACKER
 from leafe_verl.core import ExplorationTree, Reflection
 from leafe_verl.core.statistics import count, total
 from leafe_verl.evaluation.summary import Metrics
-from leafe_verl.report.overview import counts_in, summed
+from leafe_verl.report.overview import select_counts, sum_counts
 from leafe_verl.report.runs import CONFIGURATION, TREES, read_configuration
 from leafe_verl.trees import Provenance, StoreFollower, read_tree
 
@@ -26,83 +26,86 @@ CHECKPOINTS = TREES.parent
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What the run's configuration says."""
+class RunPlan:
+    """What the run's configuration plans."""
 
     steps: int | None = None
-    """Training steps; None where the run counts epochs, or says nothing."""
+    """Number of training steps; None if the run counts epochs, or if the configuration is missing."""
     trees: int | None = None
-    """Trees of one step."""
+    """Number of trees collected in one step; None if unknown."""
     explores: bool = False
-    """Whether its steps leave trees in its own store."""
+    """Whether the steps write trees to the run's own store."""
     validates_first: bool = False
+    """Whether the run validates before training."""
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """The last experience that the model wrote, and what came of it."""
+class LastExperience:
+    """The last experience that the model wrote, and the result of the branches that used it."""
 
     task_key: str
     step: int | None
-    """Training step."""
+    """Training step that collected the tree; None outside training."""
     attempt: int
-    """The attempt that was reflected upon."""
+    """Index of the attempt that was reflected on."""
     reflection: Reflection
     improved: bool | None
-    """Whether a branch grown from it improved on that attempt; None where none was grown."""
+    """Whether a branch that used the experience improved on that attempt; None if there is no such branch."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """What was collected in some time."""
+    """What was collected in a period of the run."""
 
     counts: Mapping[str, float]
-    """Those of core.statistics."""
+    """Counts of core.statistics."""
     seconds: float | None = None
-    """That collecting took; None where it is not known."""
+    """Seconds that collecting took; None if unknown."""
 
     def rate(self, name: str) -> float | None:
-        """So many a second."""
+        """Return the count per second; None if the count or the time is unknown."""
         return self.counts[name] / self.seconds if self.seconds and name in self.counts else None
 
 
 @dataclass(frozen=True)
 class Progress:
-    """A run at one moment."""
+    """The state of a run at one moment."""
 
     name: str
     stage: str
-    """What it is doing, in a word or two."""
-    plan: Plan
+    """What the run is doing, in a word or two."""
+    plan: RunPlan
     done: int
-    """Training steps that are over; a run that goes on from a checkpoint has done what that holds."""
+    """Number of finished training steps, including those in the checkpoint that the run resumed from."""
     metrics: Metrics
     current: Interval
-    """Of the step under way."""
+    """The step under way."""
     last: Interval
-    """Of the last step that is over."""
+    """The last finished step."""
     whole: Interval
-    """Of the run."""
-    lesson: Lesson | None
+    """The whole run; `seconds` is None."""
+    last_experience: LastExperience | None
     written: datetime | None
-    """When the run last wrote something; None before it has."""
+    """When the run last wrote something; None if it has not written anything yet."""
 
     @property
     def ended(self) -> bool:
+        """Whether all planned steps are finished."""
         return self.plan.steps is not None and self.done >= self.plan.steps
 
 
 class MetricsFollower:
-    """The metrics of a run, each line read once."""
+    """Reads the metrics of a run, each line once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._read: dict[Path, int] = {}
-        """File -> byte behind its last whole line."""
+        """File -> offset in bytes after its last complete line."""
         self._last_steps: dict[Path, int] = {}
         self.metrics: Metrics = {}
 
     def look(self) -> None:
+        """Read the lines added since the last call."""
         for path in self._folder.glob("metrics-*.jsonl"):
             for line in self._new_lines(path):
                 try:
@@ -114,12 +117,12 @@ class MetricsFollower:
 
     @property
     def newest(self) -> Path | None:
-        """The file that the latest process writes: a run that goes on begins another one, when its set-up is over."""
+        """The file that the latest process writes. A resumed run starts a new file after its set-up."""
         return max(self._folder.glob("metrics-*.jsonl"), default=None)
 
     @property
     def last_step(self) -> int | None:
-        """Of the newest file; None where it is empty."""
+        """Last step in the newest file; None if that file is missing or empty."""
         return self._last_steps.get(self.newest) if self.newest else None
 
     def _new_lines(self, path: Path) -> Iterator[bytes]:
@@ -132,21 +135,21 @@ class MetricsFollower:
 
 
 class TreesFollower:
-    """The trees of a run, as counts; those of steps that have metrics are left unread, since those count them."""
+    """Counts the trees of a run. Trees of steps that have metrics need not be read: the metrics already count them."""
 
     def __init__(self, store: Path) -> None:
         self._store = StoreFollower(store)
         self._seen: set[tuple[int | None, str]] = set()
         self.counts: dict[int | None, Counter[str]] = defaultdict(Counter)
-        """Training step -> counts of its trees."""
+        """Training step -> counts of core.statistics over its trees."""
         self.collected: dict[int | None, datetime] = {}
         """Training step -> when its newest tree was collected."""
-        self.lesson: Lesson | None = None
+        self.last_experience: LastExperience | None = None
 
     def look(self, measured: Container[int | None]) -> None:
-        """Read the new trees of steps that are not among those `measured`."""
+        """Read the new trees of steps that are not in `measured`."""
         for added in self._store.added():
-            # A file's steps only rise: behind one tree of a measured step there are only more of them.
+            # Steps never decrease within a file, so all trees before one of a measured step are of measured steps too.
             for location in reversed(added):
                 tree, provenance = read_tree(location)
                 self._add(tree, provenance)
@@ -160,13 +163,13 @@ class TreesFollower:
         self._seen.add((step, tree.task.key))
         self.counts[step].update(count(tree, ()))
         newest = max(self.collected.values(), default=None)
-        if (newest is None or collected >= newest) and (lesson := lesson_of(tree, step)):
-            self.lesson = lesson
+        if (newest is None or collected >= newest) and (last_experience := find_last_experience(tree, step)):
+            self.last_experience = last_experience
         self.collected[step] = max(collected, self.collected.get(step, collected))
 
 
-def lesson_of(tree: ExplorationTree, step: int | None) -> Lesson | None:
-    """Return the tree's last experience that the model itself wrote, None without one."""
+def find_last_experience(tree: ExplorationTree, step: int | None) -> LastExperience | None:
+    """Return the tree's last experience that the model itself wrote, or None if it wrote none."""
     written = [(attempt, reflection) for attempt, reflection in tree.reflections if reflection.parsed]
     if not written:
         return None
@@ -176,34 +179,40 @@ def lesson_of(tree: ExplorationTree, step: int | None) -> Lesson | None:
         for index, branch in tree.branches()
         if (branch.parent, branch.reflection) == (attempt, reflection)
     ]
-    return Lesson(tree.task.key, step, attempt, reflection, any(grown) if grown else None)
+    return LastExperience(tree.task.key, step, attempt, reflection, any(grown) if grown else None)
 
 
 @dataclass
 class RunFollower:
-    """Follows one run; what one look has read, the next does not read again."""
+    """Follows one run and reads each piece of data only once."""
 
     folder: Path
     _metrics: MetricsFollower = field(init=False)
     _trees: TreesFollower = field(init=False)
-    _plans: dict[float, Plan] = field(default_factory=dict)
-    """When the configuration was written -> what it plans. A run that goes on writes it anew."""
+    _plans: dict[float, RunPlan] = field(default_factory=dict)
+    """Modification time of the configuration -> its plan. A resumed run rewrites the configuration."""
 
     def __post_init__(self) -> None:
         self._metrics = MetricsFollower(self.folder)
         self._trees = TreesFollower(self.folder / TREES)
 
     def look(self) -> Progress:
-        """Return how far the run has come. Raises ValueError for trees of another version."""
+        """Return how far the run has come. Raises ValueError for trees of an unsupported version."""
         self._metrics.look()
         plan, done = self._plan(), self._metrics.last_step
         done = self._saved() if done is None else done
-        # A run that goes on from a checkpoint does the steps behind it again.
+        # A run resumed from a checkpoint repeats the steps after that checkpoint.
         metrics = {step: values for step, values in self._metrics.metrics.items() if step <= done}
         self._trees.look(metrics.keys())
-        if self._metrics.newest is None:  # without the `file` logger, trees alone tell the step
+        if self._metrics.newest is None:  # without the `file` logger, only trees show the step
             done = max([done, *(step - 1 for step in self._trees.counts if step is not None)])
         collected = {step: counts for step, counts in self._trees.counts.items() if step not in metrics}
+        return self._progress(plan, done, metrics, collected)
+
+    def _progress(
+        self, plan: RunPlan, done: int, metrics: Metrics, collected: Mapping[int | None, Counter[str]]
+    ) -> Progress:
+        """Return the state of a run; `collected` counts the trees of the steps that have no metrics yet."""
         current = collected.get(done + 1, Counter())
         last = metrics.get(done, {}) if done else {}
         return Progress(
@@ -213,20 +222,20 @@ class RunFollower:
             done=done,
             metrics=metrics,
             current=Interval(current, self._seconds(done + 1)),
-            last=Interval(counts_in(last), last.get("timing_s/gen")),
-            whole=Interval(total([summed(metrics), *collected.values()])),
-            lesson=self._trees.lesson,
+            last=Interval(select_counts(last), last.get("timing_s/gen")),
+            whole=Interval(total([sum_counts(metrics), *collected.values()])),
+            last_experience=self._trees.last_experience,
             written=self._written(),
         )
 
-    def _plan(self) -> Plan:
+    def _plan(self) -> RunPlan:
         path = self.folder / CONFIGURATION
         written = path.stat().st_mtime if path.is_file() else 0.0
         if written not in self._plans:
-            self._plans = {written: plan_of(read_configuration(path))}
+            self._plans = {written: read_plan(read_configuration(path))}
         return self._plans[written]
 
-    def _stage(self, plan: Plan, done: int, trees: int) -> str:
+    def _stage(self, plan: RunPlan, done: int, trees: int) -> str:
         newest, last_step = self._metrics.newest, self._metrics.last_step
         if newest is None and not trees:
             return "starting" if (self.folder / CONFIGURATION).is_file() else "nothing written yet"
@@ -241,18 +250,18 @@ class RunFollower:
         return "validating" if self._saved() == done + 1 else "distilling"
 
     def _saved(self) -> int:
-        """The last step that was saved, which a run goes on from; 0 without one."""
+        """Return the last saved step, from which the run would resume; 0 if there is none."""
         tracker = self.folder / CHECKPOINTS / TRACKER
         text = tracker.read_text(encoding="utf-8").strip() if tracker.is_file() else ""
         return int(text) if text.isdecimal() else 0
 
     def _seconds(self, step: int) -> float | None:
-        """From the end of the step before, when the metrics were last written, to the newest tree."""
+        """Return the seconds from the end of the previous step (the last write of the metrics) to the newest tree."""
         newest, collected = self._metrics.newest, self._trees.collected.get(step)
         if newest is None or collected is None:
             return None
         seconds = collected.timestamp() - newest.stat().st_mtime
-        return seconds if seconds > 0 else None  # trees of a process that was killed are older
+        return seconds if seconds > 0 else None  # trees of a killed process may be older than the metrics
 
     def _written(self) -> datetime | None:
         written = [*self.folder.glob("metrics-*.jsonl"), *(self.folder / TREES).glob("trees-*.arrow")]
@@ -261,8 +270,8 @@ class RunFollower:
         return datetime.fromtimestamp(max(times), timezone.utc) if times else None
 
 
-def plan_of(configuration: Mapping[str, Any]) -> Plan:
-    """Return what Hydra's record of the configuration plans; of another version's, what is still there."""
+def read_plan(configuration: Mapping[str, Any]) -> RunPlan:
+    """Return the plan in a configuration that Hydra recorded. Settings missing in another version are left unknown."""
 
     def setting(path: str) -> Any:
         value: Any = configuration
@@ -273,7 +282,7 @@ def plan_of(configuration: Mapping[str, Any]) -> Plan:
     once = setting("leafe.schedule.collect") == "all"
     samples = setting("leafe.schedule.stages") != "distil"
     stores = setting("trainer.v1.trainer_mode") == "leafe" and setting("leafe.collection.store") is not None
-    return Plan(
+    return RunPlan(
         steps=1 if once else setting("trainer.total_training_steps"),
         trees=None if once else setting("data.train_batch_size"),
         explores=samples and stores,

@@ -1,21 +1,21 @@
-"""A tree as the page shows it, and its row in the list of tasks.
+"""Turns a tree into the record that the page shows, and into its row in the list of tasks.
 
 A record, as JSON:
 
-    key, environment, instruction, step, verbatim, note     of ReportedTree and its task
+    key, environment, instruction, step, verbatim, note     fields of ReportedTree and its task
     attempts      in breadth-first order, each:
-        parent, from, depth     of its branch; null, 1 and 0 for a root. `from` is tau, counted from 1
+        parent, from, depth     fields of its branch; null, 1 and 0 for a root. `from` is tau, counted from 1
         reflection              index in `reflections`, null for a root
         outcome, error, replayed
         best, improved          highest return after any of its own steps, and whether that exceeds its parent's
-        steps                   those it executed itself, each:
-            shared, messages        its history: so many messages of its base, then these. The base is empty for the
-                                    first step of a root, the history of the step rolled back to for that of a branch,
-                                    else the history before, with the action and the feedback behind it
+        steps                   the steps that it executed itself, each:
+            shared, messages        its history: the first `shared` messages of its base, then `messages`. The base of
+                                    a root's first step is empty; of a branch's first step, the history of the step
+                                    rolled back to; otherwise the previous history with its action and feedback
             action, complete, feedback, reward, error
             return                  sum of the rewards so far
-            tokens, logProbs        of the action, where an example trains on them
-            feedbackTokens          likewise, of the feedback and what the chat template puts around it
+            tokens, logProbs        tokens of the action; only present if an example trains on them
+            feedbackTokens          tokens of the feedback and its chat template; present under the same condition
     reflections   {attempt, step, experience, parsed, text, numSteps}
     examples      {kind, attempt, tokens, parts}; `tokens` is how many are trained on; `parts` are triples: the attempt
                   that executed a step, the step, and 0 for its action, 1 for its feedback
@@ -28,7 +28,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from leafe_verl.core import Attempt, Example, ExplorationTree, Message, Outcome, StepRecord
+from leafe_verl.core import Attempt, Example, ExplorationTree, Message, Outcome, Reflection, StepRecord
+from leafe_verl.core.shared_prefix import shared_prefix_length
 from leafe_verl.report.sources import ReportedTree
 
 ACTION, FEEDBACK = 0, 1
@@ -36,7 +37,7 @@ Part = tuple[int, int, int]
 """Attempt that executed the step, the step from 1, ACTION or FEEDBACK."""
 
 EXCERPT = 160
-"""Characters of a key and of an instruction in the list."""
+"""Maximum number of characters of a key or an instruction in the list."""
 
 COLUMNS = (
     "run",  # index of the run
@@ -58,8 +59,8 @@ COLUMNS = (
 RESULTS = ("first try", "after rollback", "unsolved", "unscored")
 
 
-def row_of(reported: ReportedTree, run: int, chunk: int, place: int) -> list[Any]:
-    """Return the tree's values of COLUMNS."""
+def build_row(reported: ReportedTree, run: int, chunk: int, place: int) -> list[Any]:
+    """Return the tree's value for each of COLUMNS."""
     tree, task = reported.tree, reported.tree.task
     branches = tree.branches()
     returns = [tree.best_return(i) for i, attempt in enumerate(tree.attempts) if attempt.outcome.scored]
@@ -76,22 +77,22 @@ def row_of(reported: ReportedTree, run: int, chunk: int, place: int) -> list[Any
         sum(reflection.parsed for _, reflection in tree.reflections),
         len(reported.examples),
         _finite(max(returns, default=None)),
-        RESULTS.index(result_of(tree)),
+        RESULTS.index(classify_result(tree)),
         chunk,
         place,
     ]
 
 
-def result_of(tree: ExplorationTree) -> str:
-    """Whether the task was solved, and whether that took a rollback."""
+def classify_result(tree: ExplorationTree) -> str:
+    """Return which of RESULTS holds: whether the task was solved, and whether that took a rollback."""
     solved = [attempt for attempt in tree.attempts if attempt.outcome is Outcome.SUCCESS]
     if solved:
         return "first try" if any(attempt.branch is None for attempt in solved) else "after rollback"
     return "unsolved" if any(attempt.outcome.scored for attempt in tree.attempts) else "unscored"
 
 
-def record_of(reported: ReportedTree) -> tuple[dict[str, Any], set[int]]:
-    """Return the tree's record and all token ids in it."""
+def build_record(reported: ReportedTree) -> tuple[dict[str, Any], set[int]]:
+    """Return the tree's record, and all token ids that it contains."""
     tree, task = reported.tree, reported.tree.task
     trained = trained_tokens(tree, reported.examples)
     record = {
@@ -109,29 +110,29 @@ def record_of(reported: ReportedTree) -> tuple[dict[str, Any], set[int]]:
 
 
 def trained_tokens(tree: ExplorationTree, examples: Sequence[Example]) -> dict[Part, tuple[int, ...]]:
-    """Return the tokens that the examples train on, by the part of the step that they are."""
+    """Return the token ids that the examples train on, by part of a step."""
     return {part: token_ids for example in examples for part, token_ids in _parts(tree, example)}
 
 
 def _parts(tree: ExplorationTree, example: Example) -> Iterator[tuple[Part, tuple[int, ...]]]:
-    """The runs of trained tokens of one example, each an action or what lies between two actions."""
+    """Yield the spans of trained tokens of one example. Each span is an action, or what lies between two actions."""
     mask, token_ids = example.sequence.mask, example.sequence.token_ids
     for t, step in enumerate(tree.path(example.attempt), start=1):
         begin = len(step.history.token_ids)
         end = begin + len(step.action.token_ids)
-        owner = owner_of(tree, example.attempt, t)
+        owner = find_owner(tree, example.attempt, t)
         if any(mask[begin:end]):
             yield (owner, t, ACTION), token_ids[begin:end]
         if end < len(mask) and mask[end]:
             length = len(list(itertools.takewhile(bool, mask[end:])))
-            # Behind a rollback point, the branch's own action follows its parent's feedback.
+            # After a rollback point, the branch's own action follows its parent's feedback.
             yield (owner, t, FEEDBACK), token_ids[end : end + length]
 
 
-def owner_of(tree: ExplorationTree, index: int, step: int) -> int:
+def find_owner(tree: ExplorationTree, index: int, step: int) -> int:
     """Return the attempt that executed a step of an attempt's path."""
     branch = tree.attempts[index].branch
-    return owner_of(tree, branch.parent, step) if branch and step < branch.step else index
+    return find_owner(tree, branch.parent, step) if branch and step < branch.step else index
 
 
 def _attempt(tree: ExplorationTree, index: int, trained: dict[Part, tuple[int, ...]]) -> dict[str, Any]:
@@ -165,7 +166,7 @@ def _steps(tree: ExplorationTree, index: int, trained: dict[Part, tuple[int, ...
     returns = list(itertools.accumulate(step.reward for step in path))
     for t, step in enumerate(path[first - 1 :], start=first):
         messages = step.history.messages
-        shared = _shared(messages, base)
+        shared = shared_prefix_length(messages, base)
         record = {
             "shared": shared,
             "messages": [[message.get("role", ""), message.get("content", "")] for message in messages[shared:]],
@@ -182,7 +183,7 @@ def _steps(tree: ExplorationTree, index: int, trained: dict[Part, tuple[int, ...
 
 
 def _tokens(step: StepRecord, action: Sequence[int] | None, feedback: Sequence[int] | None) -> dict[str, Any]:
-    """What the page needs of tokens: those trained on alone, since all of them would be most of the file."""
+    """Return only the tokens that are trained on: all tokens together would be most of the file."""
     found: dict[str, Any] = {}
     if action:
         found["tokens"] = list(action)
@@ -193,7 +194,7 @@ def _tokens(step: StepRecord, action: Sequence[int] | None, feedback: Sequence[i
     return found
 
 
-def _reflection(attempt: int, reflection: Any) -> dict[str, Any]:
+def _reflection(attempt: int, reflection: Reflection) -> dict[str, Any]:
     return {
         "attempt": attempt,
         "step": reflection.step,
@@ -213,12 +214,6 @@ def _example(tree: ExplorationTree, example: Example) -> dict[str, Any]:
     }
 
 
-def _shared(messages: Sequence[Message], base: Sequence[Message]) -> int:
-    """Length of the longest common beginning."""
-    pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(messages, base, strict=False))
-    return len(list(pairs))
-
-
 def _finite(value: float | None, digits: int = 6) -> float | None:
-    """A number that JSON has: an environment may well reward with infinity, which is shown as absent."""
+    """Return the rounded number, or None if it is not finite: rewards may be infinite, which JSON cannot express."""
     return None if value is None or not math.isfinite(value) else round(value, digits)

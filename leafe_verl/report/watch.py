@@ -1,4 +1,4 @@
-"""`leafe-verl watch`: a training run's figures in the terminal while it goes on."""
+"""`leafe-verl watch`: show a training run's figures in the terminal while it goes on."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from rich.text import Text
 
 from leafe_verl.evaluation.manifest import FILE
 from leafe_verl.report.overview import LOSS, share_figures, validation_figures
-from leafe_verl.report.progress import Interval, Lesson, Progress, RunFollower
+from leafe_verl.report.progress import Interval, LastExperience, Progress, RunFollower
 from leafe_verl.trees.text import one_line
 
 NAME_CHARACTERS, EXPERIENCE_CHARACTERS = 60, 600
 SILENT_SECONDS = 60
-"""Beyond this, the frame says when the run last wrote something."""
+"""Seconds of silence after which the frame says when the run last wrote something."""
 NOTHING = "–"
 RATES = {
     "attempts a minute": ("attempts", 60),
     "environment steps a second": ("environment_steps", 1),
     "sampled tokens a second": ("sampled_tokens", 1),
 }
-"""Label -> the count of core.statistics, and the seconds that it is given for."""
+"""Label -> count of core.statistics, and the seconds in the label's unit of time."""
 
 
 def watch(folder: Path, *, once: bool = False, interval: float = 2.0, console: Console | None = None) -> int:
-    """Show the run in `folder` until its last step is over, and return 0; one frame where nobody watches a terminal.
+    """Show the run in `folder` until its last step ends, and return 0. Without a TTY, print one frame and return.
 
-    Raises ValueError for an evaluation, and for trees of another version.
+    Raises ValueError for an evaluation, and for trees of an unsupported version.
     """
     if (folder / FILE).is_file():
         raise ValueError(f"{folder} is an evaluation; expected RUN_DIR of a training run, as the recipes name it")
@@ -48,20 +48,20 @@ def watch(folder: Path, *, once: bool = False, interval: float = 2.0, console: C
                 live.update(frame(progress), refresh=True)
                 time.sleep(interval)
             live.update(frame(progress), refresh=True)
-    except KeyboardInterrupt:  # the way to stop watching
+    except KeyboardInterrupt:  # Ctrl-C is how a user stops watching
         pass
     return 0
 
 
 def frame(progress: Progress) -> RenderableType:
-    """All that is shown at one moment. Text of the run comes in by `_text` alone, which no terminal obeys."""
+    """Return what is shown at one moment. `_text` strips control sequences from all text that comes from the run."""
     parts = Table.grid()
     parts.add_row(_heading(progress))
     if progress.plan.steps:
         parts.add_row(ProgressBar(total=progress.plan.steps, completed=_steps_done(progress)))
     parts.add_row(_table(progress))
-    if progress.lesson:
-        parts.add_row(_panel(progress.lesson))
+    if progress.last_experience:
+        parts.add_row(_panel(progress.last_experience))
     return parts
 
 
@@ -80,7 +80,7 @@ def _heading(progress: Progress) -> Text:
 
 
 def _steps_done(progress: Progress) -> float:
-    """With the share of the current step's trees that are there, of which collecting is about half of a step."""
+    """Return the finished steps plus a fraction for the current one: collecting its trees is about half of a step."""
     trees = progress.plan.trees
     return progress.done + (0.5 * min(1, progress.current.counts.get("trees", 0) / trees) if trees else 0)
 
@@ -96,14 +96,16 @@ def _table(progress: Progress) -> Table:
 
 
 def _rows(progress: Progress) -> Iterator[tuple[str, str, str, str]]:
-    """Label, and what it is in this step, in the last one, and in the whole run."""
-    spells = (progress.current, progress.last, progress.whole)
-    current, last, whole = (f"{spell.counts.get('trees', 0):,.0f}" for spell in spells)
+    """Yield a label, and its value in this step, in the last step, and in the whole run."""
+    intervals = (progress.current, progress.last, progress.whole)
+    current, last, whole = (f"{interval.counts.get('trees', 0):,.0f}" for interval in intervals)
     yield "trees", f"{current} of {progress.plan.trees}" if progress.plan.trees else current, last, whole
     for label, (count, seconds) in RATES.items():
-        current, last, whole = (_rate(spell, count, seconds) for spell in spells)
+        current, last, whole = (_rate(interval, count, seconds) for interval in intervals)
         yield label, current, last, whole
-    current_shares, last_shares, _ = ({row[0]: row[1] for row in share_figures(spell.counts)} for spell in spells)
+    current_shares, last_shares, _ = (
+        {row[0]: row[1] for row in share_figures(interval.counts)} for interval in intervals
+    )
     for label, value, explanation in share_figures(progress.whole.counts):
         now, before = (shares.get(label, NOTHING) for shares in (current_shares, last_shares))
         yield label, now, before, f"{value} ({explanation})"
@@ -114,16 +116,18 @@ def _rows(progress: Progress) -> Iterator[tuple[str, str, str, str]]:
         yield label, "", "", value
 
 
-def _rate(spell: Interval, count: str, seconds: int) -> str:
-    rate = spell.rate(count)
+def _rate(interval: Interval, count: str, seconds: int) -> str:
+    rate = interval.rate(count)
     return NOTHING if rate is None else f"{rate * seconds:,.1f}"
 
 
-def _panel(lesson: Lesson) -> Panel:
-    came = {True: "a branch improved", False: "no branch improved", None: "no branch grew from it"}[lesson.improved]
-    where = f", step {lesson.reflection.step} of attempt {lesson.attempt}: {came}"
+def _panel(last_experience: LastExperience) -> Panel:
+    outcome = {True: "a branch improved", False: "no branch improved", None: "no branch used it"}[
+        last_experience.improved
+    ]
+    where = f", step {last_experience.reflection.step} of attempt {last_experience.attempt}: {outcome}"
     return Panel(
-        _text(lesson.reflection.experience, EXPERIENCE_CHARACTERS),
-        title=Text.assemble("last experience, task ", _text(lesson.task_key, 40), where),
+        _text(last_experience.reflection.experience, EXPERIENCE_CHARACTERS),
+        title=Text.assemble("last experience, task ", _text(last_experience.task_key, 40), where),
         title_align="left",
     )

@@ -29,7 +29,7 @@ SCRIPTS = {
     "sandbox": (),
     "prefixes": (),
 }
-"""With their arguments. One that is not there is left out."""
+"""Benchmark -> its arguments. Benchmarks whose file is missing are skipped."""
 COLUMNS = ("what", "alternative", "ratio", "spread", "runs", "goal")
 
 

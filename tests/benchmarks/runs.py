@@ -25,7 +25,7 @@ LIMIT_SECONDS = 1800
 
 
 class Run(NamedTuple):
-    """A recipe that runs."""
+    """A running recipe."""
 
     process: psutil.Process
     folder: Path
@@ -97,7 +97,7 @@ def counters_at(url: str) -> dict[str, float]:
 
 
 def median_and_spread(values: Sequence[float]) -> str:
-    """As in `12.3 (11.9 to 12.5)`: the median, the least and the most."""
+    """Return the median, minimum and maximum, for example `12.3 (11.9 to 12.5)`."""
     middle = f"{statistics.median(values):.3g}"
     return middle if len(values) == 1 else f"{middle} ({min(values):.3g} to {max(values):.3g})"
 

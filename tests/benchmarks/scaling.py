@@ -57,7 +57,7 @@ CODE = "def longest(words):\n    return max(words, key=len)"
 ASSERTS = [f"assert longest({['a', 'b' * n, 'c']!r}) == {'b' * n!r}" for n in (2, 3, 4)]
 GPUS = (8, 64, 512)
 ATTEMPTS, TURN_TOKENS, RECORDS = 8, 64, 4
-"""Of a tree, of a turn, and of a tree in TransferQueue: its counts and its examples."""
+"""Attempts of a tree, tokens of a turn, and records of a tree in TransferQueue (its counts and its examples)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -121,7 +121,7 @@ def policy_of(tokenizer: Any, settings: Settings) -> ServerPolicy:
 
 
 def verdicts_per_second() -> float:
-    """Of one core."""
+    """Return the rate of one core."""
     with SandboxPool(workers=1) as pool:
         return rate(lambda: judge(CODE, ASSERTS, "", pool))
 
@@ -134,7 +134,7 @@ def trees_per_second(trees: Sequence[ExplorationTree]) -> float:
 
 
 def rate(call: Callable[[], object], seconds: float = 3.0) -> float:
-    """Calls a second."""
+    """Return the number of calls per second."""
     call()
     begun, calls = time.perf_counter(), 0
     while time.perf_counter() - begun < seconds:
@@ -166,7 +166,7 @@ def through_ray(number: int = 512) -> dict[str, float]:
 
 
 def put_tree(uid: str, keys: list[str]) -> None:
-    """As verl's rollout worker does: agent_loop_tq.py."""
+    """Write to the queue as verl's rollout worker does in agent_loop_tq.py."""
     ids = torch.nested.as_nested_tensor([torch.ones(512, dtype=torch.int64)] * len(keys), layout=torch.jagged)
     tq.kv_put(key=uid, partition_id="train", tag={"status": "running"})
     fields = TensorDict({"input_ids": ids, "response_mask": ids}, batch_size=len(keys))
@@ -175,7 +175,7 @@ def put_tree(uid: str, keys: list[str]) -> None:
 
 
 def take(keys: list[str]) -> None:
-    """As verl's replay buffer and trainer do, once a batch."""
+    """Read a batch from the queue as verl's replay buffer and trainer do."""
     tq.kv_list("train")
     tq.kv_batch_get(keys=keys, partition_id="train", select_fields=["response_mask"])
     tq.kv_clear(keys=keys, partition_id="train")

@@ -28,7 +28,7 @@ from runs import Run, counters, log_of, median_and_spread, print_table, ratio, s
 
 POLL_SECONDS = 0.25
 PLAIN = {"RAY_RUNTIME_ENV_HOOK": "builtins.dict"}
-"""A hook of the user's that changes nothing keeps ours out."""
+"""A user hook that changes nothing: it replaces the plugin's own hook."""
 DEFAULTS = (
     "actor_rollout_ref.rollout.agent.num_workers=8",
     "reward.num_workers=8",

@@ -13,7 +13,7 @@ class Mixture:
     """Reads rows {"environment": name, "row": that environment's own}. Its tasks name who plays them."""
 
     def close(self) -> None:
-        """Nothing is played here."""
+        """Does nothing: tasks are played by the environments that they name."""
 
     @classmethod
     def task(cls, row: Mapping[str, Any], *, default_key: str | None = None) -> Task:

@@ -27,7 +27,7 @@ DATA = Path(alfworld.__file__).parents[1] / "data"
 ENVIRONMENTS = ("codecontests", "sokoban", "webshop", "scienceworld", "alfworld")
 REPLAYING = ("scienceworld", "alfworld")
 TASKS = 2
-"""Of each environment."""
+"""Number of tasks of each environment."""
 HORIZON = 3
 ATTEMPTS = 6
 SETTINGS = [
@@ -51,7 +51,7 @@ SETTINGS = [
     "trainer.test_freq=-1",
 ]
 DISTILLATION = DistillationSettings(events="every", incomplete_actions=True, rehearsal_share=1.0)
-"""As SETTINGS and launch.SMALL say."""
+"""The distillation settings that SETTINGS and launch.SMALL configure."""
 
 
 def missing(name: str) -> str | None:

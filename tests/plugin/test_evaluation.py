@@ -154,7 +154,7 @@ def test_what_was_collected_before_verl_failed_is_shown(evaluate, monkeypatch, c
 def test_a_key_that_two_files_share_is_refused(verl, evaluate, tmp_path, capsys):
     same = tmp_path / "same.jsonl"
     same.write_text('{"task_id": 0, "text": "again"}\n')
-    assert evaluate("--tasks", str(evaluate.tasks), str(same)) == 1
+    assert evaluate("--tasks", str(same)) == 1
     assert "share a task key" in capsys.readouterr().err
 
 
@@ -166,7 +166,7 @@ def test_a_tree_a_task_with_the_attempts_as_its_budget(verl, evaluate):
 
 
 def test_overrides_may_stand_anywhere(verl, evaluate):
-    more = ["--tasks", str(evaluate.tasks), "leafe.seed=3", "--attempts", "1", "+data.note=x", "--loop", "episode"]
+    more = ["leafe.seed=3", "--attempts", "1", "+data.note=x", "--loop", "episode"]
     assert evaluate(*more, "leafe.budget.depth=1") == 0
     (call,) = verl.calls
     assert [call[key] for key in ("leafe.seed", "+data.note", "leafe.budget.depth")] == ["3", "x", "1"]

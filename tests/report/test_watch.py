@@ -12,7 +12,7 @@ from rich.console import Console
 from evaluation.stores import write_store
 from leafe_verl.cli import main
 from leafe_verl.report import progress
-from leafe_verl.report.progress import Plan, RunFollower, plan_of
+from leafe_verl.report.progress import RunFollower, RunPlan, read_plan
 from leafe_verl.report.watch import frame, watch
 from leafe_verl.trees import Provenance, TreeWriter, read_tree
 from report.samples import HOSTILE, LONG_LINE, METRICS, hostile, rescued
@@ -166,10 +166,14 @@ def test_a_line_that_is_being_written_waits(run):
     assert follower.look().metrics[2] == {"leafe/trees": 3}
 
 
-def test_the_lesson_is_the_models_own_and_says_what_came_of_it(run):
+def test_the_last_experience_is_one_that_the_model_wrote_with_its_outcome(run):
     run.collect(rescued("a", "do not jump"), 1)
-    lesson = RunFollower(run.folder).look().lesson
-    assert (lesson.task_key, lesson.reflection.experience, lesson.improved) == ("a", "do not jump", True)
+    last_experience = RunFollower(run.folder).look().last_experience
+    assert (last_experience.task_key, last_experience.reflection.experience, last_experience.improved) == (
+        "a",
+        "do not jump",
+        True,
+    )
 
 
 def test_what_is_collected_a_second_is_told_from_the_end_of_the_step_before(run):
@@ -183,21 +187,21 @@ def test_what_is_collected_a_second_is_told_from_the_end_of_the_step_before(run)
 @pytest.mark.parametrize(
     "change, plan",
     [
-        ({}, Plan(steps=2, trees=2, explores=True, validates_first=True)),
-        ({"batch}": "all}"}, Plan(steps=1, trees=None, explores=True, validates_first=True)),
-        ({"both": "distil"}, Plan(steps=2, trees=2, explores=False, validates_first=False)),
-        ({"trainer_mode: leafe": "trainer_mode: grpo"}, Plan(steps=2, trees=2, validates_first=True)),
+        ({}, RunPlan(steps=2, trees=2, explores=True, validates_first=True)),
+        ({"batch}": "all}"}, RunPlan(steps=1, trees=None, explores=True, validates_first=True)),
+        ({"both": "distil"}, RunPlan(steps=2, trees=2, explores=False, validates_first=False)),
+        ({"trainer_mode: leafe": "trainer_mode: grpo"}, RunPlan(steps=2, trees=2, validates_first=True)),
     ],
 )
 def test_plans(change, plan):
     text = CONFIGURATION
     for old, new in change.items():
         text = text.replace(old, new)
-    assert plan_of(yaml.safe_load(text)) == plan
+    assert read_plan(yaml.safe_load(text)) == plan
 
 
 def test_the_plan_of_another_version_is_what_is_there():
-    assert plan_of({"trainer": {"total_training_steps": 7}}) == Plan(steps=7)
+    assert read_plan({"trainer": {"total_training_steps": 7}}) == RunPlan(steps=7)
 
 
 def test_a_frame_shows_progress_throughput_success_and_the_last_experience(run):

@@ -1,5 +1,5 @@
 "use strict";
-/* A chart of lines: told apart by dash and marker as well as by colour, and followed by the table of its values. */
+/* A line chart. Lines differ in dash and marker as well as colour; a table of the values follows. */
 
 const CHART = { width: 460, height: 220, left: 48, right: 12, top: 10, bottom: 36 };
 const MARKERS = [

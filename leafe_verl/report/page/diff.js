@@ -111,7 +111,7 @@ function diffCell(side, edits, own) {
   );
 }
 
-/** Neighbours of one kind as one. */
+/** Merge neighbouring parts of the same kind. */
 function joined(edits) {
   const parts = [];
   for (const [kind, text] of edits) {

@@ -1,9 +1,9 @@
 "use strict";
-/* Building elements. Every text of a task, a model or an environment comes in by `textContent` alone, made printable. */
+/* Builds elements. Every text of a task, a model or an environment is made printable and set through `textContent`. */
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** Characters of a text that are shown at once: browsers lay out a line of a megabyte for minutes. */
+/** Characters of a text that are shown at first: browsers take minutes to lay out a line of a megabyte. */
 const SHOWN = 20000;
 
 /**
@@ -52,7 +52,7 @@ function code(character) {
   return `⟨${character.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`;
 }
 
-/** A text in full, verbatim; of a long one the beginning, and a button for the rest. */
+/** A verbatim text. A long one shows only its beginning, and a button for the rest. */
 function verbatim(text, label) {
   const block = h("pre", { class: "verbatim", tabindex: "0", role: "group", "aria-label": label }, text.slice(0, SHOWN));
   if (text === "") block.append(h("span", { class: "aside" }, "(empty)"));
@@ -95,7 +95,7 @@ function plural(number, one, many = `${one}s`) {
   return `${count(number)} ${number === 1 ? one : many}`;
 }
 
-/** A return, a reward or a loss, short; a dash where there is none. */
+/** A return, a reward or a loss in short form; a dash if there is none. */
 function short(number) {
   if (number === null || number === undefined) return "–";
   const size = Math.abs(number);
@@ -103,7 +103,7 @@ function short(number) {
   return String(Number(number.toFixed(size < 10 ? 3 : 1)));
 }
 
-/** Say something to those who listen to the page. */
+/** Announce a message to screen readers. */
 function announce(text) {
   document.getElementById("status").textContent = printable(text);
 }

@@ -1,5 +1,5 @@
 "use strict";
-/* The runs at a glance. */
+/* The overview of the runs. */
 
 function showOverview(section, runs) {
   document.getElementById("runs").textContent = printable(runs.map((run) => run.name).join(" · "));

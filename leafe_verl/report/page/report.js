@@ -8,7 +8,7 @@ function addressOf(tree, attempt, step) {
   return attempt === undefined ? `#tree-${tree}` : `#tree-${tree}-${attempt}-${step}`;
 }
 
-/** What an address names: {tree, attempt, step}, null for the front. */
+/** What an address points to: {tree, attempt, step}, or null for the start page. */
 function placeOf(address) {
   const found = /^#tree-(\d+)(?:-(\d+)-(\d+))?$/.exec(address);
   if (!found) return null;
@@ -39,7 +39,7 @@ class Chunks {
   }
 }
 
-/** When the whole file has been read: the chunks stand at its end. */
+/** Resolves when the whole file has been read: the chunks are at its end. */
 function parsed() {
   if (document.readyState !== "loading") return Promise.resolve();
   return new Promise((resolve) => document.addEventListener("DOMContentLoaded", resolve, { once: true }));
@@ -63,7 +63,7 @@ class Page {
     this.follow();
   }
 
-  /** Show what the address names. */
+  /** Show what the address points to. */
   async follow() {
     const before = this.place;
     const place = placeOf(location.hash);
@@ -159,7 +159,7 @@ class Page {
     location.hash = this.place.attempt === null ? "" : addressOf(this.place.tree);
   }
 
-  /** What is folded away on the screen is not on paper. */
+  /** Sections that are collapsed on the screen are printed in full. */
   unfold() {
     const folded = [...document.querySelectorAll("details:not([open])")];
     for (const details of folded) details.open = true;
@@ -178,7 +178,7 @@ function isStepOf(tree, attempt, step) {
   return found !== undefined && step >= found.from && step <= lastStepOf(found);
 }
 
-/** All reflections on the tree's attempts, those that no branch grew from included. */
+/** All reflections on the tree's attempts, including those that no branch used. */
 function reflectionsOf(tree) {
   if (!tree.reflections.length) return null;
   return h(

@@ -1,5 +1,5 @@
 "use strict";
-/* The list of tasks: sorted, filtered, and rendered as far as one looks. */
+/* The list of tasks: sorted, filtered, and rendered as far as it has been scrolled. */
 
 /** Rows rendered at once; more follow when the end of the list comes into view. */
 const PAGE = 100;
@@ -152,7 +152,7 @@ function ordered(a, b) {
   return a < b ? -1 : a > b ? 1 : 0;
 }
 
-/** The text, shortened to so many characters. */
+/** The text, shortened to a number of characters. */
 function cut(text, characters) {
   return text.length > characters ? `${text.slice(0, characters - 1)}…` : text;
 }
