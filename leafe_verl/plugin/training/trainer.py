@@ -22,7 +22,6 @@ from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
 from verl.trainer.ppo.v1.trainer_base import register_trainer
-from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.metric import reduce_metrics
 from verl.utils.py_functional import rename_dict
 from verl.workers.engine_workers import ActorRolloutRefWorker
@@ -45,6 +44,7 @@ from leafe_verl.plugin.rollout.agent_loops import (
 from leafe_verl.plugin.rollout.inference_servers import InferenceServers, RetryingClient
 from leafe_verl.plugin.rollout.playbook_file import read_playbook, write_playbook
 from leafe_verl.plugin.training.batches import MiniBatchOrder, Row, plan
+from leafe_verl.plugin.training.checkpointing_trainer import CheckpointingTrainer
 from leafe_verl.plugin.training.prefix_batch import TERM
 from leafe_verl.plugin.training.sft_worker import SHARE, UPDATES, WEIGHTS, PolicyWorker, SFTWorker
 from leafe_verl.plugin.training.tracking import track
@@ -54,7 +54,7 @@ from leafe_verl.trees.telling import TellingBranch, most_telling
 logger = logging.getLogger(__name__)
 
 
-class EpisodeTrainer(PPOTrainerSync):
+class EpisodeTrainer(CheckpointingTrainer):
     """verl's synchronous trainer with a worker of ours, unbiased Pass@k in validation, and processes that may die."""
 
     worker_cls: type[ActorRolloutRefWorker] = PolicyWorker
@@ -221,6 +221,7 @@ class LeafeTrainer(CollectingTrainer):
 
     def __init__(self, config: DictConfig) -> None:
         self._stages = config.leafe.schedule.stages
+        self.trains_weights = self._stages != "explore"
         if store := config.leafe.collection.store:
             # Workers may run in another folder.
             config.leafe.collection.store = str(Path(store).expanduser().resolve())
@@ -376,6 +377,8 @@ class LeafeTrainer(CollectingTrainer):
 @register_trainer("ace")
 class ACETrainer(CollectingTrainer):
     """ACE: merges into a playbook what the policy learned from its attempts, and leaves the weights as they are."""
+
+    trains_weights = False
 
     def _balance_batch(self, batch: KVBatchMeta, metrics: dict, **kwargs: Any) -> KVBatchMeta:
         extras = _extra_fields(batch)
