@@ -34,7 +34,7 @@ class CheckpointingTrainer(PPOTrainerSync):
     """False: the weights stay as they are, so that null saves nothing and validates after the last step only."""
 
     def _init_dataloader(self) -> None:
-        super()._init_dataloader()
+        super()._init_dataloader()  # type: ignore[no-untyped-call]
         self._plan_checkpoints(self.config.trainer)
 
     def _plan_checkpoints(self, trainer: DictConfig) -> None:
@@ -56,12 +56,12 @@ class CheckpointingTrainer(PPOTrainerSync):
         self._saved_step: int | None = None
 
     def _load_checkpoint(self) -> None:
-        super()._load_checkpoint()
+        super()._load_checkpoint()  # type: ignore[no-untyped-call]
         if self._best_metric is not None:
             self._checkpoints.forget_best_after(self.global_steps)
 
     def on_train_begin(self) -> None:
-        super().on_train_begin()
+        super().on_train_begin()  # type: ignore[no-untyped-call]
         self._saved_at = time.monotonic()
 
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> KVBatchMeta:
@@ -76,7 +76,7 @@ class CheckpointingTrainer(PPOTrainerSync):
         """Save once in a step: `step` and verl's loop may both ask for it."""
         if self._saved_step == self.global_steps:
             return
-        super()._save_checkpoint()
+        super()._save_checkpoint()  # type: ignore[no-untyped-call]
         self._saved_step, self._saved_at = self.global_steps, time.monotonic()
         self._prune()
 
