@@ -24,6 +24,8 @@ def hf_folder(model: str) -> str:
     path = Path(model).expanduser()
     if not path.is_dir() or _has_weights(path):
         return model
+    if path.is_symlink():  # RUN_DIR/checkpoints/best, which may point elsewhere before the merger has ended
+        path = path.resolve()
     actor = next((folder for folder in (path, path / "actor", path.parent) if _is_sharded(folder)), None)
     if actor is None:
         steps = sorted(step.as_posix() for step in path.glob("**/global_step_*") if _is_sharded(step / "actor"))

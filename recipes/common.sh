@@ -55,7 +55,7 @@ train() {
         device="$DEVICE" hydra.run.dir="$RUN_DIR/hydra" \
         actor_rollout_ref.model.path="$MODEL" data.train_files="$TRAIN_FILES" data.val_files="$VAL_FILES" \
         trainer.project_name=leafe_verl trainer.experiment_name="$(basename "$RUN_DIR")" \
-        trainer.default_local_dir="$RUN_DIR/checkpoints" trainer.test_freq=1000 trainer.save_freq=1000 \
+        trainer.default_local_dir="$RUN_DIR/checkpoints" \
         ${DEVICE_ARGS[@]+"${DEVICE_ARGS[@]}"} "${ENVIRONMENT_ARGS[@]}" "$@"
     python -m leafe_verl summary "$RUN_DIR"
 }

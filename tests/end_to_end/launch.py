@@ -34,6 +34,7 @@ SMALL = [
     "actor_rollout_ref.actor.optim.lr=1e-3",
     "trainer.val_before_train=false",
     "trainer.test_freq=1000",
+    "trainer.save_freq=-1",
 ]
 
 

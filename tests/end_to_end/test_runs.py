@@ -10,6 +10,7 @@ pytest.importorskip("verl", reason="verl is not installed; recipes/setup.sh inst
 from end_to_end.launch import launch
 from end_to_end.tiny_model import make_tiny_model
 from leafe_verl.core.playbook import Playbook
+from leafe_verl.plugin.training.checkpointing import CheckpointFolder
 from leafe_verl.report.document import report
 from leafe_verl.report.progress import RunFollower
 from report.reading import read_through
@@ -73,6 +74,15 @@ def test_a_stopped_run_resumes_at_the_next_step(leafe_run):
     assert sorted(first) == [1, 2]
     assert sorted(resumed) == [3]
     assert resumed[3]["actor/grad_norm"] > 0
+
+
+def test_the_best_checkpoint_is_named(leafe_run, leafe_dir):
+    first, resumed = leafe_run
+    values = {step: run[step]["val-core/letters/pass@1"] for run, step in ((first, 2), (resumed, 3))}
+    checkpoints = leafe_dir / "checkpoints"
+    best = CheckpointFolder(checkpoints).read_best()
+    assert (best.step, best.value) == max(values.items(), key=lambda item: (item[1], -item[0]))
+    assert (checkpoints / "best").resolve() == checkpoints.resolve() / f"global_step_{best.step}"
 
 
 def test_tensorboard_has_branches_of_every_step(leafe_run, leafe_dir):

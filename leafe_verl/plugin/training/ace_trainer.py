@@ -18,6 +18,8 @@ from leafe_verl.plugin.training.records import tree_records
 class ACETrainer(CollectingTrainer):
     """Collects advice from plain attempts."""
 
+    trains_weights = False
+
     def _balance_batch(self, batch: KVBatchMeta, metrics: dict[str, Any], **kwargs: Any) -> KVBatchMeta:
         trees = tree_records(batch)
         self._log_counts(trees, metrics)

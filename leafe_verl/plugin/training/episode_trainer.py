@@ -13,19 +13,19 @@ from typing import Any
 import ray
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import register_trainer
-from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from leafe_verl.checkpoints import repair_tracker
 from leafe_verl.core.statistics import ratios, total
 from leafe_verl.evaluation.pass_at_k import ks_up_to, mean_pass_at_k
 from leafe_verl.plugin.rollout.inference_servers import InferenceServers, RetryingClient
+from leafe_verl.plugin.training.checkpointing_trainer import CheckpointingTrainer
 from leafe_verl.plugin.training.records import tree_records
 from leafe_verl.plugin.training.sft_worker import PolicyWorker
 from leafe_verl.plugin.wire import TreeRecord
 
 
-class EpisodeTrainer(PPOTrainerSync):
+class EpisodeTrainer(CheckpointingTrainer):
     """verl's synchronous trainer with a worker of ours, unbiased Pass@k in validation, and processes that may die."""
 
     worker_cls: type[ActorRolloutRefWorker] = PolicyWorker

@@ -56,6 +56,7 @@ class LeafeTrainer(CollectingTrainer):
 
     def __init__(self, config: DictConfig) -> None:
         self._stages = config.leafe.schedule.stages
+        self.trains_weights = self._stages != "explore"
         if store := config.leafe.collection.store:
             # Workers may run in another folder.
             config.leafe.collection.store = str(Path(store).expanduser().resolve())
