@@ -1,5 +1,7 @@
 # Sourced by the recipes and by tests/run.sh: put a Python with this package first on PATH.
 # An active environment that already has the package is used as it is; otherwise .venv in the checkout is made.
+set -euo pipefail
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 # vLLM is looked for, not imported: that takes 5 s, and every start of a recipe would wait for it.
 _ready() { python -c 'from importlib import metadata, util; [metadata.version(name) for name in ("leafe-verl", "verl")]

@@ -103,7 +103,7 @@ class ExploreLoop(TaskLoop):
         if (store := self._store()) is None:
             return
         provenance = Provenance(
-            run=self.config.trainer.experiment_name,
+            run=str(self.config.trainer.experiment_name),  # the name may look like a number
             step=step,
             seed=self.settings.seed,
             model=self.config.actor_rollout_ref.model.path,
