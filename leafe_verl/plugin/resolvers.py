@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def metrics_file(folder: str) -> str:
     return str(Path(folder) / f"metrics-{int(time.time())}.jsonl")
 
 
-RESOLVERS = {
+RESOLVERS: dict[str, Callable[..., Any]] = {
     "leafe_basename": lambda path: Path(path).name,
     "leafe_cores": lambda: str(len(os.sched_getaffinity(0))),
     "leafe_cpu_dtype": cpu_dtype,
