@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from leafe_verl.environments.codecontests import MAX_GENERATED_TESTS, judge_answer
-from leafe_verl.environments.codecontests_rows import ground_truth_of
+from leafe_verl.environments.codecontests_rows import parse_data
 from leafe_verl.sandbox import default_pool
 
 
@@ -23,6 +23,6 @@ def compute_score(
     `ground_truth`: an object with public_tests, private_tests, generated_tests and the limits, or its JSON. Raises
     ValueError for a ground truth that is none.
     """
-    data = ground_truth_of(ground_truth)
+    data = parse_data(ground_truth)
     verdict = judge_answer(solution_str, data, default_pool(), max_generated=max_generated_tests)
     return {"score": verdict.share, "acc": float(verdict.all_passed)}

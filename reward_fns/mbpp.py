@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from leafe_verl.environments.mbpp import extract_code
-from leafe_verl.environments.mbpp_rows import tests_of
+from leafe_verl.environments.mbpp_rows import parse_tests
 from leafe_verl.sandbox import default_pool, judge
 
 
@@ -22,7 +22,7 @@ def compute_score(
     `ground_truth`: an object with test_list, test_setup_code and challenge_test_list, or its JSON. Raises ValueError
     for a ground truth that is none.
     """
-    tests = tests_of(ground_truth)
+    tests = parse_tests(ground_truth)
     code = extract_code(solution_str)
     if not code.strip():
         return {"score": 0.0, "acc": 0.0}

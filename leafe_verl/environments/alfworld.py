@@ -15,10 +15,10 @@ from typing import Any
 from leafe_verl.core.environment import ReplayDivergence, ReplaySnapshot, Step
 from leafe_verl.core.task import Task
 from leafe_verl.environments.alfworld_games import KINDS
-from leafe_verl.environments.react import FORM, NO_ACTION, action_of
-from leafe_verl.environments.rows import count_in, fields_of, key_of, verl_row_of
-from leafe_verl.environments.simulator import ForeignEnvironment, pool_of
-from leafe_verl.environments.simulator_process import SETTING, Program
+from leafe_verl.environments.react import FORM, NO_ACTION, extract_action
+from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key
+from leafe_verl.environments.simulator import SimulatorEnvironment, pool_from_options
+from leafe_verl.environments.simulator_process import SETTING, SimulatorProgram
 
 NAME = "alfworld"
 EXTRA = "pip install leafe-verl[alfworld]"
@@ -42,7 +42,7 @@ class ALFWorldSnapshot(ReplaySnapshot):
     """SHA-256 of everything that is true in the state."""
 
 
-class ALFWorld(ForeignEnvironment):
+class ALFWorld(SimulatorEnvironment):
     """Core's Environment. An attempt's return is 1 when the task is done, else 0.
 
     An action that is not admissible changes nothing, is told, and costs a step. Rollback applies the recorded
@@ -62,11 +62,11 @@ class ALFWorld(ForeignEnvironment):
 
         `admissible_commands`: each observation ends with the list of them. `data`: the folder that the paths of
         downloaded games are relative to; None: ALFWORLD_DATA. `processes`: simulators of a process (a rollout worker);
-        None: one a processor. `limits`: the fields of `ForeignLimits`. Raises RuntimeError where the extra is missing.
+        None: one a processor. `limits`: the fields of `SimulatorLimits`. Raises RuntimeError without the extra.
         """
         if horizon < 1:
             raise ValueError(f"{SETTING}.horizon is {horizon!r}; expected at least 1")
-        super().__init__(pool_of(PROGRAM, missing(), processes, limits))
+        super().__init__(pool_from_options(PROGRAM, missing(), processes, limits))
         self.system_prompt = system_prompt
         self.horizon = horizon
         self.admissible_commands = admissible_commands
@@ -81,8 +81,8 @@ class ALFWorld(ForeignEnvironment):
         `game` is a game.tw-pddl of `alfworld-download`; kind and seed make a kitchen (`alfworld_games.KINDS`). The key
         is `task_id`, by default made of these. Raises ValueError that says what came and what was expected.
         """
-        fields = fields_of(row)
-        game, kind, seed = fields.get("game"), fields.get("kind"), count_in(fields, "seed")
+        fields = read_fields(row)
+        game, kind, seed = fields.get("game"), fields.get("kind"), read_count(fields, "seed")
         if isinstance(game, str) and game and kind is None and seed is None:
             data: dict[str, Any] = {"game": game}
             default, words = game, f"The task of {game}."
@@ -94,12 +94,12 @@ class ALFWorld(ForeignEnvironment):
                 f"game is {game!r:.80}, kind {kind!r:.80} and seed {seed!r}; expected the path of a game, or a kind "
                 f"({', '.join(KINDS)}) and the seed of a kitchen"
             )
-        return Task(key_of(fields, default), fields.get("text") or words, NAME, data)
+        return Task(task_key(fields, default), fields.get("text") or words, NAME, data)
 
     @classmethod
     def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
         """Return verl's parquet row, which `task` reads back."""
-        return verl_row_of(task, "household", split, index)
+        return build_verl_row(task, "household", split, index)
 
     def start(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
         # A game has one start: the simulator draws nothing from a seed.
@@ -108,7 +108,7 @@ class ALFWorld(ForeignEnvironment):
         return self._shown(state["observation"], state), {}
 
     def advance(self, action: str) -> Step:
-        command = action_of(action)
+        command = extract_action(action)
         state = self.call("act", command)
         self._operators, self._facts = (*self._operators, state["operator"]), state["facts"]
         observation = NO_ACTION if command is None else state["observation"]
@@ -156,10 +156,10 @@ def missing() -> str | None:
     """Return what is not installed and the command that mends it; None where ALFWorld can be played."""
     if all(importlib.util.find_spec(name) for name in ("alfworld", "textworld", "fast_downward")):
         return None
-    return f"ALFWorld is not installed; mend it with: {EXTRA}"
+    return f"ALFWorld is not installed; fix it with: {EXTRA}"
 
 
-class Simulator:
+class ALFWorldSimulator:
     """Of a worker process: the package's PDDL game, in JSON values."""
 
     def __init__(self) -> None:
@@ -275,13 +275,13 @@ def _operator(action: Any) -> str:
 def _read(game: Mapping[str, Any]) -> dict[str, Any]:
     if "game" in game:
         return dict(json.loads(Path(game["game"]).read_text(encoding="utf-8")))
-    from leafe_verl.environments.alfworld_games import game_of, make_kitchen
+    from leafe_verl.environments.alfworld_games import build_game, make_kitchen
 
-    return game_of(make_kitchen(game["seed"], game["kind"]), game["seed"])
+    return build_game(make_kitchen(game["seed"], game["kind"]), game["seed"])
 
 
-PROGRAM = Program(
-    "leafe_verl.environments.alfworld:Simulator",
+PROGRAM = SimulatorProgram(
+    "leafe_verl.environments.alfworld:ALFWorldSimulator",
     # numpy would start a thread for each processor, and the package make a folder in the user's home.
     variables=(("OPENBLAS_NUM_THREADS", "1"), ("ALFWORLD_DATA", "/")),
 )

@@ -81,7 +81,7 @@ def _holdable(constants: Any, receptacle: str) -> list[str]:
     return sorted(each for each in constants.VAL_RECEPTACLE_OBJECTS[receptacle] if not each.endswith("Sliced"))
 
 
-def game_of(kitchen: Kitchen, seed: int) -> dict[str, Any]:
+def build_game(kitchen: Kitchen, seed: int) -> dict[str, Any]:
     """Return the game in the form of `game.tw-pddl`; the task's words are drawn by `seed`."""
     library = importlib.import_module("alfworld.gen.goal_library").gdict[kitchen.kind]
     words = random.Random(seed).choice(library["templates"])
@@ -137,7 +137,7 @@ def _package_folder() -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def rows_of(folder: Path) -> Iterator[dict[str, Any]]:
+def find_games(folder: Path) -> Iterator[dict[str, Any]]:
     """Yield the row of each playable game in a folder that `alfworld-download` filled, by path.
 
     As in the benchmark, layouts with movable receptacles or slices, and unsolvable ones, are left out.
@@ -150,7 +150,7 @@ def rows_of(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    rows = list(rows_of(Path(sys.argv[1]))) if len(sys.argv) == 2 else []
+    rows = list(find_games(Path(sys.argv[1]))) if len(sys.argv) == 2 else []
     if not rows:
         sys.exit(f"expected one folder with {GAME_FILE} files, such as json_2.1.1/train of ALFWORLD_DATA")
     for row in rows:

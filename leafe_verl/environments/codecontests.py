@@ -8,9 +8,24 @@ from typing import Any
 
 from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
-from leafe_verl.environments.codecontests_rows import request_of, row_of, seconds_of, task_of, tests_of
+from leafe_verl.environments.codecontests_rows import (
+    build_request,
+    build_row,
+    build_tests,
+    parse_task,
+    time_limit_seconds,
+)
 from leafe_verl.environments.mbpp import extract_code
-from leafe_verl.sandbox import Limits, ProgramTest, Sandbox, TestResult, Verdict, default_pool, judge_program, shorten
+from leafe_verl.sandbox import (
+    CodeVerdict,
+    Limits,
+    ProgramTest,
+    Sandbox,
+    TestResult,
+    cut_middle,
+    default_pool,
+    judge_program,
+)
 from leafe_verl.sandbox.judge import SHOWN_CHARACTERS
 from leafe_verl.sandbox.programs import NOT_RUN, describe_failure
 from leafe_verl.sandbox.protocol import TIMEOUT
@@ -88,16 +103,16 @@ class CodeContests:
         (input_file, output_file) are not used, since the request asks for standard input and output. Raises ValueError
         that says what came and what was expected.
         """
-        return task_of(row, default_key)
+        return parse_task(row, default_key)
 
     @classmethod
     def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
         """Return verl's parquet row, which `task` reads back and reward_fns/codecontests.py scores."""
-        return row_of(task, split, index)
+        return build_row(task, split, index)
 
     def reset(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
         self._state = CodeContestsSnapshot(task)
-        return request_of(task), {}
+        return build_request(task), {}
 
     def step(self, action: str) -> Step:
         state = self._playing()
@@ -134,27 +149,27 @@ def judge_answer(
     sandbox: Sandbox,
     cap: Limits = Limits(CPU_SECONDS),  # noqa: B008 - frozen
     max_generated: int | None = MAX_GENERATED_TESTS,
-) -> Verdict:
+) -> CodeVerdict:
     """Run the program in `answer` on a task's tests. A `TestResult.error` is NO_CODE where there is no program."""
-    tests = tests_of(data, max_generated)
+    tests = build_tests(data, max_generated)
     code = extract_code(answer)
     if not code.strip():
-        return Verdict(tuple(_failed(test, NO_CODE) for test in tests))
-    limits, results = limits_of(data, cap), list[TestResult]()
+        return CodeVerdict(tuple(_failed(test, NO_CODE) for test in tests))
+    limits, results = tightest_limits(data, cap), list[TestResult]()
     while len(results) < len(tests) and all(result.error != TIMEOUT for result in results):
         batch = tests[len(results) : len(results) + BATCH]
         results += judge_program(code, batch, sandbox, limits).tests
-    return Verdict((*results, *(_failed(test, NOT_RUN) for test in tests[len(results) :])))
+    return CodeVerdict((*results, *(_failed(test, NOT_RUN) for test in tests[len(results) :])))
 
 
-def limits_of(data: Mapping[str, Any], cap: Limits) -> Limits:
+def tightest_limits(data: Mapping[str, Any], cap: Limits) -> Limits:
     """Return the limits of one test: the problem's own, where these are tighter than `cap`."""
-    cpu_seconds = min(seconds_of(data) or cap.cpu_seconds, cap.cpu_seconds)
+    cpu_seconds = min(time_limit_seconds(data) or cap.cpu_seconds, cap.cpu_seconds)
     memory = max(min(data["memory_limit_bytes"] or cap.memory_bytes, cap.memory_bytes), LEAST_MEMORY)
     return Limits(cpu_seconds, 2 * cpu_seconds + 1, memory, cap.output_bytes)
 
 
-def feedback(verdict: Verdict, num_public: int, characters: int) -> str:
+def feedback(verdict: CodeVerdict, num_public: int, characters: int) -> str:
     """Return what the agent reads about its program, at most `characters` long, with the request to correct it.
 
     The first `num_public` tests may be shown; of the others, only how many fail and whether time ran out.
@@ -171,7 +186,7 @@ def feedback(verdict: Verdict, num_public: int, characters: int) -> str:
         body = heading + describe_failure(failing[0], room - len(heading))
     else:
         body = _about_hidden(hidden, bool(public))
-    return f"{shorten(body, room)}\n{CLOSING}"
+    return f"{cut_middle(body, room)}\n{CLOSING}"
 
 
 def _about_hidden(hidden: Sequence[TestResult], any_public: bool) -> str:
@@ -187,5 +202,5 @@ def _tests(number: int, kind: str) -> str:
 
 
 def _failed(test: ProgramTest, error: str) -> TestResult:
-    stdin, expected = (shorten(text, SHOWN_CHARACTERS) for text in (test.stdin, test.expected))
+    stdin, expected = (cut_middle(text, SHOWN_CHARACTERS) for text in (test.stdin, test.expected))
     return TestResult(stdin, False, expected=expected, error=error)

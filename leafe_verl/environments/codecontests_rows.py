@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from leafe_verl.core.task import Task
-from leafe_verl.environments.rows import data_of, fields_of, key_of, verl_row_of
+from leafe_verl.environments.rows import build_verl_row, parse_ground_truth, read_fields, task_key
 from leafe_verl.sandbox import ProgramTest
 
 NAME = "codecontests"
@@ -19,30 +19,30 @@ ANSWER_FORM = (
 NANOS = 1e9
 
 
-def request_of(task: Task) -> str:
+def build_request(task: Task) -> str:
     """Return what the agent is asked: the problem's own words, and the form of the answer."""
     return f"{task.instruction}\n\n{ANSWER_FORM}"
 
 
-def task_of(row: Mapping[str, Any], default_key: str | None) -> Task:
+def parse_task(row: Mapping[str, Any], default_key: str | None) -> Task:
     """See `CodeContests.task`."""
-    fields = fields_of(row)
-    key = key_of(fields, _name_of(fields) or default_key)
+    fields = read_fields(row)
+    key = task_key(fields, _problem_name(fields) or default_key)
     text = fields.get("description") if fields.get("text") is None else fields["text"]
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"task {key}: description is {text!r:.80}; expected the problem in words")
     try:
-        return Task(key, text.strip(), NAME, checked_data(fields))
+        return Task(key, text.strip(), NAME, check_data(fields))
     except ValueError as error:
         raise ValueError(f"task {key}: {error}") from None
 
 
-def row_of(task: Task, split: str, index: int) -> dict[str, Any]:
+def build_row(task: Task, split: str, index: int) -> dict[str, Any]:
     """See `CodeContests.verl_row`."""
-    return verl_row_of(task, "code", split, index, request_of(task))
+    return build_verl_row(task, "code", split, index, build_request(task))
 
 
-def checked_data(fields: Mapping[str, Any]) -> dict[str, Any]:
+def check_data(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return a task's data: the tests of each of GROUPS, time_limit and memory_limit_bytes.
 
     Solutions stay out of it. Raises ValueError that says what came and what was expected.
@@ -53,12 +53,12 @@ def checked_data(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {**data, **_limits(fields)}
 
 
-def ground_truth_of(ground_truth: str | Mapping[str, Any]) -> dict[str, Any]:
+def parse_data(ground_truth: str | Mapping[str, Any]) -> dict[str, Any]:
     """Return a task's data from verl's ground truth, checked."""
-    return checked_data(data_of(ground_truth))
+    return check_data(parse_ground_truth(ground_truth))
 
 
-def tests_of(data: Mapping[str, Any], max_generated: int | None = None) -> list[ProgramTest]:
+def build_tests(data: Mapping[str, Any], max_generated: int | None = None) -> list[ProgramTest]:
     """Return the tests in the order of GROUPS, of the generated ones the first `max_generated`, or all for None."""
     tests = []
     for group in GROUPS:
@@ -67,13 +67,13 @@ def tests_of(data: Mapping[str, Any], max_generated: int | None = None) -> list[
     return [ProgramTest(stdin, expected) for stdin, expected in tests]
 
 
-def seconds_of(data: Mapping[str, Any]) -> float | None:
+def time_limit_seconds(data: Mapping[str, Any]) -> float | None:
     """Return the problem's time limit for one test; None where it states none."""
     limit = data["time_limit"]
     return None if limit is None else limit["seconds"] + limit["nanos"] / NANOS
 
 
-def _name_of(fields: Mapping[str, Any]) -> str | None:
+def _problem_name(fields: Mapping[str, Any]) -> str | None:
     """A problem's name is its own within a source, of which the data set has several."""
     name, source = fields.get("name"), fields.get("source")
     return name if name is None or source is None else f"{name} (source {source})"

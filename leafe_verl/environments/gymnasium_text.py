@@ -11,8 +11,8 @@ from typing import Any
 
 from leafe_verl.core.environment import EnvironmentFailure, ReplayEnvironment, ReplaySnapshot, Step
 from leafe_verl.core.task import Task
-from leafe_verl.environments.react import FORM, NO_ACTION, action_of
-from leafe_verl.environments.rows import count_in, fields_of, key_of, verl_row_of
+from leafe_verl.environments.react import FORM, NO_ACTION, extract_action
+from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key
 
 NAME = "gymnasium"
 SNAPSHOTS = ("auto", "state", "copy", "replay")
@@ -76,17 +76,17 @@ class GymnasiumText(ReplayEnvironment):
         All are optional but the key; without a seed, `reset` gets that of the settings. Raises ValueError that says
         what came and what was expected.
         """
-        fields = fields_of(row)
-        seed, options = count_in(fields, "seed"), fields.get("options")
+        fields = read_fields(row)
+        seed, options = read_count(fields, "seed"), fields.get("options")
         if options is not None and not isinstance(options, Mapping):
             raise ValueError(f"options is {options!r:.80}; expected an object for reset, or none")
         data = {**({} if seed is None else {"seed": seed}), **({} if options is None else {"options": dict(options)})}
-        return Task(key_of(fields, default_key), str(fields.get("text") or ""), NAME, data)
+        return Task(task_key(fields, default_key), str(fields.get("text") or ""), NAME, data)
 
     @classmethod
     def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
         """Return verl's parquet row, which `task` reads back."""
-        return verl_row_of(task, "agent", split, index)
+        return build_verl_row(task, "agent", split, index)
 
     def start(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
         if self._environment is None:
@@ -99,7 +99,7 @@ class GymnasiumText(ReplayEnvironment):
     def advance(self, action: str) -> Step:
         if self._environment is None:
             raise RuntimeError("no task is being played; call reset or restore first")
-        command = action_of(action) if self.react else action
+        command = extract_action(action) if self.react else action
         if command is None:
             return Step(NO_ACTION, 0.0, False, False, {"success": False, "error": True})
         observation, reward, terminated, truncated, info = self._environment.step(command)

@@ -11,8 +11,8 @@ from typing import Any
 
 from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
-from leafe_verl.environments.mbpp_rows import request_of, row_of, task_of
-from leafe_verl.sandbox import Limits, Sandbox, TestResult, Verdict, default_pool, judge, shorten
+from leafe_verl.environments.mbpp_rows import build_request, build_row, parse_task
+from leafe_verl.sandbox import CodeVerdict, Limits, Sandbox, TestResult, cut_middle, default_pool, judge
 from leafe_verl.sandbox.protocol import ENDED_EARLY, KILLED, MALFORMED, OUTPUT_TOO_LARGE, TIMEOUT
 
 CLOSING = "Send the corrected complete code in one ```python block."
@@ -74,16 +74,16 @@ class MBPP:
         `default_key` is the key of a row without a task_id. The reference solution stays out of the task. Raises
         ValueError that says what came and what was expected.
         """
-        return task_of(row, default_key)
+        return parse_task(row, default_key)
 
     @classmethod
     def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
         """Return verl's parquet row, which `task` reads back and reward_fns/mbpp.py scores."""
-        return row_of(task, split, index)
+        return build_row(task, split, index)
 
     def reset(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
         self._state = MBPPSnapshot(task, seed)
-        return request_of(task), {}
+        return build_request(task), {}
 
     def step(self, action: str) -> Step:
         state = self._playing()
@@ -145,7 +145,7 @@ def _defines(code: str) -> bool:
     return any(isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) for each in statements)
 
 
-def feedback(verdict: Verdict, num_shown: int, characters: int) -> str:
+def feedback(verdict: CodeVerdict, num_shown: int, characters: int) -> str:
     """Return what the agent reads about its code, at most `characters` long, with the request to correct it at the end.
 
     The first `num_shown` tests may be shown; of the others, only how many fail.
@@ -166,7 +166,7 @@ def feedback(verdict: Verdict, num_shown: int, characters: int) -> str:
         body = f"All shown tests pass, but {failed} of {len(hidden)} hidden {_tests(len(hidden))} {verb}."
     # A lone surrogate cannot be tokenised.
     body = body.encode("utf-8", "backslashreplace").decode()
-    return f"{shorten(body, characters - len(CLOSING) - 1)}\n{CLOSING}"
+    return f"{cut_middle(body, characters - len(CLOSING) - 1)}\n{CLOSING}"
 
 
 def _count_passing(passing: int, total: int) -> str:
@@ -178,12 +178,12 @@ def _tests(number: int) -> str:
 
 
 def _described(test: TestResult) -> str:
-    lines = [shorten(test.source, SHOWN_VALUE_CHARACTERS)]
+    lines = [cut_middle(test.source, SHOWN_VALUE_CHARACTERS)]
     if test.got is not None:
-        expected = "" if test.expected is None else f"; expected {shorten(test.expected, SHOWN_VALUE_CHARACTERS)}"
-        lines.append(f"It returned {shorten(test.got, SHOWN_VALUE_CHARACTERS)}{expected}.")
+        expected = "" if test.expected is None else f"; expected {cut_middle(test.expected, SHOWN_VALUE_CHARACTERS)}"
+        lines.append(f"It returned {cut_middle(test.got, SHOWN_VALUE_CHARACTERS)}{expected}.")
     if test.error is not None:
-        lines.append(_ending(test.error) or shorten(test.error, 2 * SHOWN_VALUE_CHARACTERS))
+        lines.append(_ending(test.error) or cut_middle(test.error, 2 * SHOWN_VALUE_CHARACTERS))
     return "\n".join(lines)
 
 
@@ -202,5 +202,5 @@ _ENDINGS = {
 }
 
 
-def _nothing_passed(tests: Sequence[str]) -> Verdict:
-    return Verdict(tuple(TestResult(test, False, error=NO_CODE) for test in tests), NO_CODE)
+def _nothing_passed(tests: Sequence[str]) -> CodeVerdict:
+    return CodeVerdict(tuple(TestResult(test, False, error=NO_CODE) for test in tests), NO_CODE)

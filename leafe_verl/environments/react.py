@@ -15,7 +15,7 @@ MAX_CHARACTERS = 300
 _LINE = re.compile(r"^[ \t>*#]*action[ \t*]*:[ \t*]*(\S[^\n]*)$", re.IGNORECASE | re.MULTILINE)
 
 
-def action_of(answer: str, form: re.Pattern[str] | None = None) -> str | None:
+def extract_action(answer: str, form: re.Pattern[str] | None = None) -> str | None:
     """Return the action of the line `Action: ...`; None without one.
 
     What a model writes after its action it has imagined, observations included, so that only its first such line

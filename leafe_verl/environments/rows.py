@@ -9,8 +9,8 @@ from typing import Any
 from leafe_verl.core.task import Task
 
 
-def fields_of(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a data set's own row as it is; of a row that `verl_row_of` wrote, the task's data, task_id and text.
+def read_fields(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a data set's own row as it is; of a row that `build_verl_row` wrote, the task's data, task_id and text.
 
     Raises ValueError for a row of verl's without them.
     """
@@ -19,11 +19,11 @@ def fields_of(row: Mapping[str, Any]) -> Mapping[str, Any]:
     reward_model, extra = row["reward_model"], row.get("extra_info") or {}
     if not isinstance(reward_model, Mapping) or "ground_truth" not in reward_model:
         raise ValueError(f"reward_model is {reward_model!r:.80}; expected an object with ground_truth")
-    data = data_of(reward_model["ground_truth"])
+    data = parse_ground_truth(reward_model["ground_truth"])
     return {**data, "task_id": extra.get("task_id"), "text": extra.get("text")}
 
 
-def data_of(ground_truth: str | Mapping[str, Any]) -> Mapping[str, Any]:
+def parse_ground_truth(ground_truth: str | Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the task's data in verl's ground truth: an object, or its JSON. Raises ValueError for anything else."""
     if isinstance(ground_truth, str):
         try:
@@ -37,7 +37,7 @@ def data_of(ground_truth: str | Mapping[str, Any]) -> Mapping[str, Any]:
     return ground_truth
 
 
-def key_of(fields: Mapping[str, Any], default_key: str | None) -> str:
+def task_key(fields: Mapping[str, Any], default_key: str | None) -> str:
     """Return the task's key, `task_id`. Raises ValueError where there is none and no default."""
     key = default_key if fields.get("task_id") is None else str(fields["task_id"])
     if key is None:
@@ -45,7 +45,7 @@ def key_of(fields: Mapping[str, Any], default_key: str | None) -> str:
     return key
 
 
-def verl_row_of(task: Task, ability: str, split: str, index: int, request: str | None = None) -> dict[str, Any]:
+def build_verl_row(task: Task, ability: str, split: str, index: int, request: str | None = None) -> dict[str, Any]:
     """Return verl's parquet row; `request` is what a single-turn run asks, by default the instruction.
 
     The data are JSON: in parquet, objects of different rows would get each other's fields.
@@ -59,7 +59,7 @@ def verl_row_of(task: Task, ability: str, split: str, index: int, request: str |
     }
 
 
-def count_in(fields: Mapping[str, Any], name: str) -> int | None:
+def read_count(fields: Mapping[str, Any], name: str) -> int | None:
     """Return the integer of a field, or None without one. Raises ValueError for one that is none, or below 0."""
     value = fields.get(name)
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):

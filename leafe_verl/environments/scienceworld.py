@@ -10,10 +10,10 @@ from typing import Any
 
 from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
-from leafe_verl.environments.react import FORM, NO_ACTION, action_of
-from leafe_verl.environments.rows import count_in, fields_of, key_of, verl_row_of
-from leafe_verl.environments.simulator import ForeignEnvironment, pool_of
-from leafe_verl.environments.simulator_process import SETTING, Program
+from leafe_verl.environments.react import FORM, NO_ACTION, extract_action
+from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key
+from leafe_verl.environments.simulator import SimulatorEnvironment, pool_from_options
+from leafe_verl.environments.simulator_process import SETTING, SimulatorProgram
 
 NAME = "scienceworld"
 EXTRA = "pip install leafe-verl[scienceworld]"
@@ -37,7 +37,7 @@ _UNKNOWN = "No known action matches that input."
 _TASK = re.compile(r"[a-z0-9-]+")
 
 
-class ScienceWorld(ForeignEnvironment):
+class ScienceWorld(SimulatorEnvironment):
     """Core's Environment. An attempt's return is the benchmark's score, 0 to 1.
 
     The simulator says -1 (-100 in its Python package) when a task is lost for good, as by focusing on a wrong object;
@@ -58,12 +58,12 @@ class ScienceWorld(ForeignEnvironment):
 
         `valid_actions`: so many of the actions that would be valid now end each observation, drawn evenly from the
         sorted list; 0 for none. `processes`: JVMs of a process (a rollout worker), 0.4 GB each; None: one a processor.
-        `limits`: the fields of `ForeignLimits`. Raises RuntimeError where the extra or Java is missing.
+        `limits`: the fields of `SimulatorLimits`. Raises RuntimeError where the extra or Java is missing.
         """
         for option, value, least in (("horizon", horizon, 1), ("valid_actions", valid_actions, 0)):
             if value < least:
                 raise ValueError(f"{SETTING}.{option} is {value!r}; expected at least {least}")
-        super().__init__(pool_of(PROGRAM, missing(), processes, limits))
+        super().__init__(pool_from_options(PROGRAM, missing(), processes, limits))
         self.system_prompt = system_prompt
         self.horizon = horizon
         self.valid_actions = valid_actions
@@ -76,19 +76,19 @@ class ScienceWorld(ForeignEnvironment):
         `task` is a name of the benchmark's and `variation` a number within the split that one trains or tests on. The
         key is `task_id`, by default made of both. Raises ValueError that says what came and what was expected.
         """
-        fields = fields_of(row)
-        name, variation = fields.get("task"), count_in(fields, "variation")
+        fields = read_fields(row)
+        name, variation = fields.get("task"), read_count(fields, "variation")
         if not isinstance(name, str) or not _TASK.fullmatch(name):
             raise ValueError(f"task is {name!r:.80}; expected a task's name, such as boil or find-living-thing")
         if variation is None:
             raise ValueError("no variation; expected its number")
         instruction = fields.get("text") or f"ScienceWorld's task {name}, variation {variation}."
-        return Task(key_of(fields, f"{name}-{variation}"), instruction, NAME, {"task": name, "variation": variation})
+        return Task(task_key(fields, f"{name}-{variation}"), instruction, NAME, {"task": name, "variation": variation})
 
     @classmethod
     def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
         """Return verl's parquet row, which `task` reads back."""
-        return verl_row_of(task, "science", split, index)
+        return build_verl_row(task, "science", split, index)
 
     def start(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
         # A variation is one world: the simulator draws nothing from a seed.
@@ -97,7 +97,7 @@ class ScienceWorld(ForeignEnvironment):
         return self._shown(f"{state['description']}\n{state['observation']}", state), {}
 
     def advance(self, action: str) -> Step:
-        command = action_of(action)
+        command = extract_action(action)
         if command is None:
             return self._step({"observation": NO_ACTION, "score": self._score, "completed": False}, error=True)
         state = self.call("act", command, self.valid_actions)
@@ -125,13 +125,13 @@ class ScienceWorld(ForeignEnvironment):
 def missing() -> str | None:
     """Return what is not installed and the command that mends it; None where ScienceWorld can be played."""
     if importlib.util.find_spec("scienceworld") is None:
-        return f"ScienceWorld is not installed; mend it with: {EXTRA}"
+        return f"ScienceWorld is not installed; fix it with: {EXTRA}"
     if shutil.which("java") is None:
-        return "ScienceWorld needs Java 8 or newer, and finds none; mend it with: apt install default-jre-headless"
+        return "ScienceWorld needs Java 8 or newer, and finds none; fix it with: apt install default-jre-headless"
     return None
 
 
-class Simulator:
+class ScienceWorldSimulator:
     """Of a worker process: the package's JVM, in JSON values. Ids and random numbers are global in a JVM."""
 
     def __init__(self) -> None:
@@ -182,4 +182,6 @@ class Simulator:
         return state
 
 
-PROGRAM = Program("leafe_verl.environments.scienceworld:Simulator", variables=(("JAVA_TOOL_OPTIONS", JAVA_OPTIONS),))
+PROGRAM = SimulatorProgram(
+    "leafe_verl.environments.scienceworld:ScienceWorldSimulator", variables=(("JAVA_TOOL_OPTIONS", JAVA_OPTIONS),)
+)

@@ -26,7 +26,13 @@ from typing import Any
 
 from leafe_verl.core.environment import EnvironmentFailure, ReplayEnvironment, ReplaySnapshot, Step
 from leafe_verl.core.task import Task
-from leafe_verl.environments.simulator_process import SETTING, ForeignLimits, Process, Program, launcher
+from leafe_verl.environments.simulator_process import (
+    SETTING,
+    SimulatorLimits,
+    SimulatorProcess,
+    SimulatorProgram,
+    launcher,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -44,17 +50,17 @@ class Lease:
 class _Place:
     """Room for one process."""
 
-    process: Process | None = None
+    process: SimulatorProcess | None = None
     """None until it has been started."""
     lease: Lease | None = None
     """Whose state the process holds."""
     busy: bool = False
 
 
-class ProcessPool:
+class SimulatorPool:
     """At most `size` processes of one program, started when first needed and replaced when they break."""
 
-    def __init__(self, program: Program, limits: ForeignLimits, size: int) -> None:
+    def __init__(self, program: SimulatorProgram, limits: SimulatorLimits, size: int) -> None:
         self.size = size
         self.counts: Counter[str] = Counter()
         """`started`; `lost`: killed or dead; `taken`: lent to another attempt, whose owner must replay."""
@@ -69,7 +75,7 @@ class ProcessPool:
         self._closed = False
 
     @contextlib.contextmanager
-    def lent(self, lease: Lease) -> Iterator[tuple[Process, bool]]:
+    def lent(self, lease: Lease) -> Iterator[tuple[SimulatorProcess, bool]]:
         """Yield a process for calls of `lease`, and whether it still holds that attempt's state.
 
         Raises EnvironmentFailure when none is free or starts in time. An exception within ends the process.
@@ -81,7 +87,7 @@ class ProcessPool:
                 place.process.close()
                 place.process = None
             if place.process is None:
-                place.process = Process(self._program, self._limits)
+                place.process = SimulatorProcess(self._program, self._limits)
                 self.counts["started"] += 1
                 place.process.wait_until_ready()
             yield place.process, kept
@@ -180,7 +186,7 @@ class ProcessPool:
             self._changed.notify_all()
 
 
-_pools: weakref.WeakSet[ProcessPool] = weakref.WeakSet()
+_pools: weakref.WeakSet[SimulatorPool] = weakref.WeakSet()
 
 
 def processes_lost() -> int:
@@ -205,34 +211,36 @@ os.register_at_fork(after_in_child=_forget_all)
 
 
 @functools.cache
-def shared_pool(program: Program, limits: ForeignLimits, processes: int | None) -> ProcessPool:
+def shared_pool(program: SimulatorProgram, limits: SimulatorLimits, processes: int | None) -> SimulatorPool:
     """Return the pool that everything in this process shares. `processes`: None, one for each processor."""
     if processes is not None and processes < 1:
         raise ValueError(f"{SETTING}.processes is {processes!r}; expected at least 1, or null: one a processor")
-    return ProcessPool(program, limits, processes or len(os.sched_getaffinity(0)))
+    return SimulatorPool(program, limits, processes or len(os.sched_getaffinity(0)))
 
 
-def pool_of(program: Program, missing: str | None, processes: int | None, limits: Mapping[str, float]) -> ProcessPool:
-    """Return the shared pool that an environment's options ask for: `processes`, and the fields of `ForeignLimits`.
+def pool_from_options(
+    program: SimulatorProgram, missing: str | None, processes: int | None, limits: Mapping[str, float]
+) -> SimulatorPool:
+    """Return the shared pool that an environment's options ask for: `processes`, and the fields of `SimulatorLimits`.
 
     `missing`: what is not installed, with the command that mends it; raised as a RuntimeError. Raises ValueError for an
     option that there is not, or with a value that it cannot have.
     """
-    known = [each.name for each in dataclasses.fields(ForeignLimits)]
+    known = [each.name for each in dataclasses.fields(SimulatorLimits)]
     if unknown := sorted(limits.keys() - set(known)):
         raise ValueError(f"unknown {SETTING}.{', '.join(unknown)}; of its processes there are {', '.join(known)}")
-    made = ForeignLimits(**limits)  # type: ignore[arg-type]
+    made = SimulatorLimits(**limits)  # type: ignore[arg-type]
     if missing:
         raise RuntimeError(missing)
     return shared_pool(program, made, processes)
 
 
-class ForeignEnvironment(ReplayEnvironment):
+class SimulatorEnvironment(ReplayEnvironment):
     """Base class: `start` and `advance` make their calls by `call`, which leads to a simulator in a process."""
 
-    def __init__(self, pool: ProcessPool) -> None:
+    def __init__(self, pool: SimulatorPool) -> None:
         self._pool = pool
-        self._process: Process | None = None
+        self._process: SimulatorProcess | None = None
         self._claim()
 
     def call(self, method: str, *arguments: Any) -> Any:

@@ -29,7 +29,7 @@ SETTING = "leafe.environment.options"
 
 
 @dataclass(frozen=True)
-class Program:
+class SimulatorProgram:
     """What a process runs."""
 
     simulator: str
@@ -41,7 +41,7 @@ class Program:
 
 
 @dataclass(frozen=True)
-class ForeignLimits:
+class SimulatorLimits:
     """What a process may use before it is killed. Each is an option of the environment, by the same name."""
 
     start_seconds: float = 60.0
@@ -62,10 +62,10 @@ class ForeignLimits:
                 raise ValueError(f"{SETTING}.{name} is {value!r}; expected a number above 0")
 
 
-class Process:
+class SimulatorProcess:
     """A worker process. Every failure of it is an EnvironmentFailure, after which it must be closed."""
 
-    def __init__(self, program: Program, limits: ForeignLimits) -> None:
+    def __init__(self, program: SimulatorProgram, limits: SimulatorLimits) -> None:
         """Start it; ready when `wait_until_ready` returns."""
         self._program, self._limits = program, limits
         self._lock = threading.Lock()
@@ -174,7 +174,9 @@ def launcher() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix="environment processes")
 
 
-def _launch(program: Program, limits: ForeignLimits, descriptor: int, folder: str) -> subprocess.Popen[bytes]:
+def _launch(
+    program: SimulatorProgram, limits: SimulatorLimits, descriptor: int, folder: str
+) -> subprocess.Popen[bytes]:
     path = [str(Path(__file__).parents[2]), *(os.path.abspath(each) for each in sys.path if each)]
     variables = {"PYTHONPATH": os.pathsep.join(path), "PYTHONHASHSEED": "0", "TMPDIR": folder}
     variables |= dict(program.variables)

@@ -11,8 +11,8 @@ from typing import Any
 
 from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
-from leafe_verl.environments.react import FORM, action_of
-from leafe_verl.environments.rows import count_in, fields_of, key_of, verl_row_of
+from leafe_verl.environments.react import FORM, extract_action
+from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key
 
 NAME = "sokoban"
 INSTRUCTION = "Push every box onto a target."
@@ -116,19 +116,19 @@ class Sokoban:
 
         The key is `task_id`, by default made of the room. Raises ValueError that says what came and what was expected.
         """
-        fields = fields_of(row)
-        numbers = {name: count_in(fields, name) for name in ("seed", "dim_room", "num_boxes")}
+        fields = read_fields(row)
+        numbers = {name: read_count(fields, name) for name in ("seed", "dim_room", "num_boxes")}
         data = {name: number for name, number in numbers.items() if number is not None}
         if "seed" not in data:
             raise ValueError("no seed; expected the integer that a room is made from")
         if problem := _problem_with(data.get("dim_room", DIM_ROOM), data.get("num_boxes", NUM_BOXES)):
             raise ValueError(problem)
-        return Task(key_of(fields, "-".join(["room", *map(str, data.values())])), INSTRUCTION, NAME, data)
+        return Task(task_key(fields, "-".join(["room", *map(str, data.values())])), INSTRUCTION, NAME, data)
 
     @classmethod
     def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
         """Return verl's parquet row, which `task` reads back."""
-        return verl_row_of(task, "planning", split, index)
+        return build_verl_row(task, "planning", split, index)
 
     def reset(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
         data = {"dim_room": self.dim_room, "num_boxes": self.num_boxes, **task.data}
@@ -138,7 +138,7 @@ class Sokoban:
 
     def step(self, action: str) -> Step:
         state = self._playing()
-        word = action_in(action)
+        word = parse_move(action)
         room = state.room.moved(MOVES[word]) if word else state.room
         self._state = replace(state, room=room, turns=state.turns + 1)
         error = room == state.room
@@ -173,9 +173,9 @@ _BLOCKED = "The way is blocked, and nothing moved."
 _WORD = re.compile(rf"\b(?:{'|'.join(MOVES)})\b", re.IGNORECASE)
 
 
-def action_in(answer: str) -> str | None:
-    """Return one of MOVES; None where the answer holds none. A thought names directions, too: see `react.action_of`."""
-    word = action_of(answer, _WORD)
+def parse_move(answer: str) -> str | None:
+    """Return the move in an answer, one of MOVES; None where it holds none. See `react.extract_action`."""
+    word = extract_action(answer, _WORD)
     return word and word.lower()
 
 

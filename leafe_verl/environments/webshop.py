@@ -11,9 +11,9 @@ from typing import Any
 
 from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
-from leafe_verl.environments.react import FORM, action_of
-from leafe_verl.environments.rows import count_in, fields_of, key_of, verl_row_of
-from leafe_verl.environments.webshop_catalogue import Catalogue, Goal, Score, read_catalogue, score_of
+from leafe_verl.environments.react import FORM, extract_action
+from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key
+from leafe_verl.environments.webshop_catalogue import Catalogue, Goal, Score, read_catalogue, score_purchase
 from leafe_verl.environments.webshop_generated import generated_catalogue
 
 NAME = "webshop"
@@ -72,7 +72,7 @@ class WebShop:
         """
         if missing := [package for module, package in EXTRA.items() if importlib.util.find_spec(module) is None]:
             raise ModuleNotFoundError(
-                f"webshop needs {' and '.join(missing)}; mend it with: pip install leafe-verl[webshop]"
+                f"webshop needs {' and '.join(missing)}; fix it with: pip install leafe-verl[webshop]"
             )
         if horizon < 1:
             raise ValueError(f"leafe.environment.options.horizon is {horizon!r}; expected at least 1")
@@ -94,16 +94,16 @@ class WebShop:
         The text is for readers: what is asked stands in the catalogue. The key is `task_id`, by default made of the
         number. Raises ValueError that says what came and what was expected.
         """
-        fields = fields_of(row)
-        goal = count_in(fields, "goal")
+        fields = read_fields(row)
+        goal = read_count(fields, "goal")
         if goal is None:
             raise ValueError("no goal; expected the number of one, from 0")
-        return Task(key_of(fields, f"goal-{goal}"), str(fields.get("text") or ""), NAME, {"goal": goal})
+        return Task(task_key(fields, f"goal-{goal}"), str(fields.get("text") or ""), NAME, {"goal": goal})
 
     @classmethod
     def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
         """Return verl's parquet row, which `task` reads back."""
-        return verl_row_of(task, "web", split, index)
+        return build_verl_row(task, "web", split, index)
 
     def reset(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
         number, goals = task.data["goal"], self.catalogue.goals
@@ -114,7 +114,7 @@ class WebShop:
 
     def step(self, action: str) -> Step:
         before = self._playing()
-        verb, text = action_in(action)
+        verb, text = parse_command(action)
         if verb == "click" and text == BUY.lower() and before.asin and not before.detail:
             return self._buy(before, before.asin)
         found = self._searched(before, text) if verb == "search" else self._clicked(before, text)
@@ -182,7 +182,7 @@ class WebShop:
 
     def _buy(self, state: WebShopSnapshot, asin: str) -> Step:
         goal = self._goal(state)
-        score = score_of(self.catalogue[asin], dict(state.chosen), goal, self.catalogue[goal.asin])
+        score = score_purchase(self.catalogue[asin], dict(state.chosen), goal, self.catalogue[goal.asin])
         self._state = replace(state, turns=state.turns + 1)
         success = score.reward >= 1
         return Step(
@@ -232,9 +232,9 @@ class WebShop:
 _ACTION = re.compile(r"\b(?:search|click)\[[^\[\]\n]+\]", re.IGNORECASE)
 
 
-def action_in(answer: str) -> tuple[str | None, str]:
+def parse_command(answer: str) -> tuple[str | None, str]:
     """Return the verb and the words, in small letters, of the action in an answer; (None, "") where there is none."""
-    verb, bracket, words = (action_of(answer, _ACTION) or "").lower().partition("[")
+    verb, bracket, words = (extract_action(answer, _ACTION) or "").lower().partition("[")
     return (verb, words.removesuffix("]").strip()) if bracket else (None, "")
 
 

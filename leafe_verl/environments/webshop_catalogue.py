@@ -114,7 +114,7 @@ class Catalogue:
 # --- Reward ---
 
 
-def score_of(product: Product, chosen: Mapping[str, str], goal: Goal, wanted: Product) -> Score:
+def score_purchase(product: Product, chosen: Mapping[str, str], goal: Goal, wanted: Product) -> Score:
     """Return how well `product`, bought with the options `chosen`, fulfils `goal`, whose own product is `wanted`.
 
     The original's rules (`engine/goal.py` of princeton-nlp/WebShop), but for three: a title's words stand for the nouns

@@ -16,7 +16,7 @@ PRODUCTS_PER_KIND = 25
 
 
 @dataclass(frozen=True)
-class Kind:
+class ProductKind:
     """What the products of one kind differ in."""
 
     noun: str
@@ -44,7 +44,7 @@ def generated_catalogue(seed: int = SEED) -> Catalogue:
     """Return 25 products of each of 12 kinds, and a goal for each product: the same for a seed on every machine."""
     randomness = random.Random(f"webshop {seed}")
     with KINDS_FILE.open(encoding="utf-8") as lines:
-        kinds = [Kind(**json.loads(line)) for line in lines]
+        kinds = [ProductKind(**json.loads(line)) for line in lines]
     products = [
         _product(randomness, kind, f"B{first:02d}{number:03d}", number + 1)
         for first, kind in enumerate(kinds)
@@ -55,7 +55,7 @@ def generated_catalogue(seed: int = SEED) -> Catalogue:
     return Catalogue(products, goals)
 
 
-def _product(randomness: random.Random, kind: Kind, code: str, number: int) -> Product:
+def _product(randomness: random.Random, kind: ProductKind, code: str, number: int) -> Product:
     attributes = randomness.sample(kind.attributes, 3)
     brand, use = randomness.choice(BRANDS), randomness.choice(kind.uses)
     options = {
