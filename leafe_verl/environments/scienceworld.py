@@ -10,10 +10,11 @@ from typing import Any
 
 from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
+from leafe_verl.environments.options import SETTING
 from leafe_verl.environments.react import FORM, NO_ACTION, extract_action
 from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key
 from leafe_verl.environments.simulator import SimulatorEnvironment, pool_from_options
-from leafe_verl.environments.simulator_process import SETTING, SimulatorProgram
+from leafe_verl.environments.simulator_process import SimulatorProgram
 
 NAME = "scienceworld"
 EXTRA = "pip install leafe-verl[scienceworld]"

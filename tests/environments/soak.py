@@ -193,8 +193,8 @@ def soak(name: str, seconds: float, environments: int, kill_seconds: float) -> R
             _run_threads(load, environments, seconds / QUARTERS, seed=1000 * quarter)
             gc.collect()
             _note_memory(load)
-        simulator._close_all()
-        sandbox._close_all()
+        simulator._pools.close_all()
+        sandbox._pools.close_all()
         report.processes_left = settled(lambda: len(descendants(os.getpid()) - load.others))
         report.descriptors_left = settled(lambda: open_descriptors() - descriptors)
         report.files_left = [str(each) for each in Path(folder).rglob("*")]

@@ -69,7 +69,7 @@ def ends(pid: int) -> bool:
     [
         ("die", r"exit status 3\); the limit is leafe\.environment\.options\.memory_mb=200"),
         ("be killed", r"SIGKILL"),
-        ("flood", r"an answer has \d+ bytes; the limit is leafe\.environment\.options\.reply_mb=1"),
+        ("flood", r"a reply has \d+ bytes; the limit is leafe\.environment\.options\.reply_mb=1"),
         ("hog", r"MemoryError.*; the limit is leafe\.environment\.options\.memory_mb=200"),
         ("raise", r"act raised OSError: broken"),
     ],
@@ -124,7 +124,9 @@ def test_a_limit_that_makes_no_sense_is_refused_by_name(option: str) -> None:
 
 
 def test_an_option_that_there_is_not_is_refused_and_what_is_missing_is_said() -> None:
-    with pytest.raises(ValueError, match=r"unknown leafe\.environment\.options\.memory; .* there are start_seconds,"):
+    with pytest.raises(
+        ValueError, match=r"unknown leafe\.environment\.options\.memory; .* processes are start_seconds,"
+    ):
         pool_from_options(FRAGILE, None, 1, {"memory": 3})
     with pytest.raises(RuntimeError, match="fix it with"):
         pool_from_options(FRAGILE, "not installed; fix it with", 1, {})
