@@ -18,10 +18,10 @@ def compute_score(
     max_generated_tests: int | None = MAX_GENERATED_TESTS,
     **kwargs: Any,
 ) -> dict[str, float]:
-    """Return `score`, the share of all tests that the program passes, and `acc`, 1 when it passes all.
+    """Return `score`, the share of the tests that the program passes, and `acc`, 1 if it passes all of them.
 
     `ground_truth`: an object with public_tests, private_tests, generated_tests and the limits, or its JSON. Raises
-    ValueError for a ground truth that is none.
+    ValueError for anything else. `max_generated_tests`: how many of the generated tests are run; None for all.
     """
     data = parse_data(ground_truth)
     verdict = judge_answer(solution_str, data, default_pool(), max_generated=max_generated_tests)

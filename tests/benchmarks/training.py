@@ -52,7 +52,8 @@ from verl.workers.utils.losses import sft_loss
 from leafe_verl import embedded
 from leafe_verl.core import ExplorationTree, Explorer, History, Settings, TokenSequence, Turn, build_examples
 from leafe_verl.environments import make
-from leafe_verl.environments.sokoban import MOVES, Room, make_room, parse_move
+from leafe_verl.environments.sokoban import parse_move
+from leafe_verl.environments.sokoban_rooms import MOVES, Room, make_room
 from leafe_verl.plugin.cpu.platform import cpu_dtype, prepare_engine
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
 from leafe_verl.plugin.training.prefix_batch import TERM
