@@ -211,7 +211,7 @@ def shared_pool(program: SimulatorProgram, limits: SimulatorLimits, processes: i
 
 
 def pool_from_options(
-    program: SimulatorProgram, missing: str | None, processes: int | None, limits: Mapping[str, float]
+    program: SimulatorProgram, missing: str | None, processes: int | None, limits: Mapping[str, Any]
 ) -> SimulatorPool:
     """Return the shared pool for an environment's options: `processes`, and `limits`, the fields of `SimulatorLimits`.
 
@@ -221,7 +221,7 @@ def pool_from_options(
     known = [each.name for each in dataclasses.fields(SimulatorLimits)]
     if unknown := sorted(limits.keys() - set(known)):
         raise ValueError(f"unknown {SETTING}.{', '.join(unknown)}; the options of its processes are {', '.join(known)}")
-    checked = SimulatorLimits(**limits)  # type: ignore[arg-type]
+    checked = SimulatorLimits(**limits)
     if missing:
         raise RuntimeError(missing)
     return shared_pool(program, checked, processes)

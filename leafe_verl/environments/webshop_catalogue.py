@@ -101,7 +101,7 @@ class Catalogue:
 
     @cached_property
     def _index(self) -> Any:
-        from rank_bm25 import BM25Okapi  # type: ignore[import-untyped]
+        from rank_bm25 import BM25Okapi
 
         return BM25Okapi(
             [_words(f"{each.text} {' '.join(map(' '.join, each.options.values()))}") for each in self.products]

@@ -209,7 +209,7 @@ def test_rows_of_the_hubs_form_are_played(monkeypatch: pytest.MonkeyPatch, caplo
     assert first.data == TASK.data and first.key == "1000_A. Double (source 2)"
     assert second.key == "1000_A. Double (source 1)", "names agree between sources"
     assert second.data["time_limit"] is None and second.data["generated_tests"] == none
-    assert "1 rows are no tasks" in caplog.text and "row 3: task without tests (source 2): no tests" in caplog.text
+    assert "1 rows are not tasks" in caplog.text and "row 3: task without tests (source 2): no tests" in caplog.text
     assert CodeContests.task(CodeContests.verl_row(first, "train", 0)) == first
     for task in (first, second):
         environment = CodeContests()
