@@ -24,6 +24,8 @@ PROMPT = (
     'JSON only: {{"helpful": the keys of the advice above that helped, "harmful": the keys of that which misled you, '
     '"lessons": up to {lessons} short pieces of new advice for other tasks of this kind}}.'
 )
+REQUEST = "attempt 0"
+"""Name under which the answer is sampled, that of the attempt which it looks back at; see `Policy`."""
 SAME = 0.9
 """Texts at least this similar (difflib's ratio) are one piece of advice."""
 
@@ -114,7 +116,7 @@ async def look_back(policy: Policy, tree: ExplorationTree, playbook: Playbook, s
     note = f"{last.observation}\n\n{PROMPT.format(lessons=settings.lessons)}"
     try:
         history = await policy.extend(last.history, last.action, note)
-        turn = await policy.reflect(history, delta_schema(playbook, settings))
+        turn = await policy.reflect(history, delta_schema(playbook, settings), REQUEST)
     except PolicyFailure:
         return Delta(parsed=False)
     return parse_delta(turn.text, settings, len(turn.token_ids))

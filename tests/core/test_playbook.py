@@ -99,7 +99,7 @@ class Teacher(ScriptedPolicy):
         super().__init__({"0": "L"})
         self.answer, self.asked = answer, []
 
-    async def reflect(self, history, schema):
+    async def reflect(self, history, schema, request):
         self.asked.append(history)
         return await self._turn(self.answer)
 
