@@ -334,9 +334,7 @@ def grow(
     """
 
     async def explore() -> ExplorationTree:
-        made = Settings.from_mapping(settings)
-        assert made.problems() == []
-        explorer = Explorer(world or World(), policy, made, asyncio.Semaphore(slots))
+        explorer = Explorer(world or World(), policy, Settings.from_mapping(settings), asyncio.Semaphore(slots))
         # Nothing here takes a second: the limit makes a deadlock a failed test.
         return await asyncio.wait_for(explorer.explore(task, roots), 20)
 

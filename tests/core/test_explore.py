@@ -30,7 +30,7 @@ from fakes import (
 )
 from leafe_verl.core import ContextOverflow, Explorer, Outcome, PolicyFailure, PolicyTimeout, Settings
 from leafe_verl.core.environment import call_within
-from leafe_verl.core.settings import DistillationSettings, EnvironmentSettings
+from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.core.sft_examples import build_examples
 from leafe_verl.core.statistics import count
 
@@ -599,10 +599,11 @@ class TestFailures:
         assert [attempt.outcome for attempt in tree.attempts] == [Outcome.ENVIRONMENT_FAILURE] * 2
         assert "make raised TypeError" in tree.attempts[0].error
 
-    @pytest.mark.parametrize(("characters", "outcome"), [(1, Outcome.HORIZON), (0, Outcome.ENVIRONMENT_FLOOD)])
+    @pytest.mark.parametrize(("characters", "outcome"), [(2, Outcome.HORIZON), (1, Outcome.ENVIRONMENT_FLOOD)])
     def test_an_observation_too_long_is_a_flood(self, characters, outcome):
-        settings = dataclasses.replace(Settings(), environment=EnvironmentSettings(max_characters=characters))
-        tree = asyncio.run(Explorer(World(), ScriptedPolicy(lazy), settings).explore(TASK))
+        goal = dataclasses.replace(TASK, data={"goal": 12})
+        policy = ScriptedPolicy(lambda messages: "R")
+        tree = grow(policy, task=goal, environment={"max_characters": characters, "horizon": 11}, budget={"depth": 0})
         assert tree.attempts[0].outcome is outcome
 
     def test_a_bug_in_one_attempt_leaves_no_other_one_running(self):

@@ -15,7 +15,7 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 from verl.utils.tokenizer.continuous_token import ContinuousTokenBuilder
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
-from leafe_verl.core import Example, ExplorationTree, Explorer, Outcome, Settings, Task, TokenSequence
+from leafe_verl.core import Example, ExplorationTree, Explorer, Outcome, Task, TokenSequence
 from leafe_verl.core.playbook import Playbook, look_back
 from leafe_verl.core.sft_examples import PHASES, build_examples, sequences_of
 from leafe_verl.core.shared_prefix import sort_by_shared_prefix
@@ -25,6 +25,7 @@ from leafe_verl.plugin.rollout.collected import collected_trees, fingerprint
 from leafe_verl.plugin.rollout.dataset import task_of
 from leafe_verl.plugin.rollout.playbook_file import read_playbook
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
+from leafe_verl.plugin.settings import RunSettings
 from leafe_verl.plugin.training.tracking import tracks_branches
 from leafe_verl.trees import Provenance
 from leafe_verl.trees.telling import telling_branch
@@ -100,7 +101,7 @@ class TaskLoop(AgentLoopBase):
 
     def __init__(self, *args: Any, hf_model_type: str | None = None, **kwargs: Any) -> None:
         super().__init__(*args, hf_model_type=hf_model_type, **kwargs)
-        self.settings = Settings.from_mapping(OmegaConf.to_container(self.config.leafe, resolve=True))
+        self.settings = RunSettings.from_mapping(OmegaConf.to_container(self.config.leafe, resolve=True))
         inferred = chatml_family(self.continuous_token_builder, str(self.tokenizer.chat_template))
         if family := self.settings.generation.chat_family or inferred:
             self.continuous_token_builder = create_continuous_token_builder(
