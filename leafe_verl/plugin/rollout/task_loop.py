@@ -14,12 +14,13 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 from verl.utils.tokenizer.continuous_token import ContinuousTokenBuilder
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
-from leafe_verl.core import Example, ExplorationTree, Explorer, Settings, Task, TokenSequence
+from leafe_verl.core import Example, ExplorationTree, Explorer, Task, TokenSequence
 from leafe_verl.core.playbook import Playbook
 from leafe_verl.environments import make
 from leafe_verl.plugin.rollout.playbook_file import read_playbook
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
 from leafe_verl.plugin.rollout.worker_state import WorkerState
+from leafe_verl.plugin.settings import RunSettings
 
 
 class TaskLoop(AgentLoopBase):
@@ -27,7 +28,7 @@ class TaskLoop(AgentLoopBase):
 
     def __init__(self, *args: Any, hf_model_type: str | None = None, **kwargs: Any) -> None:
         super().__init__(*args, hf_model_type=hf_model_type, **kwargs)
-        self.settings = Settings.from_mapping(OmegaConf.to_container(self.config.leafe, resolve=True))
+        self.settings = RunSettings.from_mapping(OmegaConf.to_container(self.config.leafe, resolve=True))
         inferred = chatml_family(self.continuous_token_builder, str(self.tokenizer.chat_template))
         if family := self.settings.generation.chat_family or inferred:
             self.continuous_token_builder = create_continuous_token_builder(
