@@ -35,7 +35,7 @@ class EpisodeLoop(TaskLoop):
         its group's mean.
         """
         task = task_of(kwargs["extra_info"])
-        explorer = self.explorer(task, sampling_params, describe_row(kwargs))
+        explorer, policy = self.explorer(task, sampling_params, describe_row(kwargs))
         tree = ExplorationTree(task)
         tree.add(await explorer.attempt(task))
         self.finished(tree, [])
@@ -45,8 +45,8 @@ class EpisodeLoop(TaskLoop):
             return []
         *earlier, last = [sequence for _, sequence in sequences_of(attempt.steps)]
         info = {"acc": float(attempt.outcome is Outcome.SUCCESS), "steps": float(len(attempt.steps))}
-        played = (explorer.policy, tree.return_of(0), 2 * len(attempt.steps), info)
-        record = TreeRecord(count(tree, []), delta=await self.learned(tree, explorer.policy))
+        played = (policy, tree.return_of(0), 2 * len(attempt.steps), info)
+        record = TreeRecord(count(tree, []), delta=await self.learned(tree, policy))
         outputs = [self.output(sequence, *played) for sequence in earlier]
         return [*outputs, self.output(last, *played, record.to_extra_fields())]
 

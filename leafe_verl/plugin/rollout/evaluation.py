@@ -34,7 +34,9 @@ class RecordingLoop(TaskLoop):
         return [self._acknowledgement()]
 
     def finished(self, tree: ExplorationTree, examples: list[Example]) -> None:
-        writer = self.worker.attempt_writer(self.settings.evaluation.store)
+        if (store := self.settings.evaluation.store) is None:
+            raise ValueError(f"agent loops named {RECORD}* keep what they play: set leafe.evaluation.store")
+        writer = self.worker.attempt_writer(store)
         writer.append(record_of(tree, examples, self.settings.seed))
 
     def _acknowledgement(self) -> AgentLoopOutput:

@@ -39,14 +39,15 @@ class ExploreLoop(TaskLoop):
         task, step = task_of(kwargs["extra_info"]), int(kwargs["global_steps"])
         if found := await asyncio.to_thread(self._find, task, step):
             return self.rows(found, None)
-        explorer = self.explorer(task, sampling_params, describe_row(kwargs), self.worker.stop_signal(step))
+        stop = self.worker.stop_signal(step)
+        explorer, policy = self.explorer(task, sampling_params, describe_row(kwargs), stop)
         tree = await explorer.explore(task, roots=self.rollout_config.n)
         try:
-            await asyncio.to_thread(self._keep, tree, step, explorer.policy)  # other trees do not wait for the disk
+            await asyncio.to_thread(self._keep, tree, step, policy)  # other trees do not wait for the disk
         except OSError as error:
             logger.error("%s", error)
-            return [self._summary_row(explorer.policy, TreeRecord({TREES_UNKEPT: 1}), success=0.0)]
-        return self.rows(tree, explorer.policy)
+            return [self._summary_row(policy, TreeRecord({TREES_UNKEPT: 1}), success=0.0)]
+        return self.rows(tree, policy)
 
     def rows(self, tree: ExplorationTree, policy: ServerPolicy | None, number: int = 0) -> list[AgentLoopOutput]:
         """Return what a tree teaches.
