@@ -38,6 +38,6 @@ def _row(task: Task, index: int) -> dict[str, Any]:
     return row
 
 
-def task_of(extra_info: Mapping[str, Any]) -> Task:
+def read_task(extra_info: Mapping[str, Any]) -> Task:
     """Return the task of a row that went through verl."""
     return Task(**json.loads(extra_info[TASK_FIELD]))
