@@ -33,7 +33,8 @@ def play(**settings):
     policy.weight_versions, policy.seconds = {3}, 0.5
     loop = object.__new__(EpisodeLoop)
     loop.rollout_config = SimpleNamespace(calculate_log_probs=True)
-    loop.explorer = lambda task, params, played_for: Explorer(World(), policy, Settings.from_mapping(settings))
+    explorer = Explorer(World(), policy, Settings.from_mapping(settings))
+    loop.explorer = lambda task, params, played_for: (explorer, policy)
     row = {"extra_info": {TASK_FIELD: json.dumps(dataclasses.asdict(TASK))}, "global_steps": 1, "session_id": 0}
     return asyncio.run(loop.run({}, **row)), policy
 
@@ -71,7 +72,7 @@ def test_a_tree_that_cannot_be_kept_is_counted_and_not_trained_on(tmp_path, capl
     loop.config = OmegaConf.create(
         {"trainer": {"experiment_name": "run"}, "actor_rollout_ref": {"model": {"path": "m"}}}
     )
-    loop.explorer = lambda *_: Explorer(World(), policy, loop.settings)
+    loop.explorer = lambda *_: (Explorer(World(), policy, loop.settings), policy)
     loop.server_manager = SimpleNamespace(worker_state=WorkerState())
     row = {"extra_info": {TASK_FIELD: json.dumps(dataclasses.asdict(TASK))}, "global_steps": 1, "session_id": 0}
     (output,) = asyncio.run(loop.run({}, **row))
