@@ -18,12 +18,13 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
 from leafe_verl.checkpoints import hf_folder
-from leafe_verl.core import Settings, Task
+from leafe_verl.core import Task
 from leafe_verl.environments import make
 from leafe_verl.evaluation.attempts import missing_attempts, read_records
 from leafe_verl.evaluation.manifest import Manifest, fingerprint, read_manifest, write_manifest
 from leafe_verl.evaluation.report import render_evaluation
 from leafe_verl.plugin.preflight import find_problems
+from leafe_verl.plugin.settings import RunSettings
 from leafe_verl.task_files import HUB, read_tasks
 
 CONFIG_MODULE = "leafe_verl.plugin.config"
@@ -146,7 +147,7 @@ def _manifest(request: Request, config: DictConfig, tasks: Sequence[Task]) -> Ma
     sampling = {name: rollout.val_kwargs[name] for name in ("temperature", "top_p", "top_k")}
     if request.loop == "explore":
         sampling["roots"] = rollout.n
-    own_horizon = make(environment.name, **Settings.from_mapping(values).environment.options).horizon
+    own_horizon = make(environment.name, **RunSettings.from_mapping(values).environment.options).horizon
     return Manifest(
         model=config.actor_rollout_ref.model.path,
         sources=tuple(config.data.val_files),

@@ -72,10 +72,10 @@ class Scripted(ServerPolicy):
     draw: random.Random
     answers: Callable[[random.Random, History], str]
 
-    async def act(self, history: History) -> Turn:
+    async def act(self, history: History, request: str) -> Turn:
         return self._said(self.answers(self.draw, history))
 
-    async def reflect(self, history: History, schema: Mapping[str, Any]) -> Turn:
+    async def reflect(self, history: History, schema: Mapping[str, Any], request: str) -> Turn:
         step = self.draw.randint(1, schema["properties"]["step"]["maximum"])
         return self._said(json.dumps({"step": step, "experience": "Another way is needed from here on."}))
 

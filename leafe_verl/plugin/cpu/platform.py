@@ -53,12 +53,12 @@ class CpuDevice:
 
 
 @PlatformRegistry.register(platform="cpu")
-class CpuPlatform(PlatformBase):
+class CpuPlatform(PlatformBase):  # type: ignore[misc]  # verl is Any to mypy
     """verl's platform interface for machines without an accelerator. Ray counts logical GPUs in their place."""
 
     device_name = "cpu"
     vendor_name = "cpu"
-    device_module = CpuDevice()  # type: ignore[assignment]
+    device_module = CpuDevice()
 
     def is_available(self) -> bool:
         return True

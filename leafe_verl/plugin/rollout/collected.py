@@ -1,4 +1,4 @@
-"""The experience store as a rollout worker sees it: what was collected before is found, what is finished is kept."""
+"""A rollout worker's view of the store of trees: it finds trees collected earlier and keeps those it finishes."""
 
 from __future__ import annotations
 
@@ -13,29 +13,32 @@ from leafe_verl.trees import Location, Provenance, TreeWriter, index, read_tree
 
 
 class CollectedTrees:
-    """The trees of one store. A worker indexes it when it first asks, and appends to a file of its own."""
+    """The trees of one store. The store is indexed when this is made; finished trees go to a file of this process."""
 
     def __init__(self, store: Path) -> None:
-        self._writer, self._writing = TreeWriter(store), threading.Lock()
-        self._of_step: dict[tuple[int | None, str], Location] = {}
-        self._of_task: dict[str, list[Location]] = defaultdict(list)
+        self._writer, self._write_lock = TreeWriter(store), threading.Lock()
+        self._by_step: dict[tuple[int | None, str], Location] = {}
+        self._by_task: dict[str, list[Location]] = defaultdict(list)
         for key, location in index(store).items():
-            self._of_step.setdefault((key.step, key.task_key), location)
-            self._of_task[key.task_key].append(location)
+            self._by_step.setdefault((key.step, key.task_key), location)
+            self._by_task[key.task_key].append(location)
 
     def find(self, step: int, task_key: str) -> ExplorationTree | None:
-        """Return the tree that training step `step` collected for a task before this process began."""
-        location = self._of_step.get((step, task_key))
+        """Return the tree that training step `step` collected for a task before this process began, if any."""
+        location = self._by_step.get((step, task_key))
         return None if location is None else read_tree(location)[0]
 
-    def of_task(self, task_key: str) -> list[ExplorationTree]:
+    def find_all(self, task_key: str) -> list[ExplorationTree]:
         """Return all trees of a task, in the order of the store's files."""
-        return [read_tree(location)[0] for location in self._of_task.get(task_key, [])]
+        return [read_tree(location)[0] for location in self._by_task.get(task_key, [])]
 
     def keep(self, tree: ExplorationTree, provenance: Provenance) -> None:
-        """Write a finished tree and wait until the disk has it. Raises OSError, with the setting, when it does not."""
+        """Write a finished tree and return once it is on the disk.
+
+        Raises OSError, which names the setting of the folder, if it cannot be written.
+        """
         try:
-            with self._writing:
+            with self._write_lock:
                 self._writer.append(tree, provenance)
         except OSError as error:
             raise OSError(
@@ -45,5 +48,5 @@ class CollectedTrees:
 
 @functools.cache
 def fingerprint(chat_template: str, vocabulary_size: int) -> str:
-    """What two tokenizers differ in, short: stores of one fingerprint hold token ids of one kind."""
+    """Return a short string that differs between tokenizers whose token ids must not be mixed in one store."""
     return f"{vocabulary_size}-{hashlib.sha256(chat_template.encode()).hexdigest()[:12]}"
