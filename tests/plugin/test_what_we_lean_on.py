@@ -132,6 +132,7 @@ class Override(NamedTuple):
 
 @functools.cache
 def find_overrides() -> list[Override]:
+    importlib.import_module("verl.trainer.ppo.v1")  # registers our trainers, as in a run
     infos = pkgutil.walk_packages(leafe_verl.plugin.__path__, "leafe_verl.plugin.")
     members = [member for info in infos for member in vars(importlib.import_module(info.name)).values()]
     classes = {each for each in members if inspect.isclass(each) and each.__module__.startswith("leafe_verl.plugin.")}
@@ -223,13 +224,20 @@ def test_a_fresh_process_that_imports_verl_has_the_plugin_and_finds_the_distribu
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("module", ["rollout.rollout_worker", "rollout.replay_buffer", "training.sft_worker"])
+def test_a_fresh_process_can_import_what_ray_or_verl_loads_by_name(module):
+    """They import modules of verl which, by the import hook, import our trainers: no trainer may need them for that."""
+    command = [sys.executable, "-c", f"import leafe_verl.plugin.{module}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 def test_verl_knows_our_trainer_modes_and_agent_loops():
-    import verl.trainer.ppo.v1  # noqa: F401
     from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
     from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 
+    find_overrides()  # imports the modules that register them
     assert {"leafe", "grpo", "ace", "evaluate"} <= set(TRAINER_REGISTRY)
-    find_overrides()  # imports the modules that register the loops
     assert {"explore", "episode", "adapt", "replay"} <= set(_agent_loop_registry)
 
 
