@@ -98,7 +98,7 @@ class Run:
         return dataclasses.replace(step, answered=answered)
 
     async def _start(self, environment: Environment) -> History:
-        """SegmentLayout E_1 and h_1, or E_tau and h_tau by rolling back."""
+        """Bring the environment to E_1 and return h_1; after a rollback, E_tau and h_tau."""
         if self.rollback:
             point = self.rollback.path[self.rollback.step - 1]
             self.replayed_steps = await self._call("restore", environment.restore, point.snapshot)
