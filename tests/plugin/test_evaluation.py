@@ -19,7 +19,7 @@ from leafe_verl.evaluation.manifest import read_manifest
 from leafe_verl.plugin import launch
 from leafe_verl.plugin.rollout.dataset import read_task
 from leafe_verl.plugin.rollout.evaluation import EvaluationDataset, validation_loop
-from leafe_verl.plugin.rollout.task_loop import chatml_family, warn_once_of_model_types
+from leafe_verl.plugin.rollout.task_loop import chatml_family, warn_once_about_model_types
 
 ENVIRONMENT = "leafe.environment.name=end_to_end.letters:Letters"
 
@@ -192,7 +192,7 @@ def test_chatml_turns_of_a_type_that_verl_does_not_know_are_built_as_qwens():
 
 
 def test_verl_says_once_that_it_does_not_know_a_models_type(caplog):
-    warn_once_of_model_types()
+    warn_once_about_model_types()
     for _ in range(3):
         infer_continuous_token_model_family(hf_model_type="nobody's")
     assert caplog.text.count("nobody's") == 1
