@@ -22,9 +22,9 @@ from fakes import (
     wandering,
 )
 from leafe_verl.core import ExplorationTree, History, Kind, Outcome, StepRecord, build_examples
-from leafe_verl.core.context import ARROW, HEADING, Note, num_summarised, summary_of, window_moves
+from leafe_verl.core.context import ARROW, HEADING, PromptNote, num_summarised, summarise, window_moves
 from leafe_verl.core.settings import ContextSettings, DistillationSettings
-from leafe_verl.core.sft_examples import runs_of, sequence_of
+from leafe_verl.core.sft_examples import build_sequence, split_where_window_moved
 
 LONG = dataclasses.replace(TASK, data={"goal": 6})
 ALL = DistillationSettings(events="every", events_per_task=99, rehearsal_share=1.0)
@@ -52,7 +52,7 @@ class TestPrompt:
     def test_without_a_window_holds_everything(self):
         tree, policy = walk()
         assert contents(policy.prompts[-1]) == ["0", "R", "1", "R", "2", "R", "3", "R", "4", "R", "5"]
-        assert len(runs_of(tree.path(0))) == 1
+        assert len(split_where_window_moved(tree.path(0))) == 1
 
     def test_with_a_window_holds_the_last_steps_and_a_line_for_each_before(self):
         _, policy = walk(context={"window": 2})
@@ -87,7 +87,7 @@ class TestPrompt:
         settings = ContextSettings(window=1, stride=3)
         assert [num_summarised(steps, settings) for steps in range(9)] == [0, 0, 0, 0, 3, 3, 3, 6, 6]
         tree, _ = walk(context={"window": 1, "stride": 3})
-        assert [list(run) for run in runs_of(tree.path(0))] == [[0, 1, 2, 3], [4, 5]]
+        assert [list(run) for run in split_where_window_moved(tree.path(0))] == [[0, 1, 2, 3], [4, 5]]
 
     def test_stays_small_however_long_the_attempt_is(self):
         policy = ScriptedPolicy(lambda messages: "L")
@@ -111,8 +111,8 @@ class TestSummary:
 
     def test_names_what_was_executed_where_the_environment_says_it(self):
         told = [("open door", "\n  The door is open.\nYou see a hall."), ("go", "A hall.")]
-        assert summary_of(self.steps(*told, commands=True)) == ("1. open door -> The door is open.\n2. go")
-        assert summary_of(self.steps(*told)).startswith("1. Thought: hm. Action: open door -> The")
+        assert summarise(self.steps(*told, commands=True)) == ("1. open door -> The door is open.\n2. go")
+        assert summarise(self.steps(*told)).startswith("1. Thought: hm. Action: open door -> The")
 
     def test_gets_that_from_the_environment(self):
         class Telling(Corridor):
@@ -131,17 +131,17 @@ class TestSummary:
     def test_keeps_to_its_bound(self, number, characters):
         steps = self.steps(*[("a" * 500, "b" * 500)] * number)
         with patch("leafe_verl.core.context.SUMMARY_CHARACTERS", characters):
-            summary = summary_of(steps)
+            summary = summarise(steps)
         assert len(summary) <= characters
         assert all(len(line) <= 160 for line in summary.splitlines())
 
     def test_names_every_turn_when_there_are_many(self):
-        lines = summary_of(self.steps(*[("go north", "You are there.")] * 50)).splitlines()
+        lines = summarise(self.steps(*[("go north", "You are there.")] * 50)).splitlines()
         assert [line.partition(". ")[0] for line in lines] == [str(number) for number in range(1, 51)]
         assert all(ARROW in line for line in lines[:-1])
 
     def test_has_the_note_where_it_was(self):
-        lines = summary_of(self.steps(("a", "1"), ("b", "2")), Note(2, "mind the gap")).splitlines()
+        lines = summarise(self.steps(("a", "1"), ("b", "2")), PromptNote(2, "mind the gap")).splitlines()
         assert lines[1] == "Before turn 2: mind the gap"
 
 
@@ -234,7 +234,7 @@ class TestExamples:
         first, second, *_ = tree.path(0)
         shorter = dataclasses.replace(second.history, token_ids=second.history.token_ids[6:])
         with pytest.raises(ValueError, match="the chat template rewrote them"):
-            sequence_of([first, dataclasses.replace(second, history=shorter)])
+            build_sequence([first, dataclasses.replace(second, history=shorter)])
 
     @pytest.mark.parametrize(("window", "stride"), [(0, 1), (1, 1), (2, 2)])
     def test_predict_every_observation_once_in_early_experience(self, window, stride):

@@ -23,7 +23,7 @@ from fakes import (
     turns_in,
     wandering,
 )
-from leafe_verl.core import Kind, TokenSequence, build_examples, sequence_of
+from leafe_verl.core import Kind, TokenSequence, build_examples, build_sequence
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.core.sft_examples import Example
 
@@ -113,7 +113,7 @@ class TestTokens:
     def test_log_probs_that_the_engine_did_not_give_are_zero(self):
         (step,) = rescued().path(1)[:1]
         silent = dataclasses.replace(step, action=dataclasses.replace(step.action, log_probs=None))
-        sequence = sequence_of([silent])
+        sequence = build_sequence([silent])
         assert sequence.mask == (0, 0, 0, 0, 1, 1)
         assert sequence.log_probs == (0.0,) * 6
 
@@ -123,8 +123,8 @@ class TestTokens:
         shorter = dataclasses.replace(third.history, token_ids=third.history.token_ids[6:])
         rewritten = dataclasses.replace(third, history=shorter)
         with pytest.raises(ValueError, match="the chat template rewrote them"):
-            sequence_of([first, second, rewritten])
-        assert sum(sequence_of([first, second, third]).mask) == 6
+            build_sequence([first, second, rewritten])
+        assert sum(build_sequence([first, second, third]).mask) == 6
 
 
 class TestTokenSequence:
@@ -260,8 +260,8 @@ def test_a_tree_without_success_or_improvement_gives_nothing(events):
 def test_an_example_says_where_it_comes_from():
     tree = rescued()
     assert build_examples(tree, ALL, seed=0) == [
-        Example(Kind.COUNTERFACTUAL, sequence_of(tree.path(1)[:2], 2), 1, 2),
-        Example(Kind.REHEARSAL, sequence_of(tree.path(1)), 1, 1),
+        Example(Kind.COUNTERFACTUAL, build_sequence(tree.path(1)[:2], 2), 1, 2),
+        Example(Kind.REHEARSAL, build_sequence(tree.path(1)), 1, 1),
     ]
 
 

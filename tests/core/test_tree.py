@@ -53,7 +53,7 @@ def test_a_path_joins_attempts_at_their_rollback_points():
 @pytest.mark.parametrize(("parent", "step"), [(0, 0), (0, 4), (0, -1), (1, 1), (7, 1)])
 def test_a_rollback_point_must_be_in_the_tree(parent, step):
     tree = tree_of(ROOT)
-    with pytest.raises(ValueError, match=f"no step {step} in attempt {parent}"):
+    with pytest.raises(ValueError, match=f"attempt {parent} has no step {step}"):
         tree.add(Attempt(branch(parent, step), (), Outcome.HORIZON))
     assert len(tree.attempts) == 1
 
@@ -64,7 +64,7 @@ def test_returns_are_of_the_path_and_the_best_is_of_the_own_steps():
         Attempt(branch(0, 2), steps(-1.0, 0.5), Outcome.HORIZON),
         Attempt(branch(0, 2), (), Outcome.ENVIRONMENT_FAILURE),
     )
-    assert [tree.return_of(index) for index in range(3)] == [0.0, 0.5, 1.0]
+    assert [tree.total_return(index) for index in range(3)] == [0.0, 0.5, 1.0]
     assert [tree.best_return(index) for index in range(3)] == [2.0, 0.5, float("-inf")]
 
 

@@ -17,7 +17,7 @@ from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token
 
 from leafe_verl.core import Example, ExplorationTree, Explorer, Outcome, Task, TokenSequence
 from leafe_verl.core.playbook import Playbook, look_back
-from leafe_verl.core.sft_examples import PHASES, build_examples, sequences_of
+from leafe_verl.core.sft_examples import PHASES, build_examples, build_sequences
 from leafe_verl.core.shared_prefix import sort_by_shared_prefix
 from leafe_verl.core.statistics import count
 from leafe_verl.environments import make
@@ -191,9 +191,9 @@ class EpisodeLoop(TaskLoop):
             logger.warning("task %r: unscored attempt, %s: %s", task.key, attempt.outcome.value, attempt.error)
             return []
         success = float(attempt.outcome is Outcome.SUCCESS)
-        *earlier, last = [sequence for _, sequence in sequences_of(attempt.steps)]
+        *earlier, last = [sequence for _, sequence in build_sequences(attempt.steps)]
         info = {"acc": success, "steps": float(len(attempt.steps))}
-        played = (explorer.policy, tree.return_of(0), 2 * len(attempt.steps), info)
+        played = (explorer.policy, tree.total_return(0), 2 * len(attempt.steps), info)
         extra = {COUNTS_FIELD: count(tree, []), **await self.learned(tree, explorer.policy)}
         return [*(self.output(sequence, *played) for sequence in earlier), self.output(last, *played, **extra)]
 
@@ -285,7 +285,7 @@ class ExploreLoop(TaskLoop):
         self, tree: ExplorationTree, example: Example, policy: ServerPolicy | None, extra: dict[str, Any]
     ) -> AgentLoopOutput:
         success = float(tree.attempts[example.attempt].outcome is Outcome.SUCCESS)
-        reward, turns = tree.return_of(example.attempt), 2 * len(tree.path(example.attempt))
+        reward, turns = tree.total_return(example.attempt), 2 * len(tree.path(example.attempt))
         kind = {KIND_FIELD: example.kind.value}
         return self.output(example.sequence, policy, reward, turns, {"acc": success}, **kind, **extra)
 
