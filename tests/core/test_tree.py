@@ -83,13 +83,13 @@ class TestImproved:
         tree = tree_of(ROOT, worse, middling)
         assert [tree.improved(index) for index in range(3)] == [False, False, True]
 
-    def test_is_never_said_of_roots_and_unscored_attempts(self):
+    def test_is_false_for_roots_and_unscored_attempts(self):
         tree = tree_of(ROOT, *(Attempt(branch(0, 1), steps(9.0), outcome) for outcome in Outcome))
         improved = {tree.attempts[index].outcome for index in range(1, 7) if tree.improved(index)}
         assert improved == {Outcome.SUCCESS, Outcome.FAILURE, Outcome.HORIZON}
         assert not tree.improved(0)
 
-    def test_takes_no_rounding_for_progress(self):
+    def test_ignores_rounding_errors(self):
         # Both pass six of nine tests, the branch by way of one: the increments add up to more than 6/9.
         tree = tree_of(
             Attempt(None, steps(6 / 9), Outcome.FAILURE),
