@@ -50,7 +50,7 @@ def record_of(tree: ExplorationTree, examples: Iterable[Example], seed: int) -> 
         "key": tree.task.key,
         "environment": tree.task.environment,
         "seed": seed,
-        "attempts": [_attempt(attempt, tree.return_of(index)) for index, attempt in enumerate(tree.attempts)],
+        "attempts": [_attempt(attempt, tree.total_return(index)) for index, attempt in enumerate(tree.attempts)],
         "reflections": [_reflection(index, reflection) for index, reflection in tree.reflections],
         "counts": count(tree, examples),
     }

@@ -17,6 +17,12 @@ FILE = "evaluation.json"
 SCHEMA = 1
 _FREE = {"attempts", "collections", "sources"}
 """Fields that may differ between two calls on one store; the tasks themselves are compared, not where they lie."""
+_FORMER_SETTINGS = {
+    "leafe.context.line_characters": 160,
+    "leafe.context.summary_characters": 3000,
+    "leafe.playbook.lesson_characters": 160,
+}
+"""Former settings, constants today. Manifests of earlier versions may name them; only another value is a difference."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,8 @@ def write_manifest(store: Path, manifest: Manifest) -> None:
 def _flat(manifest: Manifest) -> dict[str, Any]:
     """Compared fields, nested ones as `leafe.generation.max_tokens`; as JSON gives them back."""
     values = json.loads(json.dumps(dataclasses.asdict(manifest)))
-    return dict(_leaves({name: value for name, value in values.items() if name not in _FREE}))
+    leaves = _leaves({name: value for name, value in values.items() if name not in _FREE})
+    return {name: value for name, value in leaves if (name, value) not in _FORMER_SETTINGS.items()}
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

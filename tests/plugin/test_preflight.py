@@ -57,7 +57,7 @@ def test_the_shipped_configurations_are_accepted(config, name, device):
         ("leafe.reflection.interval=0", "leafe.reflection.interval is 0; expected"),
         ("leafe.distillation.beta=-0.5", "leafe.distillation.beta is -0.5; expected"),
         ("leafe.distillation.events=best", "expected one of improved, every, success"),
-        ("+leafe.budget.atempts=3", "unknown settings: leafe.budget.atempts"),
+        ("+leafe.budget.atempts=3", "leafe.budget.atempts is not a setting (did you mean attempts?)"),
         ("actor_rollout_ref.model.path=/no/such/model", "actor_rollout_ref.model.path"),
         ("trainer.n_gpus_per_node=3", "cannot be divided by 3 data-parallel ranks"),
         ("actor_rollout_ref.rollout.n=0", "actor_rollout_ref.rollout.n is 0; expected"),
@@ -151,10 +151,27 @@ def test_verl_of_another_minor_version_is_refused():
     assert "pip install verl==0.9.1" in problem
 
 
-def test_the_yaml_and_the_dataclasses_have_the_same_defaults(config):
-    from leafe_verl.core import Settings
+def test_the_yaml_and_the_models_have_the_same_defaults(config):
+    from leafe_verl.plugin.settings import RunSettings
 
     composed = config(device="gpu")
     settings = OmegaConf.to_container(composed.leafe, resolve=True)
     assert settings["collection"].pop("store") == f"{composed.trainer.default_local_dir}/trees"
-    assert Settings.from_mapping(settings) == Settings()
+    assert RunSettings.from_mapping(settings) == RunSettings()
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("no .gguf"), ImportError("gguf is missing"), OSError("disk full")])
+def test_whatever_a_callback_raises_ends_the_run(config, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("leafe_verl.plugin.callbacks.hf_folder", fail)
+    monkeypatch.setattr("leafe_verl.plugin.callbacks.find_problems", fail)
+    for run in (PrepareModel().on_run_start, Preflight().on_job_start):
+        with pytest.raises(SystemExit, match=str(error)):
+            run(config())
+
+
+def test_a_sweep_is_refused(config):
+    with pytest.raises(SystemExit, match="--multirun is not supported"):
+        ResolveConfiguration().on_multirun_start(config())

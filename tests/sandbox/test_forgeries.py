@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from leafe_verl.sandbox.judge import Verdict, judge
-from leafe_verl.sandbox.pool import SandboxPool, available_tiers
+from leafe_verl.sandbox.judge import CodeVerdict, judge
+from leafe_verl.sandbox.pool import SandboxPool
 from leafe_verl.sandbox.programs import ProgramTest, judge_program
 from leafe_verl.sandbox.protocol import Limits
+from leafe_verl.sandbox.tier_choice import available_tiers
 from sandbox.forgeries import FORGERIES, Forgery, Secret
 from sandbox.naive_judge import Trust, naive_verdict
 
@@ -27,8 +28,8 @@ WRONG = "def f(x): return None"
 
 @dataclass(frozen=True)
 class Judged:
-    by_asserts: Verdict
-    as_program: Verdict
+    by_asserts: CodeVerdict
+    as_program: CodeVerdict
 
     @property
     def passed(self) -> tuple[int, int]:

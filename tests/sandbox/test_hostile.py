@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from leafe_verl.sandbox.judge import Verdict, judge
-from leafe_verl.sandbox.pool import SandboxPool, available_tiers
+from leafe_verl.sandbox.judge import CodeVerdict, judge
+from leafe_verl.sandbox.pool import SandboxPool
 from leafe_verl.sandbox.programs import ProgramTest, judge_program
 from leafe_verl.sandbox.protocol import TIMEOUT, Limits, ProgramResult, RunResult, Sandbox
+from leafe_verl.sandbox.tier_choice import available_tiers
 from leafe_verl.sandbox.tiers import Tier
 from sandbox.host import Host, answers_rightly, descendants, open_descriptors, settled, use_every_worker
 from sandbox.hostile import HOSTILE, NEEDS_SECCOMP, Hostile
@@ -55,7 +56,7 @@ class Recording:
 class Outcome:
     """Of one program."""
 
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[CodeVerdict, ...]
     came: str
     """All that came out of the sandbox, as text."""
     error: RuntimeError | None = None

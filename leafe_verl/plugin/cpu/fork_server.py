@@ -1,11 +1,11 @@
-"""Starts Ray workers as forks of one process, the zygote, which has already imported verl and vLLM.
+"""Starts Ray workers as forks of one process, the fork server, which has already imported verl and vLLM.
 
-raylet ──py_executable──► first worker: imports, becomes the zygote ──fork──► that worker
-       ──py_executable──► every later worker: sends the zygote its request ──fork──► that worker
+raylet ──py_executable──► first worker: imports, becomes the fork server ──fork──► that worker
+       ──py_executable──► every later worker: sends its command to it ──fork──► that worker
 
 A run without a GPU has ten processes with nearly the same imports, which take 4 to 11 s of a core each. Ray's runtime
-environment names the executable of its workers (`py_executable`), and that is this module. If no zygote is available,
-the process becomes the plain interpreter that Ray would have started.
+environment names the executable of its workers (`py_executable`), and that is this module. If there can be no fork
+server, the process becomes the plain interpreter that Ray would have started.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MODULES = (
     "leafe_verl.plugin.rollout.rollout_worker",
     "verl.workers.rollout.vllm_rollout.vllm_async_server",
 )
-"""Modules that the processes of a run import; the zygote imports them, with everything that they import."""
+"""Modules that the processes of a run import; the fork server imports them, with everything that they import."""
 RAYLET = "--raylet-name="
 """Argument of Ray's workers, which names the raylet's socket. That socket's folder belongs to one cluster."""
 RAYLET_PID = "RAY_RAYLET_PID"
@@ -40,7 +40,7 @@ RAYLET_PID = "RAY_RAYLET_PID"
 
 
 @dataclass(frozen=True)
-class ForkRequest:
+class WorkerCommand:
     """The arguments and surroundings with which a Python interpreter would have been started."""
 
     arguments: list[str]
@@ -58,8 +58,8 @@ def with_fork_server(runtime_env: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run `SCRIPT ARGUMENT...` in a fork of the zygote. If there is none, this process becomes the zygote."""
-    request = ForkRequest([*arguments], dict(os.environ), os.getcwd())
+    """Run `SCRIPT ARGUMENT...` in a fork of the fork server. If there is none, this process becomes the fork server."""
+    request = WorkerCommand([*arguments], dict(os.environ), os.getcwd())
     address = _address(request)
     if address and _ask(address, request):
         return
@@ -67,19 +67,19 @@ def main(arguments: Sequence[str]) -> None:
         if forked := _serve(listener, request):
             _become(forked)
         return
-    if address and _ask(address, request):  # another process became the zygote meanwhile
+    if address and _ask(address, request):  # another process became the fork server meanwhile
         return
     os.execv(sys.executable, [sys.executable, *arguments])
 
 
-def _address(request: ForkRequest) -> str | None:
-    """Return the path of the zygote's socket; None if the request is not for a worker of Ray."""
+def _address(request: WorkerCommand) -> str | None:
+    """Return the path of the fork server's socket; None if the request is not for a worker of Ray."""
     raylets = [each.removeprefix(RAYLET) for each in request.arguments if each.startswith(RAYLET)]
-    return f"{os.path.dirname(raylets[0])}/zygote-{request.environment.get('RAY_JOB_ID', '')}" if raylets else None
+    return f"{os.path.dirname(raylets[0])}/fork-server-{request.environment.get('RAY_JOB_ID', '')}" if raylets else None
 
 
-def _ask(address: str, request: ForkRequest) -> bool:
-    """Send the request to the zygote and return whether it has forked a process for it."""
+def _ask(address: str, request: WorkerCommand) -> bool:
+    """Send the request to the fork server and return whether it has forked a process for it."""
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(address)
@@ -101,17 +101,17 @@ def _listen(address: str) -> socket.socket | None:
     return listener
 
 
-def _serve(listener: socket.socket, first: ForkRequest) -> ForkRequest | None:
+def _serve(listener: socket.socket, first: WorkerCommand) -> WorkerCommand | None:
     """Import MODULES, then fork until the raylet ends.
 
-    Returns in each fork, with its request, and in the zygote when it ends, with None.
+    Returns in each fork, with its request, and in the fork server when it ends, with None.
     """
     try:  # preferred to the parent: an orphan's parent is process 1, which never ends
         raylet = os.pidfd_open(int(os.environ.get(RAYLET_PID) or os.getppid()))
     except ProcessLookupError:
         return None
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    # Libraries read their number of threads from it while they load. Ray sets it for its workers too, but later.
+    # Libraries read their number of threads from it while they load. Ray's workers set it themselves just as late.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     for module in MODULES:
         with suppress(ImportError):  # the worker that needs the module reports that it is missing
@@ -127,13 +127,13 @@ def _serve(listener: socket.socket, first: ForkRequest) -> ForkRequest | None:
     return forked
 
 
-def _answer(listener: socket.socket) -> ForkRequest | None:
-    """Fork a process for one client's request. Returns the request in the fork, and None in the zygote."""
+def _answer(listener: socket.socket) -> WorkerCommand | None:
+    """Fork a process for one client's request. Returns the request in the fork, and None in the fork server."""
     connection, _ = listener.accept()
     with connection:
         connection.settimeout(10)
         try:
-            request = ForkRequest(**json.loads(b"".join(iter(lambda: connection.recv(65536), b""))))
+            request = WorkerCommand(**json.loads(b"".join(iter(lambda: connection.recv(65536), b""))))
         except (OSError, ValueError):  # the client was killed while it sent its request
             return None
         if _is_fork():
@@ -147,7 +147,7 @@ def _is_fork() -> bool:
     return os.fork() == 0
 
 
-def _become(request: ForkRequest) -> None:
+def _become(request: WorkerCommand) -> None:
     """Run the request's script as a new interpreter would."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # The raylet gives each interpreter a process group, and ends that group when the worker dies.

@@ -9,7 +9,7 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
 
 from leafe_verl.core import ExplorationTree, Outcome
 from leafe_verl.core.playbook import Delta, look_back
-from leafe_verl.core.sft_examples import sequences_of
+from leafe_verl.core.sft_examples import build_sequences
 from leafe_verl.core.statistics import count
 from leafe_verl.plugin.rollout.dataset import read_task
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
@@ -43,9 +43,9 @@ class EpisodeLoop(TaskLoop):
         if not attempt.outcome.scored:
             logger.warning("task %r: unscored attempt, %s: %s", task.key, attempt.outcome.value, attempt.error)
             return []
-        *earlier, last = [sequence for _, sequence in sequences_of(attempt.steps)]
+        *earlier, last = [sequence for _, sequence in build_sequences(attempt.steps)]
         info = {"acc": float(attempt.outcome is Outcome.SUCCESS), "steps": float(len(attempt.steps))}
-        played = (policy, tree.return_of(0), 2 * len(attempt.steps), info)
+        played = (policy, tree.total_return(0), 2 * len(attempt.steps), info)
         record = TreeRecord(count(tree, []), delta=await self.learned(tree, policy))
         outputs = [self.output(sequence, *played) for sequence in earlier]
         return [*outputs, self.output(last, *played, record.to_extra_fields())]

@@ -89,7 +89,7 @@ class ExploreLoop(TaskLoop):
         self, tree: ExplorationTree, example: Example, policy: ServerPolicy | None, record: ExampleRecord
     ) -> AgentLoopOutput:
         success = float(tree.attempts[example.attempt].outcome is Outcome.SUCCESS)
-        reward, turns = tree.return_of(example.attempt), 2 * len(tree.path(example.attempt))
+        reward, turns = tree.total_return(example.attempt), 2 * len(tree.path(example.attempt))
         return self.output(example.sequence, policy, reward, turns, {"acc": success}, record.to_extra_fields())
 
     def _store(self) -> CollectedTrees | None:

@@ -14,13 +14,14 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 from verl.utils.tokenizer.continuous_token import ContinuousTokenBuilder
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
-from leafe_verl.core import Example, ExplorationTree, Explorer, Settings, Task, TokenSequence
+from leafe_verl.core import Example, ExplorationTree, Explorer, Task, TokenSequence
 from leafe_verl.core.playbook import Playbook
 from leafe_verl.environments import make
 from leafe_verl.plugin.rollout.inference_servers import RetryingClient
 from leafe_verl.plugin.rollout.playbook_file import read_playbook
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
 from leafe_verl.plugin.rollout.worker_state import WorkerState
+from leafe_verl.plugin.settings import RunSettings
 
 
 class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
@@ -31,8 +32,8 @@ class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
 
     def __init__(self, *args: Any, hf_model_type: str | None = None, **kwargs: Any) -> None:
         super().__init__(*args, hf_model_type=hf_model_type, **kwargs)
-        mapping = cast(dict[str, Any], OmegaConf.to_container(self.config.leafe, resolve=True))
-        self.settings = Settings.from_mapping(mapping)
+        values = cast(dict[str, Any], OmegaConf.to_container(self.config.leafe, resolve=True))
+        self.settings = RunSettings.from_mapping(values)
         inferred = chatml_family(self.continuous_token_builder, str(self.tokenizer.chat_template))
         if family := self.settings.generation.chat_family or inferred:
             self.continuous_token_builder = create_continuous_token_builder(

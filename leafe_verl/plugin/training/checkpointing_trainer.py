@@ -12,7 +12,7 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.debug import marked_timer
 
-from leafe_verl.plugin.checkpoint_settings import CheckpointSettings
+from leafe_verl.plugin.settings import CheckpointSettings
 from leafe_verl.plugin.training.checkpointing import BestCheckpoint, Cadence, CheckpointFolder, validation_interval
 
 logger = logging.getLogger(__name__)
