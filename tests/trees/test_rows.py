@@ -9,7 +9,7 @@ from leafe_verl.core import Attempt, ExplorationTree, History, Outcome, StepReco
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.core.statistics import count
 from leafe_verl.trees import read_trees
-from leafe_verl.trees.rows import row_of
+from leafe_verl.trees.rows import to_row
 from leafe_verl.trees.text import escape, unescape
 from trees.stores import provenance, rescued, wandered, write
 
@@ -74,7 +74,7 @@ def test_examples_of_windowed_histories_come_back(tmp_path, method, window):
 
 
 def test_a_history_is_stored_as_what_it_adds(tmp_path):
-    root, branch = row_of(rescued(), provenance())["attempts"]
+    root, branch = to_row(rescued(), provenance())["attempts"]
     first, second = (step["history"] for step in root["steps"][:2])
     # user "0" end assistant; then, behind the action "R" end: user "1" end assistant
     assert (first["shared_tokens"], first["new_token_ids"]) == (0, [2, 48, 4, 3])
@@ -121,16 +121,16 @@ def test_what_the_form_has_no_place_for_is_refused():
     tree = rescued()
     tree.reflections.clear()
     with pytest.raises(ValueError, match="not among those of the attempt it left"):
-        row_of(tree, provenance())
+        to_row(tree, provenance())
     odd = History((1,), ({"role": "user", "content": "go", "name": "x"},))
-    with pytest.raises(ValueError, match="expected role and content alone"):
-        row_of(one_step(odd, Turn("x", (7,))), provenance())
+    with pytest.raises(ValueError, match="expected role and content only"):
+        to_row(one_step(odd, Turn("x", (7,))), provenance())
 
 
 def test_the_drawn_columns():
-    row = row_of(rescued(), provenance())
+    row = to_row(rescued(), provenance())
     drawn = ["num_attempts", "num_branches", "num_improved", "solved", "best_return", "environment_steps"]
     assert [row[name] for name in drawn] == [2, 1, 1, True, 3.0, 6]
     nothing = one_step(OPENING, Turn("x", (7,)))
     nothing.attempts[0] = dataclasses.replace(nothing.attempts[0], outcome=Outcome.POLICY_FAILURE)
-    assert row_of(nothing, provenance())["best_return"] is None
+    assert to_row(nothing, provenance())["best_return"] is None
