@@ -76,7 +76,7 @@ def _cut(damage: DamagedFile) -> Path:
 
 
 def _write(locations: Iterable[Location], out: Path) -> None:
-    """Copy records. The files get their names once they are whole, so that a killed copy does not leave half a store."""
+    """Copy records. The files get their names once they are whole: a killed copy does not leave half a store."""
     make_folder(out)
     copies: dict[bytes, _Copy] = {}
     for location in locations:

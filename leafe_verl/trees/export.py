@@ -87,12 +87,13 @@ class ExportOptions:
     """Format of the file, a key of SUFFIXES."""
 
 
-def export(store: Folder, out: Path, options: ExportOptions) -> Counter[str]:
+def export(store: Folder, out: Folder, options: ExportOptions) -> Counter[str]:
     """Write the rows of a store's examples. Return the numbers of trees, examples of each kind, rows and folded rows.
 
     Of trees with the same run, step and task, the one that was collected first is exported. Raises ValueError if `out`
     exists or has the wrong ending for its format, and for trees without tokens or without a seed.
     """
+    out = Path(out)
     if out.suffix not in SUFFIXES[options.form]:
         raise ValueError(
             f"{out}: --format {options.form} writes {' or '.join(SUFFIXES[options.form])}; name the file so"

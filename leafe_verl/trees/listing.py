@@ -46,7 +46,7 @@ def show_tree(store: Folder, task_key: str, step: int | None = None, run: str | 
     """
     require_files(store)
     trees, provenances = zip(*map(read_tree, _find(store, task_key, step, run)), strict=True)
-    return "\n".join([*_heading(trees[0], provenances[0]), *_tree(join_trees(trees))])
+    return "\n".join([*_heading(trees[-1], provenances[-1]), *_tree(join_trees(trees))])
 
 
 def require_files(store: Folder) -> None:

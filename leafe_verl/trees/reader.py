@@ -186,8 +186,11 @@ def tree_key(row: Row) -> TreeKey:
 
 
 def join_trees(trees: Sequence[ExplorationTree]) -> ExplorationTree:
-    """Return one tree of the first one's task with the attempts of all, as the attempts of an evaluation are shown."""
-    joined = ExplorationTree(trees[0].task)
+    """Return the trees of one task as one tree, as the attempts of an evaluation are shown.
+
+    The task is the last one's, since trees of an earlier version come first and have no instruction.
+    """
+    joined = ExplorationTree(trees[-1].task)
     for tree in trees:
         first = len(joined.attempts)
         joined.reflections += [(first + attempt, reflection) for attempt, reflection in tree.reflections]

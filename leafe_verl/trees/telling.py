@@ -54,7 +54,7 @@ class TellingBranch:
 
     @property
     def rank(self) -> tuple[bool, float, bool, bool]:
-        """Sort key. Higher: the branch improved, by how much, no root solved the task, the model wrote the experience."""
+        """Sort key: whether it improved, by how much, no root solved the task, the model wrote the experience."""
         roots = [attempt for attempt in self.shape if attempt.parent is None]
         unsolved = all(attempt.outcome != Outcome.SUCCESS.value for attempt in roots)
         return self.improved, self.after - self.before, unsolved, self.parsed

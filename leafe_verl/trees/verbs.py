@@ -1,4 +1,4 @@
-"""Runs the verbs of `leafe-verl trees`. Each takes the parsed options, prints its result and returns the exit status."""
+"""Runs the verbs of `leafe-verl trees`: each takes parsed options, prints its result and returns the exit status."""
 
 from __future__ import annotations
 

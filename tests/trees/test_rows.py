@@ -8,9 +8,10 @@ import pytest
 from leafe_verl.core import Attempt, ExplorationTree, History, Outcome, StepRecord, Task, Turn, build_examples
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.core.statistics import count
-from leafe_verl.trees import read_trees
+from leafe_verl.trees import TreeWriter, read_trees
 from leafe_verl.trees.rows import to_row
 from leafe_verl.trees.text import escape, unescape
+from leafe_verl.trees.verification import verify
 from trees.stores import provenance, rescued, wandered, write
 
 
@@ -109,6 +110,29 @@ def test_escaping_loses_nothing():
         text = "".join(dice.choice("\ufdd0\ud800\udfffd83f0\\u") for _ in range(8))
         assert unescape(escape(text)) == text
         escape(text).encode()
+
+
+@pytest.mark.parametrize("context", [{}, {"window": 1, "stride": 2}])
+def test_trees_without_tokens_keep_all_else(tmp_path, context):
+    trees = [wandered(seed, context=context) for seed in range(4)]
+    write(tmp_path / "text", *((tree, provenance(step, has_tokens=False)) for step, tree in enumerate(trees)))
+    whole = stored(tmp_path / "tokens", *trees)
+    for tree, (read, where_from) in zip(whole, read_trees(str(tmp_path / "text")), strict=True):
+        assert (read.task, read.reflections, where_from.has_tokens) == (tree.task, tree.reflections, False)
+        for one, other in zip(tree.attempts, read.attempts, strict=True):
+            assert (one.branch, one.outcome, one.error) == (other.branch, other.outcome, other.error)
+            for before, after in zip(one.steps, other.steps, strict=True):
+                assert after.history.messages == before.history.messages
+                assert (after.history.previous is None) == (before.history.previous is None)
+                assert (after.action.text, after.action.token_ids) == (before.action.text, ())
+    assert verify(tmp_path / "text").problems == []
+
+
+def test_a_writer_takes_trees_of_one_kind(tmp_path):
+    with TreeWriter(str(tmp_path)) as writer:
+        writer.append(rescued(), provenance())
+        with pytest.raises(ValueError, match="must all have tokens or all have none"):
+            writer.append(rescued(), provenance(has_tokens=False))
 
 
 def test_log_probs_are_kept_to_the_bit_or_absent(tmp_path):

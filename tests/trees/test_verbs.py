@@ -6,6 +6,7 @@ import re
 import pyarrow as pa
 import pytest
 
+from evaluation.stores import write_store
 from leafe_verl.cli import main
 from leafe_verl.trees import index, read_trees
 from leafe_verl.trees.reader import records
@@ -71,6 +72,22 @@ def test_show(store, capsys):
         "         3  R",
         "            feedback, reward 1: 3",
     ]
+
+
+def test_an_evaluation_is_listed_and_shown_and_not_exported(tmp_path, capsys):
+    store = write_store(tmp_path / "evaluation", {"a": "+-"})
+    assert run("list", store, "--where", "solved=true") == 0
+    assert lines(capsys)[-1] == "1 trees, 1 solved"
+    assert run("show", store, "a") == 0
+    shown = lines(capsys)
+    assert shown[0] == "task a (corridor): Do a."
+    assert [line.split(",")[0] for line in shown if line.startswith("attempt")] == ["attempt 0", "attempt 1"]
+    assert run("verify", store) == 0
+    assert lines(capsys)[-1].endswith("2 attempts, 0 branches, 0 reflections, 6 sampled tokens; 0 problems")
+    assert run("filter", store, "--where", "solved=false", "--out", tmp_path / "failures") == 0
+    assert lines(capsys)[-1].endswith("1 of 2 trees, 0 duplicates dropped")
+    assert run("export", store, "--out", tmp_path / "examples.jsonl") == 1
+    assert "stored without tokens, as evaluations are" in capsys.readouterr().err
 
 
 def test_show_needs_one_tree(store, capsys):

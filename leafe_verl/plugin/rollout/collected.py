@@ -1,4 +1,4 @@
-"""The experience store as a rollout worker sees it: what was collected before is found, what is finished is kept."""
+"""The tree store as a rollout worker sees it: it finds trees that were collected before, and keeps finished ones."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import functools
 import hashlib
 import threading
 from collections import defaultdict
-from pathlib import Path
 
 from leafe_verl.core import ExplorationTree
 from leafe_verl.trees import Location, Provenance, TreeWriter, index, read_tree
+from leafe_verl.trees.reader import Folder
 
 
 class CollectedTrees:
-    """The trees of one store. A worker indexes it when it first asks, and appends to a file of its own."""
+    """The trees of one store. It is indexed once, and new trees go to a file of this process."""
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Folder) -> None:
         self._writer, self._writing = TreeWriter(store), threading.Lock()
         self._of_step: dict[tuple[int | None, str], Location] = {}
         self._of_task: dict[str, list[Location]] = defaultdict(list)
@@ -26,14 +26,14 @@ class CollectedTrees:
     def find(self, step: int, task_key: str) -> ExplorationTree | None:
         """Return the tree that training step `step` collected for a task before this process began."""
         location = self._of_step.get((step, task_key))
-        return None if location is None else read_tree(location)[0]
+        return None if location is None else _read(location)
 
     def of_task(self, task_key: str) -> list[ExplorationTree]:
         """Return all trees of a task, in the order of the store's files."""
-        return [read_tree(location)[0] for location in self._of_task.get(task_key, [])]
+        return [_read(location) for location in self._of_task.get(task_key, [])]
 
     def keep(self, tree: ExplorationTree, provenance: Provenance) -> None:
-        """Write a finished tree and wait until the disk has it. Raises OSError, with the setting, when it does not."""
+        """Write a finished tree and wait until it is on disk. Raises OSError that names the setting if that fails."""
         try:
             with self._writing:
                 self._writer.append(tree, provenance)
@@ -43,7 +43,17 @@ class CollectedTrees:
             ) from error
 
 
+def _read(location: Location) -> ExplorationTree:
+    tree, provenance = read_tree(location)
+    if not provenance.has_tokens:
+        raise ValueError(
+            f"{location}: stored without tokens, as evaluations are, which cannot be trained on; expected a store that "
+            "training wrote: leafe.collection.store names it"
+        )
+    return tree
+
+
 @functools.cache
 def fingerprint(chat_template: str, vocabulary_size: int) -> str:
-    """What two tokenizers differ in, short: stores of one fingerprint hold token ids of one kind."""
+    """Return a short text that differs between tokenizers. Token ids are comparable if their fingerprints are equal."""
     return f"{vocabulary_size}-{hashlib.sha256(chat_template.encode()).hexdigest()[:12]}"

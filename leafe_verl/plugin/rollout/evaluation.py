@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -10,11 +9,13 @@ from omegaconf import DictConfig
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput, register
 
 from leafe_verl.core import Example, ExplorationTree
-from leafe_verl.evaluation.attempts import missing_attempts, read_records, record_of
+from leafe_verl.core.statistics import count
+from leafe_verl.evaluation.results import missing_attempts, read_evaluation
 from leafe_verl.plugin.rollout.dataset import TaskDataset, task_of
 from leafe_verl.plugin.rollout.episode_loops import EpisodeLoop
 from leafe_verl.plugin.rollout.explore_loops import ExploreLoop
 from leafe_verl.plugin.rollout.task_loop import TaskLoop
+from leafe_verl.trees import Provenance
 
 RECORD = "record_"
 """Prefix of a loop's name. The loop of that name also keeps what it played."""
@@ -34,8 +35,14 @@ class RecordingLoop(TaskLoop):
         return [self._acknowledgement()]
 
     def finished(self, tree: ExplorationTree, examples: list[Example]) -> None:
-        writer = self.worker.attempt_writer(self.settings.evaluation.store)
-        writer.append(record_of(tree, examples, self.settings.seed))
+        provenance = Provenance(
+            run=self.config.trainer.experiment_name,
+            seed=self.settings.seed,
+            model=self.config.actor_rollout_ref.model.path,
+            has_tokens=False,
+        )
+        writer = self.worker.tree_writer(self.settings.evaluation.store)
+        writer.append(tree, provenance, count(tree, examples))
 
     def _acknowledgement(self) -> AgentLoopOutput:
         token = self.tokenizer.eos_token_id
@@ -67,7 +74,7 @@ class EvaluationDataset(TaskDataset):
     def _read_files_and_tokenize(self) -> None:
         super()._read_files_and_tokenize()
         rows = {task_of(row["extra_info"]).key: row for row in self.dataframe}
-        missing = missing_attempts(read_records(Path(self.config.store)), rows, self.config.attempts)
+        missing = missing_attempts(read_evaluation(self.config.store), rows, self.config.attempts)
         # verl prefers a row's own number of attempts to val_kwargs.n (trainer_base.py, agent_loop_tq.py).
         self.dataframe = datasets.Dataset.from_list(
             [rows[key] | {"__rollout_n__": number} for key, number in missing.items()]
