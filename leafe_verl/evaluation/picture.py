@@ -43,7 +43,7 @@ def draw_curves(curves: Curves, path: Path) -> None:
 def text_curves(curves: Curves, width: int = 72, height: int = 18) -> str:
     """Return the chart without colour. Raises ValueError that names the extra to install if plotext is missing."""
     try:
-        import plotext  # type: ignore[import-untyped]
+        import plotext
     except ImportError as error:
         raise ValueError(_install_hint("the chart in the terminal needs plotext", error)) from None
     plotext.clear_figure()

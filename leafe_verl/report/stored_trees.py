@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,10 @@ from leafe_verl.core import Example, ExplorationTree, build_examples
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.report.sources import ReportedTree
 from leafe_verl.trees import Location, index, read_rows, read_tree
-from leafe_verl.trees.reader import join_trees
+from leafe_verl.trees.reader import join_trees, read_batch
+
+KEPT_BATCHES = 256
+"""Record batches of an evaluation that are kept in memory, of some 100 KB each: attempts of a task are spread."""
 
 
 def training_trees(store: Path, settings: DistillationSettings, seed: int) -> Iterator[ReportedTree]:
@@ -37,13 +41,14 @@ def draw_examples(
 def evaluation_trees(store: Path, *, explores: bool) -> Iterator[ReportedTree]:
     """Read the trees of an evaluation. The plain attempts of a task are the roots of one tree.
 
-    The store is read twice, so that memory holds one task's trees at a time.
+    The store is read twice, so that memory holds one task's trees at a time, and the batches that were read last.
     """
+    read = functools.lru_cache(KEPT_BATCHES)(read_batch)
     places: dict[tuple[str, int], list[Location]] = {}
     for number, (location, row) in enumerate(read_rows(store, ("task_key",))):
         places.setdefault((row["task_key"], number if explores else 0), []).append(location)
     for locations in places.values():
-        tree = join_trees([read_tree(location)[0] for location in locations])
+        tree = join_trees([read_tree(location, read)[0] for location in locations])
         openings = [attempt.steps[0].history for attempt in tree.attempts if attempt.branch is None and attempt.steps]
         has_prompts = all(history.messages for history in openings)
         yield ReportedTree(tree, has_tokens=False, has_prompts=has_prompts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -137,28 +137,38 @@ def read_trees(store: Folder) -> Iterator[tuple[ExplorationTree, Provenance]]:
         yield _parse(location, row)
 
 
-def read_tree(location: Location) -> tuple[ExplorationTree, Provenance]:
-    """Read the tree at a location that `index` or `read_summaries` returned."""
-    if legacy_attempts.is_legacy(location.path):
-        return _parse(location, legacy_attempts.read_line(location.path, location.offset))
-    (row,) = read_record(location).to_pylist()
-    return _parse(location, row)
-
-
 def read_record(location: Location) -> pa.RecordBatch:
     """Read the tree at a location as a record batch of one row, with all columns of its file."""
     if legacy_attempts.is_legacy(location.path):
         row = legacy_attempts.read_line(location.path, location.offset)
         return pa.RecordBatch.from_pylist([row], schema=TEXT_SCHEMA)
-    with pa.memory_map(str(location.path)) as source:
+    return read_batch(location.path, location.offset).slice(location.row, 1)
+
+
+def read_batch(path: Path, offset: int) -> pa.RecordBatch:
+    """Read the record batch that begins at a byte of an Arrow file."""
+    with pa.memory_map(str(path)) as source:
         schema = pa.ipc.read_schema(source)
-        source.seek(location.offset)
+        source.seek(offset)
         try:
             batch = pa.ipc.read_record_batch(pa.ipc.read_message(source), schema)
             batch.validate(full=True)
         except (OSError, pa.ArrowInvalid) as error:
-            raise ValueError(f"{location}: no record ({error})") from error
-    return batch.slice(location.row, 1)
+            raise ValueError(f"{Location(path, offset)}: no record ({error})") from error
+    return batch
+
+
+def read_tree(
+    location: Location, read: Callable[[Path, int], pa.RecordBatch] = read_batch
+) -> tuple[ExplorationTree, Provenance]:
+    """Read the tree at a location that `index` or `read_summaries` returned.
+
+    A caller that reads many trees of an evaluation may pass a cached `read_batch`, since they share record batches.
+    """
+    if legacy_attempts.is_legacy(location.path):
+        return _parse(location, legacy_attempts.read_line(location.path, location.offset))
+    (row,) = read(location.path, location.offset).slice(location.row, 1).to_pylist()
+    return _parse(location, row)
 
 
 def index(store: Folder) -> dict[TreeKey, Location]:
