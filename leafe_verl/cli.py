@@ -58,13 +58,13 @@ def _add_summary(summary: argparse.ArgumentParser) -> None:
 
 
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
-    evaluate.add_argument("--model", required=True, help="Hugging Face folder, owner/name, or checkpoint of a run")
+    evaluate.add_argument("--model", help="Hugging Face folder, owner/name, or checkpoint of a run (default MODEL)")
     evaluate.add_argument(
         "--tasks",
-        required=True,
         action="append",
+        default=[],
         metavar="SOURCE",
-        help="task file, in any form that TRAIN_FILES takes; repeat for several files",
+        help="task file, in any form that TRAIN_FILES takes; repeat for several (default VAL_FILES)",
     )
     evaluate.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="new folder, or an evaluation to continue"

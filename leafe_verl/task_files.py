@@ -1,4 +1,4 @@
-"""Reading tasks from files: a data set's own JSONL, verl's parquet, or a data set on the hub."""
+"""Reading tasks from a data set's own JSONL, from verl's parquet files, or from a data set on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from leafe_verl.environments.tasks import parse_rows
 
 HUB = "hub:"
 UNREAD = ("solutions", "incorrect_solutions")
-"""Columns of CodeContests, hundreds of programs a row, that no task holds: reading them takes most of the time."""
+"""Columns of CodeContests with hundreds of programs per row. No task uses them, and reading them is slow."""
 
 
 def read_tasks(source: str, environment: str) -> list[Task]:
-    """Read the tasks of `source` for the environment registered under that name.
+    """Read the tasks in `source` for the environment of that registered name.
 
     `source` is a path ending in .jsonl, .json or .parquet, or `hub:<repository>/<configuration>/<split>`, such as
-    `hub:google-research-datasets/mbpp/full/train`. Raises ValueError that lists what is wrong, row by row; of a data
-    set on the hub, which its reader cannot mend, rows that are no tasks are logged and left out.
+    `hub:google-research-datasets/mbpp/full/train`. Raises ValueError that lists the problems, row by row. Rows of a
+    data set on the hub, which the user cannot fix, are logged and left out instead.
     """
     return parse_rows(_numbered_rows(source), environment, source, leave_out=source.startswith(HUB))
 
 
 def _numbered_rows(source: str) -> Iterator[tuple[int, Mapping[str, Any] | ValueError]]:
-    """Yield (number from 1, row or what is wrong with it)."""
+    """Yield pairs of a row's number, counted from 1, and the row or a ValueError that says why it cannot be read."""
     if source.startswith(HUB):
         yield from enumerate(_hub_rows(source), start=1)
         return
@@ -41,7 +41,7 @@ def _numbered_rows(source: str) -> Iterator[tuple[int, Mapping[str, Any] | Value
         with path.open(encoding="utf-8") as lines:
             yield from ((n, _json_row(line)) for n, line in enumerate(lines, start=1) if line.strip())
     else:
-        raise ValueError(f"{source} has an unknown ending; expected .jsonl, .json (a row a line) or .parquet")
+        raise ValueError(f"{source} has an unknown ending; expected .jsonl, .json (one row per line) or .parquet")
 
 
 def _json_row(line: str) -> Mapping[str, Any] | ValueError:
@@ -55,7 +55,7 @@ def _json_row(line: str) -> Mapping[str, Any] | ValueError:
 def _hub_rows(source: str) -> Iterator[Mapping[str, Any]]:
     parts = source.removeprefix(HUB).split("/")
     if len(parts) != 4:
-        raise ValueError(f"{source} is no data set on the hub; expected {HUB}OWNER/NAME/CONFIGURATION/SPLIT")
+        raise ValueError(f"{source} does not name a data set on the hub; expected {HUB}OWNER/NAME/CONFIGURATION/SPLIT")
     import datasets
 
     rows = datasets.load_dataset("/".join(parts[:2]), parts[2], split=parts[3])

@@ -8,11 +8,11 @@
 #   ATTEMPTS   attempts at each held-out task; Pass@k is known up to this k
 #   TASKS      held-out tasks
 #   RUN_DIR    naming an old one goes on where it stopped: what is there already is not done again
-. "$(dirname "${BASH_SOURCE[0]}")/common.sh" mbpp
+. "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
-BASE=$MODEL
+RUN_DIR=${RUN_DIR:-$PWD/runs/compare_mbpp/$(date +%Y%m%d-%H%M%S)}
 OVERRIDES=("$@")
-if [ "$DEVICE" = gpu ]; then
+if [ "$(python -m leafe_verl.plugin.resolvers)" = gpu ]; then
     : "${STEPS:=10}" "${BUDGET:=24}" "${ATTEMPTS:=128}" "${TASKS:=500}"
 else
     : "${STEPS:=3}" "${BUDGET:=14}" "${ATTEMPTS:=32}" "${TASKS:=16}"
@@ -20,7 +20,9 @@ else
     # attempts take more steps than those of a policy that learns.
     LEAFE_ARGS=(data.train_batch_size=18) ACE_ARGS=(data.train_batch_size=15)
     # Two turns of 64 tokens: most turns of this model are cut, and without them few examples would be left.
-    OVERRIDES=("${ENVIRONMENT_ARGS[@]}" leafe.distillation.incomplete_actions=true "$@")
+    OVERRIDES=(leafe.distillation.incomplete_actions=true "$@")
+    # Checkpoints of the embedded model are no longer it, and play as many turns as it does.
+    [ -n "${MODEL:-}" ] || OVERRIDES=(leafe.environment.horizon=2 "${OVERRIDES[@]}")
 fi
 HALF=$(((STEPS + 1) / 2))
 LEAFE_BUDGET=(leafe.budget.environment_steps="$BUDGET" leafe.budget.attempts="$BUDGET")
@@ -39,25 +41,25 @@ training() {
 evaluation() {
     local name=$1 model=$2
     shift 2
-    python -m leafe_verl evaluate --model "$model" --tasks "$VAL_FILES" --max-tasks "$TASKS" --attempts "$ATTEMPTS" \
+    MODEL=$model python -m leafe_verl evaluate --max-tasks "$TASKS" --attempts "$ATTEMPTS" \
         --out "$RUN_DIR/$name/evaluation" ${OVERRIDES[@]+"${OVERRIDES[@]}"} "$@"
 }
 
 checkpoint() { echo "$RUN_DIR/$1/checkpoints/global_step_$2"; }
 
-training grpo grpo_mbpp "$BASE" "$STEPS" trainer.save_freq="$HALF"
-training leafe leafe_mbpp "$BASE" "$STEPS" "${LEAFE_BUDGET[@]}" ${LEAFE_ARGS[@]+"${LEAFE_ARGS[@]}"}
+training grpo grpo_mbpp "${MODEL:-}" "$STEPS" trainer.save_freq="$HALF"
+training leafe leafe_mbpp "${MODEL:-}" "$STEPS" "${LEAFE_BUDGET[@]}" ${LEAFE_ARGS[@]+"${LEAFE_ARGS[@]}"}
 # Other tasks than the first half saw.
 training leafe_rl leafe_mbpp "$(checkpoint grpo "$HALF")" "$((STEPS - HALF))" data.seed=2 "${LEAFE_BUDGET[@]}"
-training early_experience early_experience_mbpp "$BASE" "$STEPS"
-training ace ace_mbpp "$BASE" "$STEPS" ${ACE_ARGS[@]+"${ACE_ARGS[@]}"}
+training early_experience early_experience_mbpp "${MODEL:-}" "$STEPS"
+training ace ace_mbpp "${MODEL:-}" "$STEPS" ${ACE_ARGS[@]+"${ACE_ARGS[@]}"}
 
-evaluation base "$BASE"
+evaluation base "${MODEL:-}"
 evaluation leafe "$(checkpoint leafe "$STEPS")"
 evaluation grpo "$(checkpoint grpo "$STEPS")"
 evaluation leafe_rl "$(checkpoint leafe_rl "$((STEPS - HALF))")"
 evaluation early_experience "$(checkpoint early_experience "$STEPS")"
-evaluation ace "$BASE" leafe.playbook.path="$RUN_DIR/ace/checkpoints/playbook.json"
+evaluation ace "${MODEL:-}" leafe.playbook.path="$RUN_DIR/ace/checkpoints/playbook.json"
 
 compared=() trained=()
 for name in base grpo early_experience ace leafe leafe_rl; do

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # verl's GRPO on interactive MBPP, for comparison with recipes/leafe_mbpp.sh.
 # bash recipes/grpo_mbpp.sh [OVERRIDE...], any of verl's or ours, as in: trainer.total_epochs=2
-. "$(dirname "${BASH_SOURCE[0]}")/common.sh" mbpp
+. "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
-train grpo actor_rollout_ref.rollout.n=8 "$@"
+exec python -m verl.trainer.main_ppo --config-path pkg://leafe_verl.plugin.config --config-name grpo environment=mbpp "$@"

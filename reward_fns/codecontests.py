@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from leafe_verl.environments.codecontests import MAX_GENERATED_TESTS, judge_answer
-from leafe_verl.environments.codecontests_rows import ground_truth_of
+from leafe_verl.environments.codecontests_rows import parse_data
 from leafe_verl.sandbox import default_pool
 
 
@@ -18,11 +18,11 @@ def compute_score(
     max_generated_tests: int | None = MAX_GENERATED_TESTS,
     **kwargs: Any,
 ) -> dict[str, float]:
-    """Return `score`, the share of all tests that the program passes, and `acc`, 1 when it passes all.
+    """Return `score`, the share of the tests that the program passes, and `acc`, 1 if it passes all of them.
 
     `ground_truth`: an object with public_tests, private_tests, generated_tests and the limits, or its JSON. Raises
-    ValueError for a ground truth that is none.
+    ValueError for anything else. `max_generated_tests`: how many of the generated tests are run; None for all.
     """
-    data = ground_truth_of(ground_truth)
+    data = parse_data(ground_truth)
     verdict = judge_answer(solution_str, data, default_pool(), max_generated=max_generated_tests)
     return {"score": verdict.share, "acc": float(verdict.all_passed)}

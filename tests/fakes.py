@@ -102,6 +102,8 @@ class ScriptedPolicy:
         """Tokens beyond which a history is a ContextOverflow."""
         self.delays = delays
         """When given, every call yields to the event loop a random number of times."""
+        self.requests: list[str] = []
+        """The name of every request; see `Policy`."""
         self.prompts: list[History] = []
         """Every prompt for an action."""
         self.reflection_prompts: list[tuple[int, History]] = []
@@ -117,12 +119,14 @@ class ScriptedPolicy:
         news = ({"role": "assistant", "content": turn.text}, {"role": "user", "content": observation})
         return self._fitting(History(token_ids, (*history.messages, *news), (history, turn)))
 
-    async def act(self, history: History) -> Turn:
+    async def act(self, history: History, request: str) -> Turn:
+        self.requests.append(request)
         self.prompts.append(history)
         return await self._turn(self._act(history.messages))
 
-    async def reflect(self, history: History, schema: Mapping[str, Any]) -> Turn:
+    async def reflect(self, history: History, schema: Mapping[str, Any], request: str) -> Turn:
         num_steps = schema["properties"]["step"]["maximum"]
+        self.requests.append(request)
         self.reflection_prompts.append((num_steps, history))
         return await self._turn(self._reflect(history.messages, num_steps))
 
@@ -330,9 +334,7 @@ def grow(
     """
 
     async def explore() -> ExplorationTree:
-        made = Settings.from_mapping(settings)
-        assert made.problems() == []
-        explorer = Explorer(world or World(), policy, made, asyncio.Semaphore(slots))
+        explorer = Explorer(world or World(), policy, Settings.from_mapping(settings), asyncio.Semaphore(slots))
         # Nothing here takes a second: the limit makes a deadlock a failed test.
         return await asyncio.wait_for(explorer.explore(task, roots), 20)
 

@@ -6,6 +6,6 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 cd "$ROOT"
 if [ $# -eq 0 ]; then
     ruff check .
-    mypy leafe_verl/core
+    mypy
 fi
 exec python -m pytest -q --durations=8 "$@"

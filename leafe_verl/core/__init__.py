@@ -1,4 +1,4 @@
-"""LEAFE, the algorithm. Standard library only; `explore.py` is the place to start reading."""
+"""LEAFE, the algorithm. Standard library and pydantic only; `explore.py` is the place to start reading."""
 
 from leafe_verl.core.environment import (
     Environment,

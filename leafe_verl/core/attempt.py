@@ -41,6 +41,8 @@ class Run:
     policy: Policy
     settings: Settings
     environment_slots: asyncio.Semaphore
+    request: str
+    """Name under which its actions are sampled; see `Policy`."""
     playbook: str = ""
     rollback: RollbackPoint | None = None
     """None: played from the root."""
@@ -67,7 +69,7 @@ class Run:
         first, last = len(before) + 1, environment.horizon
         for t in range(first, last + 1):
             snapshot = await self._call("snapshot", environment.snapshot)
-            action = await policy.act(prompt)
+            action = await policy.act(prompt, self.request)
             step = await self._call("step", environment.step, action.text)
             self._check_length(step.observation)
             error, command = bool(step.info.get("error")), step.info.get("action")

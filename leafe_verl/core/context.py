@@ -20,6 +20,10 @@ from leafe_verl.core.tree import StepRecord
 HEADING = "Your turns so far, shortened (what you did -> how the feedback began):"
 LAST_FEEDBACK = "The feedback to turn {turn} in full, after which comes turn {next_turn}:"
 ARROW = " -> "
+LINE_CHARACTERS = 160
+"""Maximum length of one step in the summary: half for its action, half for the first line of its feedback."""
+SUMMARY_CHARACTERS = 3000
+"""Maximum length of the summary; if it has many steps, their lines become shorter."""
 
 
 @dataclass(frozen=True)
@@ -61,19 +65,19 @@ async def history_after(
         observation = _with_note(last.observation, number + 1, note)
         return await policy.extend(prompt or last.history, last.action, observation)
     past = num_summarised(number, settings)
-    history = await policy.begin(_opening(steps, past, settings, note))
+    history = await policy.begin(_opening(steps, past, note))
     for t, step in enumerate(steps[past:], start=past + 1):
         history = await policy.extend(history, step.action, _with_note(step.observation, t + 1, note))
     return history
 
 
-def summary_of(steps: Sequence[StepRecord], settings: ContextSettings, note: Note | None = None) -> str:
-    """Return a line for each step, in at most `summary_characters`; a note among them is not shortened.
+def summary_of(steps: Sequence[StepRecord], note: Note | None = None) -> str:
+    """Return a line for each step, in at most SUMMARY_CHARACTERS; a note among them is not shortened.
 
     The lines of many steps are shorter instead of fewer, so that reflection can name any of them. The last one has no
     feedback: that follows in full.
     """
-    share = min(settings.line_characters, (settings.summary_characters + 1) // len(steps) - 1)
+    share = min(LINE_CHARACTERS, (SUMMARY_CHARACTERS + 1) // len(steps) - 1)
     lines = []
     for t, step in enumerate(steps, start=1):
         if note and note.step == t:
@@ -82,12 +86,10 @@ def summary_of(steps: Sequence[StepRecord], settings: ContextSettings, note: Not
     return "\n".join(filter(None, lines))
 
 
-def _opening(
-    steps: Sequence[StepRecord], past: int, settings: ContextSettings, note: Note | None
-) -> tuple[Message, ...]:
+def _opening(steps: Sequence[StepRecord], past: int, note: Note | None) -> tuple[Message, ...]:
     """The first messages of the attempt, the first `past` steps in the last of them."""
     *before, first = steps[0].history.messages
-    summary = f"{HEADING}\n{summary_of(steps[:past], settings, note)}"
+    summary = f"{HEADING}\n{summary_of(steps[:past], note)}"
     observation = _with_note(steps[past - 1].observation, past + 1, note)
     feedback = f"{LAST_FEEDBACK.format(turn=past, next_turn=past + 1)}\n{observation}"
     return (*before, {**first, "content": "\n\n".join((first["content"], summary, feedback))})

@@ -23,7 +23,7 @@ from leafe_verl.core.environment import (
     ReplayDivergence,
 )
 from leafe_verl.core.growth import Growth, Node
-from leafe_verl.core.policy import ContextOverflow, Policy, PolicyFailure, PolicyTimeout, asked_for
+from leafe_verl.core.policy import ContextOverflow, Policy, PolicyFailure, PolicyTimeout
 from leafe_verl.core.reflection import (
     Reflection,
     fallback_reflection,
@@ -85,9 +85,15 @@ class Explorer:
 
         `name` tells it from the others of its tree.
         """
-        asked_for.set(f"attempt {name}")
         run = Run(
-            task, self.make_environment, self.policy, self.settings, self.environment_slots, self.playbook, rollback
+            task,
+            self.make_environment,
+            self.policy,
+            self.settings,
+            self.environment_slots,
+            f"attempt {name}",
+            self.playbook,
+            rollback,
         )
         try:
             await self._unless_stopped(run.play())
@@ -158,14 +164,14 @@ class Explorer:
 
     async def _reflect(self, node: Node, number: int, t: int) -> Reflection:
         """Ask the policy for (tau, e) after step t; whatever goes wrong is answered by the fallback."""
-        asked_for.set(f"reflection {node.name}/{number}")
         steps, limit = node.path[:t], self.settings.reflection.max_characters
         text, num_tokens, prompted = "", 0, None
         try:
             # What the policy would have seen at the next step: a summary names every turn before its window.
             note = Note(t + 1, reflection_prompt(t))
             looking_back = await history_after(self.policy, steps, self.settings.context, note=note)
-            turn = await self._unless_stopped(self.policy.reflect(looking_back, reflection_schema(t, limit)))
+            asked = self.policy.reflect(looking_back, reflection_schema(t, limit), f"reflection {node.name}/{number}")
+            turn = await self._unless_stopped(asked)
             text, num_tokens, prompted = turn.text, len(turn.token_ids), turn.prompted
         except PolicyFailure as failure:
             text = f"[{failure}]"

@@ -24,6 +24,10 @@ PROMPT = (
     'JSON only: {{"helpful": the keys of the advice above that helped, "harmful": the keys of that which misled you, '
     '"lessons": up to {lessons} short pieces of new advice for other tasks of this kind}}.'
 )
+REQUEST = "attempt 0"
+"""Name under which the answer is sampled, that of the attempt which it looks back at; see `Policy`."""
+LESSON_CHARACTERS = 160
+"""Maximum length of one piece of advice."""
 SAME = 0.9
 """Texts at least this similar (difflib's ratio) are one piece of advice."""
 
@@ -114,7 +118,7 @@ async def look_back(policy: Policy, tree: ExplorationTree, playbook: Playbook, s
     note = f"{last.observation}\n\n{PROMPT.format(lessons=settings.lessons)}"
     try:
         history = await policy.extend(last.history, last.action, note)
-        turn = await policy.reflect(history, delta_schema(playbook, settings))
+        turn = await policy.reflect(history, delta_schema(playbook, settings), REQUEST)
     except PolicyFailure:
         return Delta(parsed=False)
     return parse_delta(turn.text, settings, len(turn.token_ids))
@@ -125,7 +129,7 @@ def delta_schema(playbook: Playbook, settings: PlaybookSettings) -> dict[str, An
     keys: dict[str, Any] = {"type": "array", "maxItems": 0}
     if playbook.advice:
         keys = {"type": "array", "items": {"enum": [each.key for each in playbook.advice]}, "maxItems": 3}
-    lesson = {"type": "string", "minLength": 1, "maxLength": settings.lesson_characters}
+    lesson = {"type": "string", "minLength": 1, "maxLength": LESSON_CHARACTERS}
     properties = {
         "helpful": keys,
         "harmful": keys,
@@ -139,7 +143,7 @@ def parse_delta(text: str, settings: PlaybookSettings, num_tokens: int) -> Delta
     content = _json_object(text)
     if content is None:
         return Delta(num_tokens=num_tokens, parsed=False)
-    lessons = [shorten(" ".join(each.split()), settings.lesson_characters) for each in _texts(content, "lessons")]
+    lessons = [shorten(" ".join(each.split()), LESSON_CHARACTERS) for each in _texts(content, "lessons")]
     return Delta(
         _texts(content, "helpful"),
         _texts(content, "harmful"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -54,11 +53,6 @@ class History:
     name its predecessor's here has begun another sequence of tokens; see context.py."""
 
 
-asked_for: ContextVar[str] = ContextVar("asked_for", default="")
-"""What of its tree the policy is being asked for, such as "attempt 3". Two requests with one history differ in it, so
-that a policy can sample each of them by a seed of its own, whatever the order in which they come."""
-
-
 class PolicyFailure(Exception):
     """The model gave no turn. The attempt is unscored."""
 
@@ -72,7 +66,11 @@ class ContextOverflow(PolicyFailure):
 
 
 class Policy(Protocol):
-    """The model, for one exploration tree. Failures are `PolicyFailure`s."""
+    """The language model that plays one exploration tree. Every failure is raised as a `PolicyFailure`.
+
+    `request` names the part of the tree that a turn is sampled for, such as "attempt 2.0". Requests with the same
+    history differ in it, so that a policy can derive a sampling seed for each, whatever the order in which they come.
+    """
 
     async def begin(self, messages: Sequence[Message]) -> History:
         """Tokenise an opening prompt."""
@@ -80,11 +78,11 @@ class Policy(Protocol):
     async def extend(self, history: History, turn: Turn, observation: str) -> History:
         """Append a sampled turn, token for token, and the observation that answers it."""
 
-    async def act(self, history: History) -> Turn:
+    async def act(self, history: History, request: str) -> Turn:
         """Sample an action."""
 
-    async def reflect(self, history: History, schema: Mapping[str, Any]) -> Turn:
-        """Sample a look back at the turns so far, of the given JSON schema where the engine can hold to one."""
+    async def reflect(self, history: History, schema: Mapping[str, Any], request: str) -> Turn:
+        """Sample an answer about the turns so far, constrained to a JSON schema if the engine supports it."""
 
 
 async def annotate(policy: Policy, history: History, note: str) -> History:

@@ -1,345 +1,255 @@
-"""The algorithm's settings: every choice the paper leaves open has a name, a default and a check here."""
+"""The algorithm's settings: one pydantic model for each section under `leafe`, each bound beside its field.
+
+The text under a field describes it; all of them are printed into `leafe_verl/plugin/config/README.md`. How a run is
+scheduled, stored and tracked is set by `leafe_verl.plugin.settings`.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import difflib
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-EVENTS = ("improved", "every", "success")
-TARGETS = ("action", "suffix")
-SCOPES = ("attempt", "step")
-LOOPS = ("episode", "explore")
-ROLLBACKS = ("step", "start")
-METHODS = ("leafe", "early_experience")
-STAGES = ("both", "explore", "distil")
-COLLECTS = ("batch", "all")
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from typing_extensions import Self
+
+
+class SettingsError(ValueError):
+    """Some settings are invalid. The message has a line for each of them."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)
 
 
 @dataclass(frozen=True)
-class EnvironmentSettings:
-    name: str = "mbpp"
-    """Registered name; a task that names its own environment overrides it."""
-    horizon: int | None = None
-    """Steps of an attempt, T. None: the environment's own."""
-    step_timeout: float = 60.0
-    """Seconds one reset, step or restore may take; beyond, the attempt ends as an EnvironmentFailure."""
-    max_characters: int = 1_000_000
-    """Length of an observation; beyond, the attempt ends as an EnvironmentFlood."""
-    concurrency: int | None = None
-    """Environment calls at once in one rollout worker. None: the number of cores."""
-    options: Mapping[str, Any] = field(default_factory=dict)
+class Source:
+    """Where a default comes from: the paper (arXiv 2603.16843), a baseline's paper, or us."""
+
+    text: str
+
+
+PAPER = Source("paper")
+OURS = Source("ours")
+
+
+class Section(BaseModel):
+    """Settings that stand together. Values are neither converted (`"4"` is no integer) nor changed later."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class EnvironmentSettings(Section):
+    """The environment that tasks are played in, and its limits."""
+
+    name: Annotated[str, OURS] = "mbpp"
+    """Registered name, or `package.module:Class` of your own. A task that names an environment overrides it."""
+    horizon: Annotated[int | None, Field(ge=1), Source("paper: 4 turns for coding")] = None
+    """Maximum number of steps of an attempt (T in the paper). null: the environment's own horizon."""
+    step_timeout: Annotated[float, Field(gt=0), OURS] = 60.0
+    """Seconds that one reset, step or restore may take. A slower one ends the attempt as `environment_timeout`."""
+    max_characters: Annotated[int, Field(ge=1), OURS] = 1_000_000
+    """Maximum length of an observation. A longer one ends the attempt as `environment_flood`."""
+    concurrency: Annotated[int | None, Field(ge=1), OURS] = None
+    """Maximum number of concurrent environment calls in one rollout worker. null: the number of cores."""
+    options: Annotated[dict[str, Any], OURS] = {}
     """Keyword arguments of the environment's constructor."""
 
-    def problems(self) -> list[str]:
-        return [
-            *_count("environment.horizon", self.horizon, 1, optional=True),
-            *_positive("environment.step_timeout", self.step_timeout),
-            *_count("environment.max_characters", self.max_characters, 1),
-            *_count("environment.concurrency", self.concurrency, 1, optional=True),
-        ]
+
+class ContextSettings(Section):
+    """How much of an attempt the prompt shows verbatim. Each step is trained on with the prompt it was sampled from."""
+
+    window: Annotated[int | None, Field(ge=0), OURS] = None
+    """Number of latest steps shown verbatim; a running summary replaces the steps before them. null: all steps."""
+    stride: Annotated[int, Field(ge=1), OURS] = 1
+    """Number of steps by which the window moves. Above 1, the window holds up to `window + stride - 1` steps, and that
+    many consecutive prompts share a prefix: fewer and longer training sequences, and more hits in the prefix cache."""
 
 
-@dataclass(frozen=True)
-class ContextSettings:
-    """What a prompt holds of the steps before it; see context.py."""
+class BudgetSettings(Section):
+    """How large the exploration tree of one task may become."""
 
-    window: int | None = None
-    """Last steps that stand in the prompt as they were; those before them, in a running summary. None: all stand."""
-    stride: int = 1
-    """Steps by which the window moves on. With more than 1 it holds up to `window + stride - 1` steps, and as many
-    prompts in a row share their beginning: fewer and longer training sequences, and a prefix cache that holds."""
-    line_characters: int = 160
-    """Length of one step in the summary: its action and the first line of its feedback, half of it each."""
-    summary_characters: int = 3000
-    """Length of the summary; the lines of many steps are shorter."""
-
-    def problems(self) -> list[str]:
-        return [
-            *_count("context.window", self.window, 0, optional=True),
-            *_count("context.stride", self.stride, 1),
-            *_count("context.line_characters", self.line_characters, 1),
-            *_count("context.summary_characters", self.summary_characters, 1),
-        ]
+    attempts: Annotated[int, Field(ge=1), OURS] = 8
+    """Maximum number of attempts, the `rollout.n` root attempts included."""
+    depth: Annotated[int, Field(ge=0), OURS] = 2
+    """Maximum depth of a branch. Root attempts have depth 0, and 0 means that nothing branches."""
+    environment_steps: Annotated[int | None, Field(ge=1), OURS] = None
+    """Maximum number of environment steps; replayed steps do not count. null: limited by attempts and horizon alone."""
 
 
-@dataclass(frozen=True)
-class BudgetSettings:
-    attempts: int = 8
-    """Attempts of one task, roots included."""
-    depth: int = 2
-    """Maximum depth of a branch; roots have depth 0."""
-    environment_steps: int | None = None
-    """Environment steps of one task, replayed ones not counted. None: attempts and horizon bound them."""
+class ReflectionSettings(Section):
+    """When the policy reflects on an attempt, and what a branch makes of the reflection."""
 
-    def problems(self) -> list[str]:
-        return [
-            *_count("budget.attempts", self.attempts, 1),
-            *_count("budget.depth", self.depth, 0),
-            *_count("budget.environment_steps", self.environment_steps, 1, optional=True),
-        ]
-
-
-@dataclass(frozen=True)
-class ReflectionSettings:
-    interval: int | None = None
-    """K: reflect every K steps as well. None: upon failure alone."""
-    rollback: str = "step"
-    """Where a branch begins: at the `step` that its reflection names, or at the `start` (iterative refinement)."""
-    experience: bool = True
-    """Whether a branch's prompt holds the experience; without it, a branch is a mere second try."""
-    samples: int = 1
-    """Independent reflections on one failed attempt. Two or more also measure pivot agreement."""
-    branches: int = 1
+    interval: Annotated[
+        int | None, Field(ge=1), Source("ours; the paper reflects every K steps and upon failure, K is not published")
+    ] = None
+    """Number of steps between reflections (K in the paper). null: reflect upon failure only."""
+    rollback: Annotated[Literal["step", "start"], Source("paper; `start` is its baseline iterative refinement")] = (
+        "step"
+    )
+    """Where a branch begins: at the step that the reflection names, or at the start of the task."""
+    experience: Annotated[bool, Source("paper; false is an ablation")] = True
+    """Whether a branch's prompt contains the experience. Without it, a branch is a second try."""
+    samples: Annotated[int, Field(ge=1), OURS] = 1
+    """Independent reflections on one failed attempt. Two or more also measure how often they name the same step."""
+    branches: Annotated[int, Field(ge=1), OURS] = 1
     """Branches grown from one reflection."""
-    max_tokens: int = 192
+    max_tokens: Annotated[int, Field(ge=1), OURS] = 192
     """Token limit of a reflection."""
-    max_characters: int = 400
-    """Length of an experience; longer ones are shortened. Keep it within `max_tokens`."""
-    temperature: float | None = None
-    """None: the rollout's."""
-    grammar: bool = True
-    """Decode reflections under a JSON schema where the engine can."""
-    scope: str = "attempt"
-    """How long the experience stays in a branch's prompt: the rest of the `attempt`, or one `step`."""
-
-    def problems(self) -> list[str]:
-        return [
-            *_count("reflection.interval", self.interval, 1, optional=True),
-            *_one_of("reflection.rollback", self.rollback, ROLLBACKS),
-            *_flag("reflection.experience", self.experience),
-            *_count("reflection.samples", self.samples, 1),
-            *_count("reflection.branches", self.branches, 1),
-            *_count("reflection.max_tokens", self.max_tokens, 1),
-            *_count("reflection.max_characters", self.max_characters, 1),
-            *_at_least("reflection.temperature", self.temperature, 0, optional=True),
-            *_flag("reflection.grammar", self.grammar),
-            *_one_of("reflection.scope", self.scope, SCOPES),
-        ]
+    max_characters: Annotated[int, Field(ge=1), OURS] = 400
+    """Maximum length of an experience; longer ones are shortened. It should fit into `max_tokens`."""
+    temperature: Annotated[float | None, Field(ge=0), OURS] = None
+    """Sampling temperature of a reflection. null: that of the rollout."""
+    grammar: Annotated[bool, OURS] = True
+    """Whether reflections are decoded under a JSON schema; needs vLLM and `rollout.skip_tokenizer_init=false`."""
+    scope: Annotated[
+        Literal["attempt", "step"], Source("ours; `step` is the paper's: the experience is there for a'_tau alone")
+    ] = "attempt"
+    """How long the experience stays in a branch's prompt: for the rest of the attempt, or for one step."""
 
 
-@dataclass(frozen=True)
-class DistillationSettings:
-    method: str = "leafe"
-    """What attempts become: LEAFE's examples, or those of `early_experience` (implicit world modelling: predict the
-    observations of every attempt, then imitate the successful ones)."""
-    events: str = "improved"
-    """Which branching events are distilled: those whose branch `improved` on the attempt it left, `every` one,
-    or those whose branch ended in `success`."""
-    events_per_task: int = 3
-    """Branching events sampled for one task."""
-    target: str = "action"
-    """Counterfactual target: the revised `action` alone, or the branch's whole `suffix`."""
-    rehearsal_share: float = 0.2
-    """Share of the successful attempts that are rehearsed, drawn at random."""
-    beta: float = 1.0
-    """Weight of the rehearsal loss: L = L_cf + beta * L_reh."""
-    incomplete_actions: bool = False
-    """Whether an action that the token limit cut may be a target."""
-    world_model_epochs: int = 1
-    """Times Early Experience trains on a step's observations before it imitates."""
-    share_prefixes: bool = True
-    """Whether what examples have in common at their beginnings is computed once: the same loss and gradients."""
+class DistillationSettings(Section):
+    """Which training examples a finished tree gives, and how they are weighted: L = L_cf + beta * L_reh."""
 
-    def problems(self) -> list[str]:
-        share = self.rehearsal_share
-        return [
-            *_one_of("distillation.method", self.method, METHODS),
-            *_one_of("distillation.events", self.events, EVENTS),
-            *_count("distillation.events_per_task", self.events_per_task, 0),
-            *_one_of("distillation.target", self.target, TARGETS),
-            *_at_least("distillation.rehearsal_share", share, 0),
-            *([f"leafe.distillation.rehearsal_share is {share}; expected at most 1"] if _above(share, 1) else []),
-            *_at_least("distillation.beta", self.beta, 0),
-            *_flag("distillation.incomplete_actions", self.incomplete_actions),
-            *_count("distillation.world_model_epochs", self.world_model_epochs, 1),
-            *_flag("distillation.share_prefixes", self.share_prefixes),
-        ]
+    method: Annotated[
+        Literal["leafe", "early_experience"], Source("paper; `early_experience` is a baseline, arXiv 2510.08558")
+    ] = "leafe"
+    """How attempts become examples: as in LEAFE, or as in Early Experience (implicit world modelling: predict the
+    observations of every attempt, then imitate the successful attempts)."""
+    events: Annotated[
+        Literal["improved", "every", "success"], Source("ours; the paper can be read as `every` or as `success`")
+    ] = "improved"
+    """Which branches give counterfactual examples: those whose best return exceeds that of the attempt they left, all
+    of them, or those that ended in success."""
+    events_per_task: Annotated[int, Field(ge=0), PAPER] = 3
+    """Maximum number of branches drawn for counterfactual examples from one task. 0: rehearsal only."""
+    target: Annotated[Literal["action", "suffix"], Source("paper, which can be read both ways")] = "action"
+    """Counterfactual target: the revised action (a'_tau), or every action of the branch."""
+    rehearsal_share: Annotated[float, Field(ge=0, le=1), PAPER] = 0.2
+    """Share of the successful attempts that are rehearsed, drawn at random. 0: counterfactual examples only."""
+    beta: Annotated[float, Field(ge=0), OURS] = 1.0
+    """Weight of the rehearsal loss L_reh."""
+    incomplete_actions: Annotated[bool, OURS] = False
+    """Whether an action that the token limit cut off may be a target."""
+    world_model_epochs: Annotated[int, Field(ge=1), OURS] = 1
+    """Early Experience: epochs over a step's observations before the successful attempts are imitated."""
+    share_prefixes: Annotated[bool, OURS] = True
+    """Whether a prefix that several examples share is computed once. Loss and gradients are the same either way."""
 
 
-@dataclass(frozen=True)
-class PlaybookSettings:
-    """ACE's; see playbook.py."""
+class PlaybookSettings(Section):
+    """The playbook of the baseline ACE (arXiv 2510.04618): advice that is part of every system prompt."""
 
-    path: str | None = None
-    """File of the advice that stands in every system prompt, written by ACE's training. None: no advice."""
-    max_characters: int = 2000
-    """Length of the advice in the prompt."""
-    lessons: int = 2
-    """New pieces of advice from one attempt."""
-    lesson_characters: int = 160
-    """Length of one piece."""
-
-    def problems(self) -> list[str]:
-        return [
-            *_count("playbook.max_characters", self.max_characters, 1),
-            *_count("playbook.lessons", self.lessons, 1),
-            *_count("playbook.lesson_characters", self.lesson_characters, 1),
-        ]
+    path: Annotated[str | None, Source("ACE")] = None
+    """File of the advice, which `recipes/ace_mbpp.sh` writes and any run can read. null: no advice."""
+    max_characters: Annotated[int, Field(ge=1), OURS] = 2000
+    """Maximum length of all advice in the prompt."""
+    lessons: Annotated[int, Field(ge=1), OURS] = 2
+    """Maximum number of new pieces of advice from one attempt."""
 
 
-@dataclass(frozen=True)
-class GenerationSettings:
-    max_tokens: int = 512
-    """Token limit of one assistant turn."""
-    timeout: float = 600.0
-    """Seconds one turn may take; beyond, the attempt ends as a PolicyFailure."""
-    chat_family: str | None = None
-    """Family of verl's continuous-token builder, such as `qwen`. None: inferred from the model's type."""
+class GenerationSettings(Section):
+    """How the policy samples one assistant turn."""
 
-    def problems(self) -> list[str]:
-        return [
-            *_count("generation.max_tokens", self.max_tokens, 1),
-            *_positive("generation.timeout", self.timeout),
-        ]
+    max_tokens: Annotated[int, Field(ge=1), OURS] = 512
+    """Token limit of one turn."""
+    timeout: Annotated[float, Field(gt=0), OURS] = 600.0
+    """Seconds that one turn may take. A slower one ends the attempt as `policy_timeout`."""
+    chat_family: Annotated[str | None, OURS] = None
+    """Family of verl's continuous-token builder, such as `qwen`. null: chosen by the model's type, or `qwen` if verl
+    does not know the type and the chat template is ChatML."""
 
 
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """What `leafe-verl evaluate` sets; validation during training leaves both as they are."""
+class Settings(Section):
+    """The algorithm's settings, under `leafe`."""
 
-    loop: str = "episode"
-    """What is played for a held-out task: plain attempts (`episode`), or exploration trees (`explore`)."""
-    store: str | None = None
-    """Folder that keeps every attempt. None: attempts are scored and forgotten."""
-
-    def problems(self) -> list[str]:
-        unkept = self.loop == "explore" and self.store is None
-        return [
-            *_one_of("evaluation.loop", self.loop, LOOPS),
-            *(["leafe.evaluation.loop is 'explore'; expected a folder in leafe.evaluation.store"] if unkept else []),
-        ]
-
-
-@dataclass(frozen=True)
-class ScheduleSettings:
-    stages: str = "both"
-    """What a training step does: `both` stages, stage 1 alone (`explore`: trees go to the store, nothing is trained),
-    or stage 2 alone (`distil`: trees come from the store, and no inference server runs)."""
-    collect: str = "batch"
-    """What is collected before it is distilled: a `batch` of data.train_batch_size tasks, again and again, or `all`
-    tasks, once (the paper's two stages)."""
-
-    def problems(self) -> list[str]:
-        return [
-            *_one_of("schedule.stages", self.stages, STAGES),
-            *_one_of("schedule.collect", self.collect, COLLECTS),
-        ]
-
-
-@dataclass(frozen=True)
-class CollectionSettings:
-    store: str | None = None
-    """Folder that keeps every finished tree, as leafe_verl/trees describes. None: trees are forgotten, and
-    what a killed run had collected since its last checkpoint is collected again."""
-    share: float = 1.0
-    """Share of a step's tasks whose end is waited for; then the other trees are cut short and used as they are."""
-    worker_memory: int = 16384
-    """MiB that a rollout worker may hold when a step begins; one that holds more, or half the descriptors that the
-    system allows it, is replaced: an environment leaks in it."""
-
-    def problems(self) -> list[str]:
-        return [
-            *_positive("collection.share", self.share),
-            *_count("collection.worker_memory", self.worker_memory, 1),
-            *([f"leafe.collection.share is {self.share}; expected at most 1"] if _above(self.share, 1) else []),
-        ]
-
-
-@dataclass(frozen=True)
-class TrackingSettings:
-    branches: int = 4
-    """Most telling branches of a step that go to W&B and TensorBoard with the pictures of their trees, at most one of
-    each tree. 0: none."""
-
-    def problems(self) -> list[str]:
-        return _count("tracking.branches", self.branches, 0)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything under `leafe.*`; see plugin/config/leafe_settings.yaml for the same with its sources."""
-
-    environment: EnvironmentSettings = field(default_factory=EnvironmentSettings)
-    context: ContextSettings = field(default_factory=ContextSettings)
-    budget: BudgetSettings = field(default_factory=BudgetSettings)
-    reflection: ReflectionSettings = field(default_factory=ReflectionSettings)
-    distillation: DistillationSettings = field(default_factory=DistillationSettings)
-    playbook: PlaybookSettings = field(default_factory=PlaybookSettings)
-    generation: GenerationSettings = field(default_factory=GenerationSettings)
-    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
-    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
-    collection: CollectionSettings = field(default_factory=CollectionSettings)
-    tracking: TrackingSettings = field(default_factory=TrackingSettings)
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0), OURS] = 0
     """Seed of the environments and of the choice of examples."""
+    environment: EnvironmentSettings = EnvironmentSettings()
+    context: ContextSettings = ContextSettings()
+    budget: BudgetSettings = BudgetSettings()
+    reflection: ReflectionSettings = ReflectionSettings()
+    distillation: DistillationSettings = DistillationSettings()
+    playbook: PlaybookSettings = PlaybookSettings()
+    generation: GenerationSettings = GenerationSettings()
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> Settings:
-        """Build from nested mappings. Raises ValueError naming every unknown key and what is no section."""
-        sections = {f.name: f.default_factory for f in dataclasses.fields(cls) if f.name != "seed"}
-        unknown = [f"leafe.{key}" for key in values if key not in sections and key != "seed"]
-        built: dict[str, Any] = {"seed": values["seed"]} if "seed" in values else {}
-        wrong = [f"leafe.{name} is {given!r}" for name in sections if not _is_section(given := values.get(name))]
-        if wrong:
-            raise ValueError(f"{', '.join(wrong)}; expected keys below it, as in leafe.budget.attempts=8")
-        for name, section in sections.items():
-            given = dict(values.get(name) or {})
-            known = {f.name for f in dataclasses.fields(section)}  # type: ignore[arg-type]
-            unknown += [f"leafe.{name}.{key}" for key in given if key not in known]
-            built[name] = section(**{key: value for key, value in given.items() if key in known})  # type: ignore[operator]
-        if unknown:
-            raise ValueError(f"unknown settings: {', '.join(unknown)}")
-        return cls(**built)
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Build from nested mappings. What is absent keeps its default, and so does a section that is None.
 
-    def problems(self) -> list[str]:
-        """Return every invalid value, each as: what came, what was expected, under which key."""
-        sections = [getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "seed"]
-        return [
-            *(problem for section in sections for problem in section.problems()),
-            *_count("seed", self.seed, 0),
-            *self._unkept(),
-        ]
-
-    def _unkept(self) -> list[str]:
-        stages = self.schedule.stages
-        if stages not in ("explore", "distil") or self.collection.store:
-            return []
-        return [f"leafe.schedule.stages is {stages!r}; expected a folder in leafe.collection.store"]
+        Raises SettingsError naming every unknown key and every invalid value.
+        """
+        sections = section_models(cls)
+        given = {key: value for key, value in values.items() if value is not None or key not in sections}
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise SettingsError([_problem(cls, each) for each in error.errors()]) from None
 
 
-def _is_section(value: object) -> bool:
-    return value is None or isinstance(value, Mapping)
+def section_models(model: type[Section]) -> dict[str, type[Section]]:
+    """Return the fields of `model` that are sections themselves."""
+    return {name: section for name, field in model.model_fields.items() if (section := _section(field))}
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def expected_values(field: FieldInfo) -> str:
+    """Describe the values that a setting takes, as in "an integer of at least 1 or null"."""
+    is_union = get_origin(field.annotation) in (Union, types.UnionType)
+    kind, *others = get_args(field.annotation) if is_union else (field.annotation,)
+    if get_origin(kind) is Literal:
+        described = f"one of {', '.join(get_args(kind))}"
+    else:
+        described = _KINDS[get_origin(kind) or kind] + _bounds(field)
+    return f"{described} or null" if others else described
 
 
-def _count(key: str, value: Any, minimum: int, *, optional: bool = False) -> list[str]:
-    if (value is None and optional) or (isinstance(value, int) and _is_number(value) and value >= minimum):
-        return []
-    return [f"leafe.{key} is {value!r}; expected an integer of at least {minimum}{' or null' if optional else ''}"]
+_KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", dict: "a mapping"}
 
 
-def _flag(key: str, value: Any) -> list[str]:
-    return [] if isinstance(value, bool) else [f"leafe.{key} is {value!r}; expected true or false"]
+def _bounds(field: FieldInfo) -> str:
+    bounds = {
+        name: getattr(each, name) for each in field.metadata for name in ("ge", "gt", "le") if hasattr(each, name)
+    }
+    match bounds:
+        case {"ge": low, "le": high}:
+            return f" from {low} to {high}"
+        case {"gt": low, "le": high}:
+            return f" above {low} and at most {high}"
+        case {"ge": low}:
+            return f" of at least {low}"
+        case {"gt": low}:
+            return f" above {low}"
+    return ""
 
 
-def _above(value: Any, limit: float) -> bool:
-    return _is_number(value) and value > limit
+def _section(field: FieldInfo) -> type[Section] | None:
+    annotation = field.annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None
 
 
-def _at_least(key: str, value: Any, minimum: float, *, optional: bool = False) -> list[str]:
-    if (value is None and optional) or (_is_number(value) and value >= minimum):
-        return []
-    return [f"leafe.{key} is {value!r}; expected a number of at least {minimum}{' or null' if optional else ''}"]
+def _problem(model: type[Section], error: ErrorDetails) -> str:
+    """Turn an error of pydantic into one line: what came, what was expected, under which key."""
+    if error["type"] == "value_error":  # of a validator that compares settings, which says all of it
+        return str(error["ctx"]["error"])
+    key = "leafe"
+    for name in map(str, error["loc"]):
+        field = model.model_fields.get(name)
+        if field is None:
+            return _unknown(key, name, list(model.model_fields))
+        key = f"{key}.{name}"
+        section = _section(field)
+        if section is None:
+            return f"{key} is {error['input']!r}; expected {expected_values(field)}"
+        model = section
+    return f"{key} is {error['input']!r}; expected keys below it, such as {key}.{next(iter(model.model_fields))}"
 
 
-def _positive(key: str, value: Any) -> list[str]:
-    return [] if _above(value, 0) else [f"leafe.{key} is {value!r}; expected a number above 0"]
-
-
-def _one_of(key: str, value: Any, choices: tuple[str, ...]) -> list[str]:
-    return [] if value in choices else [f"leafe.{key} is {value!r}; expected one of {', '.join(choices)}"]
+def _unknown(section: str, name: str, known: list[str]) -> str:
+    guess = "".join(f" (did you mean {close}?)" for close in difflib.get_close_matches(name, known, 1))
+    return f"{section}.{name} is not a setting{guess}; expected one of {', '.join(known)}"

@@ -1,8 +1,8 @@
-"""Environments by name. Add one: a file here with a class that has core's `Environment` methods, and a line below.
+"""Environments by name. To add one, write a class with core's `Environment` methods and add a line to BUILT_IN.
 
-Besides those methods a class offers two class methods, so that data sets can be read and written for it:
-`task(row, *, default_key=None) -> Task`, which raises ValueError for a row it cannot play, and
-`verl_row(task, split, index) -> dict`, the row of verl's parquet files.
+The class also needs two class methods, by which data sets are read and written:
+`task(row, *, default_key=None) -> Task`, which raises ValueError for a row that is not a task, and
+`verl_row(task, split, index) -> dict`, which returns the row of verl's parquet files.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ BUILT_IN = {
     "sokoban": "leafe_verl.environments.sokoban:Sokoban",
     "webshop": "leafe_verl.environments.webshop:WebShop",
 }
-"""Name to module:class, imported when first asked for: an environment may need heavy libraries."""
+"""Name to module:class. The module is imported on first use, because an environment may need heavy libraries."""
 
 Class = TypeVar("Class", bound=type)
 _registered: dict[str, type] = {}
 
 
 def register(name: str) -> Callable[[Class], Class]:
-    """Class decorator: make an environment known by `name`. Raises ValueError when another class has that name."""
+    """Register an environment's class under `name` (a class decorator). Raises ValueError if the name is taken."""
 
     def add(environment: Class) -> Class:
         if name in BUILT_IN or _registered.get(name, environment) is not environment:
             raise ValueError(
-                f"an environment named {name!r} exists already; register {environment.__name__} as another"
+                f"an environment named {name!r} exists already; register {environment.__name__} under another name"
             )
         _registered[name] = environment
         return environment
@@ -49,9 +49,9 @@ def names() -> list[str]:
 
 
 def environment_class(name: str) -> Any:
-    """Return the class of a registered name, or of a path `package.module:Class`.
+    """Return the class of a registered name or of a path `package.module:Class`.
 
-    Raises ValueError, saying what there is, for a name or path that leads to none.
+    Raises ValueError, which lists the names, if there is no such class.
     """
     if name in _registered:
         return _registered[name]
@@ -71,7 +71,7 @@ def environment_class(name: str) -> Any:
 
 
 def make(name: str, **options: Any) -> Environment:
-    """Return a new instance. `options` are its constructor's; raises ValueError for those that it does not have."""
+    """Return a new instance. `options` are arguments of its constructor; raises ValueError if they do not fit it."""
     found = environment_class(name)
     try:
         inspect.signature(found).bind(**options)

@@ -1,4 +1,4 @@
-"""ALFWorld (arXiv 2010.03768): household tasks in text, each simulator in a process of its own."""
+"""ALFWorld (arXiv 2010.03768): household tasks in text. Each simulator runs in a process of its own."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from typing import Any
 from leafe_verl.core.environment import ReplayDivergence, ReplaySnapshot, Step
 from leafe_verl.core.task import Task
 from leafe_verl.environments.alfworld_games import KINDS
-from leafe_verl.environments.react import FORM, NO_ACTION, action_of
-from leafe_verl.environments.rows import count_in, fields_of, key_of, verl_row_of
-from leafe_verl.environments.simulator import ForeignEnvironment, pool_of
-from leafe_verl.environments.simulator_process import SETTING, Program
+from leafe_verl.environments.options import require_at_least
+from leafe_verl.environments.react import FORM, NO_ACTION, extract_action
+from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key
+from leafe_verl.environments.simulator import SimulatorEnvironment, pool_from_options
+from leafe_verl.environments.simulator_process import SimulatorProgram
 
 NAME = "alfworld"
 EXTRA = "pip install leafe-verl[alfworld]"
@@ -29,24 +30,24 @@ heat O with R, cool O with R, look, inventory; O is an object and R a receptacle
 one object at a time. Clean at a sinkbasin, heat with a microwave, cool with a fridge.
 {FORM.format(thought="An apple may be in the fridge, so I go there first.", action="go to fridge 1")}"""
 NUM_GAMES = 32
-"""Kept ready in a process, about 0.2 s each to read."""
+"""Games that a process keeps in memory; reading one takes about 0.2 s."""
 
 
 @dataclass(frozen=True)
 class ALFWorldSnapshot(ReplaySnapshot):
-    """A state, and how to reach it without playing: the planner's operators, one after another."""
+    """A state, with the planner's operators that lead to it without playing."""
 
     operators: tuple[str | None, ...]
-    """One for each action; None where nothing happened."""
+    """One operator for each action; None if the action changed nothing."""
     facts: str
-    """SHA-256 of everything that is true in the state."""
+    """SHA-256 of all facts that are true in the state."""
 
 
-class ALFWorld(ForeignEnvironment):
-    """Core's Environment. An attempt's return is 1 when the task is done, else 0.
+class ALFWorld(SimulatorEnvironment):
+    """An attempt's return is 1 if the task is done, else 0.
 
-    An action that is not admissible changes nothing, is told, and costs a step. Rollback applies the recorded
-    operators to the game's start, which is checked by all facts of the state and by the last observation.
+    An action that is not admissible changes nothing and costs a step; the observation says so. Rollback applies the
+    recorded operators to the start of the game, and checks all facts of the state and the last observation.
     """
 
     def __init__(
@@ -58,15 +59,15 @@ class ALFWorld(ForeignEnvironment):
         processes: int | None = None,
         **limits: float,
     ) -> None:
-        """`horizon`: actions after which an attempt that is not over is truncated; 50 is the literature's.
+        """`horizon`: actions after which an attempt ends; 50 in the literature.
 
-        `admissible_commands`: each observation ends with the list of them. `data`: the folder that the paths of
-        downloaded games are relative to; None: ALFWORLD_DATA. `processes`: simulators of a process (a rollout worker);
-        None: one a processor. `limits`: the fields of `ForeignLimits`. Raises RuntimeError where the extra is missing.
+        `admissible_commands`: whether each observation ends with the list of admissible actions. `data`: the folder to
+        which the paths of downloaded games are relative; None for ALFWORLD_DATA. `processes`: simulators that the
+        environments of a process (a rollout worker) share; None for one per processor. `limits`: the fields of
+        `SimulatorLimits`. Raises RuntimeError if the extra is not installed.
         """
-        if horizon < 1:
-            raise ValueError(f"{SETTING}.horizon is {horizon!r}; expected at least 1")
-        super().__init__(pool_of(PROGRAM, missing(), processes, limits))
+        require_at_least(1, horizon=horizon)
+        super().__init__(pool_from_options(PROGRAM, missing(), processes, limits))
         self.system_prompt = system_prompt
         self.horizon = horizon
         self.admissible_commands = admissible_commands
@@ -76,13 +77,14 @@ class ALFWorld(ForeignEnvironment):
 
     @classmethod
     def task(cls, row: Mapping[str, Any], *, default_key: str | None = None) -> Task:
-        """Return the task of a row: {"game": path}, {"kind": ..., "seed": n}, or verl's parquet row.
+        """Return the task of {"game": path}, of {"kind": ..., "seed": n}, or of a row of verl's parquet files.
 
-        `game` is a game.tw-pddl of `alfworld-download`; kind and seed make a kitchen (`alfworld_games.KINDS`). The key
-        is `task_id`, by default made of these. Raises ValueError that says what came and what was expected.
+        `game` is a game.tw-pddl file of `alfworld-download`. A kind (of `alfworld_games.KINDS`) and a seed make a
+        kitchen. The key is `task_id`, by default made of these. Raises ValueError that says what came and what was
+        expected.
         """
-        fields = fields_of(row)
-        game, kind, seed = fields.get("game"), fields.get("kind"), count_in(fields, "seed")
+        fields = read_fields(row)
+        game, kind, seed = fields.get("game"), fields.get("kind"), read_count(fields, "seed")
         if isinstance(game, str) and game and kind is None and seed is None:
             data: dict[str, Any] = {"game": game}
             default, words = game, f"The task of {game}."
@@ -94,21 +96,21 @@ class ALFWorld(ForeignEnvironment):
                 f"game is {game!r:.80}, kind {kind!r:.80} and seed {seed!r}; expected the path of a game, or a kind "
                 f"({', '.join(KINDS)}) and the seed of a kitchen"
             )
-        return Task(key_of(fields, default), fields.get("text") or words, NAME, data)
+        return Task(task_key(fields, default), fields.get("text") or words, NAME, data)
 
     @classmethod
     def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
         """Return verl's parquet row, which `task` reads back."""
-        return verl_row_of(task, "household", split, index)
+        return build_verl_row(task, "household", split, index)
 
     def start(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
-        # A game has one start: the simulator draws nothing from a seed.
+        # The seed is not used: a game has only one start.
         state = self.call("load", self._game(task))
         self._operators, self._facts = (), state["facts"]
         return self._shown(state["observation"], state), {}
 
     def advance(self, action: str) -> Step:
-        command = action_of(action)
+        command = extract_action(action)
         state = self.call("act", command)
         self._operators, self._facts = (*self._operators, state["operator"]), state["facts"]
         observation = NO_ACTION if command is None else state["observation"]
@@ -116,7 +118,7 @@ class ALFWorld(ForeignEnvironment):
             observation=self._shown(observation, state),
             reward=float(state["won"]),
             terminated=state["won"],
-            truncated=not state["won"] and len(self._operators) >= self.horizon,
+            truncated=False,
             info={"success": state["won"], "error": state["operator"] is None}
             | ({"action": command} if command else {}),
         )
@@ -125,7 +127,7 @@ class ALFWorld(ForeignEnvironment):
         return ALFWorldSnapshot(**vars(super().snapshot()), operators=self._operators, facts=self._facts)
 
     def restore(self, snapshot: ReplaySnapshot) -> int:
-        """Apply the recorded operators. Raises ReplayDivergence where the state differs."""
+        """Apply the recorded operators. Raises ReplayDivergence if the state differs."""
         if not isinstance(snapshot, ALFWorldSnapshot):
             return super().restore(snapshot)
         with self.borrowed():
@@ -153,21 +155,21 @@ class ALFWorld(ForeignEnvironment):
 
 
 def missing() -> str | None:
-    """Return what is not installed and the command that mends it; None where ALFWorld can be played."""
+    """Return what is not installed and the command that installs it; None if ALFWorld can be played."""
     if all(importlib.util.find_spec(name) for name in ("alfworld", "textworld", "fast_downward")):
         return None
-    return f"ALFWorld is not installed; mend it with: {EXTRA}"
+    return f"ALFWorld is not installed; fix it with: {EXTRA}"
 
 
-class Simulator:
-    """Of a worker process: the package's PDDL game, in JSON values."""
+class ALFWorldSimulator:
+    """The package's PDDL game behind methods that take and return JSON values. Runs in a worker process."""
 
     def __init__(self) -> None:
         import fast_downward
         import textworld
         from textworld.envs.pddl import PddlEnv
 
-        # Translating a problem takes most of a reset, and a game is started many times: by each attempt and rollback.
+        # Translating a problem takes most of a reset, and every attempt and rollback starts a game.
         fast_downward.pddl2sas = functools.lru_cache(maxsize=2 * NUM_GAMES)(fast_downward.pddl2sas)
         self._env = PddlEnv(textworld.EnvInfos(won=True, admissible_commands=True))
         self._games: dict[str, tuple[Any, ...]] = {}
@@ -179,13 +181,15 @@ class Simulator:
         return self._state(state.feedback, None)
 
     def act(self, command: str | None) -> dict[str, Any]:
-        """Execute one command; None, or one that is not admissible, changes nothing."""
+        """Execute one command. None, or a command that is not admissible, changes nothing."""
         state, _, _ = self._env.step(command or "")
         return self._state(state.feedback, state["_last_action"])
 
     def restore(self, game: dict[str, Any], operators: list[str | None]) -> dict[str, Any]:
-        """Start a game and apply operators by name. What the steps between would say is not derived, which takes most
-        of their time."""
+        """Start a game and apply operators by name.
+
+        The observations in between, which take most of the time of a step, are not derived.
+        """
         from textworld.envs.pddl.logic import PddlState
 
         self._open(game)
@@ -202,13 +206,13 @@ class Simulator:
         return self._state(self._settle(last), last)
 
     def walkthrough(self, game: dict[str, Any]) -> list[str]:
-        """Return the planner's commands from the start to the goal; none where it finds no way."""
+        """Return the planner's commands from the start to the goal; empty if it finds no way."""
         self._open(game)
         self._env.reset()
         return list(self._env._pddl_state.replan(self._env._entity_infos))
 
     def _apply(self, name: str) -> None:
-        """Apply an operator by its name, without what the package derives for its commands."""
+        """Apply an operator by its name, without the commands that the package would derive."""
         from fast_downward import Operator
 
         state = self._env._pddl_state
@@ -221,7 +225,10 @@ class Simulator:
         state.apply(found)
 
     def _settle(self, last: Any) -> str:
-        """Derive what `PddlEnv.step` would after its action `last`, and return what it says; None: the game's start."""
+        """Derive what `PddlEnv.step` would derive after the action `last` (None: the start of the game).
+
+        Returns the observation after the action; an empty text for the start.
+        """
         from textworld.core import GameState
 
         env = self._env
@@ -247,7 +254,7 @@ class Simulator:
 
     def _state(self, observation: str, last: Any) -> dict[str, Any]:
         state = self._env.state
-        # Sorted, as they are where an observation is derived: their own order differs between processes.
+        # Sorted, because the order of the facts differs between processes.
         facts = "\n".join(sorted(map(str, self._env._pddl_state.facts)))
         return {
             "observation": observation,
@@ -259,7 +266,7 @@ class Simulator:
 
 
 def _name_entities(infos: Mapping[str, Any]) -> None:
-    """Give the entities of a game the benchmark's names: Apple_bar_3 is apple 1."""
+    """Give the entities of a game the names of the benchmark, such as `apple 1` for Apple_bar_3."""
     from alfworld.agents.utils.misc import Demangler
 
     names = Demangler(game_infos=infos, shuffle=False)
@@ -268,20 +275,20 @@ def _name_entities(infos: Mapping[str, Any]) -> None:
 
 
 def _operator(action: Any) -> str:
-    """Name of a grounded action, which stays the same in every process; its number need not."""
+    """Return the name of a grounded action. Unlike its number, the name is the same in every process."""
     return " ".join([action.name, *(each.name for each in action.mapping.values())])
 
 
 def _read(game: Mapping[str, Any]) -> dict[str, Any]:
     if "game" in game:
         return dict(json.loads(Path(game["game"]).read_text(encoding="utf-8")))
-    from leafe_verl.environments.alfworld_games import game_of, make_kitchen
+    from leafe_verl.environments.alfworld_games import build_game, make_kitchen
 
-    return game_of(make_kitchen(game["seed"], game["kind"]), game["seed"])
+    return build_game(make_kitchen(game["seed"], game["kind"]), game["seed"])
 
 
-PROGRAM = Program(
-    "leafe_verl.environments.alfworld:Simulator",
-    # numpy would start a thread for each processor, and the package make a folder in the user's home.
+PROGRAM = SimulatorProgram(
+    "leafe_verl.environments.alfworld:ALFWorldSimulator",
+    # Without these, numpy would start a thread per processor, and the package would create a folder in the user's home.
     variables=(("OPENBLAS_NUM_THREADS", "1"), ("ALFWORLD_DATA", "/")),
 )

@@ -1,6 +1,6 @@
-"""ALFWorld's games: those that were downloaded, and kitchens generated from the package's own domain.
+"""ALFWorld's games: downloaded ones, and kitchens that are generated for the package's own domain.
 
-python -m leafe_verl.environments.alfworld_games FOLDER > train.jsonl     a row for each game of a folder
+python -m leafe_verl.environments.alfworld_games FOLDER > train.jsonl     writes a row for each game in a folder
 """
 
 from __future__ import annotations
@@ -22,41 +22,45 @@ KINDS = (
     "pick_cool_then_place_in_recep",
     "pick_two_obj_and_place",
 )
-"""Of the benchmark's six, those that a kitchen without a lamp has."""
+"""Kinds of tasks: the benchmark's six without the one that needs a lamp."""
 ABILITIES = {
     KINDS[1]: ("Cleanable", "SinkBasin"),
     KINDS[2]: ("Heatable", "Microwave"),
     KINDS[3]: ("Coolable", "Fridge"),
 }
-"""What the object must allow, and where it is done."""
+"""Kind of task to what the object must allow, and the receptacle where that is done."""
 FURNITURE: Mapping[str, tuple[int, int]] = {
     "Fridge": (1, 1), "Microwave": (1, 1), "SinkBasin": (1, 1), "GarbageCan": (1, 1), "CoffeeMachine": (1, 1),
     "Toaster": (1, 1), "CounterTop": (2, 3), "Cabinet": (4, 7), "Drawer": (2, 5), "StoveBurner": (2, 4),
     "Shelf": (0, 2), "DiningTable": (0, 1),
 }  # fmt: skip
-"""Fewest and most of each in a kitchen."""
+"""Type of receptacle to the smallest and the largest number of them in a kitchen."""
 OPENABLE = frozenset({"Fridge", "Microwave", "Cabinet", "Drawer"})
 NUM_OBJECTS = (10, 16)
+"""Smallest and largest number of objects in a kitchen besides those of the task."""
 GAME_FILE = "game.tw-pddl"
 
 
 @dataclass(frozen=True)
 class Kitchen:
-    """A layout and what is asked for in it."""
+    """A layout of a kitchen and the task in it."""
 
     kind: str
     target: str
-    """Type of the object to be brought, as in the domain: Apple."""
+    """Type of the object to be brought, as the domain names it, such as Apple."""
     destination: str
-    """Type of the receptacle that it is brought to."""
+    """Type of the receptacle to which it is brought."""
     receptacles: tuple[str, ...]
-    """Types; the n-th has location n."""
+    """Types of the receptacles; the n-th is at location n, counted from 1."""
     objects: tuple[tuple[str, int], ...]
-    """Type, and index of the receptacle where it lies."""
+    """Objects as (type, index of the receptacle that holds the object)."""
 
 
 def make_kitchen(seed: int, kind: str) -> Kitchen:
-    """Return a kitchen in which the task can be done: the object is there, elsewhere, and the destination holds it."""
+    """Return a kitchen in which the task can be done.
+
+    The object is there, not yet in a receptacle of the destination's type, which can hold it.
+    """
     constants = importlib.import_module("alfworld.gen.constants")
     chance = random.Random(f"{kind} {seed}")
     receptacles = [name for name, counts in FURNITURE.items() for _ in range(chance.randint(*counts))]
@@ -81,8 +85,8 @@ def _holdable(constants: Any, receptacle: str) -> list[str]:
     return sorted(each for each in constants.VAL_RECEPTACLE_OBJECTS[receptacle] if not each.endswith("Sliced"))
 
 
-def game_of(kitchen: Kitchen, seed: int) -> dict[str, Any]:
-    """Return the game in the form of `game.tw-pddl`; the task's words are drawn by `seed`."""
+def build_game(kitchen: Kitchen, seed: int) -> dict[str, Any]:
+    """Return the game in the form of `game.tw-pddl`. `seed` draws the words of the task."""
     library = importlib.import_module("alfworld.gen.goal_library").gdict[kitchen.kind]
     words = random.Random(seed).choice(library["templates"])
     words = words.format(obj=kitchen.target.lower(), recep=kitchen.destination.lower())
@@ -121,7 +125,8 @@ def _problem(kitchen: Kitchen, goal: str) -> str:
 
 
 def _id(name: str, index: int) -> str:
-    # Ids of sinks begin with Sink: what has "basin" after the bar gets it appended, and would read sinkbasinbasin.
+    # Ids of sink basins begin with Sink: the package appends "basin" to an id that ends in it, and would otherwise show
+    # "sinkbasinbasin".
     return f"Sink_bar_{index}_bar_basin" if name == "SinkBasin" else f"{name}_bar_{index}"
 
 
@@ -130,17 +135,17 @@ def _lines(items: Sequence[str]) -> str:
 
 
 def _package_folder() -> Path:
-    # Found, not imported: the package makes a folder in the user's home when it is imported.
+    # The package is not imported, because that would create a folder in the user's home.
     spec = importlib.util.find_spec("alfworld")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("alfworld is not installed")
     return Path(spec.submodule_search_locations[0])
 
 
-def rows_of(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the row of each playable game in a folder that `alfworld-download` filled, by path.
+def find_games(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield a row for each playable game in a folder that `alfworld-download` filled, in the order of the paths.
 
-    As in the benchmark, layouts with movable receptacles or slices, and unsolvable ones, are left out.
+    As in the benchmark, games with movable receptacles or slices and unsolvable games are left out.
     """
     for file in sorted(folder.resolve().rglob(GAME_FILE)):
         if "movable" in str(file) or "Sliced" in str(file):
@@ -150,7 +155,7 @@ def rows_of(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    rows = list(rows_of(Path(sys.argv[1]))) if len(sys.argv) == 2 else []
+    rows = list(find_games(Path(sys.argv[1]))) if len(sys.argv) == 2 else []
     if not rows:
         sys.exit(f"expected one folder with {GAME_FILE} files, such as json_2.1.1/train of ALFWORLD_DATA")
     for row in rows:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from leafe_verl.core.task import Task
-from leafe_verl.environments.rows import data_of, fields_of, key_of, verl_row_of
+from leafe_verl.environments.rows import build_verl_row, parse_ground_truth, read_fields, read_strings, task_key
 from leafe_verl.sandbox import ProgramTest
 
 NAME = "codecontests"
 GROUPS = ("public_tests", "private_tests", "generated_tests")
-"""In the order of the verdict's tests."""
+"""Fields of a row that hold tests, in the order of the verdict's tests."""
 ANSWER_FORM = (
     "Write a Python program that reads from standard input and writes to standard output. "
     "Answer with the complete program in one ```python block and nothing else."
@@ -19,33 +19,33 @@ ANSWER_FORM = (
 NANOS = 1e9
 
 
-def request_of(task: Task) -> str:
+def build_request(task: Task) -> str:
     """Return what the agent is asked: the problem's own words, and the form of the answer."""
     return f"{task.instruction}\n\n{ANSWER_FORM}"
 
 
-def task_of(row: Mapping[str, Any], default_key: str | None) -> Task:
+def parse_task(row: Mapping[str, Any], default_key: str | None) -> Task:
     """See `CodeContests.task`."""
-    fields = fields_of(row)
-    key = key_of(fields, _name_of(fields) or default_key)
+    fields = read_fields(row)
+    key = task_key(fields, _problem_name(fields) or default_key)
     text = fields.get("description") if fields.get("text") is None else fields["text"]
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"task {key}: description is {text!r:.80}; expected the problem in words")
     try:
-        return Task(key, text.strip(), NAME, checked_data(fields))
+        return Task(key, text.strip(), NAME, check_data(fields))
     except ValueError as error:
         raise ValueError(f"task {key}: {error}") from None
 
 
-def row_of(task: Task, split: str, index: int) -> dict[str, Any]:
+def build_row(task: Task, split: str, index: int) -> dict[str, Any]:
     """See `CodeContests.verl_row`."""
-    return verl_row_of(task, "code", split, index, request_of(task))
+    return build_verl_row(task, "code", split, index, build_request(task))
 
 
-def checked_data(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a task's data: the tests of each of GROUPS, time_limit and memory_limit_bytes.
+def check_data(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a task's data: the tests of each of GROUPS, time_limit and memory_limit_bytes, without solutions.
 
-    Solutions stay out of it. Raises ValueError that says what came and what was expected.
+    Raises ValueError that says what came and what was expected.
     """
     data: dict[str, Any] = {group: _inputs_and_outputs(group, fields.get(group)) for group in GROUPS}
     if not any(data[group]["input"] for group in GROUPS):
@@ -53,13 +53,13 @@ def checked_data(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {**data, **_limits(fields)}
 
 
-def ground_truth_of(ground_truth: str | Mapping[str, Any]) -> dict[str, Any]:
-    """Return a task's data from verl's ground truth, checked."""
-    return checked_data(data_of(ground_truth))
+def parse_data(ground_truth: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Return the checked data of a task from verl's ground truth. Raises ValueError as `check_data` does."""
+    return check_data(parse_ground_truth(ground_truth))
 
 
-def tests_of(data: Mapping[str, Any], max_generated: int | None = None) -> list[ProgramTest]:
-    """Return the tests in the order of GROUPS, of the generated ones the first `max_generated`, or all for None."""
+def build_tests(data: Mapping[str, Any], max_generated: int | None = None) -> list[ProgramTest]:
+    """Return the tests in the order of GROUPS, with the first `max_generated` of the generated ones (None: all)."""
     tests = []
     for group in GROUPS:
         pairs = zip(data[group]["input"], data[group]["output"], strict=True)
@@ -67,14 +67,14 @@ def tests_of(data: Mapping[str, Any], max_generated: int | None = None) -> list[
     return [ProgramTest(stdin, expected) for stdin, expected in tests]
 
 
-def seconds_of(data: Mapping[str, Any]) -> float | None:
-    """Return the problem's time limit for one test; None where it states none."""
+def time_limit_seconds(data: Mapping[str, Any]) -> float | None:
+    """Return the problem's time limit for one test, in seconds; None if it states none."""
     limit = data["time_limit"]
     return None if limit is None else limit["seconds"] + limit["nanos"] / NANOS
 
 
-def _name_of(fields: Mapping[str, Any]) -> str | None:
-    """A problem's name is its own within a source, of which the data set has several."""
+def _problem_name(fields: Mapping[str, Any]) -> str | None:
+    """Return the problem's name with its source: names are unique only within one of the data set's sources."""
     name, source = fields.get("name"), fields.get("source")
     return name if name is None or source is None else f"{name} (source {source})"
 
@@ -84,22 +84,16 @@ def _inputs_and_outputs(group: str, tests: Any) -> dict[str, list[str]]:
         return {"input": [], "output": []}
     if not isinstance(tests, Mapping):
         raise ValueError(f"{group} is {tests!r:.80}; expected an object with the lists input and output")
-    pairs = {name: _texts(f"{group}.{name}", tests.get(name)) for name in ("input", "output")}
+    pairs = {name: read_strings(f"{group}.{name}", tests.get(name)) for name in ("input", "output")}
     if len(pairs["input"]) != len(pairs["output"]):
-        raise ValueError(f"{group} has {len(pairs['input'])} inputs and {len(pairs['output'])} outputs")
+        raise ValueError(
+            f"{group} has {len(pairs['input'])} inputs and {len(pairs['output'])} outputs; expected as many of each"
+        )
     return pairs
 
 
-def _texts(name: str, value: Any) -> list[str]:
-    # Parquet's readers may give arrays.
-    value = value.tolist() if hasattr(value, "tolist") else value
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-        raise ValueError(f"{name} is {value!r:.80}; expected a list of texts")
-    return list(value)
-
-
 def _limits(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The data set has zero, or nothing, where a problem states no limit."""
+    """Return the problem's limits. In the data set, zero and null both mean that a problem states no limit."""
     time, memory = fields.get("time_limit"), fields.get("memory_limit_bytes") or 0
     if time is not None:
         if not isinstance(time, Mapping) or not all(_is_number(time.get(part) or 0) for part in ("seconds", "nanos")):

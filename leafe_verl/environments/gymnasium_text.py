@@ -1,4 +1,4 @@
-"""Any text environment with Gymnasium's `reset` and `step`, rolled back by its own state, by a copy, or by replay."""
+"""Any text environment with Gymnasium's `reset` and `step`. Rollback is by its own state, a copy, or replay."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 
 from leafe_verl.core.environment import EnvironmentFailure, ReplayEnvironment, ReplaySnapshot, Step
 from leafe_verl.core.task import Task
-from leafe_verl.environments.react import FORM, NO_ACTION, action_of
-from leafe_verl.environments.rows import count_in, fields_of, key_of, verl_row_of
+from leafe_verl.environments.options import SETTING, require_at_least
+from leafe_verl.environments.react import FORM, NO_ACTION, extract_action
+from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key
 
 NAME = "gymnasium"
 SNAPSHOTS = ("auto", "state", "copy", "replay")
@@ -22,20 +23,21 @@ _FORM = FORM.format(thought="what you think", action="what you do")
 @dataclass(frozen=True)
 class GymnasiumSnapshot:
     record: ReplaySnapshot
-    """How the state was reached, which says what it is: two snapshots with equal records are equal."""
+    """How the state was reached. The environment is deterministic, so two snapshots with equal records are equal."""
     kind: str
     """`state`, `copy` or `replay`."""
     pickled: bytes = field(default=b"", compare=False, repr=False)
-    """Of the environment's state, or of all of it; empty for a replay."""
+    """The environment's state (kind `state`), or the whole environment (kind `copy`); empty for a replay."""
     total: float = 0.0
-    """Rewards so far."""
+    """Sum of the rewards so far."""
 
 
 class GymnasiumText(ReplayEnvironment):
-    """Core's Environment around a text environment of Gymnasium's form; `gymnasium` itself is not needed.
+    """Adapts a text environment with Gymnasium's interface to core's; the package `gymnasium` is not needed.
 
-    `reset(seed=, options=)` returns (observation, info), and `step(text)` the five-tuple; observations are texts.
-    `info["success"]` (else: it terminated with a return above 0) and `info["error"]` (else: none) are read.
+    `reset(seed=, options=)` must return (observation, info), and `step(text)` the five-tuple; observations are strings.
+    Success is `info["success"]`, by default that it terminated with a return above 0. An error is `info["error"]`, by
+    default False.
     """
 
     def __init__(
@@ -47,23 +49,22 @@ class GymnasiumText(ReplayEnvironment):
         system_prompt: str = "",
         react: bool = False,
     ) -> None:
-        """`entry_point`: `package.module:callable`, called with `kwargs`, as in `gymnasium:make` with {"id": "My-v0"}.
+        """`entry_point`: `package.module:callable`, called with `kwargs`, as `gymnasium:make` with {"id": "My-v0"}.
 
-        `snapshot`: `state` uses the environment's `get_state` and `set_state`; `copy` pickles all of it; `replay`
-        resets, repeats the actions and checks every observation; `auto` is the first of these that works. Where part
-        of the state is outside of Python (a server, a JVM), a copy may miss it without an error: choose `replay`.
-        `react`: answers are a thought and a line `Action: ...`, which `system_prompt` is completed to ask for, and of
-        which the environment gets the action; else it gets the whole answer.
+        `snapshot`: `state` uses the environment's `get_state` and `set_state`; `copy` pickles the environment; `replay`
+        resets, repeats the actions and checks every observation; `auto` uses the first of these that works. If part of
+        the state is outside of Python (a server, a JVM), a copy may miss it without an error: choose `replay`.
+        `react`: answers have the form of ReAct, for which `system_prompt` gets instructions, and the environment gets
+        only the action. By default it gets the whole answer.
         """
-        if horizon < 1:
-            raise ValueError(f"leafe.environment.options.horizon is {horizon!r}; expected at least 1")
+        require_at_least(1, horizon=horizon)
         if snapshot not in SNAPSHOTS:
             choices = ", ".join(SNAPSHOTS)
-            raise ValueError(f"leafe.environment.options.snapshot is {snapshot!r}; expected one of {choices}")
+            raise ValueError(f"{SETTING}.snapshot is {snapshot!r}; expected one of {choices}")
         self.horizon = horizon
         self.react = react
         self.system_prompt = "\n".join(filter(None, (system_prompt, _FORM))) if react else system_prompt
-        self._new = _callable_at(entry_point)
+        self._new = _import_callable(entry_point)
         self._kwargs = dict(kwargs or {})
         self._snapshot = snapshot
         self._environment: Any = None
@@ -71,35 +72,35 @@ class GymnasiumText(ReplayEnvironment):
 
     @classmethod
     def task(cls, row: Mapping[str, Any], *, default_key: str | None = None) -> Task:
-        """Return the task of a row: task_id, text, seed and options (of `reset`), or verl's parquet row.
+        """Return the task of a row with task_id, text, seed and options (for `reset`), or of verl's parquet files.
 
-        All are optional but the key; without a seed, `reset` gets that of the settings. Raises ValueError that says
-        what came and what was expected.
+        Only the key is required. Without a seed, `reset` gets the one of the settings. Raises ValueError that says what
+        came and what was expected.
         """
-        fields = fields_of(row)
-        seed, options = count_in(fields, "seed"), fields.get("options")
+        fields = read_fields(row)
+        seed, options = read_count(fields, "seed"), fields.get("options")
         if options is not None and not isinstance(options, Mapping):
             raise ValueError(f"options is {options!r:.80}; expected an object for reset, or none")
         data = {**({} if seed is None else {"seed": seed}), **({} if options is None else {"options": dict(options)})}
-        return Task(key_of(fields, default_key), str(fields.get("text") or ""), NAME, data)
+        return Task(task_key(fields, default_key), str(fields.get("text") or ""), NAME, data)
 
     @classmethod
     def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
         """Return verl's parquet row, which `task` reads back."""
-        return verl_row_of(task, "agent", split, index)
+        return build_verl_row(task, "agent", split, index)
 
     def start(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
         if self._environment is None:
             self._environment = self._new(**self._kwargs)
         self._total = 0.0
-        answer = self._environment.reset(seed=task.data.get("seed", seed), options=task.data.get("options"))
-        observation, info = answer
+        seed, options = task.data.get("seed", seed), task.data.get("options")
+        observation, info = self._environment.reset(seed=seed, options=options)
         return _text(observation), dict(info)
 
     def advance(self, action: str) -> Step:
         if self._environment is None:
             raise RuntimeError("no task is being played; call reset or restore first")
-        command = action_of(action) if self.react else action
+        command = extract_action(action) if self.react else action
         if command is None:
             return Step(NO_ACTION, 0.0, False, False, {"success": False, "error": True})
         observation, reward, terminated, truncated, info = self._environment.step(command)
@@ -112,18 +113,18 @@ class GymnasiumText(ReplayEnvironment):
     def snapshot(self) -> Any:
         record = super().snapshot()
         for kind in ("state", "copy") if self._snapshot == "auto" else (self._snapshot,):
-            with contextlib.suppress(_NotOffered):
+            with contextlib.suppress(_SnapshotUnsupported):
                 return GymnasiumSnapshot(record, kind, self._pickled(kind), self._total)
         if self._snapshot != "auto":
             raise EnvironmentFailure(
                 f"{type(self._environment).__name__} cannot be rolled back by its {self._snapshot}; "
-                "set leafe.environment.options.snapshot to auto or replay"
+                f"set {SETTING}.snapshot to auto or replay"
             )
         self._snapshot = "replay"
         return GymnasiumSnapshot(record, "replay")
 
     def restore(self, snapshot: Any) -> int:
-        """Return to a snapshot's state; a replay alone takes steps. Raises ReplayDivergence where one differs."""
+        """Return to a snapshot's state. Only a replay takes steps; it raises ReplayDivergence if one differs."""
         record = snapshot.record
         if snapshot.kind == "replay":
             return super().restore(record)
@@ -131,7 +132,7 @@ class GymnasiumText(ReplayEnvironment):
             self.close()
             self._environment = pickle.loads(snapshot.pickled)
         else:
-            # What does not change within a task need not be in the state.
+            # The reset restores what the state may leave out because it does not change within a task.
             self.start(record.task, record.seed)
             self._environment.set_state(pickle.loads(snapshot.pickled))
         self._record, self._total = record, snapshot.total
@@ -143,21 +144,21 @@ class GymnasiumText(ReplayEnvironment):
             environment.close()
 
     def _pickled(self, kind: str) -> bytes:
-        """Raises _NotOffered where the environment has no state of its own, or where it cannot be pickled."""
+        """Return what a snapshot of this kind holds. Raises _SnapshotUnsupported if the environment cannot give it."""
         if kind == "replay":
             return b""
         if kind == "state" and not (
             hasattr(self._environment, "get_state") and hasattr(self._environment, "set_state")
         ):
-            raise _NotOffered
+            raise _SnapshotUnsupported
         try:
             return pickle.dumps(self._environment.get_state() if kind == "state" else self._environment)
         except (pickle.PicklingError, TypeError, AttributeError, NotImplementedError) as error:
-            raise _NotOffered from error
+            raise _SnapshotUnsupported from error
 
 
-class _NotOffered(Exception):
-    """An environment cannot be rolled back in a way."""
+class _SnapshotUnsupported(Exception):
+    """The environment does not support a kind of snapshot."""
 
 
 def _text(observation: Any) -> str:
@@ -166,15 +167,15 @@ def _text(observation: Any) -> str:
     return observation
 
 
-def _callable_at(path: str) -> Callable[..., Any]:
-    """Return what `package.module:callable` names. Raises ValueError where that leads to none."""
+def _import_callable(path: str) -> Callable[..., Any]:
+    """Return the callable that `package.module:callable` names. Raises ValueError if there is none."""
     module_name, _, name = path.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise ValueError(f"leafe.environment.options.entry_point is {path!r} ({error}); {_ENTRY_POINT}") from error
+        raise ValueError(f"{SETTING}.entry_point is {path!r} ({error}); {_ENTRY_POINT}") from error
     if not callable(found):
-        raise ValueError(f"leafe.environment.options.entry_point is {path!r}, no callable; {_ENTRY_POINT}")
+        raise ValueError(f"{SETTING}.entry_point is {path!r}, no callable; {_ENTRY_POINT}")
     made: Callable[..., Any] = found
     return made
 

@@ -7,7 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from leafe_verl.core.task import Task
-from leafe_verl.environments.rows import data_of, key_of, verl_row_of
+from leafe_verl.environments.rows import (
+    build_verl_row,
+    parse_ground_truth,
+    read_ground_truth,
+    read_strings,
+    task_key,
+    to_plain,
+)
 from leafe_verl.sandbox import split_assert
 
 NAME = "mbpp"
@@ -16,52 +23,53 @@ ANSWER_FORM = "Answer with the complete code in one ```python block and nothing 
 _INSTRUCTION_PATTERN = re.compile(r"here is your task: (.*?) Your code should pass these tests:", re.DOTALL)
 
 
-def request_of(task: Task) -> str:
+def build_request(task: Task) -> str:
     """Return what the agent is asked: MBPP's own prompt with the visible tests, and the form of the answer."""
     tests = "\n".join(task.data["test_list"])
     return f"{INSTRUCTION.format(text=task.instruction)}\n\n{tests}\n\n{ANSWER_FORM}"
 
 
-def task_of(row: Mapping[str, Any], default_key: str | None) -> Task:
+def parse_task(row: Mapping[str, Any], default_key: str | None) -> Task:
     """See `MBPP.task`."""
-    fields = _fields_of_verl(row) if "reward_model" in row else _fields_of_mbpp(row)
-    key = key_of({"task_id": fields.pop("task_id")}, default_key)
+    fields = _verl_fields(row) if "reward_model" in row else _mbpp_fields(row)
+    key = task_key({"task_id": fields.pop("task_id")}, default_key)
     try:
         return _checked_task(key, **fields)
     except ValueError as error:
         raise ValueError(f"task {key}: {error}") from None
 
 
-def row_of(task: Task, split: str, index: int) -> dict[str, Any]:
+def build_row(task: Task, split: str, index: int) -> dict[str, Any]:
     """See `MBPP.verl_row`."""
-    return verl_row_of(task, "code", split, index, request_of(task))
+    return build_verl_row(task, "code", split, index, build_request(task))
 
 
-def tests_of(ground_truth: str | Mapping[str, Any]) -> dict[str, Any]:
-    """Return test_list, challenge_test_list and test_setup_code of verl's ground truth, checked.
+def parse_tests(ground_truth: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Return the checked test_list, challenge_test_list and test_setup_code of verl's ground truth.
 
     Raises ValueError that says what came and what was expected.
     """
-    return _checked_tests(**_test_fields(data_of(ground_truth)))
+    return _checked_tests(**_test_fields(parse_ground_truth(ground_truth)))
 
 
-def _fields_of_mbpp(row: Mapping[str, Any]) -> dict[str, Any]:
+def _mbpp_fields(row: Mapping[str, Any]) -> dict[str, Any]:
     text = row.get("text") if row.get("text") is not None else row.get("prompt")
     return {"task_id": row.get("task_id"), "text": text, **_test_fields(row)}
 
 
-def _fields_of_verl(row: Mapping[str, Any]) -> dict[str, Any]:
-    reward_model, extra = row["reward_model"], row.get("extra_info") or {}
-    if not isinstance(reward_model, Mapping) or "ground_truth" not in reward_model:
-        raise ValueError(f"reward_model is {reward_model!r:.80}; expected an object with ground_truth")
+def _verl_fields(row: Mapping[str, Any]) -> dict[str, Any]:
+    data, extra = read_ground_truth(row), row.get("extra_info") or {}
     text = extra.get("text")
     if text is None:
-        text = _text_of_prompt(_plain(row.get("prompt")))
-    return {"task_id": extra.get("task_id"), "text": text, **tests_of(reward_model["ground_truth"])}
+        text = _text_from_prompt(to_plain(row.get("prompt")))
+    return {"task_id": extra.get("task_id"), "text": text, **_checked_tests(**_test_fields(data))}
 
 
-def _text_of_prompt(messages: Any) -> str | None:
-    """Return the task's words from the last message of the user, which is MBPP's own prompt or free text."""
+def _text_from_prompt(messages: Any) -> str | None:
+    """Return the task's words from the user's last message, which is MBPP's own prompt or free text.
+
+    None if there is no such message.
+    """
     if not isinstance(messages, list):
         return None
     contents = [m.get("content") for m in messages if isinstance(m, Mapping) and m.get("role") == "user"]
@@ -72,10 +80,10 @@ def _text_of_prompt(messages: Any) -> str | None:
 
 
 def _test_fields(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The sanitized form has a list `test_imports` for the set-up and no challenge tests."""
+    """Return the test fields of a row. The sanitized form has a list `test_imports` and no challenge tests."""
     setup = row.get("test_setup_code")
     if setup is None:
-        imports = _plain(row.get("test_imports"))
+        imports = to_plain(row.get("test_imports"))
         setup = "\n".join(map(str, imports)) if isinstance(imports, list) else imports
     challenge = row.get("challenge_test_list")
     return {
@@ -95,24 +103,12 @@ def _checked_tests(test_list: Any, test_setup_code: Any, challenge_test_list: An
     if not isinstance(test_setup_code, str):
         raise ValueError(f"test_setup_code is {test_setup_code!r:.80}; expected a string")
     tests = {
-        "test_list": _strings("test_list", test_list),
+        "test_list": read_strings("test_list", test_list),
         "test_setup_code": test_setup_code,
-        "challenge_test_list": _strings("challenge_test_list", challenge_test_list),
+        "challenge_test_list": read_strings("challenge_test_list", challenge_test_list),
     }
     if not tests["test_list"]:
         raise ValueError("test_list is empty; expected at least one assert")
     for test in (*tests["test_list"], *tests["challenge_test_list"]):
         split_assert(test, test_setup_code)
     return tests
-
-
-def _strings(name: str, value: Any) -> list[str]:
-    value = _plain(value)
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-        raise ValueError(f"{name} is {value!r:.80}; expected a list of strings")
-    return list(value)
-
-
-def _plain(value: Any) -> Any:
-    """Arrays, as parquet readers give them, as lists."""
-    return value.tolist() if hasattr(value, "tolist") else value

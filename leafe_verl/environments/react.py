@@ -1,4 +1,4 @@
-"""The answer form of ReAct (arXiv 2210.03629), of every environment with commands: a thought, then `Action: ...`."""
+"""The answer form of ReAct (arXiv 2210.03629), a thought and then `Action: ...`, and how the action is extracted."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ Thought: {thought}
 Action: {action}"""
 NO_ACTION = "No action found, and nothing happened. End your answer with a line `Action: ...` that holds one action."
 MAX_CHARACTERS = 300
-"""Of an action in free words. No environment has longer ones, and some parsers take minutes over them."""
+"""Longest action in free words. No environment needs longer ones, and some parsers take minutes for them."""
 
 _LINE = re.compile(r"^[ \t>*#]*action[ \t*]*:[ \t*]*(\S[^\n]*)$", re.IGNORECASE | re.MULTILINE)
 
 
-def action_of(answer: str, form: re.Pattern[str] | None = None) -> str | None:
-    """Return the action of the line `Action: ...`; None without one.
+def extract_action(answer: str, form: re.Pattern[str] | None = None) -> str | None:
+    """Return the action in the line `Action: ...` of an answer; None if there is none.
 
-    What a model writes after its action it has imagined, observations included, so that only its first such line
-    counts; of several in a row, the last.
+    A model may go on after its action with imagined observations and actions, so the first such line counts. If
+    several follow each other directly, the last of them counts.
 
-    `form`: what an action looks like, where that cannot be taken for words of a thought. The line then holds the first
-    match, and an answer without such a line its last one. None: the action is the rest of the line. White space is
-    made single, and what no tokeniser reads is replaced.
+    `form`: a pattern for actions that cannot be confused with the words of a thought. The action is then the first
+    match in the line; in an answer without such a line, it is the last match. None: the action is the rest of the
+    line. Runs of white space become one blank, and characters that a tokenizer refuses are replaced.
     """
     line = _action_line(answer)
     if form is None:

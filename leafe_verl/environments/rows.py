@@ -1,4 +1,4 @@
-"""Rows of verl's parquet files, to and from tasks, for environments whose rows need nothing else."""
+"""Conversion of data set rows, among them rows of verl's parquet files, to tasks and back: what environments share."""
 
 from __future__ import annotations
 
@@ -9,22 +9,27 @@ from typing import Any
 from leafe_verl.core.task import Task
 
 
-def fields_of(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a data set's own row as it is; of a row that `verl_row_of` wrote, the task's data, task_id and text.
+def read_fields(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the fields that describe a task: the row itself, or what `build_verl_row` has put into it.
 
-    Raises ValueError for a row of verl's without them.
+    The latter are the task's data, `task_id` and `text`. Raises ValueError if a row of verl's lacks them.
     """
     if "reward_model" not in row:
         return row
-    reward_model, extra = row["reward_model"], row.get("extra_info") or {}
+    extra = row.get("extra_info") or {}
+    return {**read_ground_truth(row), "task_id": extra.get("task_id"), "text": extra.get("text")}
+
+
+def read_ground_truth(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the task's data from the `reward_model` of a row of verl's. Raises ValueError if there are none."""
+    reward_model = row["reward_model"]
     if not isinstance(reward_model, Mapping) or "ground_truth" not in reward_model:
         raise ValueError(f"reward_model is {reward_model!r:.80}; expected an object with ground_truth")
-    data = data_of(reward_model["ground_truth"])
-    return {**data, "task_id": extra.get("task_id"), "text": extra.get("text")}
+    return parse_ground_truth(reward_model["ground_truth"])
 
 
-def data_of(ground_truth: str | Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the task's data in verl's ground truth: an object, or its JSON. Raises ValueError for anything else."""
+def parse_ground_truth(ground_truth: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the task's data from verl's ground truth: an object or its JSON. Raises ValueError for anything else."""
     if isinstance(ground_truth, str):
         try:
             ground_truth = json.loads(ground_truth)
@@ -37,18 +42,18 @@ def data_of(ground_truth: str | Mapping[str, Any]) -> Mapping[str, Any]:
     return ground_truth
 
 
-def key_of(fields: Mapping[str, Any], default_key: str | None) -> str:
-    """Return the task's key, `task_id`. Raises ValueError where there is none and no default."""
+def task_key(fields: Mapping[str, Any], default_key: str | None) -> str:
+    """Return the task's key: its `task_id`, or the default. Raises ValueError if both are None."""
     key = default_key if fields.get("task_id") is None else str(fields["task_id"])
     if key is None:
         raise ValueError("no task_id; expected one, since reports refer to it")
     return key
 
 
-def verl_row_of(task: Task, ability: str, split: str, index: int, request: str | None = None) -> dict[str, Any]:
-    """Return verl's parquet row; `request` is what a single-turn run asks, by default the instruction.
+def build_verl_row(task: Task, ability: str, split: str, index: int, request: str | None = None) -> dict[str, Any]:
+    """Return verl's parquet row. `request` is the prompt of a single-turn run; by default the task's instruction.
 
-    The data are JSON: in parquet, objects of different rows would get each other's fields.
+    The task's data are stored as JSON: as parquet objects, each would get the fields of all other rows.
     """
     return {
         "data_source": task.environment,
@@ -59,9 +64,22 @@ def verl_row_of(task: Task, ability: str, split: str, index: int, request: str |
     }
 
 
-def count_in(fields: Mapping[str, Any], name: str) -> int | None:
-    """Return the integer of a field, or None without one. Raises ValueError for one that is none, or below 0."""
+def read_count(fields: Mapping[str, Any], name: str) -> int | None:
+    """Return an integer field, or None if it is absent. Raises ValueError if it is no integer or below 0."""
     value = fields.get(name)
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
         return value
     raise ValueError(f"{name} is {value!r:.80}; expected an integer of at least 0")
+
+
+def read_strings(name: str, value: Any) -> list[str]:
+    """Return a field that holds a list of strings. Raises ValueError, with the field's name, for anything else."""
+    value = to_plain(value)
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise ValueError(f"{name} is {value!r:.80}; expected a list of strings")
+    return list(value)
+
+
+def to_plain(value: Any) -> Any:
+    """Return an array, which readers of parquet may give, as a list, and any other value as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value

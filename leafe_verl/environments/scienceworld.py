@@ -1,4 +1,4 @@
-"""ScienceWorld (arXiv 2203.07540): experiments of primary school in text, each simulator in a process of its own."""
+"""ScienceWorld (arXiv 2203.07540): elementary-school experiments in text. Each simulator runs in its own process."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 
 from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
-from leafe_verl.environments.react import FORM, NO_ACTION, action_of
-from leafe_verl.environments.rows import count_in, fields_of, key_of, verl_row_of
-from leafe_verl.environments.simulator import ForeignEnvironment, pool_of
-from leafe_verl.environments.simulator_process import SETTING, Program
+from leafe_verl.environments.options import require_at_least
+from leafe_verl.environments.react import FORM, NO_ACTION, extract_action
+from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key
+from leafe_verl.environments.simulator import SimulatorEnvironment, pool_from_options
+from leafe_verl.environments.simulator_process import SimulatorProgram
 
 NAME = "scienceworld"
 EXTRA = "pip install leafe-verl[scienceworld]"
@@ -29,21 +30,21 @@ Actions: {COMMANDS}.
 steps of time, wait1 is one. When a request is ambiguous, answer with the number of what you mean.
 {FORM.format(thought="I need the metal pot, which is in the kitchen.", action="go to kitchen")}"""
 
-# Identity hashes decide the order of objects and what sensors read: with the JVM's own, the same actions gave other
-# observations in 20 of 60 tasks. Constant ones make it deterministic; the serial collector spares 0.7 GB. Performance
-# data would be a file in /tmp, which a killed JVM leaves there.
+# Identity hashes decide the order of objects and what sensors read. With the JVM's default hashes, the same actions
+# gave other observations in 20 of 60 tasks; constant hashes make the simulator deterministic. The serial garbage
+# collector saves 0.7 GB. Performance data are turned off because a killed JVM would leave their file in /tmp.
 JAVA_OPTIONS = "-XX:+UnlockExperimentalVMOptions -XX:hashCode=2 -XX:+UseSerialGC -Xmx256m -XX:-UsePerfData"
 _UNKNOWN = "No known action matches that input."
 _TASK = re.compile(r"[a-z0-9-]+")
 
 
-class ScienceWorld(ForeignEnvironment):
-    """Core's Environment. An attempt's return is the benchmark's score, 0 to 1.
+class ScienceWorld(SimulatorEnvironment):
+    """An attempt's return is the benchmark's score, 0 to 1.
 
-    The simulator says -1 (-100 in its Python package) when a task is lost for good, as by focusing on a wrong object;
-    as in the benchmark's published scores that counts as 0, so that the last reward takes back what was gained.
-    An answer without an action, or with an unknown one, changes nothing, is told, and costs a step. Rollback is by
-    replay, every observation checked.
+    The simulator gives a score of -1 (-100 in its Python package) when a task is lost for good, for example by a focus
+    on a wrong object. As in the benchmark's published scores, that counts as 0, so the last reward takes back what was
+    gained. An answer without an action, or with an unknown one, changes nothing and costs a step; the observation says
+    so. Rollback is by replay, which checks every observation.
     """
 
     def __init__(
@@ -54,16 +55,16 @@ class ScienceWorld(ForeignEnvironment):
         processes: int | None = None,
         **limits: float,
     ) -> None:
-        """`horizon`: actions after which an attempt that is not over is truncated; gold paths have 2 to 206.
+        """`horizon`: actions after which an attempt ends; the benchmark's gold paths have 2 to 206 actions.
 
-        `valid_actions`: so many of the actions that would be valid now end each observation, drawn evenly from the
-        sorted list; 0 for none. `processes`: JVMs of a process (a rollout worker), 0.4 GB each; None: one a processor.
-        `limits`: the fields of `ForeignLimits`. Raises RuntimeError where the extra or Java is missing.
+        `valid_actions`: how many valid actions each observation ends with, spread evenly over the sorted list of all;
+        0 for none. `processes`: JVMs, of 0.4 GB each, that the environments of a process (a rollout worker) share; None
+        for one per processor. `limits`: the fields of `SimulatorLimits`. Raises RuntimeError if the extra or Java is
+        not installed.
         """
-        for option, value, least in (("horizon", horizon, 1), ("valid_actions", valid_actions, 0)):
-            if value < least:
-                raise ValueError(f"{SETTING}.{option} is {value!r}; expected at least {least}")
-        super().__init__(pool_of(PROGRAM, missing(), processes, limits))
+        require_at_least(1, horizon=horizon)
+        require_at_least(0, valid_actions=valid_actions)
+        super().__init__(pool_from_options(PROGRAM, missing(), processes, limits))
         self.system_prompt = system_prompt
         self.horizon = horizon
         self.valid_actions = valid_actions
@@ -71,33 +72,33 @@ class ScienceWorld(ForeignEnvironment):
 
     @classmethod
     def task(cls, row: Mapping[str, Any], *, default_key: str | None = None) -> Task:
-        """Return the task of a row: {"task": "boil", "variation": 3}, or verl's parquet row.
+        """Return the task of a row such as {"task": "boil", "variation": 3}, or of verl's parquet files.
 
-        `task` is a name of the benchmark's and `variation` a number within the split that one trains or tests on. The
-        key is `task_id`, by default made of both. Raises ValueError that says what came and what was expected.
+        `task` is a name of the benchmark, and `variation` a number that belongs to the split in use. The key is
+        `task_id`, by default made of both. Raises ValueError that says what came and what was expected.
         """
-        fields = fields_of(row)
-        name, variation = fields.get("task"), count_in(fields, "variation")
+        fields = read_fields(row)
+        name, variation = fields.get("task"), read_count(fields, "variation")
         if not isinstance(name, str) or not _TASK.fullmatch(name):
             raise ValueError(f"task is {name!r:.80}; expected a task's name, such as boil or find-living-thing")
         if variation is None:
             raise ValueError("no variation; expected its number")
         instruction = fields.get("text") or f"ScienceWorld's task {name}, variation {variation}."
-        return Task(key_of(fields, f"{name}-{variation}"), instruction, NAME, {"task": name, "variation": variation})
+        return Task(task_key(fields, f"{name}-{variation}"), instruction, NAME, {"task": name, "variation": variation})
 
     @classmethod
     def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
         """Return verl's parquet row, which `task` reads back."""
-        return verl_row_of(task, "science", split, index)
+        return build_verl_row(task, "science", split, index)
 
     def start(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
-        # A variation is one world: the simulator draws nothing from a seed.
+        # The seed is not used: a variation is one world.
         state = self.call("load", task.data["task"], task.data["variation"], self.valid_actions)
         self._score = 0.0
         return self._shown(f"{state['description']}\n{state['observation']}", state), {}
 
     def advance(self, action: str) -> Step:
-        command = action_of(action)
+        command = extract_action(action)
         if command is None:
             return self._step({"observation": NO_ACTION, "score": self._score, "completed": False}, error=True)
         state = self.call("act", command, self.valid_actions)
@@ -112,7 +113,7 @@ class ScienceWorld(ForeignEnvironment):
             observation=self._shown(state["observation"], state),
             reward=reward,
             terminated=terminated,
-            truncated=not terminated and len(self._record.actions) + 1 >= self.horizon,
+            truncated=False,
             info={"success": success, "error": error, "score": score, **told},
         )
 
@@ -123,43 +124,46 @@ class ScienceWorld(ForeignEnvironment):
 
 
 def missing() -> str | None:
-    """Return what is not installed and the command that mends it; None where ScienceWorld can be played."""
+    """Return what is not installed and the command that installs it; None if ScienceWorld can be played."""
     if importlib.util.find_spec("scienceworld") is None:
-        return f"ScienceWorld is not installed; mend it with: {EXTRA}"
+        return f"ScienceWorld is not installed; fix it with: {EXTRA}"
     if shutil.which("java") is None:
-        return "ScienceWorld needs Java 8 or newer, and finds none; mend it with: apt install default-jre-headless"
+        return "ScienceWorld needs Java 8 or newer, and finds none; fix it with: apt install default-jre-headless"
     return None
 
 
-class Simulator:
-    """Of a worker process: the package's JVM, in JSON values. Ids and random numbers are global in a JVM."""
+class ScienceWorldSimulator:
+    """The package's JVM behind methods that take and return JSON values. Runs in a worker process.
+
+    A process has only one simulator, because ids and random numbers are global in a JVM.
+    """
 
     def __init__(self) -> None:
         from scienceworld import ScienceWorldEnv
 
-        # Its own limit of steps would end the attempt; ours is the horizon.
+        # The simulator's own step limit must not end the attempt before the horizon.
         self._env = ScienceWorldEnv("", envStepLimit=10**9)
 
     def load(self, task: str, variation: int, valid_actions: int) -> dict[str, Any]:
-        """Start a task. Raises ValueError for one that there is not."""
+        """Start a task. Raises ValueError if there is no such task."""
         self._check(task, variation)
-        # Not followed by reset(), which would build the same world a second time.
+        # A reset() afterwards would build the same world a second time.
         self._env.load(task, variation, "", generateGoldPath=False)
         description = self._env.get_task_description()
         return {"description": description, **self._state(self._env.look(), valid_actions)}
 
     def act(self, command: str, valid_actions: int) -> dict[str, Any]:
-        """Execute one action. The package's own step() also looks, lists and describes, at ten times the cost."""
+        """Execute one action. The package's step() also looks, lists and describes, which takes ten times as long."""
         return self._state(self._env.server.step(command), valid_actions)
 
     def gold_path(self, task: str, variation: int) -> list[str]:
-        """Return actions that solve the task. From then on, every `load` computes such a path, too."""
+        """Return actions that solve the task. Every later `load` computes such a path, too."""
         self._check(task, variation)
         self._env.load(task, variation, "", generateGoldPath=True)
         return list(self._env.get_gold_action_sequence())
 
     def variations(self, task: str, split: str) -> list[int]:
-        """Return the benchmark's variations of a task: of train, dev or test."""
+        """Return the variations of a task in a split of the benchmark: train, dev or test."""
         self._env.load(task, 0, "", generateGoldPath=False)
         return list(getattr(self._env, f"get_variations_{split}")())
 
@@ -182,4 +186,6 @@ class Simulator:
         return state
 
 
-PROGRAM = Program("leafe_verl.environments.scienceworld:Simulator", variables=(("JAVA_TOOL_OPTIONS", JAVA_OPTIONS),))
+PROGRAM = SimulatorProgram(
+    "leafe_verl.environments.scienceworld:ScienceWorldSimulator", variables=(("JAVA_TOOL_OPTIONS", JAVA_OPTIONS),)
+)

@@ -1,16 +1,15 @@
-"""Environments of other packages, each in a process of its own that attempts borrow.
+"""Environments that wrap another package's simulator, which runs in a worker process.
 
-attempt ──lease──► pool ──► process: a fresh interpreter with one simulator (simulator_worker.py)
+environment ──lease──► pool ──► process: a fresh interpreter with one simulator (simulator_worker.py)
 
-A process serves one attempt at a time and keeps its state between two calls. Where more attempts are under way than
-there are processes, an attempt that is not in a call lends its process to the next, and comes back to its own state by
-replay, every observation checked. So no attempt waits for another one to end, which under core's bound on environment
-calls at once would be a deadlock.
+A process serves one attempt at a time and keeps that attempt's state between calls. When there are more attempts than
+processes, an attempt that is between two calls gives its process to another one, and later returns to its own state by
+replaying its actions; every observation is checked. No attempt ever waits for another one to end. Waiting could
+deadlock, because core limits how many environment calls run at once.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import dataclasses
 import functools
@@ -26,17 +25,19 @@ from typing import Any
 
 from leafe_verl.core.environment import EnvironmentFailure, ReplayEnvironment, ReplaySnapshot, Step
 from leafe_verl.core.task import Task
-from leafe_verl.environments.simulator_process import SETTING, ForeignLimits, Process, Program, launcher
+from leafe_verl.environments.options import SETTING
+from leafe_verl.environments.simulator_process import SimulatorLimits, SimulatorProcess, SimulatorProgram
+from leafe_verl.processes import PoolRegistry
 
 logger = logging.getLogger(__name__)
 
 
 class Lease:
-    """An attempt's claim on a process, which others may use between its calls where they must."""
+    """An attempt's claim on a process. The pool may lend the process to another attempt between two calls."""
 
     def __init__(self) -> None:
         self.steps = 0
-        """Taken so far: what it costs to come back after another attempt has had the process."""
+        """Steps taken so far, which must be replayed if another attempt has had the process in between."""
         self.closed = False
 
 
@@ -44,35 +45,37 @@ class Lease:
 class _Place:
     """Room for one process."""
 
-    process: Process | None = None
+    process: SimulatorProcess | None = None
     """None until it has been started."""
     lease: Lease | None = None
-    """Whose state the process holds."""
+    """The attempt whose state the process holds; None if it holds nobody's."""
     busy: bool = False
+    """A call is running in the process."""
 
 
-class ProcessPool:
-    """At most `size` processes of one program, started when first needed and replaced when they break."""
+class SimulatorPool:
+    """Up to `size` processes that run the same program. They start on demand and are replaced when they break."""
 
-    def __init__(self, program: Program, limits: ForeignLimits, size: int) -> None:
+    def __init__(self, program: SimulatorProgram, limits: SimulatorLimits, size: int) -> None:
         self.size = size
         self.counts: Counter[str] = Counter()
-        """`started`; `lost`: killed or dead; `taken`: lent to another attempt, whose owner must replay."""
+        """Processes `started`; `lost`, which were killed or died; `taken`, from an attempt that then must replay."""
         self._program, self._limits = program, limits
         self._start_afresh()
         _pools.add(self)
 
     def _start_afresh(self) -> None:
-        # Its lock is reentrant: a finalizer may release a lease wherever this thread allocates memory.
+        # The condition's lock is reentrant: a finalizer may release a lease wherever this thread allocates memory.
         self._changed = threading.Condition()
         self._places: list[_Place] = []
         self._closed = False
 
     @contextlib.contextmanager
-    def lent(self, lease: Lease) -> Iterator[tuple[Process, bool]]:
-        """Yield a process for calls of `lease`, and whether it still holds that attempt's state.
+    def lent(self, lease: Lease) -> Iterator[tuple[SimulatorProcess, bool]]:
+        """Yield a process for calls of `lease`, and whether the process still holds that attempt's state.
 
-        Raises EnvironmentFailure when none is free or starts in time. An exception within ends the process.
+        Raises EnvironmentFailure if no process becomes free, or starts, in time. An exception inside the `with` block
+        ends the process.
         """
         place, kept = self._take(lease)
         try:
@@ -81,7 +84,7 @@ class ProcessPool:
                 place.process.close()
                 place.process = None
             if place.process is None:
-                place.process = Process(self._program, self._limits)
+                place.process = SimulatorProcess(self._program, self._limits)
                 self.counts["started"] += 1
                 place.process.wait_until_ready()
             yield place.process, kept
@@ -91,7 +94,7 @@ class ProcessPool:
         self._put_back(place)
 
     def release(self, lease: Lease) -> None:
-        """Give up a claim. A call that is still under way is ended, with its process."""
+        """Give up a claim. If one of its calls is running, kill the process."""
         with self._changed:
             lease.closed = True
             for place in self._places:
@@ -102,7 +105,7 @@ class ProcessPool:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """End every process; calls under way fail. May be called twice."""
+        """End every process; running calls fail. May be called twice."""
         with self._changed:
             self._closed = True
             idle = [place for place in self._places if not place.busy]
@@ -113,8 +116,12 @@ class ProcessPool:
         for place in idle:
             self._remove(place)
 
+    def forget(self) -> None:
+        """In a forked copy of this process: leave the processes to the original and start with none."""
+        self._start_afresh()
+
     def processes(self) -> list[int]:
-        """Return the numbers of the processes that there are."""
+        """Return the process ids of the running processes."""
         with self._changed:
             return [place.process.pid for place in self._places if place.process is not None]
 
@@ -136,7 +143,11 @@ class ProcessPool:
             return place, kept
 
     def _choose(self, lease: Lease) -> _Place | None:
-        """Its own process, else one that nobody claims, else a new one, else the one that is replayed the soonest."""
+        """Return a place for a call, or None if all are busy.
+
+        The order of preference: the attempt's own process, a process without a claim, a new process, and last the
+        process of the attempt that has the fewest steps to replay.
+        """
         if lease.closed or self._closed:
             raise EnvironmentFailure(f"{self._program.simulator}: a call came after close")
         free = [place for place in self._places if not place.busy]
@@ -152,8 +163,8 @@ class ProcessPool:
         self.counts["taken"] += 1
         if self.counts["taken"] == 1:
             logger.warning(
-                "more attempts than %d processes of %s: each one that another attempt takes is replayed; "
-                "%s.processes=N, where the memory is, spares that", self.size, self._program.simulator, SETTING
+                "More attempts than %d %s processes: evicted attempts must replay their steps. "
+                "Raise %s.processes if memory allows.", self.size, self._program.simulator, SETTING
             )  # fmt: skip
 
     def _put_back(self, place: _Place) -> None:
@@ -171,7 +182,7 @@ class ProcessPool:
         self._remove(place)
 
     def _remove(self, place: _Place) -> None:
-        # Its end comes first: until then it uses the memory of the one that takes its place.
+        # End the process before its place becomes free: until then it uses the memory that its successor needs.
         if place.process is not None:
             place.process.close()
         with self._changed:
@@ -180,65 +191,57 @@ class ProcessPool:
             self._changed.notify_all()
 
 
-_pools: weakref.WeakSet[ProcessPool] = weakref.WeakSet()
+_pools: PoolRegistry[SimulatorPool] = PoolRegistry()
 
 
 def processes_lost() -> int:
     """Return how many processes all pools of this process have lost so far."""
-    return sum(pool.counts["lost"] for pool in list(_pools))
-
-
-def _close_all() -> None:
-    for pool in list(_pools):
-        pool.close()
-
-
-def _forget_all() -> None:
-    """In a forked copy of this process: the processes are its parent's."""
-    launcher.cache_clear()
-    for pool in list(_pools):
-        pool._start_afresh()
-
-
-atexit.register(_close_all)
-os.register_at_fork(after_in_child=_forget_all)
+    return sum(pool.counts["lost"] for pool in _pools)
 
 
 @functools.cache
-def shared_pool(program: Program, limits: ForeignLimits, processes: int | None) -> ProcessPool:
-    """Return the pool that everything in this process shares. `processes`: None, one for each processor."""
-    if processes is not None and processes < 1:
-        raise ValueError(f"{SETTING}.processes is {processes!r}; expected at least 1, or null: one a processor")
-    return ProcessPool(program, limits, processes or len(os.sched_getaffinity(0)))
+def shared_pool(program: SimulatorProgram, limits: SimulatorLimits, processes: int | None) -> SimulatorPool:
+    """Return the pool that everything in this process shares.
 
-
-def pool_of(program: Program, missing: str | None, processes: int | None, limits: Mapping[str, float]) -> ProcessPool:
-    """Return the shared pool that an environment's options ask for: `processes`, and the fields of `ForeignLimits`.
-
-    `missing`: what is not installed, with the command that mends it; raised as a RuntimeError. Raises ValueError for an
-    option that there is not, or with a value that it cannot have.
+    `processes`: the size of the pool; None for one process per processor.
     """
-    known = [each.name for each in dataclasses.fields(ForeignLimits)]
+    if processes is not None and processes < 1:
+        raise ValueError(f"{SETTING}.processes is {processes!r}; expected at least 1, or null for one per processor")
+    return SimulatorPool(program, limits, processes or len(os.sched_getaffinity(0)))
+
+
+def pool_from_options(
+    program: SimulatorProgram, missing: str | None, processes: int | None, limits: Mapping[str, Any]
+) -> SimulatorPool:
+    """Return the shared pool for an environment's options: `processes`, and `limits`, the fields of `SimulatorLimits`.
+
+    `missing`: what is not installed, and the command that installs it; None if all is there. Raises RuntimeError with
+    that text, and ValueError for an unknown option or a value that is out of range.
+    """
+    known = [each.name for each in dataclasses.fields(SimulatorLimits)]
     if unknown := sorted(limits.keys() - set(known)):
-        raise ValueError(f"unknown {SETTING}.{', '.join(unknown)}; of its processes there are {', '.join(known)}")
-    made = ForeignLimits(**limits)  # type: ignore[arg-type]
+        raise ValueError(f"unknown {SETTING}.{', '.join(unknown)}; the options of its processes are {', '.join(known)}")
+    checked = SimulatorLimits(**limits)
     if missing:
         raise RuntimeError(missing)
-    return shared_pool(program, made, processes)
+    return shared_pool(program, checked, processes)
 
 
-class ForeignEnvironment(ReplayEnvironment):
-    """Base class: `start` and `advance` make their calls by `call`, which leads to a simulator in a process."""
+class SimulatorEnvironment(ReplayEnvironment):
+    """Base class of environments whose simulator runs in a process.
 
-    def __init__(self, pool: ProcessPool) -> None:
+    A subclass writes `start` and `advance`, which reach the simulator by `call`.
+    """
+
+    def __init__(self, pool: SimulatorPool) -> None:
         self._pool = pool
-        self._process: Process | None = None
+        self._process: SimulatorProcess | None = None
         self._claim()
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Call the simulator; within `start`, `advance` and what overrides `restore`."""
+        """Call a method of the simulator. Works inside `start`, `advance` and `with self.borrowed()`."""
         if self._process is None:
-            raise RuntimeError("no process is borrowed; expected within `with self.borrowed()`")
+            raise RuntimeError("no process is borrowed; expected a call within `with self.borrowed()`")
         return self._process.call(method, *arguments)
 
     def reset(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
@@ -262,7 +265,10 @@ class ForeignEnvironment(ReplayEnvironment):
 
     @contextlib.contextmanager
     def borrowed(self) -> Iterator[bool]:
-        """Hold a process; yields whether it is in this attempt's state. Within another one, that one's."""
+        """Hold a process for the `with` block; yields whether the process is in this attempt's state.
+
+        A nested block uses the process of the outer one.
+        """
         if self._process is not None:
             yield True
             return
@@ -277,5 +283,5 @@ class ForeignEnvironment(ReplayEnvironment):
 
     def _claim(self) -> None:
         self._lease = Lease()
-        # Runs once: by close, or when an environment that nobody closed is no more.
+        # The finalizer runs once: by `close`, or when the environment is garbage-collected without being closed.
         self._release = weakref.finalize(self, self._pool.release, self._lease)

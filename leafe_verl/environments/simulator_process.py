@@ -1,6 +1,6 @@
-"""A process that runs one simulator of another package, under limits, and dies with this one.
+"""A child process that runs one simulator of another package, under limits, and dies with this process.
 
-The process is a fresh interpreter, never a fork: a Ray worker has threads.
+The child is a fresh interpreter, never a fork, because a Ray worker has threads.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ from pathlib import Path
 from typing import Any
 
 from leafe_verl.core.environment import EnvironmentFailure
+from leafe_verl.environments.options import SETTING
 from leafe_verl.environments.simulator_worker import SIZE
-
-SETTING = "leafe.environment.options"
 
 
 @dataclass(frozen=True)
-class Program:
+class SimulatorProgram:
     """What a process runs."""
 
     simulator: str
-    """module:Class. Its public methods take and return JSON values; nothing of it is imported here."""
+    """The simulator's class as `module:Class`. Its public methods take and return JSON values. Only the child imports
+    it."""
     arguments: tuple[Any, ...] = ()
-    """Of its constructor, JSON values."""
+    """JSON values for the constructor of the class."""
     variables: tuple[tuple[str, str], ...] = ()
-    """Environment variables of that process alone, beside those of this one."""
+    """Environment variables (name, value) of the child, in addition to those of this process."""
 
 
 @dataclass(frozen=True)
-class ForeignLimits:
-    """What a process may use before it is killed. Each is an option of the environment, by the same name."""
+class SimulatorLimits:
+    """What a process may use before it is killed. Each field is an option of the environment with the same name."""
 
     start_seconds: float = 60.0
-    """From exec to the simulator's being ready."""
+    """Longest time from starting the process until the simulator is ready."""
     call_seconds: float = 30.0
-    """Of one call: a reset or a step."""
+    """Longest time of one call: a reset or a step."""
     wait_seconds: float = 60.0
-    """Of waiting for a process that no call occupies."""
+    """Longest wait for a process that is not in a call."""
     memory_mb: int = 1024
-    """MiB of private memory of each process; a JVM started by one may have as much again. The kernel holds it
-    (RLIMIT_DATA: not the address space, of which a JVM reserves far more than it uses)."""
+    """Private memory of each process, MiB; a JVM that it starts may use as much again. The kernel enforces it as
+    RLIMIT_DATA, not as a limit of the address space, of which a JVM reserves far more than it uses."""
     reply_mb: int = 4
-    """MiB of one answer."""
+    """Size of one reply, MiB."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -62,41 +62,41 @@ class ForeignLimits:
                 raise ValueError(f"{SETTING}.{name} is {value!r}; expected a number above 0")
 
 
-class Process:
-    """A worker process. Every failure of it is an EnvironmentFailure, after which it must be closed."""
+class SimulatorProcess:
+    """A worker process. Each of its failures is raised as an EnvironmentFailure; after one, it must be closed."""
 
-    def __init__(self, program: Program, limits: ForeignLimits) -> None:
-        """Start it; ready when `wait_until_ready` returns."""
+    def __init__(self, program: SimulatorProgram, limits: SimulatorLimits) -> None:
+        """Start the process. It is ready once `wait_until_ready` has returned."""
         self._program, self._limits = program, limits
         self._lock = threading.Lock()
         self._closed = False
-        # Of its own, since what is killed leaves its temporary files behind.
+        # Each process has its own folder for temporary files, because a killed process leaves them behind.
         self._folder = tempfile.TemporaryDirectory(prefix="leafe-", ignore_cleanup_errors=True)
         self._socket, theirs = socket.socketpair()
         with theirs:
-            self._child = launcher().submit(_launch, program, limits, theirs.fileno(), self._folder.name).result()
+            self._child = _launcher().submit(_launch, program, limits, theirs.fileno(), self._folder.name).result()
         self.pid = self._child.pid
 
     def wait_until_ready(self) -> None:
         self._exchange("its start", None, "start_seconds")
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Return what the simulator's method answers, a JSON value."""
+        """Return what the simulator's method returns, a JSON value."""
         return self._exchange(method, [method, arguments], "call_seconds")
 
     def has_ended(self) -> bool:
-        """Whether it died between two calls."""
+        """Return whether the process has died between two calls."""
         return self._status() is not None
 
     def kill(self) -> None:
-        """End the process and what it started. From any thread; a call under way fails."""
+        """Kill the process and what it started. Any thread may call this; a running call fails."""
         with self._lock:
-            if not self._closed:  # else its number may be another's by now
+            if not self._closed:  # once it is reaped, its process id may belong to another process
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Kill it and release what is held here. Not while a call is under way."""
+        """Kill the process and release its socket and folder. Must not be called while a call is running."""
         self.kill()
         with self._lock:
             self._closed = True
@@ -125,14 +125,14 @@ class Process:
     def _receive(self, deadline: float) -> Mapping[str, Any]:
         (size,) = SIZE.unpack(self._read(SIZE.size, deadline))
         if size > self._limits.reply_mb * 2**20:
-            raise self._failure(f"an answer has {size} bytes", "reply_mb")
+            raise self._failure(f"a reply has {size} bytes", "reply_mb")
         body = self._read(size, deadline)
         try:
             reply = json.loads(body)
         except ValueError:
             reply = None
         if not isinstance(reply, dict) or not reply.keys() & {"value", "error"}:
-            raise self._failure(f"an answer is not of the protocol: {body[:80]!r}", "")
+            raise self._failure(f"a reply does not follow the protocol: {body[:80]!r}", "")
         return reply
 
     def _read(self, size: int, deadline: float) -> bytes:
@@ -144,7 +144,7 @@ class Process:
                 raise EOFError
             parts.append(part)
             size -= len(part)
-            if time.monotonic() > deadline:  # a byte now and then would prolong it for ever
+            if time.monotonic() > deadline:  # a slow trickle of bytes would never run into the socket's timeout
                 raise TimeoutError
         return b"".join(parts)
 
@@ -153,11 +153,11 @@ class Process:
         return EnvironmentFailure(f"{self._program.simulator}: {what}{hint}")
 
     def _status(self) -> os.waitid_result | None:
-        """How it ended; None while it runs. Left unreaped, so that its group's number stays its own."""
+        """Return how the process ended; None while it runs. It stays unreaped, so that its group id is not reused."""
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
 
     def _ending(self, error: Exception) -> str:
-        """How it ended, in words."""
+        """Return in words how the process ended."""
         for _ in range(20):
             if status := self._status():
                 if status.si_code == os.CLD_EXITED:
@@ -168,18 +168,28 @@ class Process:
 
 
 @functools.cache
-def launcher() -> ThreadPoolExecutor:
-    """The one thread that starts processes. It lives as long as this process does: the kernel sends a worker its
-    parent's death signal when the thread that started it ends, and core has a thread for each call."""
+def _launcher() -> ThreadPoolExecutor:
+    """Return the one thread that starts processes, which lives as long as this process.
+
+    The kernel sends a child its parent-death signal when the thread that started it ends, and core makes each call in
+    a thread of its own.
+    """
     return ThreadPoolExecutor(1, thread_name_prefix="environment processes")
 
 
-def _launch(program: Program, limits: ForeignLimits, descriptor: int, folder: str) -> subprocess.Popen[bytes]:
+# A forked copy of this process does not have that thread.
+os.register_at_fork(after_in_child=_launcher.cache_clear)
+
+
+def _launch(
+    program: SimulatorProgram, limits: SimulatorLimits, descriptor: int, folder: str
+) -> subprocess.Popen[bytes]:
     path = [str(Path(__file__).parents[2]), *(os.path.abspath(each) for each in sys.path if each)]
     variables = {"PYTHONPATH": os.pathsep.join(path), "PYTHONHASHSEED": "0", "TMPDIR": folder}
     variables |= dict(program.variables)
     arguments = [descriptor, os.getpid(), limits.memory_mb * 2**20, program.simulator, program.arguments]
-    # By -c, not by its path: that folder holds modules named like the packages that they wrap.
+    # Started by -c and not by path: a path would put this folder, whose modules have the names of the packages that
+    # they wrap, on the child's sys.path.
     start = "from leafe_verl.environments.simulator_worker import main; main()"
     return subprocess.Popen(
         [sys.executable, "-c", start, json.dumps(arguments)],

@@ -1,10 +1,10 @@
-"""The program of a worker process: makes one simulator and answers calls of its methods until the socket closes.
+"""The program of a worker process: creates one simulator and serves calls of its methods until the socket closes.
 
     <- {"value": null} or {"error": text}      once, when the simulator is ready
     -> [method, arguments]
     <- {"value": ...} or {"error": text}
 
-Each message is JSON after its size in four bytes: nothing that arrives can run code.
+A message is its size in four bytes, then JSON, so that no received data can run code.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ ERROR_CHARACTERS = 500
 
 
 def main() -> None:
-    """Serve; the arguments are those of `simulator_process._launch`, as JSON."""
+    """Serve calls. The command line holds the arguments that `simulator_process._launch` passes, as JSON."""
     descriptor, host, memory_bytes, simulator, arguments = json.loads(sys.argv[1])
     _die_with(host)
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with socket.socket(fileno=descriptor) as channel:
-        os.set_inheritable(descriptor, False)  # a JVM that held it would keep the host waiting for an end
+        os.set_inheritable(descriptor, False)  # if a JVM inherited the socket, the host would not see it close
         with contextlib.suppress(EOFError, OSError):
             _serve(channel, simulator, arguments)
-    # Libraries leave threads behind that an orderly exit would wait for.
+    # A regular exit would wait for threads that libraries leave behind.
     os._exit(0)
 
 
 def _die_with(host: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != host:  # it died before the kernel knew
+    if os.getppid() != host:  # the host died before the signal was requested
         os._exit(1)
 
 
 def _serve(channel: socket.socket, simulator: str, arguments: list[Any]) -> None:
     made: list[Any] = []
-    _answer(channel, lambda: made.append(_class_at(simulator)(*arguments)))
+    _answer(channel, lambda: made.append(_import_class(simulator)(*arguments)))
     while made:
         (size,) = SIZE.unpack(_read(channel, SIZE.size))
         method, values = json.loads(_read(channel, size))
         _answer(channel, lambda: getattr(made[0], method)(*values))  # noqa: B023 - called at once
 
 
-def _class_at(path: str) -> Any:
+def _import_class(path: str) -> Any:
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
 

@@ -1,4 +1,4 @@
-"""From rows of a data set to tasks, with everything that is wrong said at once."""
+"""Parsing the rows of a data set into tasks. All problems are reported at once."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ def parse_rows(
     *,
     leave_out: bool = False,
 ) -> list[Task]:
-    """Return the task of each (line number, row); a ValueError in a row's place is what was wrong with its line.
+    """Return the tasks of `rows`, which are pairs of a row's number and the row.
 
-    Raises ValueError that counts the rows that are no tasks, and shows the first ten; a row whose key came before is
-    none. `leave_out`: these are logged instead, as long as a task remains. Raises ValueError for no rows, too.
+    A ValueError in the place of a row says why the row could not be read. `source`: name of the data set, for messages.
+    Raises ValueError if a row is not a task, repeats a key or could not be read; the message counts these rows and
+    shows the first ten. With `leave_out` they are logged instead, as long as a task remains. Raises ValueError if there
+    are no rows.
     """
     parse = environment_class(environment_name).task
     tasks: dict[str, Task] = {}
@@ -35,17 +37,20 @@ def parse_rows(
                 raise row
             task = parse(row, default_key=str(number))
             if task.key in tasks:
-                raise ValueError(f"the key {task.key!r} came before; expected one row for a key")
+                raise ValueError(f"an earlier row has the key {task.key!r}; expected one row per key")
             tasks[task.key] = task
         except ValueError as error:
             problems.append(f"  row {number}: {error}")
     if problems:
-        hidden = len(problems) - SHOWN_PROBLEMS
-        shown = problems[:SHOWN_PROBLEMS] + ([f"  and {hidden} more"] if hidden > 0 else [])
-        heading = f"{source}: {len(problems)} rows are no tasks of {environment_name!r}"
+        heading = f"{source}: {len(problems)} rows are not tasks of {environment_name!r}"
         if not (leave_out and tasks):
-            raise ValueError("\n".join([f"{heading}:", *shown]))
-        logger.warning("\n".join([f"{heading} and are left out:", *shown]))
+            raise ValueError("\n".join([f"{heading}:", *_first(problems)]))
+        logger.warning("\n".join([f"{heading} and are left out:", *_first(problems)]))
     if not tasks:
         raise ValueError(f"{source} holds no rows; expected at least one task")
     return list(tasks.values())
+
+
+def _first(problems: list[str]) -> list[str]:
+    hidden = len(problems) - SHOWN_PROBLEMS
+    return problems[:SHOWN_PROBLEMS] + ([f"  and {hidden} more"] if hidden > 0 else [])

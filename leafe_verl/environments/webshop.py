@@ -11,9 +11,12 @@ from typing import Any
 
 from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
-from leafe_verl.environments.react import FORM, action_of
-from leafe_verl.environments.rows import count_in, fields_of, key_of, verl_row_of
-from leafe_verl.environments.webshop_catalogue import Catalogue, Goal, Score, read_catalogue, score_of
+from leafe_verl.environments.options import SETTING, require_at_least
+from leafe_verl.environments.react import FORM, extract_action
+from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key
+from leafe_verl.environments.state_environment import StateEnvironment
+from leafe_verl.environments.webshop_catalogue import Catalogue, Goal, Score, score_purchase
+from leafe_verl.environments.webshop_files import read_catalogue
 from leafe_verl.environments.webshop_generated import generated_catalogue
 
 NAME = "webshop"
@@ -27,32 +30,31 @@ SEARCH, BACK, NEXT, PREVIOUS, BUY = "Search", "Back to Search", "Next >", "< Pre
 DESCRIPTION, FEATURES, REVIEWS, ATTRIBUTES = "Description", "Features", "Reviews", "Attributes"
 DETAILS = (DESCRIPTION, FEATURES, REVIEWS, ATTRIBUTES)
 EXTRA = {"rank_bm25": "rank-bm25", "rapidfuzz": "rapidfuzz"}
-"""Module to package, of the optional extra."""
+"""The modules of the optional extra, and the packages that have them."""
 
 
 @dataclass(frozen=True)
-class WebShopSnapshot:
+class WebShopState:
     """What is on the screen."""
 
     task: Task
     results: tuple[str, ...] | None = None
-    """Asins of the last search; None on the first page."""
+    """Asins that the last search has found; None on the search page."""
     page: int = 1
-    """Of the results, from 1."""
+    """Number of the page of results, counted from 1."""
     asin: str | None = None
-    """Product on the screen; None on the pages of search and results."""
+    """Product on the screen; None on the search page and the pages of results."""
     chosen: tuple[tuple[str, str], ...] = ()
-    """Option names and the values clicked, in the order of the first click."""
+    """Options (name, value) that were clicked, in the order of the first click on each name."""
     detail: str | None = None
     """Which of DETAILS is on the screen; None on all other pages."""
-    turns: int = 0
-    """Actions taken."""
 
 
-class WebShop:
-    """Core's Environment. An attempt's return is WebShop's score of the purchase, 0 without one; success is a full 1.
+class WebShop(StateEnvironment[WebShopState]):
+    """An attempt's return is WebShop's score of the purchase, 0 without one. A score of 1 is success.
 
-    Tasks are numbers of goals. A click on what is not there changes nothing, is told, and costs a step.
+    A task names a goal of the catalogue by its number. A click on what is not on the page changes nothing and costs a
+    step; the observation says so.
     """
 
     def __init__(
@@ -64,107 +66,91 @@ class WebShop:
         horizon: int = 15,
         system_prompt: str = SYSTEM_PROMPT,
     ) -> None:
-        """`product_file`, `goal_file`, `attribute_file`: the original's items_shuffle_1000.json (or the full one, which
-        takes several GB), items_human_ins.json and items_ins_v2.json; none of them: a small catalogue of our own.
+        """`product_file`, `goal_file`, `attribute_file`: paths of the original's items_shuffle_1000.json (or the full
+        file, which takes several GB of memory), items_human_ins.json and items_ins_v2.json. Without them, a small
+        generated catalogue is used.
 
-        `show_attributes`: offer a product's attributes as a page; the original has it and leaves it off. `horizon`:
-        actions after which an attempt without a purchase is truncated; 15 in the literature (ReAct).
+        `show_attributes`: show a page with a product's attributes; the original has that page, turned off. `horizon`:
+        actions after which an attempt ends; 15 in the literature (ReAct).
         """
         if missing := [package for module, package in EXTRA.items() if importlib.util.find_spec(module) is None]:
             raise ModuleNotFoundError(
-                f"webshop needs {' and '.join(missing)}; mend it with: pip install leafe-verl[webshop]"
+                f"webshop needs {' and '.join(missing)}; fix it with: pip install leafe-verl[webshop]"
             )
-        if horizon < 1:
-            raise ValueError(f"leafe.environment.options.horizon is {horizon!r}; expected at least 1")
+        require_at_least(1, horizon=horizon)
         if (product_file is None) != (goal_file is None) or (attribute_file is not None and product_file is None):
             raise ValueError(
-                f"leafe.environment.options.product_file is {product_file!r}, goal_file {goal_file!r} and "
+                f"{SETTING}.product_file is {product_file!r}, goal_file {goal_file!r} and "
                 f"attribute_file {attribute_file!r}; expected the first two of one shop, or none of them"
             )
         self.horizon = horizon
         self.system_prompt = system_prompt
         self.catalogue = _catalogue(product_file, goal_file, attribute_file)
         self._details = DETAILS if show_attributes else DETAILS[:-1]
-        self._state: WebShopSnapshot | None = None
 
     @classmethod
     def task(cls, row: Mapping[str, Any], *, default_key: str | None = None) -> Task:
-        """Return the task of a row: {"goal": n}, perhaps with its text, or verl's parquet row.
+        """Return the task of {"goal": n}, with or without a text, or of a row of verl's parquet files.
 
-        The text is for readers: what is asked stands in the catalogue. The key is `task_id`, by default made of the
-        number. Raises ValueError that says what came and what was expected.
+        The text is for readers only; the agent is shown the goal's instruction from the catalogue. The key is
+        `task_id`, by default made of the goal's number. Raises ValueError that says what came and what was expected.
         """
-        fields = fields_of(row)
-        goal = count_in(fields, "goal")
+        fields = read_fields(row)
+        goal = read_count(fields, "goal")
         if goal is None:
             raise ValueError("no goal; expected the number of one, from 0")
-        return Task(key_of(fields, f"goal-{goal}"), str(fields.get("text") or ""), NAME, {"goal": goal})
+        return Task(task_key(fields, f"goal-{goal}"), str(fields.get("text") or ""), NAME, {"goal": goal})
 
     @classmethod
     def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
         """Return verl's parquet row, which `task` reads back."""
-        return verl_row_of(task, "web", split, index)
+        return build_verl_row(task, "web", split, index)
 
     def reset(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
         number, goals = task.data["goal"], self.catalogue.goals
         if number >= len(goals):
             raise ValueError(f"goal is {number}; expected a number below {len(goals)}, the goals of this catalogue")
-        self._state = WebShopSnapshot(task)
-        return SEPARATOR.join(self._screen(self._state)), {}
+        self.state = WebShopState(task)
+        return SEPARATOR.join(self._screen(self.state)), {}
 
     def step(self, action: str) -> Step:
-        before = self._playing()
-        verb, text = action_in(action)
+        before = self.state
+        verb, text = parse_command(action)
         if verb == "click" and text == BUY.lower() and before.asin and not before.detail:
             return self._buy(before, before.asin)
         found = self._searched(before, text) if verb == "search" else self._clicked(before, text)
-        self._state = replace(found or before, turns=before.turns + 1)
+        self.state = found or before
         notes = [f"Nothing happened: {_problem(verb, text)}"] if found is None else []
         if found and found.chosen and found.chosen != before.chosen:
             notes.append(f"You have clicked {text}.")
         return Step(
-            observation=SEPARATOR.join([*notes, *self._screen(self._state)]),
+            observation=SEPARATOR.join([*notes, *self._screen(self.state)]),
             reward=0.0,
             terminated=False,
-            truncated=self._state.turns >= self.horizon,
+            truncated=False,
             info={"success": False, "error": found is None, **_told(verb, text)},
         )
 
-    def snapshot(self) -> WebShopSnapshot:
-        return self._playing()
-
-    def restore(self, snapshot: WebShopSnapshot) -> int:
-        self._state = snapshot
-        return 0
-
-    def close(self) -> None:
-        """Nothing is held but the catalogue, which all instances share."""
-
-    def _playing(self) -> WebShopSnapshot:
-        if self._state is None:
-            raise RuntimeError("no task is being played; call reset or restore first")
-        return self._state
-
-    def _goal(self, state: WebShopSnapshot) -> Goal:
+    def _goal(self, state: WebShopState) -> Goal:
         number: int = state.task.data["goal"]
         return self.catalogue.goals[number]
 
     # --- Actions ---
 
-    def _searched(self, state: WebShopSnapshot, words: str) -> WebShopSnapshot:
-        return WebShopSnapshot(state.task, self.catalogue.search(words))
+    def _searched(self, state: WebShopState, words: str) -> WebShopState:
+        return WebShopState(state.task, self.catalogue.search(words))
 
-    def _clicked(self, state: WebShopSnapshot, text: str) -> WebShopSnapshot | None:
-        """Return the state after a click, None where the page has no such thing to click."""
+    def _clicked(self, state: WebShopState, text: str) -> WebShopState | None:
+        """Return the state after a click; None if the page has no such thing to click."""
         if text == BACK.lower() and state.results is not None:
-            return WebShopSnapshot(state.task)
+            return WebShopState(state.task)
         if state.asin is None:
             return self._clicked_on_results(state, text)
         if text == PREVIOUS.lower():
             return replace(state, detail=None) if state.detail else replace(state, asin=None, chosen=())
         return None if state.detail else self._clicked_on_item(state, state.asin, text)
 
-    def _clicked_on_results(self, state: WebShopSnapshot, text: str) -> WebShopSnapshot | None:
+    def _clicked_on_results(self, state: WebShopState, text: str) -> WebShopState | None:
         turn = {NEXT.lower(): 1, PREVIOUS.lower(): -1}.get(text)
         if turn is not None:
             page = state.page + turn
@@ -172,7 +158,7 @@ class WebShop:
         asin = next((asin for asin in _shown(state) if asin.lower() == text), None)
         return replace(state, asin=asin, chosen=()) if asin else None
 
-    def _clicked_on_item(self, state: WebShopSnapshot, asin: str, text: str) -> WebShopSnapshot | None:
+    def _clicked_on_item(self, state: WebShopState, asin: str, text: str) -> WebShopState | None:
         if detail := next((detail for detail in self._details if detail.lower() == text), None):
             return replace(state, detail=detail)
         for name, values in self.catalogue[asin].options.items():
@@ -180,10 +166,9 @@ class WebShop:
                 return replace(state, chosen=tuple({**dict(state.chosen), name: text}.items()))
         return None
 
-    def _buy(self, state: WebShopSnapshot, asin: str) -> Step:
+    def _buy(self, state: WebShopState, asin: str) -> Step:
         goal = self._goal(state)
-        score = score_of(self.catalogue[asin], dict(state.chosen), goal, self.catalogue[goal.asin])
-        self._state = replace(state, turns=state.turns + 1)
+        score = score_purchase(self.catalogue[asin], dict(state.chosen), goal, self.catalogue[goal.asin])
         success = score.reward >= 1
         return Step(
             observation=SEPARATOR.join(_receipt(score, goal)),
@@ -195,7 +180,7 @@ class WebShop:
 
     # --- Pages ---
 
-    def _screen(self, state: WebShopSnapshot) -> list[str]:
+    def _screen(self, state: WebShopState) -> list[str]:
         instruction = ["Instruction:", self._goal(state).instruction]
         if state.results is None:
             return ["WebShop", *instruction, SEARCH]
@@ -204,7 +189,7 @@ class WebShop:
         body = self._detail_page(state.asin, state.detail) if state.detail else self._item_page(state.asin)
         return [*instruction, BACK, PREVIOUS, *body]
 
-    def _results_page(self, state: WebShopSnapshot) -> list[str]:
+    def _results_page(self, state: WebShopState) -> list[str]:
         buttons = [PREVIOUS] * (state.page > 1) + [NEXT] * (state.page < _num_pages(state))
         lines = [f"Page {state.page} (Total results: {len(state.results or ())})", *buttons]
         for asin in _shown(state):
@@ -232,9 +217,9 @@ class WebShop:
 _ACTION = re.compile(r"\b(?:search|click)\[[^\[\]\n]+\]", re.IGNORECASE)
 
 
-def action_in(answer: str) -> tuple[str | None, str]:
-    """Return the verb and the words, in small letters, of the action in an answer; (None, "") where there is none."""
-    verb, bracket, words = (action_of(answer, _ACTION) or "").lower().partition("[")
+def parse_command(answer: str) -> tuple[str | None, str]:
+    """Return the verb and the words of the action in an answer, in lower case; (None, "") if there is no action."""
+    verb, bracket, words = (extract_action(answer, _ACTION) or "").lower().partition("[")
     return (verb, words.removesuffix("]").strip()) if bracket else (None, "")
 
 
@@ -246,16 +231,16 @@ def _problem(verb: str | None, text: str) -> str:
     return f"there is no {text!r} to click on this page." if verb else "expected search[words] or click[text]."
 
 
-def _shown(state: WebShopSnapshot) -> tuple[str, ...]:
+def _shown(state: WebShopState) -> tuple[str, ...]:
     return (state.results or ())[(state.page - 1) * RESULTS_A_PAGE : state.page * RESULTS_A_PAGE]
 
 
-def _num_pages(state: WebShopSnapshot) -> int:
+def _num_pages(state: WebShopState) -> int:
     return -(-len(state.results or ()) // RESULTS_A_PAGE)
 
 
 def _receipt(score: Score, goal: Goal) -> list[str]:
-    """What came of the purchase, in numbers alone: which attributes and options were wanted stays to be found out."""
+    """Return the page after a purchase. It only has numbers, so as not to reveal the wanted attributes and options."""
     return [
         "Thank you for shopping with us!",
         f"Your score (min 0.0, max 1.0): {score.reward:.2f}",

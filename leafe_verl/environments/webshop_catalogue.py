@@ -1,27 +1,21 @@
-"""WebShop's products and goals: the original's files, search, and the reward of a purchase."""
+"""WebShop's products and goals: search, and the reward of a purchase. `webshop_files.py` reads the original's files."""
 
 from __future__ import annotations
 
-import json
-import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 MAX_RESULTS = 50
 MAX_QUERY_WORDS = 50
 MATCH = 85
-"""Of rapidfuzz's token_set_ratio, 0 to 100; above it two texts are the same attribute or option."""
+"""Two texts count as the same attribute or option if rapidfuzz's token_set_ratio, 0 to 100, is above this."""
 EXACT_OPTIONS = ("size",)
+"""Options whose values must be equal, not similar."""
 PRICE_STEP = 10.0
-"""Dollars between the price limits of goals."""
-NO_LIMIT = 1_000_000.0
-DEFAULT_PRICE = 100.0
-SHUFFLE_SEED = 233
-"""The original's for its goals, so that a number names the same goal: 0 to 499 are the test goals of the literature."""
+"""Dollars between two possible price limits of a goal."""
 
 
 @dataclass(frozen=True)
@@ -29,37 +23,38 @@ class Product:
     asin: str
     title: str
     query: str
-    """What the product was found by when the data were collected; small letters."""
+    """The search by which the product was found when the data were collected; lower case."""
     product_category: str
-    """From the broadest, separated by `›`."""
+    """Categories from the broadest to the narrowest, separated by `›`."""
     attributes: tuple[str, ...]
     options: Mapping[str, tuple[str, ...]]
-    """Name to values; small letters."""
+    """Option names with their values, in lower case."""
     price: float
-    """Dollars."""
+    """Price in dollars."""
     price_tag: str
+    """The price as the page shows it."""
     bullet_points: tuple[str, ...]
-    """The page of features."""
+    """The lines of the page of features."""
     description: str
     rating: str = "N.A."
     reviews: tuple[str, ...] = ()
 
     @cached_property
     def text(self) -> str:
-        """Where an attribute or option may be found, too; small letters."""
+        """Title, features and description in lower case. Attributes and options may be found here, too."""
         return "\n".join((self.title, *self.bullet_points, self.description)).lower()
 
 
 @dataclass(frozen=True)
 class Goal:
     asin: str
-    """Of a product that fulfils it."""
+    """A product that fulfils the goal."""
     instruction: str
     attributes: tuple[str, ...]
     options: tuple[str, ...]
-    """Values alone."""
+    """Values of the wanted options, without their names."""
     price_upper: float
-    """Dollars, included."""
+    """Highest price that fulfils the goal, in dollars."""
 
 
 @dataclass(frozen=True)
@@ -67,17 +62,18 @@ class Score:
     """How well a purchase fulfils a goal."""
 
     type_factor: float
-    """1, 0.5, 0.1 or 0: whether it is the right kind of product at all."""
+    """Whether the product is of the right kind: 1, 0.5, 0.1 or 0."""
     attributes: int
+    """Attributes of the goal that the product has."""
     options: int
-    """Matched, of the goal's."""
+    """Options of the goal that were chosen."""
     in_budget: bool
     total: int
-    """Attributes and options of the goal, and the price."""
+    """Number of the goal's attributes and options, plus 1 for the price."""
 
     @property
     def reward(self) -> float:
-        """0 to 1."""
+        """The reward, 0 to 1."""
         return self.type_factor * (self.attributes + self.options + self.in_budget) / self.total
 
 
@@ -94,9 +90,10 @@ class Catalogue:
         return self._by_asin[asin]
 
     def search(self, query: str) -> tuple[str, ...]:
-        """Return the asins of the best products by BM25, best first, at most MAX_RESULTS, each with a word of `query`.
+        """Return the asins of up to MAX_RESULTS products with a word of `query`, best first by BM25.
 
-        Of equal ones the earlier comes first. The original searches with Lucene, whose order differs in detail.
+        Products with equal scores keep the catalogue's order. The original searches with Lucene, whose order differs
+        in details.
         """
         scores = self._index.get_scores(_words(query)[:MAX_QUERY_WORDS])
         found = sorted((-score, number) for number, score in enumerate(scores) if score)
@@ -104,7 +101,7 @@ class Catalogue:
 
     @cached_property
     def _index(self) -> Any:
-        from rank_bm25 import BM25Okapi  # type: ignore[import-untyped]
+        from rank_bm25 import BM25Okapi
 
         return BM25Okapi(
             [_words(f"{each.text} {' '.join(map(' '.join, each.options.values()))}") for each in self.products]
@@ -114,12 +111,12 @@ class Catalogue:
 # --- Reward ---
 
 
-def score_of(product: Product, chosen: Mapping[str, str], goal: Goal, wanted: Product) -> Score:
+def score_purchase(product: Product, chosen: Mapping[str, str], goal: Goal, wanted: Product) -> Score:
     """Return how well `product`, bought with the options `chosen`, fulfils `goal`, whose own product is `wanted`.
 
-    The original's rules (`engine/goal.py` of princeton-nlp/WebShop), but for three: a title's words stand for the nouns
-    that spaCy finds in it; colours are not mapped to basic ones, since the fuzzy match finds `blue` in `navy blue`;
-    and no more options count than the goal has, so that no reward exceeds 1.
+    The rules are the original's (`engine/goal.py` of princeton-nlp/WebShop) with three exceptions. The words of a title
+    take the place of the nouns that spaCy finds in it. Colours are not mapped to basic ones, because the fuzzy match
+    finds `blue` in `navy blue`. No more options count than the goal has, so that no reward exceeds 1.
     """
     return Score(
         type_factor=_type_factor(product, wanted),
@@ -168,69 +165,3 @@ def _nouns(title: str) -> Iterator[str]:
 
 
 _NO_NOUNS = frozenset({"and", "the", "for", "with", "from", "that", "this", "your", "our", "are", "all", "non", "not"})
-
-
-# --- The original's files ---
-
-
-def read_catalogue(product_file: str, goal_file: str, attribute_file: str | None = None) -> Catalogue:
-    """Read `items_shuffle.json` or `items_shuffle_1000.json`, `items_human_ins.json` and `items_ins_v2.json`.
-
-    What the original draws without a seed, a price within a range and a goal's price limit, is drawn by the product's
-    asin and the goal's number here. Raises ValueError naming the setting of a file that cannot be read.
-    """
-    attributes = _json("attribute_file", attribute_file) if attribute_file else {}
-    products: dict[str, Product] = {}
-    for row in _json("product_file", product_file):
-        asin = str(row["asin"])
-        if asin != "nan" and len(asin) <= 10 and asin not in products:
-            products[asin] = _read_product(row, attributes.get(asin, {}).get("attributes", ()))
-    instructions = _json("goal_file", goal_file)
-    goals = [
-        _read_goal(products[asin], row, number)
-        for number, (asin, row) in enumerate(
-            (asin, row) for asin in products for row in instructions.get(asin, ()) if row["instruction_attributes"]
-        )
-    ]
-    random.Random(SHUFFLE_SEED).shuffle(goals)
-    return Catalogue(list(products.values()), goals)
-
-
-def _json(option: str, path: str) -> Any:
-    try:
-        return json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"leafe.environment.options.{option} is {path!r}: {error}; expected WebShop's JSON") from None
-
-
-def _read_product(row: Mapping[str, Any], attributes: Sequence[str]) -> Product:
-    prices = [float(re.sub(r"[^\d.]", "", part)) for part in (row.get("pricing") or "").split("$")[1:3]]
-    price = random.Random(row["asin"]).uniform(*prices) if len(prices) == 2 else (prices or [DEFAULT_PRICE])[0]
-    points = row.get("small_description") or ()
-    return Product(
-        asin=row["asin"],
-        title=row["name"],
-        query=row["query"].lower().strip(),
-        product_category=row["product_category"],
-        attributes=tuple(attributes),
-        options={
-            name.lower(): tuple(each["value"].strip().replace("/", " | ").lower() for each in values)
-            for name, values in (row.get("customization_options") or {}).items()
-            if values is not None
-        },
-        price=price,
-        price_tag=" to ".join(f"${each}" for each in prices or [DEFAULT_PRICE]),
-        bullet_points=(points,) if isinstance(points, str) else tuple(points),
-        description=row.get("full_description") or "",
-    )
-
-
-def _read_goal(product: Product, row: Mapping[str, Any], number: int) -> Goal:
-    options = row["instruction_options"]
-    instruction, price_upper = row["instruction"].strip("."), NO_LIMIT
-    limits = [PRICE_STEP * step for step in range(1, 100) if PRICE_STEP * step > product.price][:4]
-    if len(limits) >= 2:
-        price_upper = max(random.Random(number).sample(limits, 2))
-        instruction += f", and price lower than {price_upper:.2f} dollars"
-    values = options.values() if isinstance(options, Mapping) else options
-    return Goal(product.asin, instruction, tuple(row["instruction_attributes"]), tuple(values), price_upper)

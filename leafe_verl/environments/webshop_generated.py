@@ -1,4 +1,4 @@
-"""WebShop's embedded default: a small catalogue of our own words, and a goal for each product, made from a seed."""
+"""The default catalogue of WebShop: small, generated from a seed, with one goal for each product."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ PRODUCTS_PER_KIND = 25
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What the products of one kind differ in."""
+class ProductKind:
+    """A line of the file of product kinds: what products of one kind have in common, and in what they differ."""
 
     noun: str
     path: str
-    """Product category, from the broadest."""
+    """Product category, from the broadest to the narrowest."""
     attributes: Sequence[str]
     options: Mapping[str, Sequence[str]]
-    """Name to values; a product has some of the values."""
+    """Option names with their values; a product has some of the values."""
     uses: Sequence[str]
     prices: Sequence[float]
-    """Lowest and highest, dollars."""
+    """Lowest and highest price, in dollars."""
 
 
 BRANDS = ("Arvendo", "Bellfern", "Corvale", "Dunmere", "Elsworth", "Fenlow", "Garrick & Moss", "Hollowbrook", "Ilmare")
@@ -41,10 +41,10 @@ PRAISE = (
 
 
 def generated_catalogue(seed: int = SEED) -> Catalogue:
-    """Return 25 products of each of 12 kinds, and a goal for each product: the same for a seed on every machine."""
+    """Return 25 products of each of 12 kinds, and a goal for each product. A seed gives the same on every machine."""
     randomness = random.Random(f"webshop {seed}")
     with KINDS_FILE.open(encoding="utf-8") as lines:
-        kinds = [Kind(**json.loads(line)) for line in lines]
+        kinds = [ProductKind(**json.loads(line)) for line in lines]
     products = [
         _product(randomness, kind, f"B{first:02d}{number:03d}", number + 1)
         for first, kind in enumerate(kinds)
@@ -55,14 +55,14 @@ def generated_catalogue(seed: int = SEED) -> Catalogue:
     return Catalogue(products, goals)
 
 
-def _product(randomness: random.Random, kind: Kind, code: str, number: int) -> Product:
+def _product(randomness: random.Random, kind: ProductKind, code: str, number: int) -> Product:
     attributes = randomness.sample(kind.attributes, 3)
     brand, use = randomness.choice(BRANDS), randomness.choice(kind.uses)
     options = {
         name: tuple(sorted(randomness.sample(values, min(3, len(values))))) for name, values in kind.options.items()
     }
     price = round(randomness.uniform(kind.prices[0], kind.prices[1]), 2)
-    # The third attribute stands in the features alone, so that a goal may need a look at them.
+    # Only the page of features shows the third attribute, so that some goals require a look at that page.
     title = f"{brand} {kind.noun.title()}, {attributes[0]}, {attributes[1]}, for {use}, No. {number}"
     return Product(
         asin=f"{code}{randomness.randrange(10**4):04d}",

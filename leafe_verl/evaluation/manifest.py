@@ -17,6 +17,12 @@ FILE = "evaluation.json"
 SCHEMA = 1
 _FREE = {"attempts", "collections", "sources"}
 """Fields that may differ between two calls on one folder. The tasks are compared by their content, not their path."""
+_FORMER_SETTINGS = {
+    "leafe.context.line_characters": 160,
+    "leafe.context.summary_characters": 3000,
+    "leafe.playbook.lesson_characters": 160,
+}
+"""Settings that are constants today. Manifests of earlier versions may name them; another value is a difference."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,8 @@ def write_manifest(store: Path, manifest: Manifest) -> None:
 def _flat(manifest: Manifest) -> dict[str, Any]:
     """Return the compared fields as JSON would give them back, nested ones by names like `leafe.seed`."""
     values = json.loads(json.dumps(dataclasses.asdict(manifest)))
-    return dict(_leaves({name: value for name, value in values.items() if name not in _FREE}))
+    leaves = _leaves({name: value for name, value in values.items() if name not in _FREE})
+    return {name: value for name, value in leaves if (name, value) not in _FORMER_SETTINGS.items()}
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

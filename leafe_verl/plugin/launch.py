@@ -18,12 +18,13 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
 from leafe_verl.checkpoints import hf_folder
-from leafe_verl.core import Settings, Task
+from leafe_verl.core import Task
 from leafe_verl.environments import make
 from leafe_verl.evaluation.manifest import Manifest, fingerprint, read_manifest, write_manifest
 from leafe_verl.evaluation.report import render_evaluation
 from leafe_verl.evaluation.results import missing_attempts, read_evaluation
 from leafe_verl.plugin.preflight import find_problems
+from leafe_verl.plugin.settings import RunSettings
 from leafe_verl.task_files import HUB, read_tasks
 
 CONFIG_MODULE = "leafe_verl.plugin.config"
@@ -32,14 +33,6 @@ SEED_STRIDE = 1000
 same attempts again."""
 IN_FLIGHT = 512
 """Attempts at once for each GPU, or for the CPU: enough to keep a server busy, few enough to be answered in time."""
-CPU_VARIABLES = {
-    "VLLM_CPU_KVCACHE_SPACE": "2",
-    "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
-    "TORCHDYNAMO_DISABLE": "1",
-}
-"""As in recipes/common.sh, which says why."""
 VERSIONED = ("leafe-verl", "verl", "vllm", "torch", "transformers")
 
 
@@ -47,8 +40,10 @@ VERSIONED = ("leafe-verl", "verl", "vllm", "torch", "transformers")
 class Request:
     """The verb's arguments."""
 
-    model: str
+    model: str | None
+    """Hugging Face folder, hub name or checkpoint; None: the configuration's own."""
     sources: tuple[str, ...]
+    """Task files; none: those of the configuration's environment."""
     out: Path
     attempts: int
     """Of each task; with loop `explore`, the budget of its one tree."""
@@ -66,7 +61,8 @@ def evaluate(request: Request) -> int:
 
     Raises ValueError for a request that cannot be met: bad settings, or a store made with other ones.
     """
-    request = dataclasses.replace(request, model=_model(request.model), out=request.out.expanduser().resolve())
+    model = _model(request.model) if request.model else None
+    request = dataclasses.replace(request, model=model, out=request.out.expanduser().resolve())
     overrides = _overrides(request, _gpus(request.device))
     config = _compose(overrides)
     if problems := find_problems(config):
@@ -110,16 +106,14 @@ def _overrides(request: Request, gpus: int) -> list[str]:
     explores = request.loop == "explore"
     own = [
         *(["device=gpu", f"trainer.n_gpus_per_node={gpus}"] if gpus else ["device=cpu"]),
-        f"actor_rollout_ref.model.path={_quoted(request.model)}",
-        f"data.val_files=[{','.join(_quoted(_source(source)) for source in request.sources)}]",
+        *([f"actor_rollout_ref.model.path={_quoted(request.model)}"] if request.model else []),
+        *([f"data.val_files=[{','.join(map(_quoted, map(_source, request.sources)))}]"] if request.sources else []),
         f"data.val_max_samples={request.max_tasks or -1}",
         f"data.val_batch_size={max(1, IN_FLIGHT * max(gpus, 1) // request.attempts)}",
         f"leafe.evaluation.loop={request.loop}",
         f"leafe.evaluation.store={_quoted(str(request.out))}",
         f"actor_rollout_ref.rollout.val_kwargs.n={1 if explores else request.attempts}",
         *([f"leafe.budget.attempts={request.attempts}"] if explores else []),
-        "trainer.project_name=leafe_verl",
-        f"trainer.experiment_name={_quoted(request.out.name)}",
     ]
     return [*own, *request.overrides]
 
@@ -153,9 +147,9 @@ def _manifest(request: Request, config: DictConfig, tasks: Sequence[Task]) -> Ma
     sampling = {name: rollout.val_kwargs[name] for name in ("temperature", "top_p", "top_k")}
     if request.loop == "explore":
         sampling["roots"] = rollout.n
-    own_horizon = make(environment.name, **Settings.from_mapping(values).environment.options).horizon
+    own_horizon = make(environment.name, **RunSettings.from_mapping(values).environment.options).horizon
     return Manifest(
-        model=request.model,
+        model=config.actor_rollout_ref.model.path,
         sources=tuple(config.data.val_files),
         tasks=fingerprint(tasks),
         loop=request.loop,
@@ -233,11 +227,9 @@ def _launch(manifest: Manifest, overrides: Sequence[str], out: Path) -> int:
         *[sys.executable, "-m", "verl.trainer.main_ppo"],
         *["--config-path", f"pkg://{CONFIG_MODULE}", "--config-name", "evaluate"],
         *overrides,
-        f"hydra.run.dir={_quoted(str(out / 'hydra'))}",
         f"actor_rollout_ref.rollout.seed={manifest.collections[-1]['seed']}",
     ]
-    defaults = {name: value for name, value in CPU_VARIABLES.items() if "device=cpu" in overrides}
-    status = subprocess.run(command, env={**defaults, **os.environ}).returncode
+    status = subprocess.run(command).returncode
     if status:
         print(f"\nverl ended with status {status}; what it collected until then is kept in {out}\n")
     return status

@@ -2,55 +2,54 @@
 
 from __future__ import annotations
 
-import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from verl.utils.tokenizer.continuous_token_wiring import list_continuous_token_builder_families
 
 from leafe_verl.core import Settings
+from leafe_verl.core.settings import SettingsError
+from leafe_verl.embedded import model_folder
 from leafe_verl.environments import make
-from leafe_verl.plugin.cpu.fork_server import with_fork_server
 from leafe_verl.plugin.rollout.playbook_file import read_playbook
+from leafe_verl.plugin.settings import RunSettings
 from leafe_verl.task_files import read_tasks
 
 SUPPORTED_VERL = "0.9."
 
 
-class Preflight(Callback):
-    """Hydra callback, run by `python -m verl.trainer.main_ppo` before verl's own code sees the configuration."""
-
-    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        # Hydra turns an Exception of a callback into a warning and goes on; SystemExit it lets through.
-        if problems := find_problems(config):
-            raise SystemExit("leafe_verl refuses to start:\n" + "\n".join(f"- {problem}" for problem in problems))
-        if config.trainer.device == "cpu" and not os.environ.get("RAY_ADDRESS"):
-            os.environ.setdefault("RAY_RUNTIME_ENV_HOOK", f"{with_fork_server.__module__}.{with_fork_server.__name__}")
-
-
 def find_problems(config: DictConfig) -> list[str]:
     """Return everything that would stop or spoil the run: what came, what was expected, which setting to change."""
     problems = _verl_problems(version("verl"))
-    try:
-        settings = Settings.from_mapping(OmegaConf.to_container(config.leafe, resolve=True))  # type: ignore[arg-type]
-    except (ValueError, TypeError) as error:
-        return [*problems, f"{error}; see leafe_verl/plugin/config/leafe_settings.yaml for what there is"]
-    problems += settings.problems()
     problems += _model_problems(config.actor_rollout_ref.model.path)
-    problems += _playbook_problems(settings.playbook.path, config.trainer.v1.trainer_mode)
     problems += [] if config.trainer.val_only else _batch_problems(config)
-    problems += _window_problems(config, settings)
-    problems += _context_problems(config, settings)
     problems += _determinism_problems(config)
-    problems += _chat_problems(settings.generation.chat_family)
+    values: Any = OmegaConf.to_container(config.leafe, resolve=True)
     try:
-        make(settings.environment.name, **settings.environment.options).close()
+        settings = RunSettings.from_mapping(values)
+    except SettingsError as error:
+        problems += error.problems
+    else:
+        problems += _playbook_problems(settings.playbook.path, config.trainer.v1.trainer_mode)
+        problems += _window_problems(config, settings)
+        problems += _context_problems(config, settings)
+        problems += _chat_problems(settings.generation.chat_family)
+    return problems + _environment_problems(values.get("environment"), config.data)
+
+
+def _environment_problems(section: Any, data: DictConfig) -> list[str]:
+    """Try the environment and read its tasks, whether or not the settings of other sections are valid."""
+    try:
+        environment = RunSettings.from_mapping({"environment": section}).environment
+    except SettingsError:  # reported with the other settings
+        return []
+    try:
+        make(environment.name, **environment.options).close()
     except Exception as error:
-        return [*problems, str(error)]
-    return problems + _data_problems(config.data, settings.environment.name)
+        return [str(error)]
+    return _data_problems(data, environment.name)
 
 
 def _verl_problems(installed: str) -> list[str]:
@@ -60,7 +59,9 @@ def _verl_problems(installed: str) -> list[str]:
 
 
 def _model_problems(path: str) -> list[str]:
-    """A path must exist; a hub name (owner/name) is left to transformers."""
+    """A path must exist. Hub names (owner/name) are left to transformers, and the embedded model is made later."""
+    if path == str(model_folder()):
+        return []
     looks_local = str(path).startswith((".", "/", "~")) or str(path).count("/") != 1
     if not looks_local or (Path(path).expanduser() / "config.json").is_file():
         return []

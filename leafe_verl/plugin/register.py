@@ -50,9 +50,10 @@ def _import_trainers() -> None:
 
 def _register() -> None:
     from leafe_verl.plugin.cpu import platform, vllm_build
+    from leafe_verl.plugin.resolvers import register_resolvers
 
     platform.select_platform()
-    platform.name_dtype()
+    register_resolvers()
     vllm_build.name_distribution()
     if _VERLS_TRAINER in sys.modules:
         _import_trainers()

@@ -1,9 +1,9 @@
-"""What travels between the processes of a run, as types: the only place that spells our keys.
+"""The data that the processes of a run send to each other, as types. Our keys are spelled in no other module.
 
 rollout worker ──TreeRecord, ExampleRecord──► TransferQueue ──► trainer ──DistillationInfo──► SFT workers
 
-A record of TransferQueue carries one of the two records in verl's `extra_fields`, under one key. The fields of a
-mini-batch (`TERM` and those of prefix trees) are columns of verl's TensorDicts.
+A row of TransferQueue carries a TreeRecord or an ExampleRecord in verl's `extra_fields`, under one key. The fields of
+a mini-batch (`TERM` and those of prefix trees) are columns of verl's TensorDicts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import DictConfig
 from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 
@@ -23,20 +22,19 @@ from leafe_verl.trees.telling import TellingBranch
 
 _RECORD = "leafe_record"
 
-TRACKERS = {"wandb", "tensorboard"}
-"""The trackers of `trainer.logger` that show branches."""
-
 TREES_UNKEPT = "trees_unkept"
-"""Count of the trees that the disk did not take. They are not trained on."""
+"""Count in a tree record: trees that could not be written to the store of trees. They are not trained on."""
+TREES_FROM_STORE = "trees_from_store"
+"""Count in a tree record: trees that were read from the store of trees instead of being sampled."""
 
 TERM = "leafe_term"
-"""Column of a mini-batch, shape (rows,): index of the loss term that an example belongs to."""
+"""Column of a mini-batch, shape (rows,): index of the loss term that each example belongs to."""
 PARENTS = "leafe_parents"
 """Column of prefix trees, nested, (rows, tokens): `PrefixTree.parents`. Batches of examples do not have it."""
 TARGETS = "leafe_targets"
 """Column of prefix trees, nested, (rows, tokens, terms): number of examples of each term that train the token."""
 MERGED = "leafe_merged"
-"""Column of prefix trees, shape (rows,): number of tokens that the row's examples have one by one."""
+"""Column of prefix trees, shape (rows,): total number of tokens of the row's examples before they were merged."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +42,9 @@ class TreeRecord:
     """Summary of one exploration tree, or of one plain attempt. It is not trained on."""
 
     counts: Mapping[str, int]
-    """Counts of `core.statistics.count`, and how many trees were not kept or came from the store."""
+    """Counts of `core.statistics.count`, with `TREES_UNKEPT` and `TREES_FROM_STORE`."""
     branch: TellingBranch | None = None
-    """The tree's most telling branch; None where no tracker shows it, and for trees without a branch."""
+    """The tree's most telling branch; None if no tracker shows it or the tree has no branch."""
     delta: Delta | None = None
     """What ACE learned from the attempt; None for other methods."""
 
@@ -62,22 +60,23 @@ class TreeRecord:
 
 @dataclass(frozen=True)
 class ExampleRecord:
-    """What the trainer must know of one SFT example beside its tokens."""
+    """Facts about one SFT example that the trainer needs beside its tokens."""
 
     kind: Kind
-    """Decides the loss term."""
+    """The kind of example, which decides the loss term."""
     task_key: str
+    """Key of the task that the example's tree explores."""
     tree: int
-    """Number of the tree among those of its task; 0 unless trees come from a store."""
+    """Number of the tree among the stored trees of its task; 0 if the tree was sampled in this step."""
     place: int
-    """Place of the example in its tree, counted within the phase that it is trained in. Examples that begin alike
-    are adjacent."""
+    """Place of the example among the tree's examples of the same training phase. Examples that begin alike are
+    adjacent."""
     shared_tokens: int
     """Number of leading tokens that the example shares with the one at the place before it."""
 
     @property
     def origin(self) -> tuple[str, int, int]:
-        """Key to sort by: trees finish in any order, and training must not depend on it."""
+        """The key to sort examples by, so that training does not depend on the order in which trees finish."""
         return self.task_key, self.tree, self.place
 
     def to_extra_fields(self) -> dict[str, Any]:
@@ -86,20 +85,14 @@ class ExampleRecord:
         return {_RECORD: {"example": value}}
 
 
-def tracks_branches(config: DictConfig) -> bool:
-    """Return whether tree records carry a telling branch: the run has a tracker that shows them, and wants them."""
-    chosen = config.trainer.logger
-    return config.leafe.tracking.branches > 0 and bool(TRACKERS & ({chosen} if isinstance(chosen, str) else {*chosen}))
-
-
 Record = TreeRecord | ExampleRecord
 
 
 def read_record(extra_fields: Any) -> Record | None:
-    """Return the record in a row's `extra_fields`; None for rows without one, such as the padding that verl adds.
+    """Return the record in a row's `extra_fields`; None for rows without one, such as verl's padding.
 
     Args:
-        extra_fields: A mapping, or the NonTensorData that TransferQueue makes of it.
+        extra_fields: A mapping, or the NonTensorData that TransferQueue turns it into.
     """
     value = getattr(extra_fields, "data", extra_fields).get(_RECORD)
     if value is None:
@@ -113,7 +106,7 @@ def read_record(extra_fields: Any) -> Record | None:
 
 @dataclass(frozen=True)
 class DistillationInfo:
-    """What the SFT workers must know of a phase of distillation beside its examples."""
+    """Facts about a distillation phase that the SFT workers need beside its examples."""
 
     weights: Mapping[str, float]
     """Loss terms with their weights, such as {"counterfactual": 1.0, "rehearsal": beta}. `TERM` indexes them."""
@@ -123,12 +116,12 @@ class DistillationInfo:
     """Whether examples that begin alike are merged into prefix trees."""
 
     def to_extra_info(self) -> dict[str, Any]:
-        """Return the entries of a KVBatchMeta's `extra_info`, which verl hands to the workers with each mini-batch."""
+        """Return entries for a KVBatchMeta's `extra_info`, which verl hands to the workers with each mini-batch."""
         return {f"leafe_{name}": value for name, value in dataclasses.asdict(self).items()}
 
     @classmethod
     def from_batch(cls, data: TensorDict) -> DistillationInfo:
-        """Read the entries again in a worker."""
+        """Rebuild the info, in a worker, from a mini-batch that carries the entries of `to_extra_info`."""
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: tu.get_non_tensor_data(data, f"leafe_{name}", None) for name in names})
 
@@ -137,10 +130,11 @@ _TERM_TOKENS = "leafe_term_tokens"
 
 
 def set_term_tokens(data: TensorDict, tokens: tuple[float, ...]) -> None:
-    """Note how many tokens of the mini-batch each loss term trains, over all ranks, in the order of the weights."""
+    """Store how many tokens of the mini-batch each loss term trains over all ranks, in the order of the weights."""
     tu.assign_non_tensor(data, **{_TERM_TOKENS: tokens})
 
 
 def get_term_tokens(data: TensorDict) -> tuple[float, ...]:
+    """Return the numbers that `set_term_tokens` stored."""
     tokens: tuple[float, ...] = tu.get_non_tensor_data(data, _TERM_TOKENS, None)
     return tokens

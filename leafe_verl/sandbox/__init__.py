@@ -1,6 +1,6 @@
 """Running model-written code and judging it. Standard library only; `protocol.py` has the nouns.
 
-judge.py         asserts and code in, Verdict out; compares values outside of the sandbox
+judge.py         asserts and code in, CodeVerdict out; compares values outside of the sandbox
 asserts.py       an assert into the solution's calls and the check on what they return
 programs.py      whole programs: stdin in, stdout compared outside of the sandbox
 pool.py          SandboxPool: a queue of runs for a few zygotes; worker.py, one zygote seen from here
@@ -10,9 +10,9 @@ driver.py        what the process then does; values.py, plain values from and to
 """
 
 from leafe_verl.sandbox.asserts import SplitAssert, split_assert
-from leafe_verl.sandbox.judge import TestResult, Verdict, judge, shorten
+from leafe_verl.sandbox.judge import CodeVerdict, TestResult, cut_middle, judge
 from leafe_verl.sandbox.pool import SandboxPool, available_tiers, default_pool, sandboxes_lost
-from leafe_verl.sandbox.programs import Comparison, ProgramTest, judge_program
+from leafe_verl.sandbox.programs import OutputComparison, ProgramTest, judge_program
 from leafe_verl.sandbox.protocol import (
     CallOutcome,
     CallResult,
@@ -26,8 +26,9 @@ from leafe_verl.sandbox.protocol import (
 __all__ = [
     "CallOutcome",
     "CallResult",
-    "Comparison",
+    "CodeVerdict",
     "Limits",
+    "OutputComparison",
     "ProgramResult",
     "ProgramTest",
     "RunResult",
@@ -36,12 +37,11 @@ __all__ = [
     "SandboxPool",
     "SplitAssert",
     "TestResult",
-    "Verdict",
     "available_tiers",
+    "cut_middle",
     "default_pool",
     "judge",
     "judge_program",
     "sandboxes_lost",
-    "shorten",
     "split_assert",
 ]

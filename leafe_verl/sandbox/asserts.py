@@ -47,7 +47,7 @@ def split_assert(text: str, setup: str = "") -> SplitAssert:
 
 @functools.lru_cache(maxsize=1024)  # a task's asserts are judged once for each of its attempts
 def _split(text: str, setup: str) -> SplitAssert:
-    known = _known_of(setup)
+    known = _read_setup(setup)
     condition = _condition(text)
     calls = _Calls(condition, known.names | KNOWN_MODULES | BUILTINS)
     check = calls.visit(condition)
@@ -157,7 +157,7 @@ class _Known:
 
 
 @functools.lru_cache(maxsize=64)
-def _known_of(setup: str) -> _Known:
+def _read_setup(setup: str) -> _Known:
     """Imports, definitions and literals of a set-up. The rest may need the solution, as in `root = Node(1)`."""
     try:
         body = ast.parse(setup.replace("\r\n", "\n")).body

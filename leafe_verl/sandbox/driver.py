@@ -134,7 +134,7 @@ def describe(error: BaseException, sources: Mapping[str, str]) -> str:
     """Return the exception with the last lines of the submitted code that it passed; no path of the host."""
     try:
         name = type.__dict__["__name__"].__get__(type(error))
-        shown = [*passed_lines(error, sources)[-SHOWN_LINES:], f"{name}: {message_of(error)}".removesuffix(": ")]
+        shown = [*passed_lines(error, sources)[-SHOWN_LINES:], f"{name}: {clean_message(error)}".removesuffix(": ")]
         return "\n".join(shown)
     except BaseException:
         return "an exception that cannot be described"
@@ -159,7 +159,7 @@ def shown_line(source: str, number: int | None, function: str) -> str:
     return f"line {number}{inside}: {text}"
 
 
-def message_of(error: BaseException) -> str:
+def clean_message(error: BaseException) -> str:
     """The message, without absolute paths, which are the host's, or addresses, which differ from run to run."""
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     text = ABSOLUTE_PATH.sub("...", text[: 4 * SHOWN_CHARACTERS])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from leafe_verl.sandbox.asserts import SplitAssert, split_assert
 from leafe_verl.sandbox.protocol import LOST, CallOutcome, CallResult, Limits, RunResult, Sandbox, SandboxLost
-from leafe_verl.sandbox.values import source_of
+from leafe_verl.sandbox.values import to_source
 
 SHOWN_CHARACTERS = 300
 """Length of a value in a test's result."""
@@ -32,7 +32,7 @@ class TestResult:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CodeVerdict:
     tests: tuple[TestResult, ...]
     """In the order they were given."""
     failure: str | None = None
@@ -58,7 +58,7 @@ def judge(
     setup: str,
     sandbox: Sandbox,
     limits: Limits = Limits(),  # noqa: B008 - frozen
-) -> Verdict:
+) -> CodeVerdict:
     """Run `code` once for all `tests`, and decide each of them.
 
     A check beyond `returned == literal`, such as `abs(returned - 1) < 0.1`, is evaluated in a second run that holds
@@ -83,7 +83,7 @@ def judge(
         checks = _answered(sandbox, "", prelude, list(open_checks.values()), limits)
         for index, check in zip(open_checks, checks.calls, strict=True):
             results[index] = _with_check(results[index], check, checks.failure)
-    return Verdict(tuple(results), run.failure)
+    return CodeVerdict(tuple(results), run.failure)
 
 
 def _answered(sandbox: Sandbox, code: str, setup: str, calls: Sequence[str], limits: Limits) -> RunResult:
@@ -95,11 +95,11 @@ def _answered(sandbox: Sandbox, code: str, setup: str, calls: Sequence[str], lim
 
 def _result(split: SplitAssert, answers: Sequence[CallResult], failure: str | None) -> TestResult:
     """Decide a literal comparison; leave any other check open: not passed, without an error."""
-    expected = None if split.expected is None else shorten(split.expected, SHOWN_CHARACTERS)
+    expected = None if split.expected is None else cut_middle(split.expected, SHOWN_CHARACTERS)
     errors = [error for answer in answers if (error := _error(answer, failure)) is not None]
     if errors:
         return TestResult(split.source, False, expected=expected, error=errors[0])
-    got = shorten(", ".join(source_of(answer.value) for answer in answers), SHOWN_CHARACTERS)
+    got = cut_middle(", ".join(to_source(answer.value) for answer in answers), SHOWN_CHARACTERS)
     passed = split.literal and bool(answers[0].value == ast.literal_eval(split.expected or ""))
     return TestResult(split.source, passed, got, expected)
 
@@ -114,7 +114,7 @@ def _error(answer: CallResult, failure: str | None) -> str | None:
 
 def _closed_check(split: SplitAssert, answers: Iterable[CallResult]) -> str:
     """The check as one expression, with the returned values written into it."""
-    values = [source_of(answer.value) for answer in answers]
+    values = [to_source(answer.value) for answer in answers]
     names = [f"returned_{index}" for index in range(len(values))]
     return f"bool((lambda {', '.join(names)}: {split.check})({', '.join(values)}))"
 
@@ -124,7 +124,7 @@ def _with_check(result: TestResult, check: CallResult, failure: str | None) -> T
     return replace(result, passed=error is None and check.value is True, error=error)
 
 
-def shorten(text: str, characters: int) -> str:
+def cut_middle(text: str, characters: int) -> str:
     """Keep both ends of a text that is longer than `characters`."""
     if len(text) <= characters:
         return text

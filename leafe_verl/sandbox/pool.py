@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import json
 import logging
 import os
 import queue
 import threading
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from leafe_verl.processes import PoolRegistry
 from leafe_verl.sandbox.protocol import (
     KILLED,
     LOST,
@@ -139,28 +138,12 @@ class SandboxPool:
         self._start_afresh()
 
 
-_pools: weakref.WeakSet[SandboxPool] = weakref.WeakSet()
-
-
-def _close_all() -> None:
-    for pool in list(_pools):
-        pool.close()
-
-
-def _forget_all() -> None:
-    global _choosing
-    _choosing = threading.Lock()
-    for pool in list(_pools):
-        pool.forget()
-
-
-atexit.register(_close_all)
-os.register_at_fork(after_in_child=_forget_all)
+_pools: PoolRegistry[SandboxPool] = PoolRegistry()
 
 
 def sandboxes_lost() -> int:
     """Return how many zygotes all pools of this process have lost so far."""
-    return sum(pool.lost for pool in list(_pools))
+    return sum(pool.lost for pool in _pools)
 
 
 @functools.cache
@@ -242,6 +225,15 @@ class _Slot:
 
 KILLED_WITH_SANDBOX = f"{KILLED} (its sandbox was lost, twice)"
 _choosing = threading.Lock()
+
+
+def _renew_lock() -> None:
+    """Replace the lock in a forked copy of this process: a thread that only the original has may have held it."""
+    global _choosing
+    _choosing = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 def _choose_tier(number: int | None, bubblewrap: str, allow_unconfined: bool) -> Tier:

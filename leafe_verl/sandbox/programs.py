@@ -1,7 +1,7 @@
 """The verdict on a whole program: it reads stdin and writes stdout, and what it should write stays outside of it.
 
 The comparison is that of CodeContests' own checker (`OutputsMatch` and `ValuesMatch` of execution/tester_sandboxer.cc
-in google-deepmind/code_contests), made stricter where that one accepts a wrong answer; `Comparison` says where.
+in google-deepmind/code_contests), made stricter where that one accepts a wrong answer; `OutputComparison` says where.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 
-from leafe_verl.sandbox.judge import SHOWN_CHARACTERS, TestResult, Verdict, shorten
+from leafe_verl.sandbox.judge import SHOWN_CHARACTERS, CodeVerdict, TestResult, cut_middle
 from leafe_verl.sandbox.protocol import (
     KILLED,
     LOST,
@@ -36,7 +36,7 @@ class ProgramTest:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class OutputComparison:
     """When what a program wrote counts as what was expected. The defaults are CodeContests'.
 
     Both are split into tokens at blanks and line ends, so that neither trailing blanks nor the layout of lines count.
@@ -93,15 +93,15 @@ def judge_program(
     tests: Sequence[ProgramTest],
     sandbox: Sandbox,
     limits: Limits = Limits(),  # noqa: B008 - frozen
-    comparison: Comparison = Comparison(),
+    comparison: OutputComparison = OutputComparison(),
     concurrency: int = 8,
     stop_at_first_failure: bool = False,
-) -> Verdict:
+) -> CodeVerdict:
     """Run `code` in a process of its own for each of `tests`, at most `concurrency` at a time, and decide each.
 
     `limits` holds for each test; its `output_bytes` is raised where a right answer is longer. A `TestResult` has the
     input as its `source`, and shortened texts. A test passes when the program ended by itself and well, and its output
-    matches; `Verdict.failure` is None, since no failure is that of all tests.
+    matches; `CodeVerdict.failure` is None, since no failure is that of all tests.
 
     `stop_at_first_failure` saves the runs of the tests after the first failing one, in the order given; these count
     as failed with NOT_RUN, also those that had already ended, so that the verdict does not depend on timing. It
@@ -125,7 +125,7 @@ def judge_program(
                 results[index + 1 :] = not_run[index + 1 :]
     finally:
         schedule.stop_after(-1)
-    return Verdict(tuple(results))
+    return CodeVerdict(tuple(results))
 
 
 class _Schedule:
@@ -172,19 +172,19 @@ def _with_room(limits: Limits, test: ProgramTest) -> Limits:
     return replace(limits, output_bytes=max(limits.output_bytes, 1 << wanted.bit_length()))
 
 
-def _decide(test: ProgramTest, result: ProgramResult, comparison: Comparison) -> TestResult:
+def _decide(test: ProgramTest, result: ProgramResult, comparison: OutputComparison) -> TestResult:
     if result.failure == LOST:
         raise SandboxLost("the sandbox lost a run, so that its program has no verdict")
     undecided = _undecided(test)
     if result.failure is not None:
         return replace(undecided, error=result.failure)
     passed = comparison.matches(result.stdout, test.expected)
-    return replace(undecided, passed=passed, got=shorten(result.stdout, SHOWN_CHARACTERS))
+    return replace(undecided, passed=passed, got=cut_middle(result.stdout, SHOWN_CHARACTERS))
 
 
 def _undecided(test: ProgramTest) -> TestResult:
-    expected = shorten(test.expected, SHOWN_CHARACTERS)
-    return TestResult(shorten(test.stdin, SHOWN_CHARACTERS), False, expected=expected)
+    expected = cut_middle(test.expected, SHOWN_CHARACTERS)
+    return TestResult(cut_middle(test.stdin, SHOWN_CHARACTERS), False, expected=expected)
 
 
 def describe_failure(test: TestResult, characters: int = 600) -> str:
@@ -199,13 +199,13 @@ def describe_failure(test: TestResult, characters: int = 600) -> str:
     else:
         parts.append(f"Output:\n{_part(test.got or '', characters // 4)}")
         parts.append(f"Expected output:\n{_part(test.expected or '', characters // 4)}")
-    return shorten("\n".join(parts), characters)
+    return cut_middle("\n".join(parts), characters)
 
 
 def _part(text: str, characters: int) -> str:
     # A lone surrogate cannot be tokenised.
     shown = text.strip().encode("utf-8", "backslashreplace").decode()
-    return shorten(shown, characters) or "(empty)"
+    return cut_middle(shown, characters) or "(empty)"
 
 
 def _ending(failure: str) -> str | None:

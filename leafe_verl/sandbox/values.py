@@ -40,7 +40,7 @@ _SCALARS: Mapping[str, Callable[[Any], Any]] = {
 _CONTAINERS: Mapping[str, Callable[[Any], Any]] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 
 
-def source_of(value: Any) -> str:
+def to_source(value: Any) -> str:
     """Return an expression for a plain value: the same in every process, where `repr` follows a set's hash order.
 
     It is also what a reader is shown, hence decimal integers up to the length that Python prints.
@@ -48,9 +48,9 @@ def source_of(value: Any) -> str:
     if isinstance(value, list | tuple | set | frozenset):
         return _container_source(value)
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{source_of(key)}: {source_of(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{to_source(key)}: {to_source(item)}" for key, item in value.items()) + "}"
     if isinstance(value, complex):
-        return f"complex({source_of(value.real)}, {source_of(value.imag)})"
+        return f"complex({to_source(value.real)}, {to_source(value.imag)})"
     if isinstance(value, float) and not math.isfinite(value):
         return f"float('{value}')"
     try:
@@ -60,7 +60,7 @@ def source_of(value: Any) -> str:
 
 
 def _container_source(value: Any) -> str:
-    items = [source_of(item) for item in value]
+    items = [to_source(item) for item in value]
     if isinstance(value, list):
         return f"[{', '.join(items)}]"
     if isinstance(value, tuple):

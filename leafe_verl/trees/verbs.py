@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 
-from leafe_verl.core import Kind
-from leafe_verl.core.settings import DistillationSettings
+from leafe_verl.core import Kind, Settings
 from leafe_verl.trees.conditions import Condition, parse_condition
 from leafe_verl.trees.copying import copy_trees, repair
 from leafe_verl.trees.export import KINDS, ExportOptions, export
@@ -64,8 +62,6 @@ def _export_options(options: argparse.Namespace) -> ExportOptions:
     """Return what to export. Raises ValueError for settings that leafe.distillation refuses too."""
     names = ("events", "target", "events_per_task", "rehearsal_share")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    settings = dataclasses.replace(DistillationSettings(), **given)
-    if problems := settings.problems():
-        raise ValueError("; ".join(problems))
+    settings = Settings.from_mapping({"distillation": given}).distillation
     kinds = tuple(Kind(name) for name in options.kinds) if options.kinds else KINDS
     return ExportOptions(settings, kinds, _conditions(options), options.seed, options.format)

@@ -52,7 +52,8 @@ from verl.workers.utils.losses import sft_loss
 from leafe_verl import embedded
 from leafe_verl.core import ExplorationTree, Explorer, History, Settings, TokenSequence, Turn, build_examples
 from leafe_verl.environments import make
-from leafe_verl.environments.sokoban import MOVES, Room, action_in, make_room
+from leafe_verl.environments.sokoban import parse_move
+from leafe_verl.environments.sokoban_rooms import MOVES, Room, make_room
 from leafe_verl.plugin.cpu.platform import cpu_dtype, prepare_engine
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
 from leafe_verl.plugin.training.sft_worker import SFTTrainingWorker, distillation_loss
@@ -71,10 +72,10 @@ class Scripted(ServerPolicy):
     draw: random.Random
     answers: Callable[[random.Random, History], str]
 
-    async def act(self, history: History) -> Turn:
+    async def act(self, history: History, request: str) -> Turn:
         return self._said(self.answers(self.draw, history))
 
-    async def reflect(self, history: History, schema: Mapping[str, Any]) -> Turn:
+    async def reflect(self, history: History, schema: Mapping[str, Any], request: str) -> Turn:
         step = self.draw.randint(1, schema["properties"]["step"]["maximum"])
         return self._said(json.dumps({"step": step, "experience": "Another way is needed from here on."}))
 
@@ -105,7 +106,7 @@ def sokoban(tokenizer: Any) -> list[ExplorationTree]:
     def answers(room: Room, draw: random.Random, history: History) -> str:
         for message in history.messages:
             if message["role"] == "assistant":
-                room = room.moved(MOVES[str(action_in(message["content"]))])
+                room = room.moved(MOVES[str(parse_move(message["content"]))])
         right = next_move(room) if draw.random() < 0.5 else None
         move = right or draw.choice([*MOVES])
         return f"Thought: The box has to come nearer to its target, and the way {move} seems free.\nAction: {move}"

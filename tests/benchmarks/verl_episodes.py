@@ -44,6 +44,7 @@ class VerlEpisode(TaskLoop, ToolAgentLoop):
         task = task_of(kwargs["extra_info"])
         self.environment = make(task.environment, **self.settings.environment.options)
         self.environment.horizon = self.settings.environment.horizon or self.environment.horizon
+        self.num_steps = 0
         observation, _ = await asyncio.to_thread(self.environment.reset, task, 0)
         roles = (("system", self.environment.system_prompt), ("user", observation))
         kwargs["raw_prompt"] = [{"role": role, "content": content} for role, content in roles if content]
@@ -58,11 +59,13 @@ class VerlEpisode(TaskLoop, ToolAgentLoop):
         self, tool_call: FunctionCall, tools_kwargs: dict[str, Any], agent_data: AgentData
     ) -> tuple[ToolResponse, float, dict]:
         self.step = await asyncio.to_thread(self.environment.step, json.loads(tool_call.arguments)["answer"])
+        self.num_steps += 1
         return ToolResponse(text=self.step.observation), self.step.reward, {}
 
     async def _handle_processing_tools_state(self, agent_data: AgentData) -> AgentState:
         state = await super()._handle_processing_tools_state(agent_data)
-        return AgentState.TERMINATED if self.step.terminated or self.step.truncated else state
+        over = self.step.terminated or self.step.truncated or self.num_steps >= self.environment.horizon
+        return AgentState.TERMINATED if over else state
 
 
 @register_trainer("verl_episodes")

@@ -107,7 +107,7 @@ def test_an_instance_can_be_reset_to_another_task(scenario: Scenario, transcript
 # --- Rollback ---
 
 
-def snapshots_of(environment: Environment, task: Task, actions: tuple[str, ...]) -> list[Any]:
+def take_snapshots(environment: Environment, task: Task, actions: tuple[str, ...]) -> list[Any]:
     """Before each action and after the last."""
     environment.reset(task, 0)
     taken = [environment.snapshot()]
@@ -121,7 +121,7 @@ def test_any_step_can_be_restored_in_any_order_and_instance(scenario: Scenario, 
     task, actions = scenario.tasks[0], scenario.plays[0]
     environment = scenario.new()
     original = transcripts[0][1:]
-    taken = [pickle.loads(pickle.dumps(snapshot)) for snapshot in snapshots_of(environment, task, actions)]
+    taken = [pickle.loads(pickle.dumps(snapshot)) for snapshot in take_snapshots(environment, task, actions)]
     order = list(range(len(taken)))
     random.Random(0).shuffle(order)
     for index in order:
@@ -136,7 +136,7 @@ def test_an_abandoned_branch_leaves_no_trace_in_its_sibling(scenario: Scenario, 
     task, actions, other = scenario.tasks[0], scenario.plays[0], scenario.plays[1]
     environment = scenario.new()
     original = transcripts[0][1:]
-    taken = snapshots_of(environment, task, actions)
+    taken = take_snapshots(environment, task, actions)
     for index in range(len(actions)):
         environment.restore(taken[index])
         for action in other:
@@ -147,7 +147,7 @@ def test_an_abandoned_branch_leaves_no_trace_in_its_sibling(scenario: Scenario, 
 
 def test_a_restored_state_is_the_one_that_was_taken(scenario: Scenario) -> None:
     environment = scenario.new()
-    taken = snapshots_of(environment, scenario.tasks[0], scenario.plays[0])
+    taken = take_snapshots(environment, scenario.tasks[0], scenario.plays[0])
     for snapshot in taken:
         environment.restore(snapshot)
         assert environment.snapshot() == snapshot
@@ -177,7 +177,7 @@ class Drifting(Counter):
 def test_a_nondeterministic_environment_is_found_out_when_it_replays() -> None:
     scenario = SCENARIOS["counter"]()
     environment = Drifting()
-    first, second, *_ = snapshots_of(environment, scenario.tasks[0], scenario.plays[0])
+    first, second, *_ = take_snapshots(environment, scenario.tasks[0], scenario.plays[0])
     assert environment.restore(first) == 0
     with pytest.raises(ReplayDivergence, match="after 1 replayed actions"):
         environment.restore(second)

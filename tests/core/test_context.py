@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from unittest.mock import patch
 
 import pytest
 
@@ -90,7 +91,8 @@ class TestPrompt:
 
     def test_stays_small_however_long_the_attempt_is(self):
         policy = ScriptedPolicy(lambda messages: "L")
-        walk(policy, horizon=60, context={"window": 2, "summary_characters": 200})
+        with patch("leafe_verl.core.context.SUMMARY_CHARACTERS", 200):
+            walk(policy, horizon=60, context={"window": 2})
         assert max(len(prompt.token_ids) for prompt in policy.prompts) < 400
 
     def test_holds_the_actions_as_they_were_sampled(self):
@@ -109,10 +111,8 @@ class TestSummary:
 
     def test_names_what_was_executed_where_the_environment_says_it(self):
         told = [("open door", "\n  The door is open.\nYou see a hall."), ("go", "A hall.")]
-        assert summary_of(self.steps(*told, commands=True), ContextSettings()) == (
-            "1. open door -> The door is open.\n2. go"
-        )
-        assert summary_of(self.steps(*told), ContextSettings()).startswith("1. Thought: hm. Action: open door -> The")
+        assert summary_of(self.steps(*told, commands=True)) == ("1. open door -> The door is open.\n2. go")
+        assert summary_of(self.steps(*told)).startswith("1. Thought: hm. Action: open door -> The")
 
     def test_gets_that_from_the_environment(self):
         class Telling(Corridor):
@@ -130,17 +130,18 @@ class TestSummary:
     @pytest.mark.parametrize("characters", [1, 50, 400, 3000])
     def test_keeps_to_its_bound(self, number, characters):
         steps = self.steps(*[("a" * 500, "b" * 500)] * number)
-        summary = summary_of(steps, ContextSettings(summary_characters=characters))
+        with patch("leafe_verl.core.context.SUMMARY_CHARACTERS", characters):
+            summary = summary_of(steps)
         assert len(summary) <= characters
         assert all(len(line) <= 160 for line in summary.splitlines())
 
     def test_names_every_turn_when_there_are_many(self):
-        lines = summary_of(self.steps(*[("go north", "You are there.")] * 50), ContextSettings()).splitlines()
+        lines = summary_of(self.steps(*[("go north", "You are there.")] * 50)).splitlines()
         assert [line.partition(". ")[0] for line in lines] == [str(number) for number in range(1, 51)]
         assert all(ARROW in line for line in lines[:-1])
 
     def test_has_the_note_where_it_was(self):
-        lines = summary_of(self.steps(("a", "1"), ("b", "2")), ContextSettings(), Note(2, "mind the gap")).splitlines()
+        lines = summary_of(self.steps(("a", "1"), ("b", "2")), Note(2, "mind the gap")).splitlines()
         assert lines[1] == "Before turn 2: mind the gap"
 
 
@@ -207,7 +208,7 @@ class TestExamples:
     def test_hold_prompts_that_were_seen_and_every_action_once(self, window, stride, target):
         policy = wandering(window + stride)
         tree = grow(policy, roots=2, context={"window": window, "stride": stride}, **DEEP)
-        settings = dataclasses.replace(ALL, target=target, incomplete_actions=True)
+        settings = ALL.model_copy(update={"target": target, "incomplete_actions": True})
         examples = build_examples(tree, settings, seed=0)
         assert {example.kind for example in examples} == {Kind.COUNTERFACTUAL, Kind.REHEARSAL}
         for (kind, index), group in itertools.groupby(examples, key=lambda example: (example.kind, example.attempt)):
@@ -239,7 +240,7 @@ class TestExamples:
     def test_predict_every_observation_once_in_early_experience(self, window, stride):
         method = {"method": "early_experience"}
         tree, _ = walk(context={"window": window, "stride": stride}, distillation=method)
-        settings = dataclasses.replace(ALL, method="early_experience")
+        settings = ALL.model_copy(update={"method": "early_experience"})
         predicted = [e.sequence for e in build_examples(tree, settings, seed=0) if e.kind is Kind.WORLD_MODEL]
         assert [text_of(tokens) for sequence in predicted for _, tokens in trained_in(sequence)] == [
             f"<u>{cell}<end><a>" for cell in range(1, 7)
@@ -252,7 +253,7 @@ class TestExamples:
         path = [dataclasses.replace(step, answered=None) for step in tree.path(0)]
         blind = ExplorationTree(LONG)
         blind.add(dataclasses.replace(tree.attempts[0], steps=tuple(path)))
-        settings = dataclasses.replace(ALL, method="early_experience")
+        settings = ALL.model_copy(update={"method": "early_experience"})
         assert [e for e in build_examples(blind, settings, seed=0) if e.kind is Kind.WORLD_MODEL] == []
 
 

@@ -30,8 +30,7 @@ from fakes import (
 )
 from leafe_verl.core import ContextOverflow, Explorer, Outcome, PolicyFailure, PolicyTimeout, Settings
 from leafe_verl.core.environment import call_within
-from leafe_verl.core.policy import asked_for
-from leafe_verl.core.settings import DistillationSettings, EnvironmentSettings
+from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.core.sft_examples import build_examples
 from leafe_verl.core.statistics import count
 
@@ -153,13 +152,13 @@ class Gathering(ScriptedPolicy):
         self.expected, self.concerns = expected, concerns
         self.waiting, self.gathered = 0, asyncio.Event()
 
-    async def act(self, history):
+    async def act(self, history, request):
         if self.concerns(history.messages):
             self.waiting += 1
             if self.waiting == self.expected:
                 self.gathered.set()
             await self.gathered.wait()
-        return await super().act(history)
+        return await super().act(history, request)
 
 
 class TestConcurrency:
@@ -178,16 +177,22 @@ class TestConcurrency:
         moves = []
 
         class Slow(ScriptedPolicy):
-            async def act(self, history):
-                told, first = experience_in(history.messages), asked_for.get().startswith("attempt 0")
+            async def act(self, history, request):
+                told, first = experience_in(history.messages), request.startswith("attempt 0")
                 for _ in range(200 if first and not told else 1):
                     await asyncio.sleep(0)
-                moves.append(asked_for.get())
-                return await super().act(history)
+                moves.append(request)
+                return await super().act(history, request)
 
         tree = grow(Slow(lazy, EVERY_STEP), roots=2, budget={"attempts": attempts, "depth": 1})
         assert [attempt.depth for attempt in tree.attempts] == [0, 0, 1, 1][:attempts]
         assert ("attempt 1.0" in moves and moves.index("attempt 1.0") < moves.index("attempt 0")) is overlap
+
+    def test_every_request_names_its_place_in_the_tree(self):
+        policy = ScriptedPolicy({"0": "Q"}, lambda messages, t: reflection(1, "go"))
+        grow(policy, roots=2, budget={"attempts": 5, "depth": 1}, reflection={"samples": 2})
+        attempts = ["attempt 0", "attempt 0.0", "attempt 0.1", "attempt 1", "attempt 1.0"]
+        assert sorted(policy.requests) == [*attempts, "reflection 0/0", "reflection 0/1", "reflection 1/0"]
 
     def test_trees_share_the_environment_slots(self):
         world = World(CrowdedCorridor)
@@ -594,10 +599,11 @@ class TestFailures:
         assert [attempt.outcome for attempt in tree.attempts] == [Outcome.ENVIRONMENT_FAILURE] * 2
         assert "make raised TypeError" in tree.attempts[0].error
 
-    @pytest.mark.parametrize(("characters", "outcome"), [(1, Outcome.HORIZON), (0, Outcome.ENVIRONMENT_FLOOD)])
+    @pytest.mark.parametrize(("characters", "outcome"), [(2, Outcome.HORIZON), (1, Outcome.ENVIRONMENT_FLOOD)])
     def test_an_observation_too_long_is_a_flood(self, characters, outcome):
-        settings = dataclasses.replace(Settings(), environment=EnvironmentSettings(max_characters=characters))
-        tree = asyncio.run(Explorer(World(), ScriptedPolicy(lazy), settings).explore(TASK))
+        goal = dataclasses.replace(TASK, data={"goal": 12})
+        policy = ScriptedPolicy(lambda messages: "R")
+        tree = grow(policy, task=goal, environment={"max_characters": characters, "horizon": 11}, budget={"depth": 0})
         assert tree.attempts[0].outcome is outcome
 
     def test_a_bug_in_one_attempt_leaves_no_other_one_running(self):

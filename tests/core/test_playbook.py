@@ -8,11 +8,11 @@ import json
 import pytest
 
 from fakes import ScriptedPolicy, grow
-from leafe_verl.core.playbook import Delta, Playbook, delta_schema, look_back, parse_delta
+from leafe_verl.core.playbook import LESSON_CHARACTERS, Delta, Playbook, delta_schema, look_back, parse_delta
 from leafe_verl.core.policy import PolicyFailure
 from leafe_verl.core.settings import PlaybookSettings
 
-SETTINGS = PlaybookSettings(lessons=2, lesson_characters=20)
+SETTINGS = PlaybookSettings(lessons=2)
 
 
 def playbook(*lessons):
@@ -81,8 +81,8 @@ def test_whatever_comes_back_is_a_delta(text, expected):
 
 
 def test_a_lesson_is_shortened_and_can_be_tokenised():
-    (lesson,) = parse_delta(json.dumps({"lessons": ["\ud83d" + "x" * 99]}), SETTINGS, 7).lessons
-    assert len(lesson) == SETTINGS.lesson_characters
+    (lesson,) = parse_delta(json.dumps({"lessons": ["\ud83d" + "x" * 999]}), SETTINGS, 7).lessons
+    assert len(lesson) == LESSON_CHARACTERS
     lesson.encode("utf-8")
 
 
@@ -99,7 +99,7 @@ class Teacher(ScriptedPolicy):
         super().__init__({"0": "L"})
         self.answer, self.asked = answer, []
 
-    async def reflect(self, history, schema):
+    async def reflect(self, history, schema, request):
         self.asked.append(history)
         return await self._turn(self.answer)
 

@@ -1,22 +1,22 @@
-"""Settings: built from nested mappings, and every problem reported at once under the key that mends it."""
+"""Settings: built from nested mappings, and every problem reported at once under the key that fixes it."""
 
 from __future__ import annotations
-
-import dataclasses
 
 import pytest
 
 from leafe_verl.core import Settings
+from leafe_verl.core.settings import OURS, PAPER, SettingsError, Source, expected_values, section_models
 
 INVALID = {
+    "leafe.seed": [-1, None, 0.5],
+    "leafe.environment.name": [None, 3],
     "leafe.environment.horizon": [0, -1, 2.5, "4", True],
-    "leafe.environment.step_timeout": [0, -1.0, None, "60", float("nan")],
+    "leafe.environment.step_timeout": [0, -1.0, None, "60", float("nan"), float("inf")],
     "leafe.environment.max_characters": [0, None],
     "leafe.environment.concurrency": [0, 1.5],
+    "leafe.environment.options": [None, "processes=2"],
     "leafe.context.window": [-1, 1.5, "3"],
     "leafe.context.stride": [0, None, 1.5],
-    "leafe.context.line_characters": [0, None],
-    "leafe.context.summary_characters": [0, None],
     "leafe.budget.attempts": [0, 2.5, None, float("inf"), True],
     "leafe.budget.depth": [-1, None, 0.5],
     "leafe.budget.environment_steps": [0, 3.5],
@@ -27,7 +27,7 @@ INVALID = {
     "leafe.reflection.branches": [0, None],
     "leafe.reflection.max_tokens": [0, None],
     "leafe.reflection.max_characters": [0, None],
-    "leafe.reflection.temperature": [-0.1, "1"],
+    "leafe.reflection.temperature": [-0.1, "1", True],
     "leafe.reflection.grammar": ["false", None, 1],
     "leafe.reflection.scope": ["tree", None],
     "leafe.distillation.method": ["ace", None],
@@ -35,25 +35,27 @@ INVALID = {
     "leafe.distillation.events_per_task": [-1, None],
     "leafe.distillation.target": ["turn", None],
     "leafe.distillation.rehearsal_share": [-0.1, 1.1, None],
-    "leafe.distillation.beta": [-1, None],
+    "leafe.distillation.beta": [-1, None, float("nan")],
     "leafe.distillation.incomplete_actions": ["false", None],
     "leafe.distillation.world_model_epochs": [0, 1.5],
     "leafe.distillation.share_prefixes": ["false", None],
+    "leafe.playbook.path": [3],
     "leafe.playbook.max_characters": [0, None],
     "leafe.playbook.lessons": [0, None],
-    "leafe.playbook.lesson_characters": [0, None],
     "leafe.generation.max_tokens": [0, None],
     "leafe.generation.timeout": [0, None],
-    "leafe.evaluation.loop": ["tree", None],
-    "leafe.schedule.stages": ["stage1", None],
-    "leafe.schedule.collect": ["tasks", None],
-    "leafe.collection.share": [0, 1.1, None],
-    "leafe.collection.worker_memory": [0, None],
-    "leafe.tracking.branches": [-1, None, 1.5],
-    "leafe.seed": [-1, None, 0.5],
+    "leafe.generation.chat_family": [3],
 }
-OPTIONAL = ["environment.horizon", "environment.concurrency", "budget.environment_steps", "reflection.interval"]
-OPTIONAL += ["reflection.temperature", "generation.chat_family"]
+OPTIONAL = [
+    "environment.horizon",
+    "environment.concurrency",
+    "context.window",
+    "budget.environment_steps",
+    "reflection.interval",
+    "reflection.temperature",
+    "playbook.path",
+    "generation.chat_family",
+]
 
 
 def nested(key, value):
@@ -63,15 +65,30 @@ def nested(key, value):
     return value
 
 
-def test_the_defaults_are_valid_and_those_of_the_design():
-    settings = Settings()
-    assert settings.problems() == []
+def problems(values):
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_mapping(values)
+    assert str(raised.value).splitlines() == raised.value.problems
+    return raised.value.problems
+
+
+def fields():
+    """Every setting by its key."""
+    sections = {"": Settings, **{f"{name}.": section for name, section in section_models(Settings).items()}}
+    return {
+        f"leafe.{prefix}{name}": field
+        for prefix, section in sections.items()
+        for name, field in section.model_fields.items()
+        if name not in section_models(section)
+    }
+
+
+def test_the_defaults_are_those_of_the_design():
+    settings = Settings.from_mapping({})
+    assert settings == Settings()
     assert (settings.budget.attempts, settings.budget.depth, settings.budget.environment_steps) == (8, 2, None)
-    assert (settings.reflection.interval, settings.reflection.branches, settings.reflection.scope) == (
-        None,
-        1,
-        "attempt",
-    )
+    reflection = settings.reflection
+    assert (reflection.interval, reflection.branches, reflection.scope) == (None, 1, "attempt")
     distillation = settings.distillation
     assert (distillation.events, distillation.events_per_task, distillation.target) == ("improved", 3, "action")
     assert (distillation.rehearsal_share, distillation.beta) == (0.2, 1.0)
@@ -79,14 +96,32 @@ def test_the_defaults_are_valid_and_those_of_the_design():
 
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in INVALID.items() for value in values])
 def test_an_invalid_value_is_named_with_its_key(key, value):
-    (problem,) = Settings.from_mapping(nested(key, value)).problems()
-    assert problem.startswith(f"{key} is ") and "expected" in problem
-    assert str(value) in problem
+    (problem,) = problems(nested(key, value))
+    assert problem.startswith(f"{key} is {value!r}; expected ")
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("leafe.seed", "an integer of at least 0"),
+        ("leafe.environment.name", "text"),
+        ("leafe.environment.horizon", "an integer of at least 1 or null"),
+        ("leafe.environment.step_timeout", "a number above 0"),
+        ("leafe.environment.options", "a mapping"),
+        ("leafe.reflection.temperature", "a number of at least 0 or null"),
+        ("leafe.reflection.grammar", "true or false"),
+        ("leafe.distillation.events", "one of improved, every, success"),
+        ("leafe.distillation.rehearsal_share", "a number from 0 to 1"),
+    ],
+)
+def test_what_was_expected_is_said_in_words(key, expected):
+    assert expected_values(fields()[key]) == expected
+    assert problems(nested(key, ["no list"])) == [f"{key} is ['no list']; expected {expected}"]
 
 
 @pytest.mark.parametrize("key", OPTIONAL)
 def test_none_is_valid_where_it_means_something(key):
-    assert Settings.from_mapping(nested(key, None)).problems() == []
+    Settings.from_mapping(nested(key, None))
 
 
 @pytest.mark.parametrize(
@@ -101,52 +136,45 @@ def test_none_is_valid_where_it_means_something(key):
     ],
 )
 def test_the_bounds_themselves_are_valid(key, value):
-    assert Settings.from_mapping(nested(key, value)).problems() == []
+    Settings.from_mapping(nested(key, value))
 
 
 def test_all_problems_are_reported_at_once():
-    values = {}
+    values = {"budgets": {}, "context": {"widow": 2}}
     for key, (value, *_) in INVALID.items():
         section, _, name = key.removeprefix("leafe.").rpartition(".")
         (values.setdefault(section, {}) if section else values)[name] = value
-    problems = Settings.from_mapping(values).problems()
-    assert [problem.split(" is ")[0] for problem in problems] == list(INVALID)
+    named = [problem.split(" is ")[0] for problem in problems(values)]
+    assert sorted(named) == sorted([*INVALID, "leafe.budgets", "leafe.context.widow"])
 
 
-def test_every_setting_is_checked_or_free_text():
-    free = {"leafe.environment.name", "leafe.environment.options", "leafe.generation.chat_family"}
-    free |= {"leafe.playbook.path", "leafe.evaluation.store", "leafe.collection.store"}
-    sections = [f.name for f in dataclasses.fields(Settings) if f.name != "seed"]
-    keys = {f"leafe.{s}.{f.name}" for s in sections for f in dataclasses.fields(getattr(Settings(), s))}
-    assert keys | {"leafe.seed"} == set(INVALID) | free
+def test_every_setting_is_checked_described_and_says_where_it_comes_from():
+    assert set(fields()) == set(INVALID)
+    for field in fields().values():
+        assert field.description.endswith(".")
+        assert any(isinstance(each, Source) for each in field.metadata)
+    assert PAPER in fields()["leafe.distillation.rehearsal_share"].metadata
+    assert OURS in fields()["leafe.distillation.beta"].metadata
 
 
-def test_all_unknown_keys_are_reported_at_once():
-    values = {"budgets": {}, "budget": {"attempt": 4, "depth": 1}, "reflection": {"k": 5}}
-    with pytest.raises(ValueError, match="unknown settings") as raised:
-        Settings.from_mapping(values)
-    assert set(str(raised.value).removeprefix("unknown settings: ").split(", ")) == {
-        "leafe.budgets",
-        "leafe.budget.attempt",
-        "leafe.reflection.k",
-    }
+def test_an_unknown_key_is_named_with_the_keys_that_there_are():
+    assert problems({"budget": {"atempts": 4, "depth": 1}, "reflection": {"k": 5}}) == [
+        "leafe.budget.atempts is not a setting (did you mean attempts?); "
+        "expected one of attempts, depth, environment_steps",
+        "leafe.reflection.k is not a setting; expected one of interval, rollback, experience, samples, branches, "
+        "max_tokens, max_characters, temperature, grammar, scope",
+    ]
+    (problem,) = problems({"budgets": {}})
+    assert problem.startswith("leafe.budgets is not a setting (did you mean budget?); expected one of seed, environ")
 
 
 def test_what_is_not_given_keeps_its_default():
     settings = Settings.from_mapping({"seed": 3, "budget": {"depth": 1}, "reflection": None})
-    budget = dataclasses.replace(Settings().budget, depth=1)
-    assert settings == dataclasses.replace(Settings(), seed=3, budget=budget)
-
-
-@pytest.mark.parametrize("stages", ["explore", "distil"])
-def test_a_stage_alone_needs_a_store(stages):
-    settings = Settings.from_mapping({"schedule": {"stages": stages}})
-    assert settings.problems() == [f"leafe.schedule.stages is {stages!r}; expected a folder in leafe.collection.store"]
-    kept = Settings.from_mapping({"schedule": {"stages": stages}, "collection": {"store": "trees"}})
-    assert kept.problems() == []
+    budget = Settings().budget.model_copy(update={"depth": 1})
+    assert settings == Settings().model_copy(update={"seed": 3, "budget": budget})
 
 
 @pytest.mark.parametrize("value", [8, "attempts=8", [8], True])
-def test_a_section_that_is_none_is_refused(value):
-    with pytest.raises(ValueError, match=r"leafe\.budget is .*expected keys below it"):
-        Settings.from_mapping({"budget": value})
+def test_a_section_without_keys_is_refused(value):
+    (problem,) = problems({"budget": value})
+    assert problem == f"leafe.budget is {value!r}; expected keys below it, such as leafe.budget.attempts"

@@ -52,7 +52,7 @@ def varied():
 
 
 def only(tree, kind, **changes):
-    settings = dataclasses.replace(ALL, **changes)
+    settings = ALL.model_copy(update=changes)
     return [example for example in build_examples(tree, settings, seed=0) if example.kind is kind]
 
 
@@ -180,7 +180,7 @@ class TestRandomTrees:
     @pytest.mark.parametrize("target", ["action", "suffix"])
     def test_only_sampled_actions_are_trained_on(self, seed, target):
         tree = grow(wandering(seed), roots=2, budget={"attempts": 14, "depth": 3}, reflection={"interval": 2})
-        settings = dataclasses.replace(ALL, target=target, incomplete_actions=bool(seed % 2))
+        settings = ALL.model_copy(update={"target": target, "incomplete_actions": bool(seed % 2)})
         examples = build_examples(tree, settings, seed)
         assert examples
         for example in examples:
@@ -213,7 +213,7 @@ class TestEvents:
         assert [example.attempt for example in only(tree, Kind.COUNTERFACTUAL, events=events)] == attempts
 
     def test_are_drawn_by_the_seed(self):
-        settings, tree = dataclasses.replace(ALL, events_per_task=2, rehearsal_share=0.0), varied()
+        settings, tree = ALL.model_copy(update={"events_per_task": 2, "rehearsal_share": 0.0}), varied()
         drawn = [tuple(example.attempt for example in build_examples(tree, settings, seed)) for seed in range(20)]
         assert set(drawn) == {(1, 2), (1, 4), (2, 4)}
         assert drawn == [
@@ -221,7 +221,7 @@ class TestEvents:
         ]
 
     def test_are_drawn_by_the_task_s_key(self):
-        settings, tree = dataclasses.replace(ALL, events_per_task=1), varied()
+        settings, tree = ALL.model_copy(update={"events_per_task": 1}), varied()
 
         def drawn(key):
             tree.task = dataclasses.replace(TASK, key=key)
@@ -244,7 +244,7 @@ class TestRehearsal:
 
     @pytest.mark.parametrize(("share", "fewest", "most"), [(0.0, 0, 0), (0.2, 20, 60), (1.0, 200, 200)])
     def test_draws_its_share_by_the_seed(self, share, fewest, most):
-        settings, tree = dataclasses.replace(ALL, events_per_task=0, rehearsal_share=share), rescued()
+        settings, tree = ALL.model_copy(update={"events_per_task": 0, "rehearsal_share": share}), rescued()
         drawn = [len(build_examples(tree, settings, seed)) for seed in range(200)]
         assert fewest <= sum(drawn) <= most
         assert drawn == [len(build_examples(tree, settings, seed)) for seed in range(200)]
@@ -254,7 +254,7 @@ class TestRehearsal:
 def test_a_tree_without_success_or_improvement_gives_nothing(events):
     tree = grow(ScriptedPolicy({"0": "L"}, {4: reflection(1, "e")}), roots=2)
     assert len(tree.branches()) > 0
-    assert build_examples(tree, dataclasses.replace(ALL, events=events), seed=0) == []
+    assert build_examples(tree, ALL.model_copy(update={"events": events}), seed=0) == []
 
 
 def test_an_example_says_where_it_comes_from():
@@ -300,4 +300,4 @@ class TestWorldModel:
         assert sum(example.sequence.mask) == 4
 
     def test_an_unscored_attempt_teaches_nothing(self):
-        assert build_examples(self.grown({"0": "!"}), dataclasses.replace(ALL, method="early_experience"), 0) == []
+        assert build_examples(self.grown({"0": "!"}), ALL.model_copy(update={"method": "early_experience"}), 0) == []

@@ -126,11 +126,11 @@ class CachingPolicy(ScriptedPolicy):
         super().__init__(*arguments)
         self.read = []
 
-    async def act(self, history):
-        return self.with_prompt(history, await super().act(history))
+    async def act(self, history, request):
+        return self.with_prompt(history, await super().act(history, request))
 
-    async def reflect(self, history, schema):
-        return self.with_prompt(history, await super().reflect(history, schema))
+    async def reflect(self, history, schema, request):
+        return self.with_prompt(history, await super().reflect(history, schema, request))
 
     def with_prompt(self, history, turn):
         cached = max((len(os.path.commonprefix([history.token_ids, each])) for each in self.read), default=0)

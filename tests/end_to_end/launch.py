@@ -112,13 +112,11 @@ def started(
     environment = {
         **os.environ,
         "PYTHONPATH": f"{TESTS}:{TESTS.parent}",
+        "RUN_DIR": str(run_dir),
         "VERL_FILE_LOGGER_PATH": str(metrics),
         "TENSORBOARD_DIR": str(run_dir / "tensorboard"),
         "VERL_USE_EXTERNAL_MODULES": module,
         "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "TORCHDYNAMO_DISABLE": "1",
         # One vLLM replica a rank: bound to the same two cores they would take turns on one.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": "1",
@@ -129,11 +127,9 @@ def started(
         *[sys.executable, "-m", "verl.trainer.main_ppo"],
         *["--config-path", "pkg://leafe_verl.plugin.config", "--config-name", config],
         *SMALL,
-        f"hydra.run.dir={run_dir}/hydra",
         f"actor_rollout_ref.model.path={model}",
         f"data.train_files={tasks}",
         f"data.val_files={held_out}",
-        f"trainer.default_local_dir={run_dir}/checkpoints",
         *overrides,
     ]
     with (run_dir / "log.txt").open("a") as log:

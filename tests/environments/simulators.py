@@ -12,7 +12,7 @@ from typing import Any
 
 from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
-from leafe_verl.environments.simulator import ForeignEnvironment
+from leafe_verl.environments.simulator import SimulatorEnvironment
 
 
 class Fragile:
@@ -54,7 +54,7 @@ class Fragile:
         return {"hash seed": os.environ["PYTHONHASHSEED"], "descriptors": len(descriptors), "pid": os.getpid()}
 
 
-class Counting(ForeignEnvironment):
+class Counting(SimulatorEnvironment):
     """Core's Environment of `Fragile`. A task's data: the number to start from."""
 
     horizon = 1000

@@ -36,7 +36,7 @@ from environments.simulators import Counting
 from leafe_verl.core.environment import Environment, ReplayDivergence, Step
 from leafe_verl.core.task import Task
 from leafe_verl.environments import simulator
-from leafe_verl.environments.simulator_process import ForeignLimits, Program
+from leafe_verl.environments.simulator_process import SimulatorLimits, SimulatorProgram
 from leafe_verl.sandbox import pool as sandbox
 from sandbox.host import descendants, memory_bytes, open_descriptors, settled
 
@@ -53,8 +53,8 @@ MIB = 2**20
 
 
 def _new_simulator() -> Environment:
-    limits = ForeignLimits(start_seconds=120, wait_seconds=120)
-    return Counting(simulator.shared_pool(Program("environments.simulators:Fragile"), limits, 2))
+    limits = SimulatorLimits(start_seconds=120, wait_seconds=120)
+    return Counting(simulator.shared_pool(SimulatorProgram("environments.simulators:Fragile"), limits, 2))
 
 
 def _simulator() -> Scenario:
@@ -193,8 +193,8 @@ def soak(name: str, seconds: float, environments: int, kill_seconds: float) -> R
             _run_threads(load, environments, seconds / QUARTERS, seed=1000 * quarter)
             gc.collect()
             _note_memory(load)
-        simulator._close_all()
-        sandbox._close_all()
+        simulator._pools.close_all()
+        sandbox._pools.close_all()
         report.processes_left = settled(lambda: len(descendants(os.getpid()) - load.others))
         report.descriptors_left = settled(lambda: open_descriptors() - descriptors)
         report.files_left = [str(each) for each in Path(folder).rglob("*")]

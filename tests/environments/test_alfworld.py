@@ -15,8 +15,8 @@ from leafe_verl.core.environment import EnvironmentFailure, ReplayDivergence, Re
 from leafe_verl.core.task import Task
 from leafe_verl.environments import alfworld
 from leafe_verl.environments.alfworld import PROGRAM, ALFWorld
-from leafe_verl.environments.alfworld_games import KINDS, Kitchen, game_of, make_kitchen, rows_of
-from leafe_verl.environments.simulator_process import ForeignLimits, Process
+from leafe_verl.environments.alfworld_games import KINDS, Kitchen, build_game, find_games, make_kitchen
+from leafe_verl.environments.simulator_process import SimulatorLimits, SimulatorProcess
 from leafe_verl.task_files import read_tasks
 
 DATA = Path(alfworld.__file__).parents[1] / "data"
@@ -41,9 +41,9 @@ def environment() -> Iterator[ALFWorld]:
 
 
 @pytest.fixture(scope="module")
-def oracle() -> Iterator[Process]:
+def oracle() -> Iterator[SimulatorProcess]:
     # Planning for two objects takes seconds of a core, and minutes of a busy one.
-    process = Process(PROGRAM, ForeignLimits(**{**SLOW, "call_seconds": 1200}))
+    process = SimulatorProcess(PROGRAM, SimulatorLimits(**{**SLOW, "call_seconds": 1200}))
     process.wait_until_ready()
     yield process
     process.close()
@@ -71,7 +71,7 @@ def test_the_embedded_task_files_are_disjoint() -> None:
     assert {each.key for each in train}.isdisjoint(each.key for each in held_out)
 
 
-def test_what_is_missing_is_said_with_what_mends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_is_said_with_what_fixes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match=r"pip install leafe-verl\[alfworld\]"):
         ALFWorld()
@@ -106,7 +106,7 @@ def test_every_kitchen_holds_what_its_task_needs_and_comes_from_its_seed() -> No
 
 
 @needs_alfworld
-def test_the_planners_walkthrough_returns_one(environment: ALFWorld, oracle: Process) -> None:
+def test_the_planners_walkthrough_returns_one(environment: ALFWorld, oracle: SimulatorProcess) -> None:
     tasks = read_tasks(str(DATA / "embedded_alfworld_heldout.jsonl"), "alfworld")
     for each in tasks[1 : NUM_ORACLE_TASKS + 1]:
         commands = oracle.call("walkthrough", each.data)
@@ -122,9 +122,9 @@ def test_a_downloaded_game_is_played_from_its_file(tmp_path: Path) -> None:
     for trial, solvable in games.items():
         folder = tmp_path / "train" / "pick-Mug" / trial
         folder.mkdir(parents=True)
-        game = {**game_of(make_kitchen(1, KINDS[0]), 1), "solvable": solvable}
+        game = {**build_game(make_kitchen(1, KINDS[0]), 1), "solvable": solvable}
         (folder / "game.tw-pddl").write_text(json.dumps(game))
-    (row,) = rows_of(tmp_path)
+    (row,) = find_games(tmp_path)
     assert row["task_id"] == "train/pick-Mug/trial_1"
     program = [sys.executable, "-m", "leafe_verl.environments.alfworld_games", str(tmp_path)]
     assert json.loads(subprocess.run(program, capture_output=True, check=True).stdout) == row
@@ -168,8 +168,9 @@ def test_a_state_that_does_not_come_back_is_refused(environment: ALFWorld) -> No
 
 
 @needs_alfworld
-def test_the_horizon_truncates_and_admissible_actions_are_an_option() -> None:
+def test_admissible_actions_and_the_horizon_are_options() -> None:
     environment = ALFWorld(horizon=1, admissible_commands=False, processes=1, **SLOW)
     assert "Admissible" not in environment.reset(kitchen_task(KINDS[1], 1), 0)[0]
-    assert environment.step("look").truncated
+    step = environment.step("look")
+    assert environment.horizon == 1 and not step.truncated, "the caller ends the attempt"
     environment.close()

@@ -12,7 +12,7 @@ import pytest
 
 from leafe_verl.core.environment import Step
 from leafe_verl.environments import codecontests_rows
-from leafe_verl.environments.codecontests import CLOSING, CodeContests, limits_of
+from leafe_verl.environments.codecontests import CLOSING, CodeContests, tightest_limits
 from leafe_verl.environments.codecontests_rows import ANSWER_FORM
 from leafe_verl.sandbox import Limits
 from leafe_verl.task_files import read_tasks
@@ -66,15 +66,14 @@ def test_rewards_add_up_to_the_share_that_the_last_program_passes() -> None:
     steps = play(some, fewer, some, "")
     assert [step.reward for step in steps] == pytest.approx([0.8, -0.6, 0.6, -0.8])
     assert [step.info["passed"] for step in steps] == [4, 1, 4, 0]
-    assert [step.truncated for step in steps] == [False, False, False, True]
-    assert all(step.info["error"] and not step.terminated for step in steps)
+    assert all(step.info["error"] and not step.terminated and not step.truncated for step in steps)
 
 
 def test_the_generated_tests_are_capped_and_the_others_are_not() -> None:
     (step,) = play(fenced("print(2 * int(input()))"), max_generated_tests=1)
     assert step.info["success"] and step.info["total"] == 4
-    assert [test.stdin for test in codecontests_rows.tests_of(TASK.data, 1)] == ["1\n", "-3\n", "0\n", "5\n"]
-    assert len(codecontests_rows.tests_of(TASK.data)) == 5
+    assert [test.stdin for test in codecontests_rows.build_tests(TASK.data, 1)] == ["1\n", "-3\n", "0\n", "5\n"]
+    assert len(codecontests_rows.build_tests(TASK.data)) == 5
 
 
 def test_a_failing_public_test_is_shown() -> None:
@@ -122,12 +121,12 @@ def test_observations_are_bounded_and_can_be_encoded() -> None:
 
 def test_a_problems_limits_hold_where_they_are_tighter() -> None:
     cap = Limits(4.0, memory_bytes=512 * 2**20)
-    assert limits_of(TASK.data, cap) == Limits(1.5, 4.0, 256_000_000)
-    assert limits_of(TASK.data, Limits(1.0, memory_bytes=2**27)) == Limits(1.0, 3.0, 2**27)
+    assert tightest_limits(TASK.data, cap) == Limits(1.5, 4.0, 256_000_000)
+    assert tightest_limits(TASK.data, Limits(1.0, memory_bytes=2**27)) == Limits(1.0, 3.0, 2**27)
     free = CodeContests.task({**ROW, "time_limit": None, "memory_limit_bytes": 0}).data
-    assert limits_of(free, cap) == Limits(4.0, 9.0, 512 * 2**20)
+    assert tightest_limits(free, cap) == Limits(4.0, 9.0, 512 * 2**20)
     tight = CodeContests.task({**ROW, "memory_limit_bytes": 1000}).data
-    assert limits_of(tight, cap).memory_bytes == 64 * 2**20
+    assert tightest_limits(tight, cap).memory_bytes == 64 * 2**20
 
 
 @pytest.mark.parametrize(("option", "value"), [("horizon", 0), ("feedback_characters", 50), ("max_generated_tests", 0)])
@@ -210,7 +209,7 @@ def test_rows_of_the_hubs_form_are_played(monkeypatch: pytest.MonkeyPatch, caplo
     assert first.data == TASK.data and first.key == "1000_A. Double (source 2)"
     assert second.key == "1000_A. Double (source 1)", "names agree between sources"
     assert second.data["time_limit"] is None and second.data["generated_tests"] == none
-    assert "1 rows are no tasks" in caplog.text and "row 3: task without tests (source 2): no tests" in caplog.text
+    assert "1 rows are not tasks" in caplog.text and "row 3: task without tests (source 2): no tests" in caplog.text
     assert CodeContests.task(CodeContests.verl_row(first, "train", 0)) == first
     for task in (first, second):
         environment = CodeContests()
@@ -225,7 +224,7 @@ def test_rows_of_the_hubs_form_are_played(monkeypatch: pytest.MonkeyPatch, caplo
         ({"description": " "}, "description is ' '; expected the problem in words"),
         ({"public_tests": 3}, "public_tests is 3; expected an object"),
         ({"public_tests": {"input": ["1"], "output": []}}, "public_tests has 1 inputs and 0 outputs"),
-        ({"public_tests": {"input": [1], "output": ["1"]}}, r"public_tests.input is \[1\]; expected a list of texts"),
+        ({"public_tests": {"input": [1], "output": ["1"]}}, r"public_tests.input is \[1\]; expected a list of strings"),
         ({"public_tests": EMPTY, "private_tests": EMPTY, "generated_tests": EMPTY}, "no tests; expected at least one"),
         ({"time_limit": 3}, "time_limit is 3; expected an object"),
         ({"memory_limit_bytes": "a"}, "memory_limit_bytes is 'a'; expected a number"),
@@ -248,7 +247,7 @@ def test_embedded_problems_parse_and_their_reference_solutions_succeed(split: st
         steps = list(threads.map(lambda row: play(fenced(row["solutions"]["solution"][0]), row=row)[0], rows))
     failed = {row["name"]: step.observation for row, step in zip(rows, steps, strict=True) if not step.info["success"]}
     assert failed == {}
-    assert all(len(codecontests_rows.tests_of(CodeContests.task(row).data)) >= 6 for row in rows)
+    assert all(len(codecontests_rows.build_tests(CodeContests.task(row).data)) >= 6 for row in rows)
 
 
 def test_the_embedded_sets_are_disjoint() -> None:

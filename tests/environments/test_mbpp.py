@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from leafe_verl.core.environment import Step
-from leafe_verl.environments.mbpp import CLOSING, MBPP, extract_code
+from leafe_verl.environments.code_environment import extract_code
+from leafe_verl.environments.mbpp import CLOSING, MBPP
 
 REPOSITORY = Path(__file__).parents[2]
 DATA = REPOSITORY.parent / "shared" / "data" / "mbpp_train.jsonl"
@@ -73,15 +74,13 @@ def test_rewards_add_up_to_the_share_that_the_last_code_passes() -> None:
     steps = play(half, none, most, "")
     assert [step.reward for step in steps] == [0.5, -0.5, 0.75, -0.75]
     assert [step.info["passed"] for step in steps] == [2, 0, 3, 0]
-    assert [step.truncated for step in steps] == [False, False, False, True]
     assert all(step.info["error"] and not step.info["success"] and not step.terminated for step in steps)
 
 
-def test_the_horizon_is_an_option_and_a_success_on_its_last_turn_is_no_truncation() -> None:
-    steps = play("", fenced(ROW["code"]), horizon=2)
-    assert [(step.terminated, step.truncated) for step in steps] == [(False, False), (True, False)]
-    (step,) = play("", horizon=1)
-    assert step.truncated
+def test_the_horizon_is_an_option_that_the_caller_enforces() -> None:
+    assert MBPP(horizon=2).horizon == 2
+    first, second = play("", fenced(ROW["code"]), horizon=1)
+    assert not first.truncated and second.terminated
 
 
 def test_a_failing_test_is_shown_with_what_it_got() -> None:
@@ -276,7 +275,7 @@ def test_a_row_that_is_no_task_is_refused(changes: Mapping[str, Any], problem: s
 # --- Real data ---
 
 
-def rows_of(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
     with path.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
@@ -308,19 +307,19 @@ def mbpp_rows() -> list[dict[str, Any]]:
     """60 of the 474 rows, evenly spaced; all were checked once."""
     if not DATA.is_file():
         pytest.skip(f"no {DATA}: the training half of MBPP is not part of the repository")
-    rows = rows_of(DATA)
+    rows = read_rows(DATA)
     assert len(rows) == 474
     return rows[::8]
 
 
 @pytest.mark.skipif(not DATA.is_file(), reason="the training half of MBPP is not part of the repository")
 def test_every_row_of_mbpp_is_a_task() -> None:
-    assert len([MBPP.task(row) for row in rows_of(DATA)]) == 474
+    assert len([MBPP.task(row) for row in read_rows(DATA)]) == 474
 
 
 def test_reference_solutions_of_mbpp_succeed(mbpp_rows: list[dict[str, Any]]) -> None:
     # Two with an unusual test: a set-up that needs the solution, and a value that the test computes.
-    unusual = [row for row in rows_of(DATA) if row["task_id"] in (596, 927)]
+    unusual = [row for row in read_rows(DATA) if row["task_id"] in (596, 927)]
     assert len(unusual) == 2
     failed = {key: step.observation for key, step in final_steps(mbpp_rows + unusual) if not step.info["success"]}
     assert failed == {}
@@ -333,7 +332,7 @@ def test_altered_solutions_of_mbpp_fail_every_test(mbpp_rows: list[dict[str, Any
 
 @pytest.mark.parametrize("path", EMBEDDED, ids=lambda path: path.stem)
 def test_embedded_tasks_parse_and_their_reference_solutions_succeed(path: Path) -> None:
-    rows = rows_of(path)
+    rows = read_rows(path)
     assert len(rows) >= 24 and len({MBPP.task(row).key for row in rows}) == len(rows)
     failed = {key: step.observation for key, step in final_steps(rows) if not step.info["success"]}
     assert failed == {}

@@ -91,13 +91,13 @@ def test_everything_wrong_is_said_at_once() -> None:
     with pytest.raises(ValueError) as refusal:
         parse_rows(rows, "mbpp", "some.jsonl")
     lines = str(refusal.value).splitlines()
-    assert lines[0] == "some.jsonl: 13 rows are no tasks of 'mbpp':"
+    assert lines[0] == "some.jsonl: 13 rows are not tasks of 'mbpp':"
     assert lines[1] == "  row 1: task 1: test_list is empty; expected at least one assert"
     assert len(lines) == 12 and lines[-1] == "  and 3 more"
 
 
 def test_a_key_that_comes_twice_and_no_rows_are_refused() -> None:
-    with pytest.raises(ValueError, match="row 2: the key '7' came before"):
+    with pytest.raises(ValueError, match="row 2: an earlier row has the key '7'"):
         parse_rows([(1, row(7)), (2, row(7))], "mbpp", "some.jsonl")
     with pytest.raises(ValueError, match="holds no rows"):
         parse_rows([], "mbpp", "some.jsonl")

@@ -13,13 +13,13 @@ from leafe_verl.core.environment import EnvironmentFailure
 from leafe_verl.core.task import Task
 from leafe_verl.environments import react, scienceworld
 from leafe_verl.environments.scienceworld import PROGRAM, ScienceWorld
-from leafe_verl.environments.simulator_process import ForeignLimits, Process
+from leafe_verl.environments.simulator_process import SimulatorLimits, SimulatorProcess
 from leafe_verl.task_files import read_tasks
 
 DATA = Path(scienceworld.__file__).parents[1] / "data"
 NUM_ORACLE_TASKS = int(os.environ.get("LEAFE_TEST_EPISODES", "1"))
 """Tasks that the oracle plays; a gold path takes seconds to compute."""
-LIMITS = ForeignLimits(start_seconds=300, call_seconds=120)
+LIMITS = SimulatorLimits(start_seconds=300, call_seconds=120)
 
 needs_scienceworld = pytest.mark.skipif(scienceworld.missing() is not None, reason=str(scienceworld.missing()))
 
@@ -57,8 +57,8 @@ def play(environment: ScienceWorld, commands: Sequence[str]) -> list[float]:
     ],
 )
 def test_the_first_line_that_says_action_holds_it(answer: str, action: str | None) -> None:
-    assert react.action_of(answer) == action
-    assert len(react.action_of("Action: " + "x" * 1000) or "") == react.MAX_CHARACTERS
+    assert react.extract_action(answer) == action
+    assert len(react.extract_action("Action: " + "x" * 1000) or "") == react.MAX_CHARACTERS
 
 
 # --- Rows ---
@@ -80,13 +80,13 @@ def test_the_embedded_task_files_are_disjoint() -> None:
 SPLITS = ("train", "heldout")
 
 
-def test_what_is_missing_is_said_with_what_mends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_is_said_with_what_fixes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match=r"pip install leafe-verl\[scienceworld\]"):
         ScienceWorld()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     monkeypatch.setattr("shutil.which", lambda name: None)
-    with pytest.raises(RuntimeError, match="Java 8 or newer.*mend it with"):
+    with pytest.raises(RuntimeError, match="Java 8 or newer.*fix it with"):
         ScienceWorld()
 
 
@@ -113,11 +113,12 @@ def test_a_task_that_is_lost_returns_zero_and_unknown_actions_are_told(environme
 
 
 @needs_scienceworld
-def test_the_horizon_truncates_and_valid_actions_are_shown() -> None:
+def test_valid_actions_and_the_horizon_are_options() -> None:
     environment = ScienceWorld(horizon=2, valid_actions=5, processes=1, start_seconds=300, call_seconds=120)
     observation, _ = environment.reset(task("lifespan-shortest-lived", 93), 0)
     assert 1 <= observation.rpartition("Some valid actions: ")[2].count(",") < 5
-    assert [environment.step("Action: look around").truncated for _ in range(2)] == [False, True]
+    steps = [environment.step("Action: look around") for _ in range(2)]
+    assert environment.horizon == 2 and not steps[-1].truncated, "the caller ends the attempt"
     environment.close()
 
 
@@ -133,7 +134,7 @@ def test_gold_paths_score_one(environment: ScienceWorld) -> None:
     tasks = read_tasks(str(DATA / "embedded_scienceworld_heldout.jsonl"), "scienceworld")
     random.Random(0).shuffle(tasks)
     # In a process of its own: after the first such path, every reset would compute one.
-    oracle = Process(PROGRAM, LIMITS)
+    oracle = SimulatorProcess(PROGRAM, LIMITS)
     try:
         oracle.wait_until_ready()
         for each in tasks[:NUM_ORACLE_TASKS]:

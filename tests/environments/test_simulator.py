@@ -19,21 +19,21 @@ import pytest
 from environments.simulators import Counting
 from leafe_verl.core.environment import EnvironmentFailure, ReplayDivergence
 from leafe_verl.core.task import Task
-from leafe_verl.environments.simulator import ProcessPool, pool_of, shared_pool
-from leafe_verl.environments.simulator_process import ForeignLimits, Process, Program
+from leafe_verl.environments.simulator import SimulatorPool, pool_from_options, shared_pool
+from leafe_verl.environments.simulator_process import SimulatorLimits, SimulatorProcess, SimulatorProgram
 
-FRAGILE = Program("environments.simulators:Fragile")
-LIMITS = ForeignLimits(call_seconds=30, memory_mb=200, reply_mb=1)
+FRAGILE = SimulatorProgram("environments.simulators:Fragile")
+LIMITS = SimulatorLimits(call_seconds=30, memory_mb=200, reply_mb=1)
 TASK, OTHER = (Task(f"from-{start}", "Count.", "counting", {"start": start}) for start in (0, 100))
-MakePool = Callable[..., ProcessPool]
+MakePool = Callable[..., SimulatorPool]
 
 
 @pytest.fixture
 def make_pool() -> Iterator[MakePool]:
     pools = []
 
-    def make(size: int = 1, program: Program = FRAGILE, **limits: float) -> ProcessPool:
-        pools.append(ProcessPool(program, ForeignLimits(**{**vars(LIMITS), **limits}), size))  # type: ignore[arg-type]
+    def make(size: int = 1, program: SimulatorProgram = FRAGILE, **limits: float) -> SimulatorPool:
+        pools.append(SimulatorPool(program, SimulatorLimits(**{**vars(LIMITS), **limits}), size))  # type: ignore[arg-type]
         return pools[-1]
 
     yield make
@@ -41,7 +41,7 @@ def make_pool() -> Iterator[MakePool]:
         pool.close()
 
 
-def begun(pool: ProcessPool, task: Task = TASK) -> Counting:
+def begun(pool: SimulatorPool, task: Task = TASK) -> Counting:
     environment = Counting(pool)
     environment.reset(task, 0)
     return environment
@@ -69,7 +69,7 @@ def ends(pid: int) -> bool:
     [
         ("die", r"exit status 3\); the limit is leafe\.environment\.options\.memory_mb=200"),
         ("be killed", r"SIGKILL"),
-        ("flood", r"an answer has \d+ bytes; the limit is leafe\.environment\.options\.reply_mb=1"),
+        ("flood", r"a reply has \d+ bytes; the limit is leafe\.environment\.options\.reply_mb=1"),
         ("hog", r"MemoryError.*; the limit is leafe\.environment\.options\.memory_mb=200"),
         ("raise", r"act raised OSError: broken"),
     ],
@@ -96,7 +96,7 @@ def test_a_hung_call_ends_at_its_limit(make_pool: MakePool) -> None:
     [("hang", r"its start took longer than .*start_seconds"), ("raise", "ModuleNotFoundError: no such")],
 )
 def test_a_simulator_that_does_not_start_is_a_failure(make_pool: MakePool, how: str, text: str) -> None:
-    program = Program(FRAGILE.simulator, (how,))
+    program = SimulatorProgram(FRAGILE.simulator, (how,))
     with pytest.raises(EnvironmentFailure, match=text):
         begun(make_pool(program=program, start_seconds=1 if how == "hang" else 60))
 
@@ -118,17 +118,21 @@ def test_a_wait_for_a_process_has_a_limit(make_pool: MakePool) -> None:
 @pytest.mark.parametrize("option", vars(LIMITS))
 def test_a_limit_that_makes_no_sense_is_refused_by_name(option: str) -> None:
     with pytest.raises(ValueError, match=rf"leafe\.environment\.options\.{option} is 0"):
-        ForeignLimits(**{option: 0})
+        SimulatorLimits(**{option: 0})
     with pytest.raises(ValueError, match=r"leafe\.environment\.options\.processes is 0"):
         shared_pool(FRAGILE, LIMITS, 0)
 
 
 def test_an_option_that_there_is_not_is_refused_and_what_is_missing_is_said() -> None:
-    with pytest.raises(ValueError, match=r"unknown leafe\.environment\.options\.memory; .* there are start_seconds,"):
-        pool_of(FRAGILE, None, 1, {"memory": 3})
-    with pytest.raises(RuntimeError, match="mend it with"):
-        pool_of(FRAGILE, "not installed; mend it with", 1, {})
-    assert pool_of(FRAGILE, None, 1, {"call_seconds": 7}) is shared_pool(FRAGILE, ForeignLimits(call_seconds=7), 1)
+    with pytest.raises(
+        ValueError, match=r"unknown leafe\.environment\.options\.memory; .* processes are start_seconds,"
+    ):
+        pool_from_options(FRAGILE, None, 1, {"memory": 3})
+    with pytest.raises(RuntimeError, match="fix it with"):
+        pool_from_options(FRAGILE, "not installed; fix it with", 1, {})
+    assert pool_from_options(FRAGILE, None, 1, {"call_seconds": 7}) is shared_pool(
+        FRAGILE, SimulatorLimits(call_seconds=7), 1
+    )
 
 
 # --- Sharing ---
@@ -203,7 +207,7 @@ def test_random_kills_end_attempts_and_nothing_else(make_pool: MakePool) -> None
 
 
 def test_a_worker_has_its_surroundings_and_what_it_started_ends_with_it(make_pool: MakePool) -> None:
-    process = Process(FRAGILE, LIMITS)
+    process = SimulatorProcess(FRAGILE, LIMITS)
     process.wait_until_ready()
     surroundings = process.call("surroundings")
     # Standard streams, the socket, and the folder that is being listed.
@@ -231,9 +235,9 @@ def test_workers_end_with_their_host_and_outlive_the_thread_that_asked(how: str)
 import json, os, threading, time
 from environments.simulators import Counting
 from leafe_verl.core.task import Task
-from leafe_verl.environments.simulator import ProcessPool
-from leafe_verl.environments.simulator_process import ForeignLimits, Program
-pool = ProcessPool(Program({FRAGILE.simulator!r}), ForeignLimits(), 1)
+from leafe_verl.environments.simulator import SimulatorPool
+from leafe_verl.environments.simulator_process import SimulatorLimits, SimulatorProgram
+pool = SimulatorPool(SimulatorProgram({FRAGILE.simulator!r}), SimulatorLimits(), 1)
 environment = Counting(pool)
 thread = threading.Thread(target=environment.reset, args=(Task("a", "", "c", {{"start": 0}}), 0))
 thread.start(), thread.join()

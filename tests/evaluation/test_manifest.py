@@ -39,6 +39,14 @@ def test_every_other_difference_is_named_with_both_values(changed, said):
     assert MANIFEST.differences(dataclasses.replace(MANIFEST, **changed)) == [said]
 
 
+def test_settings_that_became_constants_differ_only_in_another_value():
+    former = {"context": {"line_characters": 160, "summary_characters": 3000}, "playbook": {"lesson_characters": 160}}
+    old = dataclasses.replace(MANIFEST, leafe={**MANIFEST.leafe, **former})
+    assert MANIFEST.differences(old) == old.differences(MANIFEST) == []
+    shorter = dataclasses.replace(MANIFEST, leafe={**MANIFEST.leafe, "context": {"line_characters": 80}})
+    assert MANIFEST.differences(shorter) == ["leafe.context.line_characters is None, not 80"]
+
+
 def test_another_schema_is_refused(tmp_path):
     (tmp_path / "evaluation.json").write_text(json.dumps({"schema": 2}))
     with pytest.raises(ValueError, match="schema 2; expected 1"):

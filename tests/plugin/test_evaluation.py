@@ -17,7 +17,7 @@ from leafe_verl.core import ExplorationTree
 from leafe_verl.evaluation.manifest import read_manifest
 from leafe_verl.evaluation.results import read_evaluation
 from leafe_verl.plugin import launch
-from leafe_verl.plugin.rollout.dataset import task_of
+from leafe_verl.plugin.rollout.dataset import read_task
 from leafe_verl.plugin.rollout.evaluation import EvaluationDataset, validation_loop
 from leafe_verl.plugin.rollout.task_loop import chatml_family, warn_once_of_model_types
 from leafe_verl.trees import TreeWriter
@@ -40,7 +40,7 @@ class FakeVerl:
         writer = TreeWriter(read_store(config))
         for row in dataset(config).dataframe:
             for _ in range(row["__rollout_n__"]):
-                tree = ExplorationTree(task_of(row["extra_info"]))
+                tree = ExplorationTree(read_task(row["extra_info"]))
                 tree.add(attempt(OUTCOMES[next(self.outcomes, "+")]))
                 append(writer, tree)
         return subprocess.CompletedProcess(command, 0)

@@ -1,16 +1,20 @@
 """Bad input is refused before Ray starts: what came, what was expected, which setting to change."""
 
 import json
+import os
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("verl", reason="verl is not installed")
 
 from hydra import compose, initialize_config_module
+from hydra.core.utils import JobStatus
 from omegaconf import OmegaConf
 
 from leafe_verl.embedded import HELDOUT_FILE, TRAIN_FILE
-from leafe_verl.plugin.preflight import Preflight, _verl_problems, find_problems
+from leafe_verl.plugin.callbacks import ForkWorkers, Preflight, PrepareModel, PrintSummary, ResolveConfiguration
+from leafe_verl.plugin.preflight import _verl_problems, find_problems
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +57,7 @@ def test_the_shipped_configurations_are_accepted(config, name, device):
         ("leafe.reflection.interval=0", "leafe.reflection.interval is 0; expected"),
         ("leafe.distillation.beta=-0.5", "leafe.distillation.beta is -0.5; expected"),
         ("leafe.distillation.events=best", "expected one of improved, every, success"),
-        ("+leafe.budget.atempts=3", "unknown settings: leafe.budget.atempts"),
+        ("+leafe.budget.atempts=3", "leafe.budget.atempts is not a setting (did you mean attempts?)"),
         ("actor_rollout_ref.model.path=/no/such/model", "actor_rollout_ref.model.path"),
         ("trainer.n_gpus_per_node=3", "cannot be divided by 3 data-parallel ranks"),
         ("actor_rollout_ref.rollout.n=0", "actor_rollout_ref.rollout.n is 0; expected"),
@@ -107,6 +111,39 @@ def test_all_problems_are_reported_at_once_and_end_the_process(config):
     assert str(refusal.value).count("\n- ") == 3
 
 
+def test_forked_workers_are_for_runs_without_a_gpu_that_start_ray_themselves(config, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.delenv("RAY_RUNTIME_ENV_HOOK", raising=False)
+    ForkWorkers().on_job_start(config())
+    assert "RAY_RUNTIME_ENV_HOOK" not in os.environ
+    monkeypatch.delenv("RAY_ADDRESS")
+    ForkWorkers().on_job_start(config(device="gpu"))
+    assert "RAY_RUNTIME_ENV_HOOK" not in os.environ
+    ForkWorkers().on_job_start(config())
+    assert os.environ["RAY_RUNTIME_ENV_HOOK"] == "leafe_verl.plugin.cpu.fork_server.with_fork_server"
+    monkeypatch.delenv("RAY_RUNTIME_ENV_HOOK")
+
+
+def test_a_checkpoint_without_weights_is_refused_as_a_model(config, tmp_path):
+    with pytest.raises(SystemExit, match="is no model: expected a Hugging Face folder"):
+        PrepareModel().on_run_start(config(f"actor_rollout_ref.model.path={tmp_path}"))
+
+
+def test_what_verl_gets_is_resolved(config, tmp_path):
+    composed = config(f"run_dir={tmp_path}/new")
+    ResolveConfiguration().on_run_start(composed)
+    sent = OmegaConf.to_container(composed.ray_kwargs, resolve=False)
+    assert "${" not in json.dumps(sent) and (tmp_path / "new").is_dir()
+
+
+def test_the_summary_of_a_run_that_ended_well_is_printed(config, tmp_path, capsys):
+    (tmp_path / "metrics-1.jsonl").write_text('{"step": 1, "data": {"leafe/trees": 3, "actor/loss": 1.0}}\n')
+    composed = config(f"run_dir={tmp_path}")
+    for status, shown in ((JobStatus.FAILED, ""), (JobStatus.COMPLETED, "exploration trees")):
+        PrintSummary().on_job_end(composed, SimpleNamespace(status=status))
+        assert shown in capsys.readouterr().out
+
+
 def test_verl_of_another_minor_version_is_refused():
     assert _verl_problems("0.9.1") == []
     (problem,) = _verl_problems("0.10.0")
@@ -114,10 +151,10 @@ def test_verl_of_another_minor_version_is_refused():
     assert "pip install verl==0.9.1" in problem
 
 
-def test_the_yaml_and_the_dataclasses_have_the_same_defaults(config):
-    from leafe_verl.core import Settings
+def test_the_yaml_and_the_models_have_the_same_defaults(config):
+    from leafe_verl.plugin.settings import RunSettings
 
     composed = config(device="gpu")
     settings = OmegaConf.to_container(composed.leafe, resolve=True)
     assert settings["collection"].pop("store") == f"{composed.trainer.default_local_dir}/trees"
-    assert Settings.from_mapping(settings) == Settings()
+    assert RunSettings.from_mapping(settings) == RunSettings()

@@ -1,4 +1,4 @@
-"""The recipes: small differences, commands that compose, and nothing that only this checkout has."""
+"""The recipes: one command each, configurations that compose by themselves, and names that the file system takes."""
 
 from __future__ import annotations
 
@@ -12,39 +12,45 @@ from leafe_verl.environments import BUILT_IN
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 ENVIRONMENTS = sorted({*BUILT_IN} - {"gymnasium"})
-"""Those with recipes; what a Gymnasium environment needs is its owner's to say."""
-PYTHON = """#!/usr/bin/env bash
-case "$*" in
-    *device_count*) echo "$STUB_GPUS" ;;
-    *merge*) echo "${@: -1}" ;;
-    *main_ppo*) printf '%s\\n' "$@" ;;
-esac
-"""
-"""Prints the launcher's arguments, one a line, in the place of running it."""
+"""Environments with recipes. A Gymnasium environment's owner says what it needs."""
+ODD_NAMES = ["1", "lr=3e-5", "a, b (c)'s \u00e9", "null", 'back\\slash "quoted"', "[1, 2]"]
 
 
 @pytest.fixture
-def run(tmp_path):
-    stub = tmp_path / "bin" / "python"
-    stub.parent.mkdir()
-    stub.write_text(PYTHON)
-    stub.chmod(0o755)
+def compose(monkeypatch):
+    pytest.importorskip("verl", reason="verl is not installed")
+    import hydra
 
-    def arguments(recipe, *overrides, gpus=0, **variables):
-        path = f"{stub.parent}:{os.environ['PATH']}"
-        kept = {name: value for name, value in os.environ.items() if name not in ("MODEL", "TRAIN_FILES", "VAL_FILES")}
-        environment = {**kept, "PATH": path, "STUB_GPUS": str(gpus), "RUN_DIR": str(tmp_path / "run"), **variables}
-        command = ["bash", RECIPES / f"{recipe}.sh", *overrides]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.splitlines()
+    from leafe_verl.plugin import resolvers
 
-    return arguments
+    def composed(config, *overrides, **variables):
+        resolvers.run_dir.cache_clear()
+        for name in ("MODEL", "TRAIN_FILES", "VAL_FILES", "RUN_DIR"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        with hydra.initialize_config_module("leafe_verl.plugin.config", version_base=None):
+            return hydra.compose(config, overrides=list(overrides))
+
+    yield composed
+    resolvers.run_dir.cache_clear()
 
 
-def test_the_recipes_differ_in_at_most_fifteen_lines():
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_leafe_and_grpo_differ_in_the_comment_and_the_name_of_the_configuration(environment):
+    leafe, grpo = ((RECIPES / f"{name}_{environment}.sh").read_text().splitlines() for name in ("leafe", "grpo"))
+    code = [[line for line in lines if not line.startswith("#")] for lines in (leafe, grpo)]
+    differing = [pair for pair in zip(*code, strict=True) if pair[0] != pair[1]]
+    assert [(a.replace("--config-name leafe", "--config-name grpo"), b) for a, b in differing] == [
+        (differing[0][1],) * 2
+    ]
+    assert f"environment={environment} " in differing[0][0]
+
+
+def test_the_mbpp_recipes_differ_in_at_most_three_lines_a_side():
     diff = subprocess.run(["diff", RECIPES / "leafe_mbpp.sh", RECIPES / "grpo_mbpp.sh"], capture_output=True, text=True)
-    assert 0 < len(diff.stdout.splitlines()) <= 15
+    assert 0 < sum(line.startswith("<") for line in diff.stdout.splitlines()) <= 3
+    assert 0 < sum(line.startswith(">") for line in diff.stdout.splitlines()) <= 3
 
 
 def test_every_script_parses():
@@ -54,43 +60,72 @@ def test_every_script_parses():
         assert subprocess.run(["bash", "-n", script]).returncode == 0, script
 
 
-@pytest.mark.parametrize("gpus", [0, 8])
+def test_a_recipe_runs_verls_launcher_with_the_overrides_it_is_given(tmp_path):
+    stub = tmp_path / "python"
+    stub.write_text('#!/usr/bin/env bash\ncase "$*" in *main_ppo*) printf \'%s\\n\' "$@" ;; esac\n')
+    stub.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = ["bash", RECIPES / "leafe_sokoban.sh", "trainer.test_freq=3"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1:] == [
+        *["verl.trainer.main_ppo", "--config-path", "pkg://leafe_verl.plugin.config", "--config-name", "leafe"],
+        *["environment=sokoban", "trainer.test_freq=3"],
+    ]
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
-def test_leafe_and_grpo_differ_in_the_algorithms_lines_alone(run, environment, gpus):
-    leafe, grpo = (run(f"{algorithm}_{environment}", gpus=gpus) for algorithm in ("leafe", "grpo"))
-    algorithms = ("leafe", "grpo", "actor_rollout_ref.rollout.n=", "leafe.budget.", "leafe.reflection.")
-    differing = {*leafe} ^ {*grpo}
-    assert differing and all(line.startswith(algorithms) for line in differing)
-    assert f"leafe.environment.name={environment}" in leafe
+@pytest.mark.parametrize("config", ["leafe", "grpo", "ace", "early_experience"])
+def test_every_configuration_composes_by_itself(compose, config, environment, device):
+    composed = compose(config, f"environment={environment}", f"device={device}")
+    hub = device == "gpu" and environment in ("mbpp", "codecontests")
+    files = [*composed.data.train_files, *composed.data.val_files]
+    assert all(source.startswith("hub:") if hub else Path(source).is_file() for source in files)
+    assert composed.leafe.environment.name == composed.data.environment == environment
+    assert composed.trainer.test_freq is None and composed.trainer.n_gpus_per_node >= 1
+    assert composed.run_dir.startswith(f"{Path.cwd()}/runs/{config}_{environment}/")
 
 
-@pytest.mark.parametrize("gpus", [0, 8])
-@pytest.mark.parametrize("environment", ENVIRONMENTS)
-def test_the_commands_compose_with_task_files_that_are_there(run, environment, gpus):
-    pytest.importorskip("verl", reason="verl is not installed")
-    from hydra import compose, initialize_config_module
+def test_the_device_is_found_out(compose):
+    from leafe_verl.plugin.resolvers import find_device
 
-    given = run(f"leafe_{environment}", gpus=gpus)
-    overrides = [each for each in given if "=" in each and not each.startswith(("hydra.", "--"))]
-    with initialize_config_module("leafe_verl.plugin.config", version_base=None):
-        config = compose("leafe", overrides=overrides)
-    files = [config.data.train_files, config.data.val_files]
-    assert all(source.startswith("hub:") if gpus and environment in ("mbpp", "codecontests") else Path(source).is_file()
-               for source in files)  # fmt: skip
-    assert config.leafe.environment.name == environment and config.trainer.test_freq is None
+    assert compose("leafe").trainer.device == {"cpu": "cpu", "gpu": "cuda"}[find_device()]
 
 
-def test_what_is_given_wins(run):
-    given = run("leafe_sokoban", "trainer.test_freq=3", TRAIN_FILES="mine.jsonl", MODEL="owner/name")
-    assert "data.train_files=mine.jsonl" in given and "actor_rollout_ref.model.path=owner/name" in given
-    assert "trainer.test_freq=3" in given
-    assert "leafe.environment.horizon=2" in run("leafe_mbpp") and "leafe.environment.horizon=2" not in run(
-        "leafe_mbpp", MODEL="owner/name"
-    )
+def test_the_embedded_model_alone_gets_two_turns(compose):
+    assert compose("leafe", "device=cpu").leafe.environment.horizon == 2
+    assert compose("leafe", "device=cpu", MODEL="owner/name").leafe.environment.horizon is None
+    assert compose("leafe", "device=cpu", "leafe.environment.horizon=3").leafe.environment.horizon == 3
 
 
-def test_an_environment_without_a_line_is_named(tmp_path):
-    script = tmp_path / "leafe_chess.sh"
-    script.write_text(f'ROOT=. DEVICE=cpu ENVIRONMENT=chess; . "{RECIPES}/environments.sh"')
-    done = subprocess.run(["bash", script], capture_output=True, text=True)
-    assert done.returncode == 1 and "no line for chess on cpu" in done.stderr
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_any_name_that_the_file_system_takes_stays_itself(compose, name):
+    from omegaconf import OmegaConf
+
+    paths = {"MODEL": f"models/{name}", "TRAIN_FILES": f"{name}.jsonl", "VAL_FILES": f"{name}.parquet"}
+    composed = compose("leafe", "device=cpu", RUN_DIR=f"runs/{name}", **paths)
+    OmegaConf.resolve(composed)
+    assert composed.trainer.experiment_name == name and composed.run_dir == f"{Path.cwd()}/runs/{name}"
+    assert composed.trainer.default_local_dir == f"{Path.cwd()}/runs/{name}/checkpoints"
+    assert composed.actor_rollout_ref.model.path == paths["MODEL"]
+    assert composed.data.train_files == [paths["TRAIN_FILES"]] and composed.data.val_files == [paths["VAL_FILES"]]
+
+
+def test_a_name_that_omegaconf_would_read_as_a_reference_is_refused(compose):
+    with pytest.raises(Exception, match=r"RUN_DIR is 'runs/\$\{x\}'; expected a name without"):
+        str(compose("leafe", "device=cpu", RUN_DIR="runs/${x}").run_dir)
+
+
+def test_what_the_user_sets_in_the_environment_wins(compose):
+    variables = compose("leafe", "device=cpu", OMP_NUM_THREADS="7").ray_kwargs.ray_init.runtime_env.env_vars
+    assert variables.OMP_NUM_THREADS == "7" and all(isinstance(value, str) for value in variables.values())
+
+
+def test_our_keys_at_the_root_are_none_of_verls(compose):
+    import hydra
+    import verl.trainer
+
+    with hydra.initialize_config_dir(f"{next(iter(verl.trainer.__path__))}/config", version_base=None):
+        verls = {*hydra.compose("ppo_trainer")}
+    assert {*compose("leafe")} - verls == {"leafe", "run_dir"}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from leafe_verl.sandbox.judge import Verdict, judge
+from leafe_verl.sandbox.judge import CodeVerdict, judge
 from leafe_verl.sandbox.pool import SandboxPool, available_tiers
 from leafe_verl.sandbox.programs import ProgramTest, judge_program
 from leafe_verl.sandbox.protocol import Limits
@@ -27,8 +27,8 @@ WRONG = "def f(x): return None"
 
 @dataclass(frozen=True)
 class Judged:
-    by_asserts: Verdict
-    as_program: Verdict
+    by_asserts: CodeVerdict
+    as_program: CodeVerdict
 
     @property
     def passed(self) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from leafe_verl.sandbox.judge import Verdict, judge
+from leafe_verl.sandbox.judge import CodeVerdict, judge
 from leafe_verl.sandbox.pool import SandboxPool, available_tiers
 from leafe_verl.sandbox.programs import ProgramTest, judge_program
 from leafe_verl.sandbox.protocol import TIMEOUT, Limits, ProgramResult, RunResult, Sandbox
@@ -55,7 +55,7 @@ class Recording:
 class Outcome:
     """Of one program."""
 
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[CodeVerdict, ...]
     came: str
     """All that came out of the sandbox, as text."""
     error: RuntimeError | None = None

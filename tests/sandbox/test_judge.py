@@ -10,13 +10,22 @@ from typing import Any
 
 import pytest
 
-from leafe_verl.sandbox import Limits, ProgramResult, RunResult, TestResult, Verdict, default_pool, judge, split_assert
-from leafe_verl.sandbox.values import decode, source_of
+from leafe_verl.sandbox import (
+    CodeVerdict,
+    Limits,
+    ProgramResult,
+    RunResult,
+    TestResult,
+    default_pool,
+    judge,
+    split_assert,
+)
+from leafe_verl.sandbox.values import decode, to_source
 
 QUICK = Limits(cpu_seconds=1, wall_seconds=10)
 
 
-def verdict(code: str, *tests: str, setup: str = "") -> Verdict:
+def verdict(code: str, *tests: str, setup: str = "") -> CodeVerdict:
     return judge(code, tests, setup, default_pool(), QUICK)
 
 
@@ -163,11 +172,11 @@ def test_long_values_are_shortened() -> None:
 
 
 def test_values_are_shown_alike_in_every_process() -> None:
-    assert source_of({"b", "a", "c"}) == "{'a', 'b', 'c'}"
-    assert source_of([(1,), frozenset(), {1: float("-inf")}, True, 2j]) == (
+    assert to_source({"b", "a", "c"}) == "{'a', 'b', 'c'}"
+    assert to_source([(1,), frozenset(), {1: float("-inf")}, True, 2j]) == (
         "[(1,), frozenset(), {1: float('-inf')}, True, complex(0.0, 2.0)]"
     )
-    assert eval(source_of(10**5000)) == 10**5000
+    assert eval(to_source(10**5000)) == 10**5000
 
 
 @pytest.mark.parametrize(

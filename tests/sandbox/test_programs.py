@@ -9,7 +9,7 @@ from concurrent.futures import Future
 import pytest
 
 from leafe_verl.sandbox.pool import SandboxPool
-from leafe_verl.sandbox.programs import NOT_RUN, Comparison, ProgramTest, describe_failure, judge_program
+from leafe_verl.sandbox.programs import NOT_RUN, OutputComparison, ProgramTest, describe_failure, judge_program
 from leafe_verl.sandbox.protocol import (
     LOST,
     OUTPUT_TOO_LARGE,
@@ -57,7 +57,7 @@ BEYOND_A_DOUBLE = 10**18
     ],
 )
 def test_what_counts_as_the_expected_output(output: str, expected: str) -> None:
-    assert Comparison().matches(output, expected)
+    assert OutputComparison().matches(output, expected)
 
 
 @pytest.mark.parametrize(
@@ -111,17 +111,17 @@ def test_what_counts_as_the_expected_output(output: str, expected: str) -> None:
     ],
 )
 def test_what_does_not(output: str, expected: str) -> None:
-    assert not Comparison().matches(output, expected)
+    assert not OutputComparison().matches(output, expected)
 
 
 def test_the_tolerances_are_settings() -> None:
-    assert Comparison(absolute=0.1).matches("0.45", "0.5")
-    assert not Comparison(absolute=0).matches("0.5000001", "0.5")
-    assert Comparison(absolute=0).matches("0.50", "0.5")
-    assert not Comparison().matches("100000.5", "100000.0")
-    assert Comparison(relative=1e-5).matches("100000.5", "100000.0")
-    assert not Comparison(relative=1e-5).matches("100001", "100000")
-    assert not Comparison(ignore_case=False).matches("YES", "yes")
+    assert OutputComparison(absolute=0.1).matches("0.45", "0.5")
+    assert not OutputComparison(absolute=0).matches("0.5000001", "0.5")
+    assert OutputComparison(absolute=0).matches("0.50", "0.5")
+    assert not OutputComparison().matches("100000.5", "100000.0")
+    assert OutputComparison(relative=1e-5).matches("100000.5", "100000.0")
+    assert not OutputComparison(relative=1e-5).matches("100001", "100000")
+    assert not OutputComparison(ignore_case=False).matches("YES", "yes")
 
 
 # --- Which tests run ---

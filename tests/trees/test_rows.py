@@ -34,6 +34,17 @@ def one_step(history, action, task=None, observation="seen", **fields):
     return tree
 
 
+def examples_of_all(method, incomplete):
+    return DistillationSettings(
+        method=method,
+        events="every",
+        events_per_task=9,
+        target="suffix",
+        rehearsal_share=1.0,
+        incomplete_actions=incomplete,
+    )
+
+
 OPENING = History((1, 2), ({"role": "user", "content": "go"},))
 
 
@@ -52,7 +63,7 @@ def test_random_trees_come_back(tmp_path, method):
         assert (read.task, read.reflections) == (tree.task, tree.reflections)
         assert read.attempts == bare(tree)  # and with it every history, `previous` included
         for incomplete in (False, True):
-            settings = DistillationSettings(method, "every", 9, "suffix", 1.0, incomplete_actions=incomplete)
+            settings = examples_of_all(method, incomplete)
             examples = build_examples(tree, settings, seed=1)
             assert build_examples(read, settings, seed=1) == examples
             assert count(read, examples) == count(tree, examples)
@@ -65,7 +76,7 @@ def test_random_trees_come_back(tmp_path, method):
 def test_examples_of_windowed_histories_come_back(tmp_path, method, window):
     context = {"window": window, "stride": 2}
     trees = [wandered(seed, distillation={"method": method}, context=context) for seed in range(4)]
-    settings = DistillationSettings(method, "every", 9, "suffix", 1.0, incomplete_actions=True)
+    settings = examples_of_all(method, incomplete=True)
     compared = 0
     for tree, read in zip(trees, stored(tmp_path, *trees), strict=True):
         examples = build_examples(tree, settings, seed=1)

@@ -214,4 +214,4 @@ def test_export(store, tmp_path, capsys):
     assert run("export", store, "--out", tmp_path / "examples.parquet", "--format", "verl") == 0
     assert "3 rows hold earlier turns as ChatML text" in lines(capsys)[-1]
     assert run("export", store, "--out", tmp_path / "more.jsonl", "--rehearsal-share", "2") == 1
-    assert "rehearsal_share is 2.0; expected at most 1" in capsys.readouterr().err
+    assert "rehearsal_share is 2.0; expected a number from 0 to 1" in capsys.readouterr().err

@@ -33,11 +33,11 @@ def tokenizer(tmp_path_factory):
 class Scripted(ServerPolicy):
     """The served policy's tokenisation; R J R R without an experience, R R with it."""
 
-    async def act(self, history):
+    async def act(self, history, request):
         told = experience_in(history.messages) is not None
         return self.spoken("J" if observation_in(history.messages) == "1" and not told else "R")
 
-    async def reflect(self, history, schema):
+    async def reflect(self, history, schema, request):
         return self.spoken(reflection(2, "do not jump"))
 
     def spoken(self, text):

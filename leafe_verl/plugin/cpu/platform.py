@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from verl.plugin.platform import PlatformBase, PlatformRegistry, get_platform, set_platform
 
 
@@ -54,12 +53,12 @@ class CpuDevice:
 
 
 @PlatformRegistry.register(platform="cpu")
-class CpuPlatform(PlatformBase):
+class CpuPlatform(PlatformBase):  # type: ignore[misc]  # verl is Any to mypy
     """verl's platform interface for machines without an accelerator. Ray counts logical GPUs in their place."""
 
     device_name = "cpu"
     vendor_name = "cpu"
-    device_module = CpuDevice()  # type: ignore[assignment]
+    device_module = CpuDevice()
 
     def is_available(self) -> bool:
         return True
@@ -140,11 +139,6 @@ def cpu_dtype(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """
     flags = cpuinfo.read_text() if cpuinfo.is_file() else ""
     return "bfloat16" if re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags) else "float32"
-
-
-def name_dtype() -> None:
-    """Let configurations ask for it: `${leafe_cpu_dtype:}`."""
-    OmegaConf.register_new_resolver("leafe_cpu_dtype", cpu_dtype, replace=True)
 
 
 def prepare_engine() -> None:

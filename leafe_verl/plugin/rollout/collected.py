@@ -1,4 +1,4 @@
-"""The tree store as a rollout worker sees it: it finds trees that were collected before, and keeps finished ones."""
+"""A rollout worker's view of the store of trees: it finds trees collected earlier and keeps those it finishes."""
 
 from __future__ import annotations
 
@@ -13,29 +13,32 @@ from leafe_verl.trees.reader import Folder
 
 
 class CollectedTrees:
-    """The trees of one store. It is indexed once, and new trees go to a file of this process."""
+    """The trees of one store. The store is indexed when this is made; finished trees go to a file of this process."""
 
     def __init__(self, store: Folder) -> None:
-        self._writer, self._writing = TreeWriter(store), threading.Lock()
-        self._of_step: dict[tuple[int | None, str], Location] = {}
-        self._of_task: dict[str, list[Location]] = defaultdict(list)
+        self._writer, self._write_lock = TreeWriter(store), threading.Lock()
+        self._by_step: dict[tuple[int | None, str], Location] = {}
+        self._by_task: dict[str, list[Location]] = defaultdict(list)
         for key, location in index(store).items():
-            self._of_step.setdefault((key.step, key.task_key), location)
-            self._of_task[key.task_key].append(location)
+            self._by_step.setdefault((key.step, key.task_key), location)
+            self._by_task[key.task_key].append(location)
 
     def find(self, step: int, task_key: str) -> ExplorationTree | None:
-        """Return the tree that training step `step` collected for a task before this process began."""
-        location = self._of_step.get((step, task_key))
+        """Return the tree that training step `step` collected for a task before this process began, if any."""
+        location = self._by_step.get((step, task_key))
         return None if location is None else _read(location)
 
-    def of_task(self, task_key: str) -> list[ExplorationTree]:
+    def find_all(self, task_key: str) -> list[ExplorationTree]:
         """Return all trees of a task, in the order of the store's files."""
-        return [_read(location) for location in self._of_task.get(task_key, [])]
+        return [_read(location) for location in self._by_task.get(task_key, [])]
 
     def keep(self, tree: ExplorationTree, provenance: Provenance) -> None:
-        """Write a finished tree and wait until it is on disk. Raises OSError that names the setting if that fails."""
+        """Write a finished tree and return once it is on the disk.
+
+        Raises OSError, which names the setting of the folder, if it cannot be written.
+        """
         try:
-            with self._writing:
+            with self._write_lock:
                 self._writer.append(tree, provenance)
         except OSError as error:
             raise OSError(
@@ -55,5 +58,5 @@ def _read(location: Location) -> ExplorationTree:
 
 @functools.cache
 def fingerprint(chat_template: str, vocabulary_size: int) -> str:
-    """Return a short text that differs between tokenizers. Token ids are comparable if their fingerprints are equal."""
+    """Return a short string that differs between tokenizers whose token ids must not be mixed in one store."""
     return f"{vocabulary_size}-{hashlib.sha256(chat_template.encode()).hexdigest()[:12]}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import datasets
 from verl.utils.dataset.rl_dataset import RLHFDataset
@@ -16,7 +18,7 @@ TASK_FIELD = "task"
 """Field of `extra_info` that carries the task, as JSON, to the agent loop."""
 
 
-class TaskDataset(RLHFDataset):
+class TaskDataset(RLHFDataset):  # type: ignore[misc]  # verl is Any to mypy
     """Rows of verl's own form, each with its task. `data.environment` names the environment."""
 
     def _download(self, use_origin_parquet: bool = False) -> None:
@@ -30,12 +32,12 @@ class TaskDataset(RLHFDataset):
         self.dataframe = datasets.Dataset.from_list([_row(task, index) for index, task in enumerate(tasks)])
 
 
-def _row(task: Task, index: int) -> dict:
-    row = environment_class(task.environment).verl_row(task, "", index)
+def _row(task: Task, index: int) -> dict[str, Any]:
+    row: dict[str, Any] = environment_class(task.environment).verl_row(task, "", index)
     row["extra_info"] = {"index": index, TASK_FIELD: json.dumps(dataclasses.asdict(task))}
     return row
 
 
-def task_of(extra_info: dict) -> Task:
+def read_task(extra_info: Mapping[str, Any]) -> Task:
     """Return the task of a row that went through verl."""
     return Task(**json.loads(extra_info[TASK_FIELD]))

@@ -11,7 +11,7 @@ from leafe_verl.core import ExplorationTree, Outcome
 from leafe_verl.core.playbook import Delta, look_back
 from leafe_verl.core.sft_examples import sequences_of
 from leafe_verl.core.statistics import count
-from leafe_verl.plugin.rollout.dataset import task_of
+from leafe_verl.plugin.rollout.dataset import read_task
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
 from leafe_verl.plugin.rollout.task_loop import TaskLoop, describe_row
 from leafe_verl.plugin.wire import TreeRecord
@@ -34,8 +34,8 @@ class EpisodeLoop(TaskLoop):
         others (v1/utils.py, compute_advantage_for_multi_trajectories), so that every attempt has the same weight in
         its group's mean.
         """
-        task = task_of(kwargs["extra_info"])
-        explorer = self.explorer(task, sampling_params, describe_row(kwargs))
+        task = read_task(kwargs["extra_info"])
+        explorer, policy = self.explorer(task, sampling_params, describe_row(kwargs))
         tree = ExplorationTree(task)
         tree.add(await explorer.attempt(task))
         self.finished(tree, [])
@@ -45,8 +45,8 @@ class EpisodeLoop(TaskLoop):
             return []
         *earlier, last = [sequence for _, sequence in sequences_of(attempt.steps)]
         info = {"acc": float(attempt.outcome is Outcome.SUCCESS), "steps": float(len(attempt.steps))}
-        played = (explorer.policy, tree.return_of(0), 2 * len(attempt.steps), info)
-        record = TreeRecord(count(tree, []), delta=await self.learned(tree, explorer.policy))
+        played = (policy, tree.return_of(0), 2 * len(attempt.steps), info)
+        record = TreeRecord(count(tree, []), delta=await self.learned(tree, policy))
         outputs = [self.output(sequence, *played) for sequence in earlier]
         return [*outputs, self.output(last, *played, record.to_extra_fields())]
 

@@ -11,7 +11,7 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopO
 from leafe_verl.core import Example, ExplorationTree
 from leafe_verl.core.statistics import count
 from leafe_verl.evaluation.results import missing_attempts, read_evaluation
-from leafe_verl.plugin.rollout.dataset import TaskDataset, task_of
+from leafe_verl.plugin.rollout.dataset import TaskDataset, read_task
 from leafe_verl.plugin.rollout.episode_loops import EpisodeLoop
 from leafe_verl.plugin.rollout.explore_loops import ExploreLoop
 from leafe_verl.plugin.rollout.task_loop import TaskLoop
@@ -35,14 +35,15 @@ class RecordingLoop(TaskLoop):
         return [self._acknowledgement()]
 
     def finished(self, tree: ExplorationTree, examples: list[Example]) -> None:
+        if (store := self.settings.evaluation.store) is None:
+            raise ValueError(f"agent loops named {RECORD}* keep what they play: set leafe.evaluation.store")
         provenance = Provenance(
             run=self.config.trainer.experiment_name,
             seed=self.settings.seed,
             model=self.config.actor_rollout_ref.model.path,
             has_tokens=False,
         )
-        writer = self.worker.tree_writer(self.settings.evaluation.store)
-        writer.append(tree, provenance, count(tree, examples))
+        self.worker.tree_writer(store).append(tree, provenance, count(tree, examples))
 
     def _acknowledgement(self) -> AgentLoopOutput:
         token = self.tokenizer.eos_token_id
@@ -73,7 +74,7 @@ class EvaluationDataset(TaskDataset):
 
     def _read_files_and_tokenize(self) -> None:
         super()._read_files_and_tokenize()
-        rows = {task_of(row["extra_info"]).key: row for row in self.dataframe}
+        rows = {read_task(row["extra_info"]).key: row for row in self.dataframe}
         missing = missing_attempts(read_evaluation(self.config.store), rows, self.config.attempts)
         # verl prefers a row's own number of attempts to val_kwargs.n (trainer_base.py, agent_loop_tq.py).
         self.dataframe = datasets.Dataset.from_list(

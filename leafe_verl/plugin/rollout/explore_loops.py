@@ -14,10 +14,11 @@ from leafe_verl.core.sft_examples import PHASES, build_examples
 from leafe_verl.core.shared_prefix import sort_by_shared_prefix
 from leafe_verl.core.statistics import count
 from leafe_verl.plugin.rollout.collected import CollectedTrees, fingerprint
-from leafe_verl.plugin.rollout.dataset import task_of
+from leafe_verl.plugin.rollout.dataset import read_task
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
 from leafe_verl.plugin.rollout.task_loop import TaskLoop, describe_row
-from leafe_verl.plugin.wire import TREES_UNKEPT, ExampleRecord, TreeRecord, tracks_branches
+from leafe_verl.plugin.trackers import tracks_branches
+from leafe_verl.plugin.wire import TREES_FROM_STORE, TREES_UNKEPT, ExampleRecord, TreeRecord
 from leafe_verl.trees import Provenance
 from leafe_verl.trees.telling import telling_branch
 
@@ -36,17 +37,18 @@ class ExploreLoop(TaskLoop):
 
         A tree that this training step had collected before its run was killed is not collected again.
         """
-        task, step = task_of(kwargs["extra_info"]), int(kwargs["global_steps"])
+        task, step = read_task(kwargs["extra_info"]), int(kwargs["global_steps"])
         if found := await asyncio.to_thread(self._find, task, step):
             return self.rows(found, None)
-        explorer = self.explorer(task, sampling_params, describe_row(kwargs), self.worker.stop_signal(step))
+        stop = self.worker.stop_signal(step)
+        explorer, policy = self.explorer(task, sampling_params, describe_row(kwargs), stop)
         tree = await explorer.explore(task, roots=self.rollout_config.n)
         try:
-            await asyncio.to_thread(self._keep, tree, step, explorer.policy)  # other trees do not wait for the disk
+            await asyncio.to_thread(self._keep, tree, step, policy)  # other trees do not wait for the disk
         except OSError as error:
             logger.error("%s", error)
-            return [self._summary_row(explorer.policy, TreeRecord({TREES_UNKEPT: 1}), success=0.0)]
-        return self.rows(tree, explorer.policy)
+            return [self._summary_row(policy, TreeRecord({TREES_UNKEPT: 1}), success=0.0)]
+        return self.rows(tree, policy)
 
     def rows(self, tree: ExplorationTree, policy: ServerPolicy | None, number: int = 0) -> list[AgentLoopOutput]:
         """Return what a tree teaches.
@@ -60,7 +62,7 @@ class ExploreLoop(TaskLoop):
         return [self._tree_row(tree, examples, policy), *self._example_rows(tree, examples, policy, number)]
 
     def _tree_row(self, tree: ExplorationTree, examples: list[Example], policy: ServerPolicy | None) -> AgentLoopOutput:
-        counts = count(tree, examples) | {TREES_UNKEPT: 0, "trees_from_store": int(policy is None)}
+        counts = count(tree, examples) | {TREES_UNKEPT: 0, TREES_FROM_STORE: int(policy is None)}
         branch = telling_branch(tree) if tracks_branches(self.config) else None
         success = max((float(attempt.outcome is Outcome.SUCCESS) for attempt in tree.attempts), default=0.0)
         return self._summary_row(policy, TreeRecord(counts, branch), success)
@@ -103,7 +105,7 @@ class ExploreLoop(TaskLoop):
         if (store := self._store()) is None:
             return
         provenance = Provenance(
-            run=self.config.trainer.experiment_name,
+            run=str(self.config.trainer.experiment_name),  # the name may look like a number
             step=step,
             seed=self.settings.seed,
             model=self.config.actor_rollout_ref.model.path,
@@ -120,6 +122,6 @@ class ReplayLoop(ExploreLoop):
 
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> list[AgentLoopOutput]:
         """Return the rows of all stored trees of the task; none for a task that the store has no tree of."""
-        task, store = task_of(kwargs["extra_info"]), self._store()
-        trees = await asyncio.to_thread(store.of_task, task.key) if store else []
+        task, store = read_task(kwargs["extra_info"]), self._store()
+        trees = await asyncio.to_thread(store.find_all, task.key) if store else []
         return [row for number, tree in enumerate(trees) for row in self.rows(tree, None, number)]

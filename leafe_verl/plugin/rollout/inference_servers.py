@@ -21,6 +21,8 @@ from verl.utils.ray_utils import auto_await
 from verl.workers.rollout.llm_server import LLMServerClient, LLMServerManager
 from verl.workers.rollout.replica import RolloutReplica, TokenOutput
 
+from leafe_verl.plugin.rollout.worker_state import WorkerState
+
 logger = logging.getLogger(__name__)
 
 PING_SECONDS = 5.0
@@ -38,8 +40,11 @@ def is_loss(error: Exception) -> bool:
     return isinstance(error, RayTaskError) and ("EngineDeadError" in str(error) or NO_SERVERS in str(error))
 
 
-class RetryingClient(LLMServerClient):
+class RetryingClient(LLMServerClient):  # type: ignore[misc]  # verl is Any to mypy
     """verl's client; a request that loses its server is sent again. Its caller bounds the time."""
+
+    worker_state: WorkerState
+    """State that all loops of a rollout worker share. Set by the rollout worker; the trainer's client has none."""
 
     async def generate(self, request_id: str, **request: Any) -> TokenOutput:
         while True:
@@ -122,9 +127,11 @@ def _is_dead(replica: RolloutReplica) -> bool:
 
 def _settle(done: Future[None], work: Callable[[], None]) -> None:
     try:
-        done.set_result(work())
+        work()
     except BaseException as error:
         done.set_exception(error)
+    else:
+        done.set_result(None)
 
 
 def _wait_for_death(server: Any) -> None:
@@ -138,6 +145,6 @@ def _has_dead_engine(server: Any) -> bool:
     return bool(getattr(getattr(server, "engine", None), "errored", False))
 
 
-@auto_await
+@auto_await  # type: ignore[untyped-decorator]
 async def _launch(replica: RolloutReplica) -> None:
     await replica.launch_servers()

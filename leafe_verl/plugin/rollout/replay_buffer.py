@@ -22,7 +22,7 @@ def _nothing_collected(batch_size: int, what: str) -> RuntimeError:
     )
 
 
-class ProgressReplayBuffer(ReplayBuffer):
+class ProgressReplayBuffer(ReplayBuffer):  # type: ignore[misc]  # verl is Any to mypy
     """Shows how many of a batch's tasks have been collected. Chosen by `trainer.v1.sampler.custom_sampler`.
 
     `sample` raises RuntimeError for a batch without any result, which verl would stumble over later on.
@@ -59,4 +59,5 @@ class ProgressReplayBuffer(ReplayBuffer):
         if self._bar is not None and (more := min(done, self._bar.total) - self._bar.n) > 0:
             self._bar.update(more)
         self.wait(POLL_SECONDS)
-        return super()._wait_for_next_poll(partition_id, last_debug_time)
+        debug_time: float = super()._wait_for_next_poll(partition_id, last_debug_time)
+        return debug_time

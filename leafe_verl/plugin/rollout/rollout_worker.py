@@ -72,7 +72,9 @@ class RolloutWorker(_WorkerTQ):  # type: ignore[misc, valid-type]
         self.llm_client.worker_state = self._state  # verl hands the client to each loop
         warn_once_of_model_types()
 
-    async def _run_prompt(self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool = False) -> None:
+    async def _run_prompt(
+        self, prompt: dict[str, Any], sampling_params: dict[str, Any], trajectory: dict[str, Any], trace: bool = False
+    ) -> None:
         if trajectory["validate"]:
             prompt["agent_name"] = validation_loop(self.config.leafe.evaluation)
         elif prompt["agent_name"] in (EXPLORE, REPLAY):
@@ -96,7 +98,7 @@ class RolloutWorker(_WorkerTQ):  # type: ignore[misc, valid-type]
         self._state.stop_signal(step).set()
 
 
-class RolloutManager(AgentLoopManagerTQ):
+class RolloutManager(AgentLoopManagerTQ):  # type: ignore[misc]  # verl is Any to mypy
     """verl's manager, with our worker; one that dies is replaced, and plays again what it had not finished."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -108,8 +110,8 @@ class RolloutManager(AgentLoopManagerTQ):
         self._past_losses: Counter[str] = Counter()
         self._sent: dict[int, list[TensorDict]] = {}
         self._deaths_of: Counter[str] = Counter()
-        self._pings: dict[int, ray.ObjectRef] = {}
-        self._ends: dict[int, ray.ObjectRef] = {}
+        self._pings: dict[int, ray.ObjectRef[None]] = {}
+        self._ends: dict[int, ray.ObjectRef[None]] = {}
         self._looked = 0.0
 
     def generate_sequences(self, prompts: TensorDict) -> None:

@@ -21,7 +21,6 @@ from leafe_verl.core.policy import (
     PolicyTimeout,
     PromptUsage,
     Turn,
-    asked_for,
 )
 from leafe_verl.core.settings import GenerationSettings, ReflectionSettings
 
@@ -68,18 +67,18 @@ class ServerPolicy:
             )
         return History(tuple(merged.token_ids), tuple(answered), (history, turn))
 
-    async def act(self, history: History) -> Turn:
-        return await self._sample(history, self.generation.max_tokens, {})
+    async def act(self, history: History, request: str) -> Turn:
+        return await self._sample(history, request, self.generation.max_tokens, {})
 
-    async def reflect(self, history: History, schema: Mapping[str, Any]) -> Turn:
+    async def reflect(self, history: History, schema: Mapping[str, Any], request: str) -> Turn:
         params: dict[str, Any] = {}
         if self.reflection.temperature is not None:
             params["temperature"] = self.reflection.temperature
         if self.grammar:
             params["structured_outputs"] = _json_grammar(json.dumps(schema))
-        return await self._sample(history, self.reflection.max_tokens, params)
+        return await self._sample(history, request, self.reflection.max_tokens, params)
 
-    async def _sample(self, history: History, max_tokens: int, params: dict[str, Any]) -> Turn:
+    async def _sample(self, history: History, request: str, max_tokens: int, params: dict[str, Any]) -> Turn:
         length = len(history.token_ids)
         if length + max_tokens > self.window:
             raise ContextOverflow(
@@ -87,14 +86,14 @@ class ServerPolicy:
                 "raise data.max_prompt_length or data.max_response_length, or lower leafe.generation.max_tokens"
             )
         begun = asyncio.get_running_loop().time()
-        request_id, seeded = self._identity(length)
-        request = self.client.generate(
+        request_id, seeded = self._identity(request, length)
+        answer = self.client.generate(
             request_id,
             prompt_ids=list(history.token_ids),
             sampling_params={**self.sampling_params, **params, **seeded, "max_tokens": max_tokens},
         )
         try:
-            output = await asyncio.wait_for(request, self.generation.timeout)
+            output = await asyncio.wait_for(answer, self.generation.timeout)
         except (TimeoutError, asyncio.TimeoutError):
             raise PolicyTimeout(
                 f"no turn within {self.generation.timeout:g} s; leafe.generation.timeout sets the limit"
@@ -109,14 +108,14 @@ class ServerPolicy:
         prompted = None if cached is None else PromptUsage(length, cached)
         return self._turn(output.token_ids, output.log_probs, max_tokens, prompted)
 
-    def _identity(self, length: int) -> tuple[str, dict[str, int]]:
+    def _identity(self, request: str, length: int) -> tuple[str, dict[str, int]]:
         """The id of a request and its sampling seed.
 
         Under `rollout.full_determinism` verl hands the id on to vLLM (llm_server.py), where no two may be the same.
         """
         if self.seed is None:
             return self.request_id, {}
-        digest = hashlib.sha256(f"{self.seed} {asked_for.get()} {length}".encode("utf-8", "surrogatepass"))
+        digest = hashlib.sha256(f"{self.seed} {request} {length}".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()[:32], {"seed": int.from_bytes(digest.digest()[-4:], "big")}
 
     def _turn(

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 import os
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 from omegaconf import OmegaConf
@@ -14,20 +14,26 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 from verl.utils.tokenizer.continuous_token import ContinuousTokenBuilder
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
-from leafe_verl.core import Example, ExplorationTree, Explorer, Settings, Task, TokenSequence
+from leafe_verl.core import Example, ExplorationTree, Explorer, Task, TokenSequence
 from leafe_verl.core.playbook import Playbook
 from leafe_verl.environments import make
+from leafe_verl.plugin.rollout.inference_servers import RetryingClient
 from leafe_verl.plugin.rollout.playbook_file import read_playbook
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
 from leafe_verl.plugin.rollout.worker_state import WorkerState
+from leafe_verl.plugin.settings import RunSettings
 
 
-class TaskLoop(AgentLoopBase):
+class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
     """verl makes one loop for each prompt. Subclasses implement `run`."""
+
+    server_manager: RetryingClient
+    continuous_token_builder: ContinuousTokenBuilder
 
     def __init__(self, *args: Any, hf_model_type: str | None = None, **kwargs: Any) -> None:
         super().__init__(*args, hf_model_type=hf_model_type, **kwargs)
-        self.settings = Settings.from_mapping(OmegaConf.to_container(self.config.leafe, resolve=True))
+        values = cast(dict[str, Any], OmegaConf.to_container(self.config.leafe, resolve=True))
+        self.settings = RunSettings.from_mapping(values)
         inferred = chatml_family(self.continuous_token_builder, str(self.tokenizer.chat_template))
         if family := self.settings.generation.chat_family or inferred:
             self.continuous_token_builder = create_continuous_token_builder(
@@ -40,22 +46,21 @@ class TaskLoop(AgentLoopBase):
     @property
     def worker(self) -> WorkerState:
         """What all loops of this process share. The rollout worker puts it on the client that verl gives each loop."""
-        state: WorkerState = self.server_manager.worker_state
-        return state
+        return self.server_manager.worker_state
 
     def finished(self, tree: ExplorationTree, examples: list[Example]) -> None:
         """Hook that is called with every tree that has come to its end, scored or not."""
 
     def explorer(
         self, task: Task, sampling_params: dict[str, Any], played_for: str, stop: asyncio.Event | None = None
-    ) -> Explorer:
-        """Return the explorer of one tree. `played_for` tells the tree from others of the same task."""
+    ) -> tuple[Explorer, ServerPolicy]:
+        """Return the explorer of one tree and its policy. `played_for` tells the tree from others of the same task."""
         environment = self.settings.environment
         policy = self._policy(sampling_params, f"{played_for} {task.key}")
         make_environment = functools.partial(make, task.environment, **environment.options)
         slots = self.worker.environment_slots(environment.concurrency or os.cpu_count() or 1)
         stop = stop or asyncio.Event()
-        return Explorer(make_environment, policy, self.settings, slots, self.playbook().render(), stop)
+        return Explorer(make_environment, policy, self.settings, slots, self.playbook().render(), stop), policy
 
     def _policy(self, sampling_params: dict[str, Any], name: str) -> ServerPolicy:
         rollout = self.rollout_config

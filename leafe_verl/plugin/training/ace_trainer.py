@@ -20,7 +20,13 @@ class ACETrainer(CollectingTrainer):
 
     trains_weights = False
 
-    def _balance_batch(self, batch: KVBatchMeta, metrics: dict[str, Any], **kwargs: Any) -> KVBatchMeta:
+    def _balance_batch(
+        self,
+        batch: KVBatchMeta,
+        metrics: dict[str, Any],
+        logging_prefix: str = "global_seqlen",
+        keep_minibatch: bool = False,
+    ) -> KVBatchMeta:
         trees = tree_records(batch)
         self._log_counts(trees, metrics)
         # Attempts finish in any order, and the playbook must not depend on it.

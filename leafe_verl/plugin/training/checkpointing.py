@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from leafe_verl.checkpoints import STEP, TRACKER
-from leafe_verl.plugin.checkpoint_settings import CheckpointSettings
+from leafe_verl.plugin.settings import CheckpointSettings
 
 BEST_LINK = "best"
 """Relative symbolic link in the checkpoint folder, to the best checkpoint."""

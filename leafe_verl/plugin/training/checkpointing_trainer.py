@@ -12,7 +12,7 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.debug import marked_timer
 
-from leafe_verl.plugin.checkpoint_settings import CheckpointSettings
+from leafe_verl.plugin.settings import CheckpointSettings
 from leafe_verl.plugin.training.checkpointing import BestCheckpoint, Cadence, CheckpointFolder, validation_interval
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ def read_settings(config: DictConfig) -> CheckpointSettings:
     return CheckpointSettings.model_validate(OmegaConf.to_container(given, resolve=True) if given else {})
 
 
-class CheckpointingTrainer(PPOTrainerSync):
+class CheckpointingTrainer(PPOTrainerSync):  # type: ignore[misc]  # verl is Any to mypy
     """verl's synchronous trainer, which sizes saving and validation by the run and names its best checkpoint.
 
     `trainer.save_freq` and `trainer.test_freq` are verl's own where a number is given; null means sized by the run.
@@ -34,7 +34,7 @@ class CheckpointingTrainer(PPOTrainerSync):
     """False: the weights stay as they are, so that null saves nothing and validates after the last step only."""
 
     def _init_dataloader(self) -> None:
-        super()._init_dataloader()  # type: ignore[no-untyped-call]
+        super()._init_dataloader()
         self._plan_checkpoints(self.config.trainer)
 
     def _plan_checkpoints(self, trainer: DictConfig) -> None:
@@ -56,12 +56,12 @@ class CheckpointingTrainer(PPOTrainerSync):
         self._saved_step: int | None = None
 
     def _load_checkpoint(self) -> None:
-        super()._load_checkpoint()  # type: ignore[no-untyped-call]
+        super()._load_checkpoint()
         if self._best_metric is not None:
             self._checkpoints.forget_best_after(self.global_steps)
 
     def on_train_begin(self) -> None:
-        super().on_train_begin()  # type: ignore[no-untyped-call]
+        super().on_train_begin()
         self._saved_at = time.monotonic()
 
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> KVBatchMeta:
@@ -76,7 +76,7 @@ class CheckpointingTrainer(PPOTrainerSync):
         """Save once in a step: `step` and verl's loop may both ask for it."""
         if self._saved_step == self.global_steps:
             return
-        super()._save_checkpoint()  # type: ignore[no-untyped-call]
+        super()._save_checkpoint()
         self._saved_step, self._saved_at = self.global_steps, time.monotonic()
         self._prune()
 

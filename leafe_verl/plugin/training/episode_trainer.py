@@ -6,7 +6,7 @@ Every difference from verl's loop is an override of one of its hooks.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from leafe_verl.checkpoints import repair_tracker
 from leafe_verl.core.statistics import ratios, total
 from leafe_verl.evaluation.pass_at_k import ks_up_to, mean_pass_at_k
 from leafe_verl.plugin.rollout.inference_servers import InferenceServers, RetryingClient
+from leafe_verl.plugin.rollout.replay_buffer import ProgressReplayBuffer
+from leafe_verl.plugin.rollout.rollout_worker import RolloutManager
 from leafe_verl.plugin.training.checkpointing_trainer import CheckpointingTrainer
 from leafe_verl.plugin.training.records import tree_records
 from leafe_verl.plugin.training.sft_worker import PolicyWorker
@@ -29,13 +31,16 @@ class EpisodeTrainer(CheckpointingTrainer):
     """verl's synchronous trainer with a worker of ours, unbiased Pass@k in validation, and processes that may die."""
 
     worker_cls: type[ActorRolloutRefWorker] = PolicyWorker
+    agent_loop_manager: RolloutManager
+    replay_buffer: ProgressReplayBuffer
 
     def _setup(self) -> None:
         super()._setup()
         self._servers = InferenceServers(self.llm_server_manager)
 
     def get_llm_client(self) -> RetryingClient:
-        return self.llm_server_manager.get_client(client_cls=RetryingClient)
+        client: RetryingClient = self.llm_server_manager.get_client(client_cls=RetryingClient)
+        return client
 
     def _log_counts(self, trees: Iterable[TreeRecord], metrics: dict[str, Any]) -> None:
         """Add to a step's metrics what was collected, what is missing, and which processes were lost."""
@@ -91,7 +96,7 @@ class EpisodeTrainer(CheckpointingTrainer):
     @property
     def collected_per_task(self) -> int:
         """Records with counts that a task gives: one for each attempt."""
-        return self.config.actor_rollout_ref.rollout.n
+        return int(self.config.actor_rollout_ref.rollout.n)
 
     @property
     def trainer_mode(self) -> str:
@@ -113,7 +118,7 @@ class EpisodeTrainer(CheckpointingTrainer):
         self,
         data_sources: list[str],
         sample_uids: list[str],
-        reward_extra_infos_dict: dict[str, list],
+        reward_extra_infos_dict: dict[str, list[Any]],
         sample_turns: list[int],
         expected_acc_counts: dict[tuple[str, str], int] | None = None,
     ) -> dict[str, float]:
@@ -121,19 +126,30 @@ class EpisodeTrainer(CheckpointingTrainer):
 
         Attempts without an outcome are counted as `unscored`, not as wrong.
         """
-        metrics = super()._val_metrics_update(
+        metrics: dict[str, float] = super()._val_metrics_update(
             data_sources, sample_uids, reward_extra_infos_dict, sample_turns, expected_acc_counts=expected_acc_counts
         )
         scored: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
         for source, uid, acc in zip(data_sources, sample_uids, reward_extra_infos_dict.get("acc", []), strict=True):
             scored[source][uid].append(bool(acc))
+        return metrics | self._pass_at_k(scored, expected_acc_counts or {})
+
+    def _pass_at_k(
+        self, scored: Mapping[str, dict[str, list[bool]]], expected_attempts: Mapping[tuple[str, str], int]
+    ) -> dict[str, float]:
+        """Return Pass@k and the number of unscored attempts of each data source.
+
+        Args:
+            scored: For each data source, the successes and failures of the scored attempts of each task.
+            expected_attempts: Number of attempts that were asked for, by data source and task.
+        """
         expected: dict[str, int] = defaultdict(int)
-        for (source, _), number in (expected_acc_counts or {}).items():
+        for (source, _), number in expected_attempts.items():
             expected[source] += number
-        n = self.config.actor_rollout_ref.rollout.val_kwargs.n
+        ks = ks_up_to(self.config.actor_rollout_ref.rollout.val_kwargs.n)
+        metrics: dict[str, float] = {}
         for source, tasks in scored.items():
-            means = mean_pass_at_k(tasks, ks_up_to(n))
-            metrics.update({f"val-core/{source}/pass@{k}": mean for k, mean in means.items()})
+            metrics.update({f"val-core/{source}/pass@{k}": mean for k, mean in mean_pass_at_k(tasks, ks).items()})
             attempts = sum(map(len, tasks.values()))
             metrics[f"val-aux/{source}/unscored"] = max(expected[source] - attempts, 0)
         return metrics
@@ -143,6 +159,12 @@ class EpisodeTrainer(CheckpointingTrainer):
 class GRPOTrainer(EpisodeTrainer):
     """verl's GRPO, with unbiased Pass@k in validation and what was spent in the metrics."""
 
-    def _balance_batch(self, batch: KVBatchMeta, metrics: dict, **kwargs: Any) -> KVBatchMeta:
+    def _balance_batch(
+        self,
+        batch: KVBatchMeta,
+        metrics: dict[str, Any],
+        logging_prefix: str = "global_seqlen",
+        keep_minibatch: bool = False,
+    ) -> KVBatchMeta:
         self._log_counts(tree_records(batch), metrics)
-        return super()._balance_batch(batch, metrics, **kwargs)
+        return super()._balance_batch(batch, metrics, logging_prefix, keep_minibatch)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 
 from leafe_verl.plugin.training.episode_trainer import EpisodeTrainer
@@ -15,7 +17,7 @@ class EvaluationTrainer(EpisodeTrainer):
         self,
         data_sources: list[str],
         sample_uids: list[str],
-        reward_extra_infos_dict: dict[str, list],
+        reward_extra_infos_dict: dict[str, list[Any]],
         sample_turns: list[int],
         expected_acc_counts: dict[tuple[str, str], int] | None = None,
     ) -> dict[str, float]:

@@ -31,14 +31,19 @@ logger = logging.getLogger(__name__)
 class CollectingTrainer(EpisodeTrainer):
     """What needs neither log-probs nor advantages of what it collected."""
 
-    def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+    def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         return batch
 
-    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         return batch
 
     def _compute_metrics(
-        self, batch: KVBatchMeta, metrics: dict, timing_raw: dict, global_steps: int, epoch: int
+        self,
+        batch: KVBatchMeta,
+        metrics: dict[str, Any],
+        timing_raw: dict[str, float],
+        global_steps: int,
+        epoch: int,
     ) -> None:
         """verl's own computes advantages' and returns' statistics."""
         metrics.update({"training/global_step": global_steps, "training/epoch": epoch})
@@ -108,7 +113,13 @@ class LeafeTrainer(CollectingTrainer):
         if self._stages != "explore":
             super()._save_checkpoint()
 
-    def _balance_batch(self, batch: KVBatchMeta, metrics: dict[str, Any], **kwargs: Any) -> KVBatchMeta:
+    def _balance_batch(
+        self,
+        batch: KVBatchMeta,
+        metrics: dict[str, Any],
+        logging_prefix: str = "global_seqlen",
+        keep_minibatch: bool = False,
+    ) -> KVBatchMeta:
         """Take the trees' summaries out of the batch and lay out its examples. verl trains on what this returns."""
         trees, examples = split_records(batch)
         self._log_counts(trees, metrics)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 from leafe_verl.plugin.training.prefix_tree import split_segments
 
@@ -94,9 +94,9 @@ def attend(
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and is_flash_attn_2_available():
         return _flash(query, key, value, layout, scaling, dropout), None
     pieces = zip(
-        query.split(layout.queries, dim=2),
-        key.split(layout.keys, dim=2),
-        value.split(layout.keys, dim=2),
+        torch.split(query, layout.queries, dim=2),
+        torch.split(key, layout.keys, dim=2),
+        torch.split(value, layout.keys, dim=2),
         layout.masks,
         strict=True,
     )
@@ -121,7 +121,7 @@ def _flash(
     def cumulative(lengths: list[int]) -> torch.Tensor:
         return torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=query.device)
 
-    output = flash_attn_varlen_func(
+    output: torch.Tensor = flash_attn_varlen_func(
         *(states.squeeze(0).transpose(0, 1) for states in (query, key, value)),
         cumulative(layout.queries),
         cumulative(layout.keys),

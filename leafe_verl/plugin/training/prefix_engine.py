@@ -22,7 +22,7 @@ BACKENDS, DEVICES = ["fsdp", "fsdp2"], ["cpu", "cuda"]
 
 
 @EngineRegistry.register(model_type=MODEL_TYPE, backend=BACKENDS, device=DEVICES)
-class PrefixTreeEngine(FSDPEngineWithLMHead):
+class PrefixTreeEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # verl is Any to mypy
     """Computes batches that have `PARENTS` as prefix trees, one row a micro-batch, and all others as verl does."""
 
     unsupported_reason: str | None = None
@@ -34,7 +34,7 @@ class PrefixTreeEngine(FSDPEngineWithLMHead):
         super().__init__(model_config, *args, **kwargs)
 
     def _build_module(self) -> PreTrainedModel:
-        module = super()._build_module()
+        module: PreTrainedModel = super()._build_module()
         self._tree_config = module.config
         self.unsupported_reason = self._unsupported_setting() or unsupported_reason(module)
         if self.unsupported_reason is None and "logits_to_keep" not in inspect.signature(module.forward).parameters:
@@ -48,7 +48,9 @@ class PrefixTreeEngine(FSDPEngineWithLMHead):
             return "actor_rollout_ref.model.use_fused_kernels is true"
         return None
 
-    def forward_backward_batch(self, data: TensorDict, loss_function: Callable, forward_only: bool = False) -> Any:
+    def forward_backward_batch(
+        self, data: TensorDict, loss_function: Callable[..., Any], forward_only: bool = False
+    ) -> Any:
         if PARENTS not in data:
             return super().forward_backward_batch(data, loss_function, forward_only)
         with attending_within_trees(self._tree_config):  # the backward pass too: checkpointing recomputes
@@ -56,7 +58,8 @@ class PrefixTreeEngine(FSDPEngineWithLMHead):
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:
         if PARENTS not in micro_batch:
-            return super().prepare_model_inputs(micro_batch)
+            usual: tuple[dict[str, Any], dict[str, Any]] = super().prepare_model_inputs(micro_batch)
+            return usual
         token_ids, parents = micro_batch["input_ids"].values(), micro_batch[PARENTS].values()
         inputs = tree_inputs(parents.tolist(), token_ids.device)
         targets = micro_batch["loss_mask"].values().nonzero().reshape(-1)
@@ -76,7 +79,10 @@ class PrefixTreeEngine(FSDPEngineWithLMHead):
     ) -> dict[str, torch.Tensor]:
         """Return `log_probs`, nested, (rows, tokens): zero for tokens that are not trained."""
         if PARENTS not in micro_batch:
-            return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
+            usual: dict[str, torch.Tensor] = super().prepare_model_outputs(
+                output, output_args, micro_batch, logits_processor_func
+            )
+            return usual
         token_ids, targets = micro_batch["input_ids"], output_args["targets"]
         log_probs = logprobs_from_logits(logits=output.logits.squeeze(0), labels=token_ids.values()[targets])
         spread = log_probs.new_zeros(len(token_ids.values())).index_put((targets,), log_probs)

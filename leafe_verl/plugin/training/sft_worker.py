@@ -67,14 +67,16 @@ def _example_sums(model_output: dict[str, torch.Tensor], data: TensorDict, terms
     # The engine autocasts to bfloat16, which resolves only 0.06 near a loss of 10, so the sums are taken in float32.
     log_probs = no_padding_2_padding(model_output["log_probs"], data).float()
     mask = torch.nested.to_padded_tensor(data["response_mask"], 0.0).float()
-    nll = -(log_probs * mask).sum(dim=1)
+    nll: torch.Tensor = -(log_probs * mask).sum(dim=1)
     term_of_row = data[TERM].reshape(-1).long().to(nll.device)
     return nll.new_zeros(terms).index_add(0, term_of_row, nll)
 
 
 def _tree_sums(model_output: dict[str, torch.Tensor], data: TensorDict) -> torch.Tensor:
-    log_probs = model_output["log_probs"].values().float()
-    return -(log_probs.unsqueeze(1) * data[TARGETS].values()).sum(dim=0)  # a product of matrices would be autocast
+    log_probs, targets = model_output["log_probs"].values().float(), data[TARGETS].values()
+    # A matrix product would be autocast to bfloat16.
+    sums: torch.Tensor = -(log_probs.unsqueeze(1) * targets).sum(dim=0)
+    return sums
 
 
 def _token_counts(data: TensorDict) -> dict[str, int]:
@@ -91,7 +93,7 @@ def _token_counts(data: TensorDict) -> dict[str, int]:
     return {"tokens": examples, "tokens_computed": computed, "tokens_padding": computed - examples}
 
 
-class SFTTrainingWorker(TrainingWorker):
+class SFTTrainingWorker(TrainingWorker):  # type: ignore[misc]  # verl is Any to mypy
     """verl's training worker with two additions before each optimiser step: it counts the tokens of each loss term over
     all ranks, and it merges examples that begin alike."""
 
@@ -144,7 +146,7 @@ class SFTTrainingWorker(TrainingWorker):
         """Return how many micro-batches this rank needs."""
         config = self.engine_config
         if not config.use_dynamic_bsz:
-            return max(math.ceil(len(lengths) / config.micro_batch_size_per_gpu), 1)
+            return max(math.ceil(len(lengths) / int(config.micro_batch_size_per_gpu)), 1)
         if (longest := max(lengths, default=0)) > config.max_token_len_per_gpu:
             raise ValueError(
                 f"an example has {longest} tokens, a micro-batch at most {config.max_token_len_per_gpu}; "
@@ -161,15 +163,15 @@ class SFTTrainingWorker(TrainingWorker):
             self._bar = None
 
 
-class PolicyWorker(ActorRolloutRefWorker):
+class PolicyWorker(ActorRolloutRefWorker):  # type: ignore[misc]  # verl is Any to mypy
     """verl's hybrid worker, able to train without an accelerator."""
 
-    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)  # type: ignore[untyped-decorator]
     def init_model(self) -> None:
         prepare_engine()
         super().init_model()
 
-    @register(dispatch_mode=Dispatch.ONE_TO_ALL, blocking=False)
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL, blocking=False)  # type: ignore[untyped-decorator]
     async def update_weights(self, global_steps: int | None = None, mode: str = "auto") -> Any:
         # Makes verl look the server up by its name again: another one may have replaced a dead one.
         self.rollout.server_handle = None
@@ -181,7 +183,7 @@ class SFTWorker(PolicyWorker):
 
     actor_worker_cls = SFTTrainingWorker
 
-    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)  # type: ignore[untyped-decorator]
     def init_model(self) -> None:
         super().init_model()
         self.actor.set_loss_fn(distillation_loss)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from leafe_verl.plugin.wire import TRACKERS
+from leafe_verl.plugin.trackers import TRACKERS
 from leafe_verl.trees.picture import Shape, draw_shape
 from leafe_verl.trees.telling import TellingBranch
 from leafe_verl.trees.text import visible
@@ -51,7 +51,7 @@ def track(trackers: Mapping[str, Any], branches: Sequence[TellingBranch], step: 
     """Log the branches of training step `step`; `trackers` are those of verl's `Tracking.logger`, by name."""
     if not branches or not TRACKERS & trackers.keys():
         return
-    rows = [row_of(told) for told in branches]
+    rows = [build_row(told) for told in branches]
     pictures = draw(branches)
     if "tensorboard" in trackers:
         _to_tensorboard(trackers["tensorboard"].writer, rows, pictures, step)
@@ -59,7 +59,7 @@ def track(trackers: Mapping[str, Any], branches: Sequence[TellingBranch], step: 
         _to_wandb(trackers["wandb"], rows, pictures, step)
 
 
-def row_of(told: TellingBranch) -> list[str | int | float | bool | None]:
+def build_row(told: TellingBranch) -> list[str | int | float | bool | None]:
     """The branch's values of COLUMNS, of text that a tracker can store: lone surrogates would stop it."""
     return [
         visible(told.task_key),
@@ -88,8 +88,8 @@ def _pixels(shape: Shape) -> np.ndarray:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
 
 
 def _to_tensorboard(writer: SummaryWriter, rows: Rows, pictures: Pictures, step: int) -> None:

@@ -23,6 +23,7 @@ from leafe_verl.plugin.rollout.dataset import TASK_FIELD
 from leafe_verl.plugin.rollout.episode_loops import EpisodeLoop
 from leafe_verl.plugin.rollout.explore_loops import ExploreLoop
 from leafe_verl.plugin.rollout.worker_state import WorkerState
+from leafe_verl.plugin.settings import RunSettings
 from leafe_verl.plugin.wire import TREES_UNKEPT, ExampleRecord, TreeRecord, read_record
 
 
@@ -32,7 +33,8 @@ def play(**settings):
     policy.weight_versions, policy.seconds = {3}, 0.5
     loop = object.__new__(EpisodeLoop)
     loop.rollout_config = SimpleNamespace(calculate_log_probs=True)
-    loop.explorer = lambda task, params, played_for: Explorer(World(), policy, Settings.from_mapping(settings))
+    explorer = Explorer(World(), policy, Settings.from_mapping(settings))
+    loop.explorer = lambda task, params, played_for: (explorer, policy)
     row = {"extra_info": {TASK_FIELD: json.dumps(dataclasses.asdict(TASK))}, "global_steps": 1, "session_id": 0}
     return asyncio.run(loop.run({}, **row)), policy
 
@@ -66,11 +68,11 @@ def test_a_tree_that_cannot_be_kept_is_counted_and_not_trained_on(tmp_path, capl
     store.parent.write_text("where a folder should be")
     loop = object.__new__(ExploreLoop)
     loop.rollout_config, loop.tokenizer = SimpleNamespace(calculate_log_probs=False, n=1), Tokenizer()
-    loop.settings = Settings.from_mapping({"collection": {"store": str(store)}})
+    loop.settings = RunSettings.from_mapping({"collection": {"store": str(store)}})
     loop.config = OmegaConf.create(
         {"trainer": {"experiment_name": "run"}, "actor_rollout_ref": {"model": {"path": "m"}}}
     )
-    loop.explorer = lambda *_: Explorer(World(), policy, loop.settings)
+    loop.explorer = lambda *_: (Explorer(World(), policy, loop.settings), policy)
     loop.server_manager = SimpleNamespace(worker_state=WorkerState())
     row = {"extra_info": {TASK_FIELD: json.dumps(dataclasses.asdict(TASK))}, "global_steps": 1, "session_id": 0}
     (output,) = asyncio.run(loop.run({}, **row))
@@ -105,7 +107,7 @@ def taught(**distillation):
     loop.rollout_config = SimpleNamespace(calculate_log_probs=False)
     loop.tokenizer = SimpleNamespace(eos_token_id=4)
     loop.config = OmegaConf.create({"trainer": {"logger": ["console"]}, "leafe": {"tracking": {"branches": 0}}})
-    loop.settings = Settings.from_mapping({"distillation": {"rehearsal_share": 1.0, **distillation}})
+    loop.settings = RunSettings.from_mapping({"distillation": {"rehearsal_share": 1.0, **distillation}})
     rows = [(row, read_record(row.extra_fields)) for row in loop.rows(tree, None)]
     return [(row, record) for row, record in rows if isinstance(record, ExampleRecord)]
 

@@ -1,4 +1,4 @@
-"""The experience store as a rollout worker sees it."""
+"""The store of trees as a rollout worker sees it."""
 
 import threading
 
@@ -27,14 +27,14 @@ def test_all_trees_of_a_task_are_found_in_order(tmp_path, tree):
     store = CollectedTrees(tmp_path)
     for step in (1, 2):
         store.keep(tree, Provenance(run="r", step=step))
-    assert len(CollectedTrees(tmp_path).of_task(TASK.key)) == 2
-    assert CollectedTrees(tmp_path).of_task("another") == []
+    assert len(CollectedTrees(tmp_path).find_all(TASK.key)) == 2
+    assert CollectedTrees(tmp_path).find_all("another") == []
 
 
 def test_trees_without_tokens_are_refused(tmp_path, tree):
     CollectedTrees(tmp_path).keep(tree, Provenance(has_tokens=False))
     with pytest.raises(ValueError, match=r"stored without tokens.*leafe\.collection\.store"):
-        CollectedTrees(tmp_path).of_task(TASK.key)
+        CollectedTrees(tmp_path).find_all(TASK.key)
 
 
 def test_a_disk_that_takes_nothing_is_named_with_its_setting(tmp_path, tree):

@@ -1,6 +1,7 @@
 """Token-exactness across turns, limits and failures of the served policy, with a scripted server."""
 
 import asyncio
+import hashlib
 import json
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token
 
 from end_to_end.tiny_model import make_tiny_model
 from leafe_verl.core import ContextOverflow, PolicyFailure, PolicyTimeout
-from leafe_verl.core.policy import annotate, asked_for
+from leafe_verl.core.policy import annotate
 from leafe_verl.core.reflection import reflection_schema
 from leafe_verl.core.settings import GenerationSettings, ReflectionSettings
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
@@ -63,9 +64,9 @@ def test_two_turns_are_what_the_chat_template_renders_around_the_sampled_tokens(
 
     async def play():
         opening = await served.begin([{"role": "user", "content": "go"}])
-        turn = await served.act(opening)
+        turn = await served.act(opening, "attempt 0")
         history = await served.extend(opening, turn, "more")
-        return opening, turn, history, await served.act(history)
+        return opening, turn, history, await served.act(history, "attempt 0")
 
     opening, turn, history, last = asyncio.run(play())
     assert tokenizer.decode(opening.token_ids) == "<|im_start|>user\ngo<|im_end|>\n<|im_start|>assistant\n"
@@ -84,7 +85,7 @@ def test_a_cut_turn_is_closed_in_the_history_but_not_in_the_action(tokenizer):
 
     async def play():
         opening = await served.begin([{"role": "user", "content": "go"}])
-        turn = await served.act(opening)
+        turn = await served.act(opening, "attempt 0")
         return opening, turn, await served.extend(opening, turn, "more")
 
     opening, turn, history = asyncio.run(play())
@@ -99,7 +100,7 @@ def test_an_experience_keeps_every_token_before_it(tokenizer):
 
     async def play():
         opening = await served.begin([{"role": "user", "content": "go"}])
-        history = await served.extend(opening, await served.act(opening), "more")
+        history = await served.extend(opening, await served.act(opening, "attempt 0"), "more")
         return history, await annotate(served, history, "ADVICE")
 
     history, noted = asyncio.run(play())
@@ -118,7 +119,9 @@ def test_siblings_ask_the_same_replica(tokenizer):
     async def play():
         opening = await served.begin([{"role": "user", "content": "go"}])
         await asyncio.gather(
-            served.act(opening), served.act(opening), served.reflect(opening, reflection_schema(2, 40))
+            served.act(opening, "attempt 0"),
+            served.act(opening, "attempt 0"),
+            served.reflect(opening, reflection_schema(2, 40), "reflection 0/0"),
         )
 
     asyncio.run(play())
@@ -134,7 +137,7 @@ def test_reflections_are_decoded_under_the_schema(tokenizer):
 
     async def play():
         opening = await served.begin([{"role": "user", "content": "go"}])
-        return await served.reflect(opening, reflection_schema(3, 40))
+        return await served.reflect(opening, reflection_schema(3, 40), "reflection 0/0")
 
     asyncio.run(play())
     (_, _, params) = server.asked[0]
@@ -154,7 +157,7 @@ def test_what_goes_wrong_is_a_policy_failure(tokenizer, server, changes, failure
     served = policy(tokenizer, server, **changes)
 
     async def play():
-        await served.act(await served.begin([{"role": "user", "content": "go"}]))
+        await served.act(await served.begin([{"role": "user", "content": "go"}]), "attempt 0")
 
     with pytest.raises(failure, match=said):
         asyncio.run(play())
@@ -166,9 +169,9 @@ def test_full_determinism_gives_every_request_its_own_seed_and_id(tokenizer):
         served = policy(tokenizer, server, seed="0 step 1, session 0 task")
 
         async def attempt(number):
-            asked_for.set(f"attempt {number}")
+            request = f"attempt {number}"
             opening = await served.begin([{"role": "user", "content": "go"}])
-            await served.act(await served.extend(opening, await served.act(opening), "more"))
+            await served.act(await served.extend(opening, await served.act(opening, request), "more"), request)
 
         async def play():
             await asyncio.gather(attempt(0), attempt(1))
@@ -181,12 +184,25 @@ def test_full_determinism_gives_every_request_its_own_seed_and_id(tokenizer):
     assert len({request_id for request_id, _ in first}) == len({seed for _, seed in first}) == 4
 
 
+def test_the_sampling_seed_is_drawn_from_the_tree_the_request_and_the_length_of_its_prompt(tokenizer):
+    server = Server([tokenizer.eos_token_id])
+    served = policy(tokenizer, server, seed="0 step 1, session 0 task")
+
+    async def play():
+        await served.act(await served.begin([{"role": "user", "content": "go"}]), "attempt 1.0")
+
+    asyncio.run(play())
+    (request_id, prompt_ids, params) = server.asked[0]
+    digest = hashlib.sha256(f"0 step 1, session 0 task attempt 1.0 {len(prompt_ids)}".encode()).digest()
+    assert (request_id, params["seed"]) == (digest.hex()[:32], int.from_bytes(digest[-4:], "big"))
+
+
 def test_without_full_determinism_no_request_has_a_seed(tokenizer):
     server = Server([tokenizer.eos_token_id])
     served = policy(tokenizer, server)
 
     async def play():
-        await served.act(await served.begin([{"role": "user", "content": "go"}]))
+        await served.act(await served.begin([{"role": "user", "content": "go"}]), "attempt 0")
 
     asyncio.run(play())
     assert "seed" not in server.asked[0][2]

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from leafe_verl.checkpoints import TRACKER, hf_folder
-from leafe_verl.plugin.checkpoint_settings import CheckpointSettings
+from leafe_verl.plugin.settings import CheckpointSettings
 from leafe_verl.plugin.training.checkpointing import (
     BEST_FILE,
     BEST_LINK,

@@ -11,8 +11,8 @@ pytest.importorskip("verl", reason="verl is not installed; recipes/setup.sh inst
 
 from omegaconf import OmegaConf
 
-from leafe_verl.plugin.training.tracking import COLUMNS, html_table, row_of, track
-from leafe_verl.plugin.wire import tracks_branches
+from leafe_verl.plugin.trackers import tracks_branches
+from leafe_verl.plugin.training.tracking import COLUMNS, build_row, html_table, track
 from leafe_verl.trees.telling import telling_branch
 from leafe_verl.trees.text import visible
 from report.samples import HOSTILE, hostile, rescued
@@ -78,7 +78,7 @@ def shown(*branches):
         "tensorboard.plugin_util", reason="tensorboard is missing; pip install tensorboard"
     )
     cells = Cells()
-    cells.feed(plugin_util.markdown_to_safe_html(html_table([row_of(told) for told in branches])))
+    cells.feed(plugin_util.markdown_to_safe_html(html_table([build_row(told) for told in branches])))
     return cells.rows, cells.others
 
 

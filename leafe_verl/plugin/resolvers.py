@@ -1,0 +1,83 @@
+"""What our configurations find out for themselves: the device, places of files, and what the user's environment says.
+
+OmegaConf resolvers, registered in every process that imports verl. An empty environment variable counts as unset.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from leafe_verl.embedded import DATA, model_folder
+from leafe_verl.plugin.cpu.platform import cpu_dtype
+
+DRIVERS = ("nvidiactl", "dxg", "kfd")
+"""Device files of the drivers of NVIDIA, WSL and AMD."""
+
+
+@functools.cache
+def count_gpus() -> int:
+    """Return the number of GPUs that torch sees. torch takes 2 s to import, so it is asked only beside a driver."""
+    if not any(Path("/dev", driver).exists() for driver in DRIVERS):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def find_device() -> str:
+    """Return the name of a configuration in the group `device`."""
+    return "gpu" if count_gpus() else "cpu"
+
+
+def read_variable(name: str, default: Any = None) -> Any:
+    """Return an environment variable as text, whatever it looks like, or the default."""
+    value = os.environ.get(name) or default
+    if value is not default and "${" in value:
+        raise ValueError(f"{name} is {value!r}; expected a name without '${{', which OmegaConf reads as a reference")
+    return value
+
+
+@functools.cache
+def run_dir(name: str) -> str:
+    """Return RUN_DIR, or a new folder below runs/NAME, as an absolute path: workers may run in another folder."""
+    chosen = read_variable("RUN_DIR") or Path("runs", name, f"{datetime.now():%Y%m%d-%H%M%S}")
+    return str(Path(chosen).expanduser().absolute())
+
+
+@functools.cache
+def metrics_file(folder: str) -> str:
+    """Return a new metrics file in the run's folder: a resumed run writes another one, which is read after it."""
+    return str(Path(folder) / f"metrics-{int(time.time())}.jsonl")
+
+
+RESOLVERS: dict[str, Callable[..., Any]] = {
+    "leafe_basename": lambda path: Path(path).name,
+    "leafe_cores": lambda: str(len(os.sched_getaffinity(0))),
+    "leafe_cpu_dtype": cpu_dtype,
+    "leafe_data": lambda name: str(DATA / f"{name}.jsonl"),
+    "leafe_device": find_device,
+    "leafe_embedded_model": lambda: str(model_folder()),
+    "leafe_env": read_variable,
+    "leafe_gpus": lambda: count_gpus() or 8,
+    "leafe_if_embedded": lambda model, value, otherwise: value if model == str(model_folder()) else otherwise,
+    "leafe_metrics_file": metrics_file,
+    "leafe_on": lambda device, cpu, gpu: cpu if device == "cpu" else gpu,
+    "leafe_run_dir": run_dir,
+}
+
+
+def register_resolvers() -> None:
+    for name, resolve in RESOLVERS.items():
+        OmegaConf.register_new_resolver(name, resolve, replace=True)
+
+
+if __name__ == "__main__":
+    print(find_device())

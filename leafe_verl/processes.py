@@ -1,0 +1,46 @@
+"""Bookkeeping for pools of child processes: what happens to them when this process exits or is forked."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import weakref
+from collections.abc import Iterator
+from typing import Generic, Protocol, TypeVar
+
+
+class ClosablePool(Protocol):
+    """What a registry needs of a pool."""
+
+    def close(self) -> None:
+        """End every child process. May be called twice."""
+
+    def forget(self) -> None:
+        """Begin anew in a forked copy of this process, which owns neither the children nor the threads of the pool."""
+
+
+PoolType = TypeVar("PoolType", bound=ClosablePool)
+
+
+class PoolRegistry(Generic[PoolType]):
+    """All living pools of one class. Closes them when this process exits, and resets them in a forked copy of it."""
+
+    def __init__(self) -> None:
+        self._pools: weakref.WeakSet[PoolType] = weakref.WeakSet()
+        atexit.register(self.close_all)
+        os.register_at_fork(after_in_child=self._forget_all)
+
+    def add(self, pool: PoolType) -> None:
+        """Register a pool, which must be ready to be closed and forgotten."""
+        self._pools.add(pool)
+
+    def __iter__(self) -> Iterator[PoolType]:
+        return iter(list(self._pools))
+
+    def close_all(self) -> None:
+        for pool in self:
+            pool.close()
+
+    def _forget_all(self) -> None:
+        for pool in self:
+            pool.forget()
