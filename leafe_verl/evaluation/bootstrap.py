@@ -1,7 +1,7 @@
-"""Percentile bootstrap over tasks: how far a mean might be off, had other tasks of the same kind been drawn.
+"""Percentile bootstrap over tasks: the interval of a mean, had other tasks of the same kind been drawn.
 
-The tasks are resampled with replacement (Efron 1979), 10,000 times by default; the interval lies between the
-percentiles of the resampled means. Attempts within a task are not resampled: each task's estimate stands as it is.
+The tasks are resampled with replacement (Efron 1979), 10,000 times by default. The interval lies between percentiles of
+the resampled means. Attempts within a task are not resampled: each task's estimate is kept as it is.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ _DRAWS_AT_ONCE = 2_000_000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over tasks with its interval."""
+    """A mean over tasks with its interval. `low` and `high` are the ends of the interval."""
 
     mean: float
     low: float
     high: float
     tasks: int
-    """Number of tasks the mean is over."""
+    """Number of tasks in the mean."""
 
 
 def bootstrap(values: Sequence[float], *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0) -> Estimate:
-    """Return the mean of one value a task with its `level` interval. Raises ValueError for no values.
+    """Return the mean of the values, one for each task, with its `level` interval. Raises ValueError for no values.
 
     The same seed draws the same tasks from value lists of the same length. For a paired difference, pass the tasks'
-    differences: that resamples the same tasks for both sides.
+    differences, so that the same tasks are resampled on both sides.
     """
     array = np.asarray(values, dtype=float)
     if not array.size:
@@ -42,7 +42,7 @@ def bootstrap(values: Sequence[float], *, resamples: int = RESAMPLES, level: flo
 
 
 def _resampled_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """[tasks] -> [resamples], in parts that bound the memory."""
+    """Map values [tasks] to means [resamples], in parts that bound the memory."""
     generator = np.random.default_rng(seed)
     part = max(1, _DRAWS_AT_ONCE // values.size)
     sizes = [min(part, resamples - start) for start in range(0, resamples, part)]

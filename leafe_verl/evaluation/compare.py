@@ -1,4 +1,4 @@
-"""`leafe-verl compare`: a comparison as tables, Markdown, JSON and a picture."""
+"""Runs `leafe-verl compare`: prints a comparison as tables, and writes it as Markdown, JSON and a picture."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from leafe_verl.evaluation.bootstrap import Estimate
-from leafe_verl.evaluation.comparison import SPENT, TRAINING, Comparison, compare_runs, read_run, training_cost
+from leafe_verl.evaluation.comparison import (
+    SPENT,
+    TRAINING,
+    EvaluationComparison,
+    compare_runs,
+    read_run,
+    training_cost,
+)
 from leafe_verl.evaluation.picture import draw_curves, text_curves
 from leafe_verl.evaluation.tables import Rows, markdown_table, percent, percent_interval, text_table
 
@@ -21,10 +28,10 @@ def compare(
     ks: Sequence[int] | None = None,
     training: Mapping[str, Sequence[str]] | None = None,
 ) -> int:
-    """Write OUT.md, OUT.json and, for plain attempts, OUT.svg; print the tables and a chart; return 0.
+    """Write OUT.md, OUT.json and, for plain attempts, OUT.svg. Print the tables and a chart. Return 0.
 
-    Raises ValueError for what cannot be compared (comparison.py), for names that do not match, and when the picture's
-    libraries are missing, which leaves the other files complete.
+    Raises ValueError for evaluations that cannot be compared (comparison.py) and for names that do not match. It also
+    raises ValueError, after the other files are written, if the libraries for the picture are missing.
     """
     training = training or {}
     unknown = sorted({*training, *([baseline] if baseline else [])} - set(runs))
@@ -50,8 +57,8 @@ def compare(
     return 0
 
 
-def _sections(comparison: Comparison) -> list[tuple[str, Rows]]:
-    """The tables of one kind, each under its title."""
+def _sections(comparison: EvaluationComparison) -> list[tuple[str, Rows]]:
+    """Return the tables of one kind of evaluation, each with its title."""
     trees = comparison.kind == "trees"
     names = {k: "solved" if trees else f"Pass@{k}" for k in comparison.ks}
     title = "Solved within the budget, %" if trees else "Pass@k, %"
@@ -81,6 +88,7 @@ DIAGNOSTICS = {
     "branch_success_fallback": "  of fallbacks",
     **{f"branch_success_depth_{depth}": f"  at depth {depth}" for depth in range(1, 10)},
 }
+"""Ratio of core.statistics -> label."""
 
 
 def _diagnostic_sections(diagnostics: Mapping[str, Mapping[str, float]]) -> list[tuple[str, Rows]]:

@@ -1,7 +1,7 @@
-"""Evaluations side by side: Pass@k with intervals, paired differences against a baseline, what each method cost.
+"""Compares evaluations: Pass@k with intervals, paired differences to a baseline, and what each method cost.
 
-Plain attempts and exploration trees answer different questions and are never compared with each other: for attempts
-there is Pass@k, for trees the share of tasks solved within the budget and what it took.
+Plain attempts and exploration trees answer different questions and are never compared with each other. Attempts have
+Pass@k; trees have the share of tasks solved within the budget, and what that took.
 """
 
 from __future__ import annotations
@@ -12,84 +12,87 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leafe_verl.core.statistics import ratios
-from leafe_verl.evaluation.attempts import read_records, results_of, total_counts
 from leafe_verl.evaluation.bootstrap import Estimate, bootstrap
 from leafe_verl.evaluation.manifest import Manifest, read_manifest
 from leafe_verl.evaluation.pass_at_k import ks_up_to
 from leafe_verl.evaluation.report import pass_estimates, pass_values
+from leafe_verl.evaluation.results import read_evaluation, successes_by_task, total_counts
 from leafe_verl.evaluation.summary import read_metrics
 
 TRAINING = {"environment steps": "leafe/environment_steps", "sampled tokens": "leafe/sampled_tokens"}
-"""What a training run spent, by the name of the metric that is summed over its steps."""
+"""Label -> metric that is summed over the steps of a training run, for what training spent."""
 SPENT = {"environment steps": "environment_steps", "sampled tokens": "sampled_tokens"}
-"""What an evaluation spent, by the name of the count."""
+"""Label -> count of core.statistics, for what an evaluation spent."""
 SOLVED = [1]
-"""Pass@1 of trees: the share of tasks with a success in their tree."""
+"""The only k for trees: Pass@1 is the share of tasks with a success in their tree."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """One evaluation."""
+class EvaluationRun:
+    """The results of one evaluation."""
 
     name: str
     manifest: Manifest
     results: Mapping[str, Sequence[bool]]
     """Task key -> whether each scored attempt, or tree, succeeded."""
     counts: Mapping[str, int]
+    """Counts of core.statistics, summed over all trees."""
     tasks: int
-    """With any attempt, scored or not."""
+    """Number of tasks with any attempt, scored or not."""
 
     @property
     def attempts(self) -> int:
-        """Scored attempts that nine in ten tasks have: a few unscored ones must not cut the curve short."""
+        """Number of scored attempts that nine in ten tasks have. A few unscored ones must not shorten the curve."""
         return sorted(map(len, self.results.values()))[len(self.results) // 10]
 
     @property
     def spent(self) -> dict[str, float]:
-        """Environment steps and sampled tokens of an attempt, or of a task's tree, on average; unscored ones count."""
+        """Average environment steps and sampled tokens of an attempt, or of a task's tree, including unscored ones."""
         number = self.counts["trees"]
         return {label: self.counts[key] / number for label, key in SPENT.items()}
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Everything that is written, of one kind of run."""
+class EvaluationComparison:
+    """The comparison of evaluations of one kind."""
 
     kind: str
     """`attempts` or `trees`."""
     ks: Sequence[int]
     baseline: str
+    """Name of the baseline."""
     estimates: Mapping[str, Mapping[int, Estimate]]
-    """Run -> k -> Pass@k."""
+    """Name -> k -> Pass@k."""
     curves: Mapping[str, Mapping[int, Estimate]]
-    """The same at every power of two, for the picture; empty for trees."""
+    """Name -> k -> Pass@k at every power of two, for the picture; empty for trees."""
     differences: Mapping[str, Mapping[int, Estimate]]
-    """Run -> k -> Pass@k minus the baseline's, over the tasks that both have."""
+    """Name -> k -> Pass@k minus the baseline's, over the tasks that both have."""
     shared: Mapping[str, int]
-    """Run -> number of scored tasks that it shares with the baseline."""
+    """Name -> number of scored tasks that it shares with the baseline."""
     spent: Mapping[str, Mapping[str, float]]
-    """Run -> environment steps and sampled tokens of an attempt, or of a task's tree, on average."""
+    """Name -> average environment steps and sampled tokens of an attempt, or of a task's tree."""
     diagnostics: Mapping[str, Mapping[str, float]]
-    """Of trees: run -> shares of what was scored (core/statistics.py)."""
+    """Name -> ratios of core/statistics.py; empty for plain attempts."""
     notes: Sequence[str]
+    """What a reader must know, in sentences without a full stop."""
 
 
-def read_run(name: str, store: Path) -> Run:
-    """Read one evaluation. Raises ValueError for a folder that is none, or that holds no scored attempt."""
+def read_run(name: str, store: Path) -> EvaluationRun:
+    """Read one evaluation. Raises ValueError if the folder is not an evaluation or holds no scored attempt."""
     manifest = read_manifest(store)
     if manifest is None:
         raise ValueError(f"{name}: no evaluation in {store}; expected the --out of leafe-verl evaluate")
-    records = read_records(store)
-    results = results_of(records)
+    trees = read_evaluation(store)
+    results = successes_by_task(trees)
     if not results:
         raise ValueError(f"{name}: {store} holds no scored attempt; run leafe-verl evaluate on it again")
-    return Run(name, manifest, results, total_counts(records), len({record.key for record in records}))
+    return EvaluationRun(name, manifest, results, total_counts(trees), len({tree.task_key for tree in trees}))
 
 
-def compare_runs(runs: Sequence[Run], baseline: str | None, ks: Sequence[int] | None) -> Comparison:
-    """Compare runs of one kind; the first is the baseline when `baseline` names none of them.
+def compare_runs(runs: Sequence[EvaluationRun], baseline: str | None, ks: Sequence[int] | None) -> EvaluationComparison:
+    """Compare evaluations of one kind. The first is the baseline if `baseline` names none of them.
 
-    Raises ValueError for a k beyond what the attempts allow, and for a run that shares no task with the baseline.
+    Raises ValueError for a k beyond what the attempts allow, and for one that shares no task with the baseline.
     """
     base = next((run for run in runs if run.name == baseline), runs[0])
     explores = base.manifest.explores
@@ -99,7 +102,7 @@ def compare_runs(runs: Sequence[Run], baseline: str | None, ks: Sequence[int] | 
         if run is not base:
             differences[run.name] = _differences(run, base, chosen)
             shared[run.name] = len(run.results.keys() & base.results.keys())
-    return Comparison(
+    return EvaluationComparison(
         kind="trees" if explores else "attempts",
         ks=chosen,
         baseline=base.name,
@@ -114,9 +117,9 @@ def compare_runs(runs: Sequence[Run], baseline: str | None, ks: Sequence[int] | 
 
 
 def training_cost(runs: Sequence[str]) -> dict[str, float]:
-    """Sum what a method's training runs spent, each a RUN_DIR, or RUN_DIR@N for its first N steps.
+    """Return what a method's training runs spent together. Each is a RUN_DIR, or RUN_DIR@N for its first N steps.
 
-    Raises ValueError when it was not counted.
+    Raises ValueError if the metrics do not hold these counts.
     """
     costs = [_cost_of_one(run) for run in runs]
     return {label: sum(cost[label] for cost in costs) for label in TRAINING}
@@ -132,8 +135,8 @@ def _cost_of_one(run: str) -> dict[str, float]:
     return {label: sum(values.get(key, 0) for values in steps) for label, key in TRAINING.items()}
 
 
-def _checked_ks(runs: Sequence[Run], ks: Sequence[int] | None) -> list[int]:
-    """The ks asked for, or 1, 2, 4, ... up to what every run has."""
+def _checked_ks(runs: Sequence[EvaluationRun], ks: Sequence[int] | None) -> list[int]:
+    """Return the requested ks, or 1, 2, 4, ... up to what every evaluation has."""
     if not ks:
         return ks_up_to(min(run.attempts for run in runs))
     for run in runs:
@@ -146,8 +149,8 @@ def _checked_ks(runs: Sequence[Run], ks: Sequence[int] | None) -> list[int]:
     return sorted(set(ks))
 
 
-def _differences(run: Run, base: Run, ks: Sequence[int]) -> dict[int, Estimate]:
-    """k -> mean over shared tasks of this run's Pass@k minus the baseline's; one resampling draws tasks for both."""
+def _differences(run: EvaluationRun, base: EvaluationRun, ks: Sequence[int]) -> dict[int, Estimate]:
+    """Return k -> Pass@k minus the baseline's, averaged over shared tasks. Both sides resample the same tasks."""
     if not run.results.keys() & base.results.keys():
         raise ValueError(f"{run.name} and {base.name} share no task; evaluate them on the same --tasks")
     found = {}
@@ -158,8 +161,8 @@ def _differences(run: Run, base: Run, ks: Sequence[int]) -> dict[int, Estimate]:
     return found
 
 
-def _notes(run: Run, base: Run, ks: Sequence[int]) -> list[str]:
-    """What a reader must know before comparing."""
+def _notes(run: EvaluationRun, base: EvaluationRun, ks: Sequence[int]) -> list[str]:
+    """Return what a reader must know before comparing."""
     notes = []
     own = [d for d in run.manifest.differences(base.manifest) if not d.startswith(("model ", "leafe.playbook"))]
     if own:

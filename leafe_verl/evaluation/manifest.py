@@ -1,4 +1,4 @@
-"""What a store was made with (`evaluation.json`), so that only the same is added to it and compared as such."""
+"""Records the settings of an evaluation (`evaluation.json`), so that only attempts made with the same join it."""
 
 from __future__ import annotations
 
@@ -16,44 +16,47 @@ from leafe_verl.core import Task
 FILE = "evaluation.json"
 SCHEMA = 1
 _FREE = {"attempts", "collections", "sources"}
-"""Fields that may differ between two calls on one store; the tasks themselves are compared, not where they lie."""
+"""Fields that may differ between two calls on one folder. The tasks are compared by their content, not their path."""
 _FORMER_SETTINGS = {
     "leafe.context.line_characters": 160,
     "leafe.context.summary_characters": 3000,
     "leafe.playbook.lesson_characters": 160,
 }
-"""Former settings, constants today. Manifests of earlier versions may name them; only another value is a difference."""
+"""Settings that are constants today. Manifests of earlier versions may name them; another value is a difference."""
 
 
 @dataclass(frozen=True)
 class Manifest:
+    """The settings of an evaluation."""
+
     model: str
-    """Hugging Face folder or owner/name."""
+    """Hugging Face folder, or owner/name on the hub."""
     sources: tuple[str, ...]
-    """Task files."""
+    """Paths of the task files."""
     tasks: str
-    """Number of tasks and a hash of them; see `fingerprint`."""
+    """Number of tasks and a hash of their content; see `fingerprint`."""
     loop: str
-    """`episode`: plain attempts. `explore`: exploration trees."""
+    """`episode` plays plain attempts, `explore` grows exploration trees."""
     sampling: Mapping[str, Any]
-    """Temperature and its like."""
+    """Sampling parameters, such as temperature."""
     horizon: int
-    """Steps of an attempt."""
+    """Maximum number of steps of an attempt."""
     window: int
-    """Tokens of prompt and turns together."""
+    """Maximum number of tokens of prompt and turns together."""
     leafe: Mapping[str, Any]
-    """Those of the `leafe` settings that decide what an attempt, or a tree, is."""
+    """The `leafe` settings that decide how an attempt, or a tree, is played."""
     attempts: int
-    """Scored attempts asked for of each task; of a tree, its budget."""
+    """Number of scored attempts wanted for each task; for trees, the budget of a tree in attempts."""
     collections: tuple[Mapping[str, Any], ...] = ()
-    """Every call that started verl: date, seed of the rollout, versions, machine."""
+    """One entry for each call that started verl: date, seed of the rollout, versions, machine."""
 
     @property
     def explores(self) -> bool:
+        """Whether exploration trees are grown rather than plain attempts played."""
         return self.loop == "explore"
 
     def differences(self, other: Manifest) -> list[str]:
-        """Name each setting in which two manifests differ, with both values, other's last."""
+        """Describe each setting in which two manifests differ, with this one's value first."""
         ours, theirs = _flat(self), _flat(other)
         return [
             f"{name} is {ours.get(name)!r}, not {theirs.get(name)!r}"
@@ -63,13 +66,13 @@ class Manifest:
 
 
 def fingerprint(tasks: Iterable[Task]) -> str:
-    """Return the tasks' number and a hash of all that they hold, in their order."""
+    """Return the number of tasks and a hash of their content and order."""
     lines = [json.dumps(dataclasses.asdict(task), sort_keys=True) for task in tasks]
     return f"{len(lines)}, sha256 {hashlib.sha256(chr(10).join(lines).encode()).hexdigest()[:16]}"
 
 
 def read_manifest(store: Path) -> Manifest | None:
-    """Return the store's manifest, None for a folder without one. Raises ValueError for another schema."""
+    """Return the manifest in a folder, None if there is none. Raises ValueError for another schema."""
     path = store / FILE
     if not path.is_file():
         return None
@@ -82,7 +85,7 @@ def read_manifest(store: Path) -> Manifest | None:
 
 
 def write_manifest(store: Path, manifest: Manifest) -> None:
-    """Replace the store's manifest in one go: a killed process leaves the old one or the new one."""
+    """Replace the folder's manifest atomically: a killed process leaves the old one or the new one."""
     store.mkdir(parents=True, exist_ok=True)
     partial = store / f"{FILE}.{os.getpid()}"
     values = {"schema": SCHEMA, **dataclasses.asdict(manifest)}
@@ -91,7 +94,7 @@ def write_manifest(store: Path, manifest: Manifest) -> None:
 
 
 def _flat(manifest: Manifest) -> dict[str, Any]:
-    """Compared fields, nested ones as `leafe.generation.max_tokens`; as JSON gives them back."""
+    """Return the compared fields as JSON would give them back, nested ones by names like `leafe.seed`."""
     values = json.loads(json.dumps(dataclasses.asdict(manifest)))
     leaves = _leaves({name: value for name, value in values.items() if name not in _FREE})
     return {name: value for name, value in leaves if (name, value) not in _FORMER_SETTINGS.items()}

@@ -1,4 +1,4 @@
-"""Pass@k: the chance that at least one of k attempts succeeds."""
+"""Estimates Pass@k, the probability that at least one of k attempts succeeds."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
-    """Unbiased estimate 1 - C(n-c, k) / C(n, k) of one task (Chen et al. 2021, arXiv 2107.03374).
+    """Return the unbiased estimate 1 - C(n-c, k) / C(n, k) for one task (Chen et al. 2021, arXiv 2107.03374).
 
-    Raises ValueError when fewer than k attempts were made, or the counts contradict each other.
+    Raises ValueError if fewer than k attempts were made, or the counts contradict each other.
     """
     if not 1 <= k <= num_samples:
         raise ValueError(f"pass@{k} of {num_samples} attempts; expected k from 1 to the number of attempts")
@@ -19,15 +19,15 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
 
 
 def ks_up_to(num_samples: int) -> list[int]:
-    """1, 2, 4, ... and `num_samples` itself."""
+    """Return 1, 2, 4, ... and `num_samples` itself."""
     return sorted({2**i for i in range(num_samples.bit_length()) if 2**i <= num_samples} | {num_samples})
 
 
 def mean_pass_at_k(successes: Mapping[str, Sequence[bool]], ks: Sequence[int]) -> dict[int, float]:
-    """Average pass@k over tasks, from each task's scored attempts.
+    """Return k -> pass@k averaged over tasks, from each task's scored attempts.
 
-    Tasks with fewer than k scored attempts have no estimate and stay out of that k's mean; a k that no task can
-    estimate is absent. Report them apart, do not read them as failures.
+    Tasks with fewer than k scored attempts have no estimate and are left out of that k's mean, and a k that no task can
+    estimate is left out. Report such tasks separately; they are not failures.
     """
     means = {}
     for k in ks:

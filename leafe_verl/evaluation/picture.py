@@ -1,4 +1,4 @@
-"""Pass@k over k, k on a logarithmic axis: as an SVG file, and as a small chart of characters."""
+"""Draws Pass@k over k on a logarithmic axis, as an SVG file and as a small chart of characters."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path
 from leafe_verl.evaluation.bootstrap import Estimate
 
 Curves = Mapping[str, Mapping[int, Estimate]]
-"""Run -> k -> Pass@k."""
+"""Name of the evaluation -> k -> Pass@k."""
 
-# Shade, dash and marker all differ, so that lines are told apart in black and white.
+# Shade, dash and marker all differ, so that the lines can be told apart in black and white.
 _STYLES = (("black", "-", "o"), ("0.45", "--", "s"), ("0.25", "-.", "^"), ("0.6", ":", "D"), ("0.1", (0, (5, 1)), "v"))
 _CHARACTERS = "ox+*#@"
 
 
 def draw_curves(curves: Curves, path: Path) -> None:
-    """Write the curves with their interval bands to `path`. Raises ValueError naming the install when there is none."""
+    """Write the curves with their interval bands to `path`. Raises ValueError that names the extra to install."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ValueError(_needs("the picture needs matplotlib", error)) from None
+        raise ValueError(_install_hint("the picture needs matplotlib", error)) from None
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for (name, curve), (shade, dash, marker) in zip(curves.items(), itertools.cycle(_STYLES), strict=False):
@@ -41,11 +41,11 @@ def draw_curves(curves: Curves, path: Path) -> None:
 
 
 def text_curves(curves: Curves, width: int = 72, height: int = 18) -> str:
-    """Return the chart, without colour. Raises ValueError naming the install when there is no plotext."""
+    """Return the chart without colour. Raises ValueError that names the extra to install if plotext is missing."""
     try:
         import plotext
     except ImportError as error:
-        raise ValueError(_needs("the chart in the terminal needs plotext", error)) from None
+        raise ValueError(_install_hint("the chart in the terminal needs plotext", error)) from None
     plotext.clear_figure()
     plotext.plotsize(width, height)
     plotext.title("Pass@k, %")
@@ -66,5 +66,5 @@ def _all_ks(curves: Curves) -> list[int]:
     return sorted({k for curve in curves.values() for k in curve})
 
 
-def _needs(what: str, error: ImportError) -> str:
+def _install_hint(what: str, error: ImportError) -> str:
     return f"{what} ({error}); install it with: pip install 'leafe-verl[plots]'"

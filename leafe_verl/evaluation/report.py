@@ -1,32 +1,32 @@
-"""One evaluation's table: Pass@k, or what was solved within a tree's budget, each with its interval."""
+"""Renders the table of one evaluation: Pass@k, or the share of tasks solved within a tree's budget, with intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
 from leafe_verl.core import Outcome
-from leafe_verl.evaluation.attempts import Record, results_of, total_counts
 from leafe_verl.evaluation.bootstrap import Estimate, bootstrap
 from leafe_verl.evaluation.manifest import Manifest
 from leafe_verl.evaluation.pass_at_k import ks_up_to, pass_at_k
+from leafe_verl.evaluation.results import EvaluatedTree, successes_by_task, total_counts
 from leafe_verl.evaluation.tables import percent, percent_interval, text_table
 
 
 def pass_values(results: Mapping[str, Sequence[bool]], k: int) -> dict[str, float]:
-    """Task key -> its Pass@k; tasks with fewer than k scored attempts have none and are absent."""
+    """Return task key -> Pass@k. Tasks with fewer than k scored attempts are left out."""
     return {key: pass_at_k(len(found), sum(found), k) for key, found in results.items() if len(found) >= k}
 
 
 def pass_estimates(results: Mapping[str, Sequence[bool]], ks: Sequence[int]) -> dict[int, Estimate]:
-    """k -> Pass@k over tasks with its interval; a k that no task can estimate is absent."""
+    """Return k -> Pass@k over tasks with its interval. A k that no task can estimate is left out."""
     values = {k: pass_values(results, k) for k in ks}
     return {k: bootstrap(list(found.values())) for k, found in values.items() if found}
 
 
-def render_evaluation(manifest: Manifest, records: Iterable[Record]) -> str:
-    """Return the table of figures and, below, the table of what they rest on."""
-    records = list(records)
-    results = results_of(records)
+def render_evaluation(manifest: Manifest, trees: Iterable[EvaluatedTree]) -> str:
+    """Return the table of figures and, below it, the table of what was collected."""
+    trees = list(trees)
+    results = successes_by_task(trees)
     most = 1 if manifest.explores else max(map(len, results.values()), default=1)
     figures = {
         "solved within the budget" if manifest.explores else f"Pass@{k}": estimate
@@ -35,16 +35,16 @@ def render_evaluation(manifest: Manifest, records: Iterable[Record]) -> str:
     rows = [("", "%", "95 % interval", "tasks")]
     rows += [(name, percent(e.mean), percent_interval(e.low, e.high), str(e.tasks)) for name, e in figures.items()]
     parts = [text_table(rows)] if figures else ["no scored attempt yet"]
-    return "\n\n".join([*parts, text_table(_ground(records))])
+    return "\n\n".join([*parts, text_table(_collected_rows(trees))])
 
 
-def _ground(records: list[Record]) -> list[tuple[str, str]]:
-    counts = total_counts(records)
+def _collected_rows(trees: list[EvaluatedTree]) -> list[tuple[str, str]]:
+    counts = total_counts(trees)
     outcomes = {outcome: counts.get(f"outcome/{outcome.value}", 0) for outcome in Outcome}
     scored = sum(number for outcome, number in outcomes.items() if outcome.scored)
     unscored = {outcome: number for outcome, number in outcomes.items() if not outcome.scored and number}
     rows = [
-        ("tasks", len({record.key for record in records})),
+        ("tasks", len({tree.task_key for tree in trees})),
         ("scored attempts", scored),
         ("  succeeded", outcomes[Outcome.SUCCESS]),
         ("  failed", scored - outcomes[Outcome.SUCCESS]),

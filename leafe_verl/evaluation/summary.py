@@ -1,4 +1,4 @@
-"""A run's table, from the metrics that verl's `file` logger wrote."""
+"""Reads the metrics that verl's `file` logger wrote, and renders the summary of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from leafe_verl.evaluation.tables import text_table
 
 Metrics = dict[int, dict[str, float]]
-"""Training step -> metric -> value. Step 0 is the validation before training."""
+"""Training step -> name of the metric -> value. Step 0 is the validation before training."""
 
 SUMMED = {
     "training steps with an update": None,
@@ -27,12 +27,13 @@ SUMMED = {
     "counterfactual examples": "leafe/examples/counterfactual",
     "rehearsal examples": "leafe/examples/rehearsal",
 }
+"""Label -> metric that is summed over the training steps; None: counted by `count_updates`."""
 
 
 def read_metrics(run_dir: Path) -> Metrics:
-    """Merge the run's metrics files in the order they were begun: a resumed run writes a new one.
+    """Read and merge the metrics files of a run in the order they were begun. A resumed run writes a new one.
 
-    A last line cut short by a killed process is passed over. Raises ValueError when nothing is there.
+    A last line that a killed process cut short is skipped. Raises ValueError if there are no metrics.
     """
     merged: Metrics = {}
     for path in sorted(run_dir.glob("metrics-*.jsonl")):
@@ -48,7 +49,7 @@ def read_metrics(run_dir: Path) -> Metrics:
 
 
 def render_summary(metrics: Metrics) -> str:
-    """Return Pass@k before and after as one table, and the sums over all steps as another."""
+    """Return a table of Pass@k before and after training, and a table of sums over all steps."""
     parts = [_pass_table(metrics), _sum_table(metrics)]
     return "\n\n".join(part for part in parts if part)
 
@@ -70,12 +71,17 @@ def _pass_table(metrics: Metrics) -> str:
 
 
 def passes(values: Mapping[str, float]) -> dict[tuple[str, int], float]:
-    """(Data source, k) -> Pass@k, in that order, of one step's metrics; empty where it did not validate."""
+    """Return (data source, k) -> Pass@k from the metrics of one step, sorted; empty if the step did not validate."""
     found = {}
     for key, value in values.items():
         if match := re.fullmatch(r"val-core/(.+)/pass@(\d+)", key):
             found[(match.group(1), int(match.group(2)))] = value
     return dict(sorted(found.items()))
+
+
+def count_updates(metrics: Metrics) -> int:
+    """Return the number of training steps that updated the weights."""
+    return sum("actor/loss" in values for step, values in metrics.items() if step > 0)
 
 
 def _sum_table(metrics: Metrics) -> str:
@@ -84,7 +90,7 @@ def _sum_table(metrics: Metrics) -> str:
         return ""
     rows = [("collected", "total")]
     for label, key in SUMMED.items():
-        sums = sum(values.get(key, 0) for values in steps) if key else sum("actor/loss" in v for v in steps)
+        sums = sum(values.get(key, 0) for values in steps) if key else count_updates(metrics)
         rows.append((label, f"{sums:,.0f}"))
     return text_table(rows)
 

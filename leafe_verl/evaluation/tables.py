@@ -1,4 +1,4 @@
-"""Rows of text as a table, for a terminal or for Markdown; the first row is the heading."""
+"""Formats rows of text as a table, for a terminal or for Markdown. The first row is the heading."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Rows = Sequence[Sequence[str]]
 
 
 def text_table(rows: Rows) -> str:
-    """First column to the left, numbers to the right, a line under the heading."""
+    """Return a table with its first column aligned left, the others right, and a line under the heading."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
@@ -18,14 +18,17 @@ def text_table(rows: Rows) -> str:
 
 
 def markdown_table(rows: Rows) -> str:
+    """Return a Markdown table with its first column aligned left and the others right."""
     heading, *body = rows
     rule = ["---", *["---:"] * (len(heading) - 1)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (heading, rule, *body))
 
 
 def percent(value: float) -> str:
+    """Return a share as a percentage with one decimal, without the sign."""
     return f"{100 * value:.1f}"
 
 
 def percent_interval(low: float, high: float) -> str:
+    """Return an interval of shares as percentages."""
     return f"{100 * low:.1f} to {100 * high:.1f}"

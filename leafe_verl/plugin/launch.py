@@ -21,9 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 from leafe_verl.checkpoints import hf_folder
 from leafe_verl.core import Task
 from leafe_verl.environments import make
-from leafe_verl.evaluation.attempts import missing_attempts, read_records
 from leafe_verl.evaluation.manifest import Manifest, fingerprint, read_manifest, write_manifest
 from leafe_verl.evaluation.report import render_evaluation
+from leafe_verl.evaluation.results import missing_attempts, read_evaluation
 from leafe_verl.plugin.preflight import find_problems
 from leafe_verl.plugin.resolvers import read_variable
 from leafe_verl.plugin.settings import RunSettings
@@ -74,14 +74,14 @@ def evaluate(request: EvaluationRequest) -> int:
     manifest = _resumed(request.out, _manifest(request, config, tasks))
     keys = [task.key for task in tasks]
     wanted = config.data.attempts
-    missing = missing_attempts(read_records(request.out), keys, wanted)
+    missing = missing_attempts(read_evaluation(request.out), keys, wanted)
     status = 0
     if missing:
         manifest = _with_collection(manifest, config.actor_rollout_ref.rollout.seed, request.device)
         what = "exploration trees" if manifest.explores else "attempts"
         print(f"{request.out} lacks {sum(missing.values())} {what} of {len(missing)} tasks", flush=True)
         status = _launch(manifest, overrides, request.out)
-    records = read_records(request.out)
+    records = read_evaluation(request.out)
     print(render_evaluation(manifest, records))
     left = sum(missing_attempts(records, keys, wanted).values())
     if left:
@@ -186,7 +186,7 @@ def _resumed(out: Path, manifest: Manifest) -> Manifest:
     """The store's own manifest, if there is one, asking for as many attempts as it ever did."""
     present = read_manifest(out)
     if present is None:
-        if read_records(out):
+        if read_evaluation(out):
             raise ValueError(
                 f"{out} holds attempts but no evaluation.json that says how they came; choose another --out"
             )

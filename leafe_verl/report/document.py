@@ -27,7 +27,7 @@ from leafe_verl.report.chunks import ChunkWriter, to_json
 from leafe_verl.report.overview import build_overview
 from leafe_verl.report.records import COLUMNS, RESULTS, build_record, build_row
 from leafe_verl.report.runs import find_runs
-from leafe_verl.report.sources import Run
+from leafe_verl.report.sources import ReportedRun
 
 STYLES = ("report.css", "tree.css", "print.css")
 SCRIPTS = ("dom.js", "chart.js", "overview.js", "tasks.js", "diff.js", "picture.js", "step.js", "report.js")
@@ -46,7 +46,7 @@ def report(folders: Sequence[Path], out: Path | None = None) -> int:
     return 0
 
 
-def write_report(runs: Sequence[Run], out: Path) -> int:
+def write_report(runs: Sequence[ReportedRun], out: Path) -> int:
     """Write the report and return its number of trees. The file is replaced atomically."""
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f"{out.name}.{os.getpid()}")
@@ -73,7 +73,7 @@ class _Gathered:
     overviews: list[dict[str, Any]] = field(default_factory=list)
 
 
-def _gather(runs: Sequence[Run], file: BinaryIO) -> _Gathered:
+def _gather(runs: Sequence[ReportedRun], file: BinaryIO) -> _Gathered:
     """Read all trees once. Their chunks go to the file; their rows and the runs' overviews stay in memory."""
     writer, gathered = ChunkWriter(file), _Gathered()
     for number, run in enumerate(runs):

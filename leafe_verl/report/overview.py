@@ -13,9 +13,9 @@ from typing import Any
 
 from leafe_verl.evaluation.pass_at_k import ks_up_to
 from leafe_verl.evaluation.report import pass_estimates
-from leafe_verl.evaluation.summary import SUMMED, Metrics, passes
+from leafe_verl.evaluation.summary import SUMMED, Metrics, count_updates, passes
 from leafe_verl.evaluation.tables import percent, percent_interval
-from leafe_verl.report.sources import Run
+from leafe_verl.report.sources import ReportedRun
 
 PREFIX = "leafe/"
 SHARES = {
@@ -28,7 +28,7 @@ SHARES = {
 LOSS = re.compile(r"\w+/loss(_\w+)?")
 
 
-def build_overview(run: Run, counts: Mapping[str, int]) -> dict[str, Any]:
+def build_overview(run: ReportedRun, counts: Mapping[str, int]) -> dict[str, Any]:
     """Return the run's overview. `counts` are summed over its trees and used where metrics are missing."""
     measured = sum_counts(run.metrics)
     collected: Mapping[str, float] = measured if "trees" in measured else counts
@@ -54,18 +54,13 @@ def select_counts(values: Mapping[str, float]) -> dict[str, float]:
     return {key.removeprefix(PREFIX): value for key, value in values.items() if key.startswith(PREFIX)}
 
 
-def count_updates(metrics: Metrics) -> int:
-    """Return the number of training steps that updated the weights, as evaluation/summary.py counts them."""
-    return sum("actor/loss" in values for step, values in metrics.items() if step > 0)
-
-
 def _validated(metrics: Metrics) -> dict[int, dict[tuple[str, int], float]]:
     """Return training step -> (data source, k) -> Pass@k, for the first and the last validation only."""
     found = {step: passes(values) for step, values in metrics.items() if passes(values)}
     return {step: found[step] for step in sorted({min(found), max(found)})} if found else {}
 
 
-def _pass_figures(run: Run) -> list[list[str]]:
+def _pass_figures(run: ReportedRun) -> list[list[str]]:
     if run.results:
         estimates = pass_estimates(run.results, [1])
         label = "solved within the budget" if run.explores else "Pass@1"
@@ -134,7 +129,7 @@ def _times_100(value: float | None) -> float | None:
     return None if value is None else round(100 * value, 2)
 
 
-def _evaluation_tables(run: Run) -> Iterable[dict[str, Any]]:
+def _evaluation_tables(run: ReportedRun) -> Iterable[dict[str, Any]]:
     if not run.results or run.explores:
         return
     estimates = pass_estimates(run.results, ks_up_to(max(map(len, run.results.values()))))

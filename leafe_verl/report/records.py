@@ -2,7 +2,7 @@
 
 A record, as JSON:
 
-    key, environment, instruction, step, verbatim, note     fields of ReportedTree and its task
+    key, environment, instruction, step, hasTokens, hasPrompts, note     fields of ReportedTree and its task
     attempts      in breadth-first order, each:
         parent, from, depth     fields of its branch; null, 1 and 0 for a root. `from` is tau, counted from 1
         reflection              index in `reflections`, null for a root
@@ -16,7 +16,7 @@ A record, as JSON:
             return                  sum of the rewards so far
             tokens, logProbs        tokens of the action; only present if an example trains on them
             feedbackTokens          tokens of the feedback and its chat template; present under the same condition
-    reflections   {attempt, step, experience, parsed, text, numSteps}
+    reflections   as in trees/rows.py: {attempt, step, experience, parsed, text, num_tokens, num_steps}
     examples      {kind, attempt, tokens, parts}; `tokens` is how many are trained on; `parts` are triples: the attempt
                   that executed a step, the step, and 0 for its action, 1 for its feedback
 """
@@ -28,9 +28,10 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from leafe_verl.core import Attempt, Example, ExplorationTree, Message, Outcome, Reflection, StepRecord
+from leafe_verl.core import Attempt, Example, ExplorationTree, Message, Outcome, StepRecord
 from leafe_verl.core.shared_prefix import shared_prefix_length
 from leafe_verl.report.sources import ReportedTree
+from leafe_verl.trees.rows import reflection_to_row
 
 ACTION, FEEDBACK = 0, 1
 Part = tuple[int, int, int]
@@ -100,10 +101,11 @@ def build_record(reported: ReportedTree) -> tuple[dict[str, Any], set[int]]:
         "environment": task.environment,
         "instruction": task.instruction,
         "step": reported.step,
-        "verbatim": reported.verbatim,
+        "hasTokens": reported.has_tokens,
+        "hasPrompts": reported.has_prompts,
         "note": reported.note,
         "attempts": [_attempt(tree, index, trained) for index in range(len(tree.attempts))],
-        "reflections": [_reflection(index, reflection) for index, reflection in tree.reflections],
+        "reflections": [reflection_to_row(index, reflection) for index, reflection in tree.reflections],
         "examples": [_example(tree, example) for example in reported.examples],
     }
     return record, {token for token_ids in trained.values() for token in token_ids}
@@ -192,17 +194,6 @@ def _tokens(step: StepRecord, action: Sequence[int] | None, feedback: Sequence[i
     if feedback:
         found["feedbackTokens"] = list(feedback)
     return found
-
-
-def _reflection(attempt: int, reflection: Reflection) -> dict[str, Any]:
-    return {
-        "attempt": attempt,
-        "step": reflection.step,
-        "experience": reflection.experience,
-        "parsed": reflection.parsed,
-        "text": reflection.text,
-        "numSteps": reflection.num_steps,
-    }
 
 
 def _example(tree: ExplorationTree, example: Example) -> dict[str, Any]:

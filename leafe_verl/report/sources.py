@@ -1,4 +1,4 @@
-"""What a report is made of: runs, and their trees one at a time."""
+"""Defines what a report is made of: runs, and their trees one at a time."""
 
 from __future__ import annotations
 
@@ -9,38 +9,40 @@ from leafe_verl.core import Example, ExplorationTree
 from leafe_verl.evaluation.summary import Metrics
 
 Vocabulary = Callable[[int], str]
-"""Token id -> the text it stands for, as far as a token alone has one."""
+"""Token id -> its text, as far as a single token has one."""
 
 
 @dataclass(frozen=True)
 class ReportedTree:
-    """A tree, and what was made of it."""
+    """A tree with the examples drawn from it."""
 
     tree: ExplorationTree
     examples: tuple[Example, ...] = ()
     step: int | None = None
-    """Training step that collected it; None outside training."""
-    verbatim: bool = True
-    """Whether prompts and tokens were stored. False: the histories hold the turns alone, without the opening prompt."""
+    """Training step that collected the tree; None outside training."""
+    has_tokens: bool = True
+    """Whether tokens were stored. Without tokens there are no examples."""
+    has_prompts: bool = True
+    """Whether the opening prompts were stored. Without them, the histories begin with the first action."""
     note: str | None = None
     """What a reader must know of this tree."""
 
 
 @dataclass(frozen=True)
-class Run:
+class ReportedRun:
     """One training run or evaluation."""
 
     name: str
     trees: Iterable[ReportedTree]
-    """Read once, in the order of the list."""
+    """Trees in the order of the list. They are read once."""
     metrics: Metrics = field(default_factory=dict)
-    """Empty where nothing was trained."""
+    """Metrics of training; empty for an evaluation."""
     results: Mapping[str, list[bool]] = field(default_factory=dict)
-    """Of an evaluation: task key -> whether each of its scored attempts, or trees, succeeded."""
+    """Task key -> whether each scored attempt, or tree, of an evaluation succeeded; empty for a training run."""
     counts: Mapping[str, int] | None = None
-    """Of an evaluation, core.statistics' counts of all that was played; None: they are taken from the trees."""
+    """Counts of core.statistics over all trees of an evaluation; None: they are computed from the trees."""
     explores: bool = False
-    """Of an evaluation: whether its results are those of trees."""
+    """Whether the results of an evaluation are those of exploration trees."""
     vocabulary: Vocabulary | None = None
     """None: token ids are shown as numbers."""
     notes: tuple[str, ...] = ()

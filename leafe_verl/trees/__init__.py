@@ -1,4 +1,4 @@
-"""What exploration collected, on disk: durable, append-only, one file for each process that wrote; see schema.py."""
+"""Stores exploration trees on disk: durable, append-only, with one file for each process that writes; see schema.py."""
 
 from leafe_verl.trees.following import StoreFollower
 from leafe_verl.trees.reader import (

@@ -1,8 +1,8 @@
-"""What `--where` understands: COLUMN OPERATOR VALUE, over the columns of `SUMMARY`.
+"""Parses the conditions of `--where`: COLUMN OPERATOR VALUE, over the columns of `SUMMARY`.
 
-The operator is one of = != < <= > >=. The value is read as the column's type: true or false, a number, a text, an ISO
-date for `collected_at` (in UTC unless it says otherwise); `null`, with = and != alone, is an absent value. An absent
-value is smaller or greater than nothing.
+The operator is one of = != < <= > >=. The value has the column's type: true or false, a number, a text, or an ISO date
+for `collected_at` (in UTC unless it says otherwise). `null` stands for a missing value and takes = and != only. A
+missing value is neither smaller nor greater than any value.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 
 @dataclass(frozen=True)
 class Condition:
+    """Compares one column of a tree's summary with a value."""
+
     column: str
     compare: str
-    """A key of OPERATORS."""
+    """Operator, a key of OPERATORS."""
     value: bool | int | float | str | datetime | None
 
     def holds(self, row: Mapping[str, Any]) -> bool:
@@ -43,7 +45,7 @@ class Condition:
 
 
 def parse_condition(text: str) -> Condition:
-    """Read `step>=3`. Raises ValueError saying what was expected."""
+    """Parse a text such as `step>=3`. Raises ValueError that says what was expected."""
     parts = re.fullmatch(r"\s*(\w+)\s*(!=|<=|>=|=|<|>)\s*(.*?)\s*", text, re.DOTALL)
     if parts is None:
         raise ValueError(f"condition {text!r}; expected COLUMN OPERATOR VALUE, as in solved=true or 'step>=3'")
@@ -51,7 +53,7 @@ def parse_condition(text: str) -> Condition:
     if column not in SUMMARY:
         raise ValueError(f"condition {text!r}: no column {column!r}; expected one of {', '.join(SUMMARY)}")
     if value == "null" and compare not in ("=", "!="):
-        raise ValueError(f"condition {text!r}: null is smaller or greater than nothing; expected = or !=")
+        raise ValueError(f"condition {text!r}: null takes no order; expected = or !=")
     return Condition(column, compare, None if value == "null" else _value(text, SCHEMA.field(column).type, value))
 
 

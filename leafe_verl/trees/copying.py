@@ -1,5 +1,4 @@
-"""Stores made of stores, and damaged files made readable. Records are copied as they are, columns unknown to this
-version included."""
+"""Copies trees into new stores and repairs damaged files. Records are copied unchanged, including unknown columns."""
 
 from __future__ import annotations
 
@@ -8,58 +7,54 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 from leafe_verl.trees.conditions import Condition, all_hold
+from leafe_verl.trees.errors import DamagedFile
+from leafe_verl.trees.legacy_attempts import is_legacy
 from leafe_verl.trees.listing import require_files
-from leafe_verl.trees.reader import (
-    DamagedFile,
-    Location,
-    earliest,
-    files,
-    read_record,
-    read_summaries,
-    records,
-)
-from leafe_verl.trees.schema import PATTERN
-from leafe_verl.trees.writer import END, RecordFile, make_folder, new_name, sync_folder
+from leafe_verl.trees.reader import Folder, Location, earliest, files, read_file, read_record, read_summaries
+from leafe_verl.trees.schema import TEXT_SCHEMA
+from leafe_verl.trees.writer import COMPACTED, END, RecordFile, make_folder, new_name, sync_folder, write_whole
 
 
 @dataclass(frozen=True)
-class Copied:
-    """What a copy did, in trees."""
+class CopyCounts:
+    """Numbers of trees in a copy."""
 
     read: int
     written: int
     duplicates: int
 
 
-def copy_trees(stores: Sequence[Path], out: Path, conditions: Sequence[Condition] = ()) -> Copied:
-    """Write the stores' trees for which all conditions hold to a new store, of as few files as their columns allow.
+def copy_trees(stores: Sequence[Folder], out: Folder, conditions: Sequence[Condition] = ()) -> CopyCounts:
+    """Write the stores' trees for which all conditions hold to a new store, one file for each set of columns.
 
-    Of those with the same run, step and task, the one that was collected first is kept. Raises ValueError when `out`
-    holds trees already.
+    Of trees with the same run, step and task, the one that was collected first is kept. Raises ValueError if `out`
+    already holds trees.
     """
-    if files(out):
-        raise ValueError(f"{out} holds {PATTERN} already; expected a new folder")
+    if present := files(out):
+        raise ValueError(f"{out} already holds trees ({present[0].name}); expected a new folder")
     for store in stores:
         require_files(store)
     summaries = [summary for store in stores for summary in read_summaries(store)]
     chosen = [(location, row) for location, row in summaries if all_hold(conditions, row)]
     kept = earliest(chosen)
-    _write(kept.values(), out)
-    return Copied(len(summaries), len(kept), len(chosen) - len(kept))
+    _write(kept.values(), Path(out))
+    return CopyCounts(len(summaries), len(kept), len(chosen) - len(kept))
 
 
-def repair(store: Path) -> list[tuple[Path, int, Path]]:
-    """Make every damaged file a file of its whole records; return each with their number and where the rest went.
+def repair(store: Folder) -> list[tuple[Path, int, Path]]:
+    """Cut every damaged file to its whole records. Return each file, its number of whole records, and the rest's file.
 
-    The rest is set aside first, beside the file and outside the store's pattern, so that no byte is lost; the file
-    itself is replaced at once. No process may be writing to the store.
+    The rest is first saved beside the file, under a name that is not part of the store, so that no byte is lost; then
+    the file is replaced atomically. No process may be writing to the store.
     """
     require_files(store)
     repaired = []
     for path in files(store):
         try:
-            for _ in records(path):
+            for _ in read_file(path):
                 pass
         except DamagedFile as damage:
             repaired.append((path, damage.whole, _cut(damage)))
@@ -69,36 +64,52 @@ def repair(store: Path) -> list[tuple[Path, int, Path]]:
 def _cut(damage: DamagedFile) -> Path:
     path, content = damage.path, damage.path.read_bytes()
     rest = path.with_name(f"{path.name}.rest")
-    _write_whole(rest, content[damage.offset :])
+    write_whole(rest, content[damage.offset :])
     part = path.with_name(f"{path.name}.part")
     if damage.offset:
-        _write_whole(part, content[: damage.offset] + END)
+        write_whole(part, content[: damage.offset] + (b"" if is_legacy(path) else END))
         os.replace(part, path)
-    else:  # not even its schema is whole
+    else:  # not even the schema is whole
         path.unlink()
     sync_folder(path.parent)
     return rest
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _write(locations: Iterable[Location], out: Path) -> None:
-    """Copy records; the files take their names once they are whole, so that a killed copy leaves no half a store."""
+    """Copy records. The files get their names once they are whole: a killed copy does not leave half a store."""
     make_folder(out)
-    opened: dict[bytes, tuple[Path, RecordFile]] = {}
+    copies: dict[bytes, _Copy] = {}
     for location in locations:
         record = read_record(location)
         columns = record.schema.serialize().to_pybytes()
-        if columns not in opened:
-            path = out / new_name()
-            opened[columns] = path, RecordFile(path.with_name(f"{path.name}.part"), record.schema)
-        opened[columns][1].append(record)
-    for path, file in opened.values():
-        file.close()
-        os.replace(path.with_name(f"{path.name}.part"), path)
+        if columns not in copies:
+            copies[columns] = _Copy(out / new_name(), record.schema)
+        copies[columns].append(record)
+    for copy in copies.values():
+        copy.close()
     sync_folder(out)
+
+
+class _Copy:
+    """Writes a file of a new store. Trees without tokens are small and share a record batch."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._path, self._part = path, path.with_name(f"{path.name}.part")
+        self._file = RecordFile(self._part, schema)
+        self._batch: list[pa.RecordBatch] = []
+        self._size = COMPACTED if schema.equals(TEXT_SCHEMA) else 1
+
+    def append(self, record: pa.RecordBatch) -> None:
+        self._batch.append(record)
+        if len(self._batch) == self._size:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._file.close()
+        os.replace(self._part, self._path)
+
+    def _flush(self) -> None:
+        for batch in pa.Table.from_batches(self._batch, self._file.schema).combine_chunks().to_batches():
+            self._file.append(batch)
+        self._batch = []

@@ -1,4 +1,4 @@
-"""A store that is still being written: what has been added since one last looked."""
+"""Follows a store that is still being written."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from leafe_verl.trees.reader import Location, files
+from leafe_verl.trees.reader import Folder, Location, arrow_files
 from leafe_verl.trees.schema import check_schema
 
 
 class StoreFollower:
-    """Names the trees that a store's writers have added, each once; reads their messages' headers alone."""
+    """Returns the locations of new trees, each once. Only the headers of the record batches are read."""
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Folder) -> None:
         self._store = store
         self._ends: dict[Path, int] = {}
-        """File -> byte behind its last whole record that was named."""
+        """File -> offset in bytes behind the last whole record that was returned."""
 
     def added(self) -> list[list[Location]]:
-        """Return where the new trees are: a list for each file that has some, in the order of writing.
+        """Return the locations of the trees added since the last call, in the order of writing, one list for each file.
 
-        A record that is being written is named when it is whole. Expects batches of one tree, as a run writes them.
-        Raises ValueError for another version of the form.
+        A record that is being written is returned once it is whole. Each batch must hold one tree, as training writes
+        them. Raises ValueError for another version of the schema.
         """
-        added = [self._added_to(path) for path in files(self._store)]
+        added = [self._added_to(path) for path in arrow_files(self._store)]
         return [locations for locations in added if locations]
 
     def _added_to(self, path: Path) -> list[Location]:
@@ -37,7 +37,7 @@ class StoreFollower:
 
 
 def _whole_records(path: Path, begin: int) -> Iterator[tuple[Location, int]]:
-    """Each record from byte `begin` on, with the byte behind it; up to the first that is not whole, or the end mark."""
+    """Yield each whole record from byte `begin` on, with the offset behind it."""
     try:
         with pa.memory_map(str(path)) as source:
             check_schema(pa.ipc.read_schema(source), path)
@@ -46,5 +46,5 @@ def _whole_records(path: Path, begin: int) -> Iterator[tuple[Location, int]]:
                 location = Location(path, source.tell())
                 pa.ipc.read_message(source)
                 yield location, source.tell()
-    except (EOFError, OSError, pa.ArrowInvalid):
+    except (EOFError, OSError, pa.ArrowInvalid):  # an incomplete record, or the end mark
         return

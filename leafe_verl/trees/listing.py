@@ -1,14 +1,12 @@
-"""Looking into a store: a table of its trees, and one tree as indented text."""
+"""Prints a store: a table of its trees, or one tree as indented text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 from leafe_verl.core import ExplorationTree, Reflection, StepRecord
 from leafe_verl.trees.conditions import Condition, all_hold
-from leafe_verl.trees.reader import Location, TreeKey, files, index, read_summaries, read_tree
+from leafe_verl.trees.reader import Folder, Location, TreeKey, files, index, join_trees, read_summaries, read_tree
 from leafe_verl.trees.schema import PATTERN, Provenance
 from leafe_verl.trees.text import one_line
 
@@ -21,17 +19,17 @@ COLUMNS = {
     "solved": "solved",
     "best return": "best_return",
 }
-"""Heading -> column of `SUMMARY`."""
+"""Heading of the table -> column of `SUMMARY`."""
 WIDTH = 100
-"""Characters of a text that `show` prints."""
+"""Maximum number of characters of a text that `show` prints."""
 
 
-def list_trees(store: Path, conditions: Sequence[Condition] = ()) -> str:
+def list_trees(store: Folder, conditions: Sequence[Condition] = ()) -> str:
     """Return a table of the trees for which all conditions hold, ordered by run, step and task."""
     require_files(store)
     rows = [row for _, row in read_summaries(store) if all_hold(conditions, row)]
     rows.sort(key=lambda row: (row["run"] or "", -1 if row["step"] is None else row["step"], row["task_key"]))
-    # Most stores are of one run, whose name would only make the table wide.
+    # Most stores hold one run, whose name would only widen the table.
     columns = {"run": "run", **COLUMNS} if len({row["run"] for row in rows}) > 1 else COLUMNS
     table = [list(columns), *([_cell(row[column]) for column in columns.values()] for row in rows)]
     widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
@@ -40,37 +38,40 @@ def list_trees(store: Path, conditions: Sequence[Condition] = ()) -> str:
     return "\n".join([*(line.rstrip() for line in lines), counts])
 
 
-def show_tree(store: Path, task_key: str, step: int | None = None, run: str | None = None) -> str:
-    """Return the tree of a task as text, each branch under the reflection that it grew from.
+def show_tree(store: Folder, task_key: str, step: int | None = None, run: str | None = None) -> str:
+    """Return the tree of a task as text, with each branch below the reflection that it grew from.
 
-    Raises ValueError unless exactly one tree has the task's key and, where given, the training step and the run.
+    All attempts of a task in an evaluation are shown as one tree. Raises ValueError unless there are trees of exactly
+    one run and training step that have the task's key and, where given, the step and the run.
     """
     require_files(store)
-    tree, provenance = read_tree(_only(store, task_key, step, run))
-    return "\n".join([*_heading(tree, provenance), *_tree(tree)])
+    trees, provenances = zip(*map(read_tree, _find(store, task_key, step, run)), strict=True)
+    return "\n".join([*_heading(trees[-1], provenances[-1]), *_tree(join_trees(trees))])
 
 
-def require_files(store: Path) -> None:
+def require_files(store: Folder) -> None:
     """Raise ValueError unless the folder is a store."""
     if not files(store):
         raise ValueError(f"{store}: no store; expected a folder with {PATTERN}")
 
 
-def _only(store: Path, task_key: str, step: int | None, run: str | None) -> Location:
+def _find(store: Folder, task_key: str, step: int | None, run: str | None) -> list[Location]:
     found = {
         key: location
         for key, location in index(store).items()
         if key.task_key == task_key and step in (None, key.step) and run in (None, key.run)
     }
-    if len(found) == 1:
-        return next(iter(found.values()))
     if not found:
         raise ValueError(f"{store}: no tree of task {task_key!r}; `leafe-verl trees list {store}` names them")
-    raise ValueError(f"{store}: {len(found)} trees of task {task_key!r}: {_names(found)}; choose by --step and --run")
+    if len({(key.run, key.step) for key in found}) > 1:
+        raise ValueError(
+            f"{store}: {len(found)} trees of task {task_key!r}: {_names(found)}; choose by --step and --run"
+        )
+    return list(found.values())
 
 
-def _names(keys: Sequence[TreeKey] | dict[TreeKey, Any]) -> str:
-    return ", ".join(sorted(f"run {key.run or '-'} step {_cell(key.step)}" for key in keys))
+def _names(keys: Iterable[TreeKey]) -> str:
+    return ", ".join(sorted({f"run {key.run or '-'} step {_cell(key.step)}" for key in keys}))
 
 
 def _heading(tree: ExplorationTree, provenance: Provenance) -> Iterator[str]:
@@ -98,7 +99,7 @@ def _attempt(tree: ExplorationTree, number: int, indent: str) -> Iterator[str]:
         yield f"{indent}  broke: {_line(attempt.error)}"
     shown: list[Reflection] = []
     for looked_at, reflection in tree.reflections:
-        if looked_at == number and reflection not in shown:  # two that are equal have their branches in common
+        if looked_at == number and reflection not in shown:  # equal reflections share their branches
             shown.append(reflection)
             yield from _reflection(tree, number, reflection, indent + "  ")
 

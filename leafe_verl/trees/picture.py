@@ -1,6 +1,6 @@
-"""A tree without its texts, and its picture where no browser draws it: rows are attempts, columns are steps.
+"""Draws a tree where no browser does, from its shape: rows are attempts, columns are steps.
 
-The same picture as page/picture.js, which a reader can walk through.
+The picture is the same as that of page/picture.js, which a reader can click through.
 """
 
 from __future__ import annotations
@@ -17,35 +17,37 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEVELS = ("#f3e3d8", "#e5d9a8", "#b9d9a0", "#4f8f78", "#12506b")
-"""From the tree's lowest return to its highest; as in page/tree.css."""
+"""Colours from the tree's lowest return to its highest, as in page/tree.css."""
 ON_LEVELS = ("#1b1f24", "#1b1f24", "#1b1f24", "#05130d", "#ffffff")
 LINE, BRANCH_LINE = "#1b1f24", "#0a58b8"
 COLUMN, ROW = 0.75, 0.5
-"""Inches."""
+"""Size of a cell in inches."""
 LEFT, RIGHT = 1.2, 2.4
-"""Columns beside the first step and the last, for the numbers of the attempts and for how they ended."""
+"""Width, in columns, of the space for the attempts' numbers and for their outcomes."""
 LANE = 0.1
-"""Columns between lines that come down before the same step from different attempts."""
+"""Distance, in columns, of the lines of branches that roll back to the same step of different attempts."""
 
 
 class AttemptShape(NamedTuple):
-    """What a picture shows of an attempt."""
+    """The parts of an attempt that a picture shows."""
 
     parent: int | None
-    """The attempt that it left; None for a root."""
+    """Index of the attempt that it branched from; None for a root."""
     start: int
-    """Its first own step: tau, or 1."""
+    """First step that the attempt executed itself: tau, or 1 for a root."""
     returns: Sequence[float]
-    """Sum of the rewards after each of its own steps."""
+    """Sum of the rewards along the path, after each of its own steps."""
     errors: Sequence[bool]
-    """Whether the feedback of each of its own steps reports an error."""
+    """Whether the feedback reports an error, for each of its own steps."""
     outcome: str
+    """Value of core.Outcome."""
 
 
 Shape = Sequence[AttemptShape]
 
 
 def shape_of(tree: ExplorationTree) -> Shape:
+    """Return the shape of a tree, one entry for each attempt."""
     return [_attempt_shape(tree, index) for index in range(len(tree.attempts))]
 
 
@@ -63,7 +65,7 @@ def _attempt_shape(tree: ExplorationTree, index: int) -> AttemptShape:
 
 
 def draw_shape(shape: Shape) -> Figure:
-    """Return the picture. Raises ValueError naming the install when matplotlib is missing."""
+    """Return the picture. Raises ValueError that names the extra to install if matplotlib is missing."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -89,7 +91,7 @@ def _draw_names(axes: Axes, shape: Shape, index: int) -> None:
     outcome = Outcome(attempt.outcome)
     mark = "✓" if outcome is Outcome.SUCCESS else "✗" if outcome.scored else "?"
     ending = f"{mark} {outcome.value.replace('_', ' ')}"
-    # Lines of other attempts may pass behind it.
+    # Lines of other attempts may pass behind the text.
     ground = {"facecolor": "white", "edgecolor": "none", "pad": 1}
     axes.text(1.1 - LEFT, index, f"#{index}", va="center", fontsize=8)
     axes.text(_last_step(attempt) + 0.4, index, ending, va="center", fontsize=8, bbox=ground, zorder=2)
@@ -100,7 +102,7 @@ def _last_step(attempt: AttemptShape) -> int:
 
 
 def _draw_path(axes: Axes, shape: Shape, index: int) -> None:
-    """The line along an attempt's own steps; a branch's comes down from its rollback point."""
+    """Draw the line along an attempt's own steps. A branch's line comes down from its rollback point."""
     attempt, end = shape[index], _last_step(shape[index])
     if attempt.parent is None:
         axes.plot([attempt.start - 0.5, end], [index, index], color=LINE, zorder=1)
@@ -112,14 +114,14 @@ def _draw_path(axes: Axes, shape: Shape, index: int) -> None:
 
 
 def _rollback_x(shape: Shape, start: int, row: int) -> float:
-    """Rollback points before the same step in different rows stand beside each other: each line has its own."""
+    """Return the x of a rollback point. Points before the same step in different rows are drawn side by side."""
     parents = [each.parent for each in shape if each.parent is not None and each.start == start]
     rows = sorted({_row_of_state(shape, parent, start) for parent in parents})
     return start - 0.5 + LANE * (rows.index(row) - (len(rows) - 1) / 2)
 
 
 def _row_of_state(shape: Shape, index: int, step: int) -> int:
-    """The row in which the state before a step of an attempt lies: a branch has its first state from its parent."""
+    """Return the row that holds the state before a step. A branch takes its first state from its parent."""
     parent = shape[index].parent
     return index if parent is None or step > shape[index].start else _row_of_state(shape, parent, step)
 

@@ -1,9 +1,14 @@
-"""Reading a store: trees one at a time, or their summaries alone, whatever a killed process left behind."""
+"""Reads a store: one tree at a time, or the summary columns alone. Incomplete files of killed processes are readable.
+
+A store may also hold the JSON lines that evaluations wrote before they wrote trees; see legacy_attempts.py.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,14 +17,19 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from leafe_verl.core import ExplorationTree
-from leafe_verl.trees.rows import Row, provenance_of, tree_of
-from leafe_verl.trees.schema import PATTERN, SCHEMA, SUMMARY, Provenance, check_schema
+from leafe_verl.trees import legacy_attempts
+from leafe_verl.trees.errors import DamagedFile
+from leafe_verl.trees.rows import Row, from_row, provenance_from_row
+from leafe_verl.trees.schema import PATTERN, SCHEMA, SUMMARY, TEXT_SCHEMA, Provenance, check_schema
 from leafe_verl.trees.text import map_text, unescape
 
 logger = logging.getLogger(__name__)
 
+Folder = str | os.PathLike[str]
+"""Path of a store."""
+
 UNKNOWN = datetime.max.replace(tzinfo=timezone.utc)
-"""Stands for a time that was not stored: later than any other."""
+"""Stands for a time that was not stored. It is later than any other."""
 
 
 @dataclass(frozen=True)
@@ -28,43 +38,39 @@ class Location:
 
     path: Path
     offset: int
-    """Byte at which its record batch begins."""
+    """Byte at which the tree's record batch, or its line of JSON, begins."""
     row: int = 0
-    """Row of that batch; our own batches have one."""
+    """Row within the record batch."""
 
     def __str__(self) -> str:
         return f"{self.path}, byte {self.offset}"
 
 
 class TreeKey(NamedTuple):
-    """What makes two stored trees the same one."""
+    """Identifies a tree. Two stored trees with the same key are duplicates."""
 
     run: str | None
     step: int | None
     task_key: str
     collected_at: datetime | None = None
-    """None where `step` is known. Outside training, one task may well have several trees."""
+    """None if `step` is known. Outside training, one task may have several trees."""
 
 
-class DamagedFile(Exception):
-    """The rest of a file cannot be read: a killed process cut its last record short, or the disk changed it."""
-
-    def __init__(self, path: Path, whole: int, offset: int, reason: object) -> None:
-        self.path, self.whole, self.offset = path, whole, offset
-        """The file, the records read before the damage, and the byte where the damage begins."""
-        super().__init__(f"{path}: unreadable from byte {offset} on, behind {whole} whole records ({reason})")
+def arrow_files(store: Folder) -> list[Path]:
+    """Return the Arrow files of a store, in the order in which they are read."""
+    return sorted(Path(store).glob(PATTERN))
 
 
-def files(store: Path) -> list[Path]:
-    """The files of a store, in the order in which they are read."""
-    return sorted(store.glob(PATTERN))
+def files(store: Folder) -> list[Path]:
+    """Return all files of a store, in the order in which they are read."""
+    return [*sorted(Path(store).glob(legacy_attempts.PATTERN)), *arrow_files(store)]
 
 
-def records(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[Location, pa.RecordBatch]]:
-    """Read a file's trees as record batches of one row, of the given columns where the file has them, or of all.
+def batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Read the record batches of an Arrow file, each with the byte at which it begins.
 
-    Only those columns are decompressed and checked. Raises DamagedFile after the last whole record, and ValueError for
-    another version of the form.
+    `columns` restricts what is decompressed and checked; None reads all columns. Raises DamagedFile after the last
+    complete batch, and ValueError for another version of the schema.
     """
     whole = offset = 0
     with pa.memory_map(str(path)) as source:
@@ -78,8 +84,7 @@ def records(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[
                 offset = source.tell()
                 batch = stream.read_next_batch()
                 batch.validate(full=True)
-                for row in range(batch.num_rows):
-                    yield Location(path, offset, row), batch.slice(row, 1)
+                yield offset, batch
                 whole += batch.num_rows
         except StopIteration:
             return
@@ -87,85 +92,126 @@ def records(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[
             raise DamagedFile(path, whole, offset, error) from error
 
 
-def read_records(store: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[Location, pa.RecordBatch]]:
-    """Read a store's trees as `records` does, passing over the rest of a damaged file with a warning."""
+def records(path: Path) -> Iterator[tuple[Location, pa.RecordBatch]]:
+    """Read the trees of an Arrow file, each as a record batch of one row. Raises as `batches` does."""
+    for offset, batch in batches(path):
+        for row in range(batch.num_rows):
+            yield Location(path, offset, row), batch.slice(row, 1)
+
+
+def read_file(path: Path, columns: Sequence[str] = tuple(SCHEMA.names)) -> Iterator[tuple[Location, Row]]:
+    """Read the trees of a file as rows of the given columns. Raises DamagedFile and ValueError as `batches` does."""
+    if legacy_attempts.is_legacy(path):
+        for offset, row in legacy_attempts.read_lines(path):
+            yield Location(path, offset), {name: row.get(name) for name in columns}
+        return
+    for offset, batch in batches(path, columns):
+        for number, row in enumerate(batch.to_pylist()):
+            yield Location(path, offset, number), {name: row.get(name) for name in columns}
+
+
+def read_rows(store: Folder, columns: Sequence[str] = tuple(SCHEMA.names)) -> Iterator[tuple[Location, Row]]:
+    """Read a store's trees as rows of the given columns, null where a file lacks one. Text is still escaped.
+
+    The unreadable end of a damaged file is skipped with a warning.
+    """
     for path in files(store):
         try:
-            yield from records(path, columns)
+            yield from read_file(path, columns)
         except DamagedFile as damage:
-            logger.warning("%s; they were read, the rest is passed over", damage)
+            logger.warning("%s; the rest of the file is skipped", damage)
 
 
-def read_rows(store: Path, columns: Sequence[str] = tuple(SCHEMA.names)) -> Iterator[tuple[Location, Row]]:
-    """Read a store's rows as Python values of the given columns, null where a file lacks one; text still escaped."""
-    for location, record in read_records(store, columns):
-        yield location, row_in(record, columns)
-
-
-def read_summaries(store: Path) -> Iterator[tuple[Location, Row]]:
-    """Read the columns of one short value, without decoding any tree."""
+def read_summaries(store: Folder) -> Iterator[tuple[Location, Row]]:
+    """Read the columns with one short value, without decoding any tree."""
     for location, row in read_rows(store, SUMMARY):
         yield location, map_text(row, unescape)
 
 
-def read_trees(store: Path) -> Iterator[tuple[ExplorationTree, Provenance]]:
-    """Read a store's trees one at a time, in the order of the files' names and of writing.
+def read_trees(store: Folder) -> Iterator[tuple[ExplorationTree, Provenance]]:
+    """Read a store's trees one at a time, in the order of the file names and of writing.
 
-    Raises ValueError, with the place, for a row that is no tree.
+    Raises ValueError, with the location, for a row that is not a tree.
     """
     for location, row in read_rows(store):
-        yield _tree(location, row)
-
-
-def read_tree(location: Location) -> tuple[ExplorationTree, Provenance]:
-    """Read the tree at a place that `index` named."""
-    return _tree(location, row_in(read_record(location)))
+        yield _parse(location, row)
 
 
 def read_record(location: Location) -> pa.RecordBatch:
-    """Read the record batch of one row at a place, all columns of its file included."""
-    with pa.memory_map(str(location.path)) as source:
+    """Read the tree at a location as a record batch of one row, with all columns of its file."""
+    if legacy_attempts.is_legacy(location.path):
+        row = legacy_attempts.read_line(location.path, location.offset)
+        return pa.RecordBatch.from_pylist([row], schema=TEXT_SCHEMA)
+    return read_batch(location.path, location.offset).slice(location.row, 1)
+
+
+def read_batch(path: Path, offset: int) -> pa.RecordBatch:
+    """Read the record batch that begins at a byte of an Arrow file."""
+    with pa.memory_map(str(path)) as source:
         schema = pa.ipc.read_schema(source)
-        source.seek(location.offset)
+        source.seek(offset)
         try:
             batch = pa.ipc.read_record_batch(pa.ipc.read_message(source), schema)
             batch.validate(full=True)
         except (OSError, pa.ArrowInvalid) as error:
-            raise ValueError(f"{location}: no record ({error})") from error
-    return batch.slice(location.row, 1)
+            raise ValueError(f"{Location(path, offset)}: no record ({error})") from error
+    return batch
 
 
-def index(store: Path) -> dict[TreeKey, Location]:
-    """Where each tree of a store is; of those with the same key, the one that was collected first.
+def read_tree(
+    location: Location, read: Callable[[Path, int], pa.RecordBatch] = read_batch
+) -> tuple[ExplorationTree, Provenance]:
+    """Read the tree at a location that `index` or `read_summaries` returned.
 
-    Reads summaries alone, so that resuming a run costs little; an absent or empty store has no trees.
+    A caller that reads many trees of an evaluation may pass a cached `read_batch`, since they share record batches.
+    """
+    if legacy_attempts.is_legacy(location.path):
+        return _parse(location, legacy_attempts.read_line(location.path, location.offset))
+    (row,) = read(location.path, location.offset).slice(location.row, 1).to_pylist()
+    return _parse(location, row)
+
+
+def index(store: Folder) -> dict[TreeKey, Location]:
+    """Return where each tree of a store is. Of trees with the same key, the one that was collected first counts.
+
+    Reads the summary columns alone, so that a run resumes quickly. A missing or empty store has no trees.
     """
     return earliest(read_summaries(store))
 
 
 def earliest(summaries: Iterable[tuple[Location, Row]]) -> dict[TreeKey, Location]:
-    """Return where each tree is; of those with the same key, the one that was collected first."""
+    """Return where each tree is. Of trees with the same key, the one that was collected first counts."""
     found: dict[TreeKey, tuple[datetime, Location]] = {}
     for location, row in summaries:
-        key, collected_at = key_of(row), row["collected_at"] or UNKNOWN
+        key, collected_at = tree_key(row), row["collected_at"] or UNKNOWN
         if key not in found or collected_at < found[key][0]:
             found[key] = collected_at, location
     return {key: location for key, (_, location) in found.items()}
 
 
-def key_of(row: Row) -> TreeKey:
+def tree_key(row: Row) -> TreeKey:
+    """Return the key of a row's tree."""
     step = row["step"]
     return TreeKey(row["run"], step, row["task_key"], row["collected_at"] if step is None else None)
 
 
-def row_in(record: pa.RecordBatch, columns: Sequence[str] = tuple(SCHEMA.names)) -> Row:
-    """The given columns of a record of one row, as Python values."""
-    (row,) = record.select([name for name in columns if name in record.schema.names]).to_pylist()
-    return {name: row.get(name) for name in columns}
+def join_trees(trees: Sequence[ExplorationTree]) -> ExplorationTree:
+    """Return the trees of one task as one tree, as the attempts of an evaluation are shown.
+
+    The task is the last one's, since trees of an earlier version come first and have no instruction.
+    """
+    joined = ExplorationTree(trees[-1].task)
+    for tree in trees:
+        first = len(joined.attempts)
+        joined.reflections += [(first + attempt, reflection) for attempt, reflection in tree.reflections]
+        for attempt in tree.attempts:
+            branch = attempt.branch and dataclasses.replace(attempt.branch, parent=first + attempt.branch.parent)
+            joined.add(dataclasses.replace(attempt, branch=branch))
+    return joined
 
 
-def _tree(location: Location, row: Row) -> tuple[ExplorationTree, Provenance]:
+def _parse(location: Location, row: Row) -> tuple[ExplorationTree, Provenance]:
     try:
-        return tree_of(row), provenance_of(row)
+        return from_row(row), provenance_from_row(row)
     except ValueError as error:
         raise ValueError(f"{location}: {error}") from error

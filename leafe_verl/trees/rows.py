@@ -1,14 +1,15 @@
-"""A tree as a row of the schema, and back.
+"""Converts a tree to a row of the schema and back.
 
-What returns equals what was stored, but for snapshots, which are None, and for `History.previous`, which is rebuilt
-where a history continues the step before it token for token and is None elsewhere.
+A tree that is read equals the tree that was stored, with these exceptions: snapshots are None; `History.previous` is
+rebuilt where a history continues the previous step's token for token, and is None elsewhere; a tree stored without
+tokens has empty token ids, and its histories continue one another where their messages do.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from leafe_verl.core import (
@@ -23,6 +24,7 @@ from leafe_verl.core import (
     Task,
     Turn,
 )
+from leafe_verl.core.shared_prefix import shared_prefix_length
 from leafe_verl.trees.schema import PROVENANCE, Provenance
 from leafe_verl.trees.text import escape, map_text, unescape
 
@@ -30,50 +32,53 @@ Row = dict[str, Any]
 EMPTY = History((), ())
 
 
-def row_of(tree: ExplorationTree, provenance: Provenance) -> Row:
-    """Return the tree as Python values of `SCHEMA`, text escaped.
+def to_row(tree: ExplorationTree, provenance: Provenance, counts: Mapping[str, int] | None = None) -> Row:
+    """Return the tree as Python values with escaped text. The row holds the columns of both layouts of the schema.
 
-    Raises ValueError for what the form has no place for: a branch whose reflection is not among the tree's, a message
-    with other fields than role and content.
+    Raises ValueError for what the schema cannot hold: a branch whose reflection is not among the tree's, or a message
+    with fields other than role and content.
     """
     row = {
         **{name: getattr(provenance, name) for name in PROVENANCE},
         "task_key": tree.task.key,
         "environment": tree.task.environment,
         "instruction": tree.task.instruction,
-        # As it is, and escaped below with all other text: JSON's own escapes would make one character of a pair.
+        # Not as ASCII: JSON's own escapes would turn a surrogate pair into one character.
         "task_data": json.dumps(dict(tree.task.data), ensure_ascii=False),
-        "attempts": [_attempt_row(tree, index) for index in range(len(tree.attempts))],
-        "reflections": [_reflection_row(attempt, reflection) for attempt, reflection in tree.reflections],
-        **drawn_from(tree),
+        "attempts": [_attempt_to_row(tree, index) for index in range(len(tree.attempts))],
+        "reflections": [reflection_to_row(attempt, reflection) for attempt, reflection in tree.reflections],
+        **summarize(tree),
+        "counts": None if counts is None else json.dumps(counts),
     }
     escaped: Row = map_text(row, escape)
     return escaped
 
 
-def tree_of(row: Mapping[str, Any]) -> ExplorationTree:
-    """Return the tree of a row. Fields unknown to the schema are passed over.
+def from_row(row: Mapping[str, Any]) -> ExplorationTree:
+    """Return the tree of a row. Unknown fields are ignored.
 
-    Raises ValueError for what is no tree: missing fields, rollback points outside the tree, unknown outcomes.
+    Raises ValueError if the row is not a tree: missing fields, rollback points outside the tree, unknown outcomes.
     """
     row = map_text(dict(row), unescape)
     try:
         task = Task(row["task_key"], row["instruction"], row["environment"], json.loads(row["task_data"]))
         tree = ExplorationTree(task)
-        tree.reflections += [(each["attempt"], _reflection(each)) for each in row["reflections"]]
+        tree.reflections += [(each["attempt"], _reflection_from_row(each)) for each in row["reflections"]]
         for attempt in row["attempts"]:
-            tree.add(_attempt(tree, attempt))
+            tree.add(_attempt_from_row(tree, attempt))
     except (KeyError, IndexError, TypeError) as error:
         raise ValueError(f"task {row.get('task_key')!r}: no tree ({error!r})") from error
     return tree
 
 
-def provenance_of(row: Mapping[str, Any]) -> Provenance:
-    return Provenance(**{name: map_text(row.get(name), unescape) for name in PROVENANCE})
+def provenance_from_row(row: Mapping[str, Any]) -> Provenance:
+    """Return where the tree of a row comes from."""
+    values = {name: map_text(row.get(name), unescape) for name in PROVENANCE}
+    return Provenance(**values | {"has_tokens": values["has_tokens"] is not False})
 
 
-def drawn_from(tree: ExplorationTree) -> Row:
-    """Return the columns that repeat what the tree says."""
+def summarize(tree: ExplorationTree) -> Row:
+    """Return the columns that are computed from the tree."""
     attempts, branches = tree.attempts, tree.branches()
     returns = [tree.best_return(i) for i, attempt in enumerate(attempts) if attempt.outcome.scored and attempt.steps]
     actions = [step.action for attempt in attempts for step in attempt.steps]
@@ -90,61 +95,13 @@ def drawn_from(tree: ExplorationTree) -> Row:
 
 
 def continuation(step: StepRecord) -> History:
-    """The base of what follows a step: its history, its action and the observation, before any template's tokens."""
+    """Return the base of what follows a step: its history, action and observation, without the template's tokens."""
     news = ({"role": "assistant", "content": step.action.text}, {"role": "user", "content": step.observation})
     return History(step.history.token_ids + step.action.token_ids, (*step.history.messages, *news))
 
 
-def _attempt_row(tree: ExplorationTree, index: int) -> Row:
-    attempt = tree.attempts[index]
-    branch, base = attempt.branch, _first_base(tree, attempt.branch)
-    steps: list[Row] = []
-    for step in attempt.steps:
-        steps.append(_step_row(step, base))
-        base = continuation(step)
-    return {
-        "branch": _branch_row(tree, branch) if branch else None,
-        "outcome": attempt.outcome.value,
-        "error": attempt.error,
-        "replayed_steps": attempt.replayed_steps,
-        "steps": steps,
-    }
-
-
-def _attempt(tree: ExplorationTree, row: Row) -> Attempt:
-    branch = _branch(tree, row["branch"]) if row["branch"] else None
-    base = _first_base(tree, branch)
-    steps: list[StepRecord] = []
-    for each in row["steps"]:
-        steps.append(_step(each, base, steps[-1] if steps else None))
-        base = continuation(steps[-1])
-    return Attempt(branch, tuple(steps), Outcome(row["outcome"]), row.get("error"), row["replayed_steps"])
-
-
-def _first_base(tree: ExplorationTree, branch: Branch | None) -> History:
-    return tree.path(branch.parent)[branch.step - 1].history if branch else EMPTY
-
-
-def _branch_row(tree: ExplorationTree, branch: Branch) -> Row:
-    reflection = (branch.parent, branch.reflection)
-    if reflection not in tree.reflections:
-        raise ValueError(f"task {tree.task.key!r}: a branch's reflection is not among those of the attempt it left")
-    return {
-        "parent": branch.parent,
-        "step": branch.step,
-        "depth": branch.depth,
-        "reflection": tree.reflections.index(reflection),
-    }
-
-
-def _branch(tree: ExplorationTree, row: Row) -> Branch:
-    parent, step = row["parent"], row["step"]
-    if not (0 <= parent < len(tree.attempts) and 1 <= step <= len(tree.path(parent))):
-        raise ValueError(f"task {tree.task.key!r}: no step {step} in attempt {parent}: rollback point outside the tree")
-    return Branch(parent, step, row["depth"], tree.reflections[row["reflection"]][1])
-
-
-def _reflection_row(attempt: int, reflection: Reflection) -> Row:
+def reflection_to_row(attempt: int, reflection: Reflection) -> Row:
+    """Return a reflection and the index of the attempt that it looked at as plain values."""
     return {
         "attempt": attempt,
         "step": reflection.step,
@@ -156,79 +113,120 @@ def _reflection_row(attempt: int, reflection: Reflection) -> Row:
     }
 
 
-def _reflection(row: Row) -> Reflection:
+def _reflection_from_row(row: Row) -> Reflection:
     return Reflection(row["step"], row["experience"], row["parsed"], row["text"], row["num_tokens"], row["num_steps"])
 
 
-def _step_row(step: StepRecord, base: History) -> Row:
+def _attempt_to_row(tree: ExplorationTree, index: int) -> Row:
+    attempt = tree.attempts[index]
+    branch, base = attempt.branch, _first_base(tree, attempt.branch)
+    steps: list[Row] = []
+    for step in attempt.steps:
+        steps.append(_step_to_row(step, base))
+        base = continuation(step)
+    return {
+        "branch": _branch_to_row(tree, branch) if branch else None,
+        "outcome": attempt.outcome.value,
+        "error": attempt.error,
+        "replayed_steps": attempt.replayed_steps,
+        "steps": steps,
+    }
+
+
+def _attempt_from_row(tree: ExplorationTree, row: Row) -> Attempt:
+    branch = _branch_from_row(tree, row["branch"]) if row["branch"] else None
+    base = _first_base(tree, branch)
+    steps: list[StepRecord] = []
+    for each in row["steps"]:
+        steps.append(_step_from_row(each, base, steps[-1] if steps else None))
+        base = continuation(steps[-1])
+    return Attempt(branch, tuple(steps), Outcome(row["outcome"]), row.get("error"), row["replayed_steps"])
+
+
+def _first_base(tree: ExplorationTree, branch: Branch | None) -> History:
+    return tree.path(branch.parent)[branch.step - 1].history if branch else EMPTY
+
+
+def _branch_to_row(tree: ExplorationTree, branch: Branch) -> Row:
+    reflection = (branch.parent, branch.reflection)
+    if reflection not in tree.reflections:
+        raise ValueError(f"task {tree.task.key!r}: a branch's reflection is not among those of the attempt it left")
+    return {
+        "parent": branch.parent,
+        "step": branch.step,
+        "depth": branch.depth,
+        "reflection": tree.reflections.index(reflection),
+    }
+
+
+def _branch_from_row(tree: ExplorationTree, row: Row) -> Branch:
+    parent, step = row["parent"], row["step"]
+    if not (0 <= parent < len(tree.attempts) and 1 <= step <= len(tree.path(parent))):
+        raise ValueError(f"task {tree.task.key!r}: no step {step} in attempt {parent}: rollback point outside the tree")
+    return Branch(parent, step, row["depth"], tree.reflections[row["reflection"]][1])
+
+
+def _step_to_row(step: StepRecord, base: History) -> Row:
     action = step.action
     return {
-        "history": _history_row(step.history, base),
+        "history": _history_to_row(step.history, base),
         "action": {
             "text": action.text,
             "token_ids": list(action.token_ids),
             "log_probs": None if action.log_probs is None else list(action.log_probs),
+            "num_tokens": len(action.token_ids),
             "complete": action.complete,
         },
         "observation": step.observation,
         "reward": step.reward,
         "error": step.error,
         "command": step.command,
-        "answered": _history_row(step.answered, continuation(step)) if step.answered else None,
+        "answered": _history_to_row(step.answered, continuation(step)) if step.answered else None,
     }
 
 
-def _step(row: Row, base: History, before: StepRecord | None) -> StepRecord:
-    history, action = _history(row["history"], base, before), row["action"]
+def _step_from_row(row: Row, base: History, before: StepRecord | None) -> StepRecord:
+    history, action = _history_from_row(row["history"], base, before), row["action"]
     log_probs = action.get("log_probs")
+    token_ids = action.get("token_ids", ()) if "num_tokens" in action else action["token_ids"]
     turn = Turn(
-        action["text"],
-        tuple(action["token_ids"]),
-        None if log_probs is None else tuple(log_probs),
-        action["complete"],
+        action["text"], tuple(token_ids), None if log_probs is None else tuple(log_probs), complete=action["complete"]
     )
     command = row.get("command")
     step = StepRecord(history, turn, row["observation"], row["reward"], row["error"], snapshot=None, command=command)
     if answered := row.get("answered"):
-        return dataclasses.replace(step, answered=_history(answered, continuation(step), step))
+        return dataclasses.replace(step, answered=_history_from_row(answered, continuation(step), step))
     return step
 
 
-def _history_row(history: History, base: History) -> Row:
-    tokens, messages = _shared(history.token_ids, base.token_ids), _shared(history.messages, base.messages)
+def _history_to_row(history: History, base: History) -> Row:
+    tokens = shared_prefix_length(history.token_ids, base.token_ids)
+    messages = shared_prefix_length(history.messages, base.messages)
     return {
         "shared_tokens": tokens,
         "new_token_ids": list(history.token_ids[tokens:]),
         "shared_messages": messages,
-        "new_messages": [_message_row(message) for message in history.messages[messages:]],
+        "new_messages": [_message_to_row(message) for message in history.messages[messages:]],
     }
 
 
-def _history(row: Row, base: History, before: StepRecord | None) -> History:
-    tokens, messages = row["shared_tokens"], row["shared_messages"]
+def _history_from_row(row: Row, base: History, before: StepRecord | None) -> History:
+    tokens, messages = row.get("shared_tokens", 0), row["shared_messages"]
     if not (0 <= tokens <= len(base.token_ids) and 0 <= messages <= len(base.messages)):
         raise ValueError(
             f"a history shares {tokens} tokens and {messages} messages with one of {len(base.token_ids)} and "
             f"{len(base.messages)}"
         )
     news = tuple({"role": each["role"], "content": each["content"]} for each in row["new_messages"])
-    history = History(base.token_ids[:tokens] + tuple(row["new_token_ids"]), base.messages[:messages] + news)
+    history = History(base.token_ids[:tokens] + tuple(row.get("new_token_ids", ())), base.messages[:messages] + news)
     if before is not None:
-        continued = tokens == len(base.token_ids)
+        continued = tokens == len(base.token_ids) if "shared_tokens" in row else messages == len(base.messages)
         return History(history.token_ids, history.messages, (before.history, before.action) if continued else None)
-    # A branch begins with the very history that it rolled back to, `previous` included.
+    # A branch begins with the same history object that it rolled back to, including `previous`.
     return base if (history.token_ids, history.messages) == (base.token_ids, base.messages) else history
 
 
-def _message_row(message: Message) -> Row:
+def _message_to_row(message: Message) -> Row:
     if set(message) != {"role", "content"}:
-        raise ValueError(f"a message has the fields {sorted(message)}; expected role and content alone")
+        raise ValueError(f"a message has the fields {sorted(message)}; expected role and content only")
     return dict(message)
-
-
-def _shared(items: Sequence[Any], base: Sequence[Any]) -> int:
-    """Length of the longest common beginning."""
-    length = min(len(items), len(base))
-    if items[:length] == base[:length]:  # the rule, at the speed of a comparison
-        return length
-    return next(i for i, (one, other) in enumerate(zip(items, base, strict=False)) if one != other)

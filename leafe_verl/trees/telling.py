@@ -1,6 +1,7 @@
-"""What one tree has to tell, small enough to be logged at every training step: its most telling branch, and its shape.
+"""Selects the most telling branches of exploration trees, small enough to be logged at every training step.
 
-A tree gives a branch, a step's trees give the most telling ones: rows of a table, with pictures (shape.py).
+`telling_branch` selects one branch of a tree, and `most_telling` selects among those of a training step. Tracking logs
+them as rows of a table, each with a picture of its tree (picture.py).
 """
 
 from __future__ import annotations
@@ -15,67 +16,68 @@ from leafe_verl.core.reflection import shorten
 from leafe_verl.trees.picture import AttemptShape, Shape, shape_of
 
 TEXT_CHARACTERS = 2000
-"""Of each text of a branch."""
+"""Maximum number of characters of each text of a branch."""
 
 
 @dataclass(frozen=True)
 class TellingBranch:
-    """One branching event: what the agent blamed, what it wrote to itself, what it did instead, what came of it."""
+    """A branching event: the failed action, the experience, the revised action, and how both attempts scored."""
 
     task_key: str
     attempt: int
-    """The attempt that was reflected upon."""
+    """Index of the attempt that was reflected on."""
     branch: int
-    """The attempt that came of it."""
+    """Index of the attempt that the branch started."""
     step: int
-    """The step that was blamed, from 1."""
+    """Step that the branch rolled back to (tau), counted from 1."""
     experience: str
     parsed: bool
-    """Whether the experience is the model's own; False: the fallback's."""
+    """True if the model wrote the experience, False if it is the fallback's."""
     failed_action: str
     revised_action: str
     before: float
-    """Best return of the attempt that was reflected upon."""
+    """Best return of the attempt that was reflected on."""
     after: float
     """Best return of the branch."""
     improved: bool
     shape: Shape
-    """Of its tree."""
+    """Shape of the tree."""
 
     def as_mapping(self) -> dict[str, Any]:
-        """As plain values, which survive any queue."""
+        """Return plain values, which any queue can carry."""
         return {**dataclasses.asdict(self), "shape": [list(attempt) for attempt in self.shape]}
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> TellingBranch:
+        """Return the branch that `as_mapping` was called on."""
         return cls(**{**values, "shape": [AttemptShape(*attempt) for attempt in values["shape"]]})
 
     @property
     def rank(self) -> tuple[bool, float, bool, bool]:
-        """A higher one tells more: what improved, by how much; a task that no root solved; the model's own words."""
+        """Sort key: whether it improved, by how much, no root solved the task, the model wrote the experience."""
         roots = [attempt for attempt in self.shape if attempt.parent is None]
         unsolved = all(attempt.outcome != Outcome.SUCCESS.value for attempt in roots)
         return self.improved, self.after - self.before, unsolved, self.parsed
 
 
 def telling_branch(tree: ExplorationTree) -> TellingBranch | None:
-    """Return the tree's most telling branch; None where no branch took a step and was scored."""
+    """Return the tree's most telling branch; None if no scored branch took a step."""
     taken = [
-        _told(tree, index, branch)
+        _build_branch(tree, index, branch)
         for index, branch in tree.branches()
         if tree.attempts[index].outcome.scored and tree.attempts[index].steps
     ]
-    return max(taken, key=lambda told: told.rank, default=None)
+    return max(taken, key=lambda branch: branch.rank, default=None)
 
 
 def most_telling(branches: Iterable[TellingBranch], number: int) -> Sequence[TellingBranch]:
-    """Return so many of the branches, the most telling first."""
-    # Trees finish in any order, on which the choice among equals must not depend.
-    ordered = sorted(branches, key=lambda told: told.task_key)
-    return sorted(ordered, key=lambda told: told.rank, reverse=True)[:number]
+    """Return the `number` most telling branches, best first."""
+    # Trees finish in any order. The choice among equals must not depend on it.
+    ordered = sorted(branches, key=lambda branch: branch.task_key)
+    return sorted(ordered, key=lambda branch: branch.rank, reverse=True)[:number]
 
 
-def _told(tree: ExplorationTree, index: int, branch: Branch) -> TellingBranch:
+def _build_branch(tree: ExplorationTree, index: int, branch: Branch) -> TellingBranch:
     return TellingBranch(
         task_key=shorten(tree.task.key, TEXT_CHARACTERS),
         attempt=branch.parent,

@@ -1,4 +1,4 @@
-"""The verbs of `leafe-verl trees`, from parsed options to what is printed and the exit status."""
+"""Runs the verbs of `leafe-verl trees`: each takes parsed options, prints its result and returns the exit status."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from leafe_verl.core import Kind, Settings
 from leafe_verl.trees.conditions import Condition, parse_condition
 from leafe_verl.trees.copying import copy_trees, repair
-from leafe_verl.trees.export import KINDS, Choice, export
+from leafe_verl.trees.export import KINDS, ExportOptions, export
 from leafe_verl.trees.listing import list_trees, show_tree
 from leafe_verl.trees.verification import verify
 
@@ -35,13 +35,13 @@ def run_verify(options: argparse.Namespace) -> int:
     if options.repair:
         for path, whole, rest in repair(options.store):
             print(f"{path}: cut to {whole} whole trees; the rest is in {rest.name}")
-    verdict = verify(options.store)
-    print("\n".join(verdict.lines()))
-    return 1 if verdict.problems else 0
+    result = verify(options.store)
+    print("\n".join(result.lines()))
+    return 1 if result.problems else 0
 
 
 def run_export(options: argparse.Namespace) -> int:
-    counts = export(options.store, options.out, _choice(options))
+    counts = export(options.store, options.out, _export_options(options))
     print(", ".join(f"{number} {name}" for name, number in counts.items()))
     if counts["folded"]:
         print(f"{counts['folded']} rows hold earlier turns as ChatML text: for models of another template, use trl")
@@ -58,10 +58,10 @@ def _conditions(options: argparse.Namespace) -> tuple[Condition, ...]:
     return tuple(parse_condition(text) for text in options.where)
 
 
-def _choice(options: argparse.Namespace) -> Choice:
-    """Raises ValueError for settings that leafe.distillation refuses as well."""
+def _export_options(options: argparse.Namespace) -> ExportOptions:
+    """Return what to export. Raises ValueError for settings that leafe.distillation refuses too."""
     names = ("events", "target", "events_per_task", "rehearsal_share")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     settings = Settings.from_mapping({"distillation": given}).distillation
     kinds = tuple(Kind(name) for name in options.kinds) if options.kinds else KINDS
-    return Choice(settings, kinds, _conditions(options), options.seed, options.format)
+    return ExportOptions(settings, kinds, _conditions(options), options.seed, options.format)

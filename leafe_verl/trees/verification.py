@@ -1,4 +1,4 @@
-"""Whether a store holds what it should: every tree parses, and says of itself what is so."""
+"""Checks that every record of a store is a tree and agrees with its own summary columns."""
 
 from __future__ import annotations
 
@@ -7,58 +7,59 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from leafe_verl.core import build_sequence
+from leafe_verl.trees.errors import DamagedFile
 from leafe_verl.trees.listing import require_files
-from leafe_verl.trees.reader import DamagedFile, TreeKey, files, key_of, records, row_in
-from leafe_verl.trees.rows import Row, drawn_from, tree_of
+from leafe_verl.trees.reader import Folder, TreeKey, files, read_file, tree_key
+from leafe_verl.trees.rows import Row, from_row, summarize
 
 
 @dataclass
-class Verdict:
-    """What verifying found."""
+class VerificationResult:
+    """What was found in a store."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    """Of files, trees, duplicates, attempts, branches, reflections, sampled_tokens."""
+    """Numbers of files, trees, duplicates, attempts, branches, reflections and sampled tokens."""
     problems: list[str] = field(default_factory=list)
+    """What is wrong, one text for each problem, with its place."""
 
     def lines(self) -> list[str]:
         counted = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in self.counts.items())
         return [*self.problems, f"{counted}; {len(self.problems)} problems"]
 
 
-def verify(store: Path) -> Verdict:
-    """Read a whole store. Duplicates are counted and are no problem: `merge` drops them."""
+def verify(store: Folder) -> VerificationResult:
+    """Read a whole store. Duplicates are counted but are no problem, since `merge` drops them."""
     require_files(store)
-    verdict = Verdict(Counter(files=0, trees=0, duplicates=0))
+    result = VerificationResult(Counter(files=0, trees=0, duplicates=0))
     keys: set[TreeKey] = set()
     for path in files(store):
-        verdict.counts["files"] += 1
-        _verify_file(path, verdict, keys)
-    return verdict
+        result.counts["files"] += 1
+        _verify_file(path, result, keys)
+    return result
 
 
-def _verify_file(path: Path, verdict: Verdict, keys: set[TreeKey]) -> None:
+def _verify_file(path: Path, result: VerificationResult, keys: set[TreeKey]) -> None:
     try:
-        for location, record in records(path):
+        for location, row in read_file(path):
             try:
-                row = row_in(record)
-                verdict.counts.update(check_row(row))
+                result.counts.update(check_row(row))
             except ValueError as error:
-                verdict.problems.append(f"{location}: {error}")
+                result.problems.append(f"{location}: {error}")
                 continue
-            verdict.counts["trees"] += 1
-            verdict.counts["duplicates"] += key_of(row) in keys
-            keys.add(key_of(row))
+            result.counts["trees"] += 1
+            result.counts["duplicates"] += tree_key(row) in keys
+            keys.add(tree_key(row))
     except (DamagedFile, ValueError) as error:
-        verdict.problems.append(str(error))
+        result.problems.append(str(error))
 
 
 def check_row(row: Row) -> dict[str, int]:
-    """Return the row's counts. Raises ValueError for what is no tree or contradicts itself.
+    """Return the row's counts. Raises ValueError if the row is not a tree or contradicts itself.
 
-    Beside the form, these hold: every history continues the one before it token for token, which training relies on;
-    a branch is one deeper than its parent; the drawn columns are what the tree says.
+    Training relies on every history continuing the previous one token for token. A branch must be one level deeper than
+    its parent, and the computed columns must agree with the tree.
     """
-    tree = tree_of(row)
+    tree = from_row(row)
     for index, branch in tree.branches():
         if branch.depth != tree.attempts[branch.parent].depth + 1:
             raise ValueError(f"task {tree.task.key!r}: attempt {index} is of depth {branch.depth}, unlike its parent")
@@ -68,12 +69,20 @@ def check_row(row: Row) -> dict[str, int]:
                 build_sequence(tree.path(index))
             except ValueError as error:
                 raise ValueError(f"task {tree.task.key!r}, attempt {index}: {error}") from error
-    drawn = drawn_from(tree)
-    if differing := [name for name, value in drawn.items() if row[name] not in (None, value)]:
+    computed = summarize(tree)
+    if row["has_tokens"] is False:
+        computed["sampled_tokens"] = _count_tokens(row)
+    if differing := [name for name, value in computed.items() if row[name] not in (None, value)]:
         raise ValueError(f"task {tree.task.key!r}: the tree contradicts its columns {', '.join(differing)}")
     return {
         "attempts": len(tree.attempts),
         "branches": len(tree.branches()),
         "reflections": len(tree.reflections),
-        "sampled_tokens": drawn["sampled_tokens"],
+        "sampled_tokens": computed["sampled_tokens"],
     }
+
+
+def _count_tokens(row: Row) -> int:
+    """Return the number of sampled tokens of a tree that is stored without tokens."""
+    actions = [step["action"] for attempt in row["attempts"] for step in attempt["steps"]]
+    return sum(each["num_tokens"] for each in [*actions, *row["reflections"]])

@@ -1,4 +1,4 @@
-"""leafe-verl evaluate with verl and vLLM on a tiny random model: collect, lose a line, extend."""
+"""leafe-verl evaluate with verl and vLLM on a tiny random model: collect, lose a tree, extend."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ pytest.importorskip("verl", reason="verl is not installed; recipes/setup.sh inst
 
 from end_to_end.launch import LIMIT_SECONDS, TESTS, write_tasks
 from end_to_end.tiny_model import make_tiny_model
-from leafe_verl.evaluation.attempts import missing_attempts, read_records
+from leafe_verl.evaluation.results import missing_attempts, read_evaluation
 
 pytestmark = pytest.mark.end_to_end
 
@@ -41,18 +41,16 @@ def test_what_is_missing_is_collected_and_nothing_twice(tmp_path):
     tasks = write_tasks(tmp_path / "tasks.jsonl", 3)
     table = evaluate(model, tasks, out, attempts=4)
     assert "Pass@4" in table
-    (first,) = out.glob("attempts-*.jsonl")
-    before = first.read_text()
-    assert len(before.splitlines()) == 12
+    (first,) = out.glob("trees-*.arrow")
+    assert len(read_evaluation(out)) == 12
 
-    first.write_text(before[:-30])  # as a killed process leaves it
+    first.write_bytes(first.read_bytes()[:-30])  # as a killed process leaves it
     table = evaluate(model, tasks, out, attempts=6)
     assert "Pass@6" in table
-    (second,) = set(out.glob("attempts-*.jsonl")) - {first}
-    assert len(second.read_text().splitlines()) == 7, "two more of each task, and the one that was lost"
-    records = read_records(out)
-    assert len(records) == 18 and missing_attempts(records, ["0", "1", "2"], 6) == {}
+    trees = read_evaluation(out)
+    assert len(trees) == 18, "eleven of the first call; two more of each task, and the one that was lost"
+    assert missing_attempts(trees, ["0", "1", "2"], 6) == {}
 
     third = evaluate(model, tasks, out, attempts=6)
     assert "lacks" not in third and "Pass@6" in third, "everything is there: verl is not started"
-    assert len(list(out.glob("attempts-*.jsonl"))) == 2
+    assert len(list(out.glob("trees-*.arrow"))) == 2

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from fakes import turn
 from leafe_verl.core import Attempt, Branch, ExplorationTree, History, Outcome, Reflection, StepRecord, Task
-from leafe_verl.evaluation.attempts import AttemptWriter, record_of
+from leafe_verl.core.statistics import count
 from leafe_verl.evaluation.manifest import Manifest, write_manifest
+from leafe_verl.trees import Provenance, TreeWriter
 
 MANIFEST = Manifest(
     model="base",
@@ -31,26 +32,30 @@ def task(key: str) -> Task:
 
 
 def attempt(outcome: Outcome, branch: Branch | None = None, text: str = "go") -> Attempt:
-    step = StepRecord(History((1,), ()), turn(text), "seen", 0.5, False, None)
+    step = StepRecord(History((1,), ({"role": "user", "content": "Go."},)), turn(text), "seen", 0.5, False, None)
     return Attempt(branch, (step,), outcome, None if outcome.scored else "it broke")
+
+
+def append(writer: TreeWriter, tree: ExplorationTree) -> None:
+    writer.append(tree, Provenance(run="base", seed=0, has_tokens=False), count(tree, []))
 
 
 def write_store(store: Path, tasks: Mapping[str, str], **manifest: object) -> Path:
     """`tasks`: key -> outcomes, such as {"a": "+-?"}; `manifest`: fields that differ from MANIFEST's."""
     write_manifest(store, dataclasses.replace(MANIFEST, **manifest))
-    writer = AttemptWriter(store)
+    writer = TreeWriter(store)
     for key, outcomes in tasks.items():
         for outcome in outcomes:
             tree = ExplorationTree(task(key))
             tree.add(attempt(OUTCOMES[outcome]))
-            writer.append(record_of(tree, [], seed=0))
+            append(writer, tree)
     return store
 
 
 def write_trees(store: Path, tasks: Mapping[str, Sequence[str]], **manifest: object) -> Path:
     """`tasks`: key -> outcomes of the one tree's root and of the branches from its first step."""
     write_manifest(store, dataclasses.replace(MANIFEST, **{"loop": "explore", **manifest}))
-    writer = AttemptWriter(store)
+    writer = TreeWriter(store)
     for key, outcomes in tasks.items():
         tree = ExplorationTree(task(key))
         reflection = Reflection(1, "Turn left.", parsed=True, text="{}", num_tokens=3)
@@ -58,5 +63,5 @@ def write_trees(store: Path, tasks: Mapping[str, Sequence[str]], **manifest: obj
             tree.add(attempt(OUTCOMES[outcome], Branch(0, 1, 1, reflection) if index else None))
             if index:
                 tree.reflections.append((0, reflection))
-        writer.append(record_of(tree, [], seed=0))
+        append(writer, tree)
     return store

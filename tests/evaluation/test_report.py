@@ -1,13 +1,13 @@
 """The table that leafe-verl evaluate prints."""
 
 from evaluation.stores import MANIFEST, write_store, write_trees
-from leafe_verl.evaluation.attempts import read_records
 from leafe_verl.evaluation.manifest import read_manifest
 from leafe_verl.evaluation.report import render_evaluation
+from leafe_verl.evaluation.results import read_evaluation
 
 
 def rows(store):
-    return [line.split() for line in render_evaluation(read_manifest(store), read_records(store)).splitlines()]
+    return [line.split() for line in render_evaluation(read_manifest(store), read_evaluation(store)).splitlines()]
 
 
 def test_pass_at_k_beside_what_it_rests_on(tmp_path):
@@ -28,4 +28,4 @@ def test_trees_are_reported_by_what_is_solved_within_the_budget(tmp_path):
 
 def test_nothing_scored_is_said(tmp_path):
     assert render_evaluation(MANIFEST, []).startswith("no scored attempt yet")
-    assert "Pass@" not in render_evaluation(MANIFEST, read_records(write_store(tmp_path, {"a": "?"})))
+    assert "Pass@" not in render_evaluation(MANIFEST, read_evaluation(write_store(tmp_path, {"a": "?"})))

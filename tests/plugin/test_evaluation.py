@@ -11,15 +11,16 @@ from omegaconf import OmegaConf
 from verl.utils.tokenizer.continuous_token import ContinuousTokenBuilder, QwenContinuousTokenBuilder
 from verl.utils.tokenizer.continuous_token_wiring import infer_continuous_token_model_family
 
-from evaluation.stores import OUTCOMES, attempt
+from evaluation.stores import OUTCOMES, append, attempt
 from leafe_verl.cli import main
 from leafe_verl.core import ExplorationTree
-from leafe_verl.evaluation.attempts import AttemptWriter, read_records, record_of
 from leafe_verl.evaluation.manifest import read_manifest
+from leafe_verl.evaluation.results import read_evaluation
 from leafe_verl.plugin import launch
 from leafe_verl.plugin.rollout.dataset import read_task
 from leafe_verl.plugin.rollout.evaluation import EvaluationDataset, validation_loop
 from leafe_verl.plugin.rollout.task_loop import chatml_family, warn_once_about_model_types
+from leafe_verl.trees import TreeWriter
 
 ENVIRONMENT = "leafe.environment.name=end_to_end.letters:Letters"
 
@@ -36,12 +37,12 @@ class FakeVerl:
         given = dict(text.split("=", 1) for text in command if "=" in text)
         self.calls.append(given)
         config = launch._compose([text for text in command[7:] if not text.startswith("hydra.")])
-        writer = AttemptWriter(read_store(config))
+        writer = TreeWriter(read_store(config))
         for row in dataset(config).dataframe:
             for _ in range(row["__rollout_n__"]):
                 tree = ExplorationTree(read_task(row["extra_info"]))
                 tree.add(attempt(OUTCOMES[next(self.outcomes, "+")]))
-                writer.append(record_of(tree, [], seed=0))
+                append(writer, tree)
         return subprocess.CompletedProcess(command, 0)
 
 
@@ -83,12 +84,12 @@ def evaluate(tmp_path):
 
 def test_it_collects_then_extends_and_collects_nothing_twice(verl, evaluate, capsys):
     assert evaluate("--attempts", "2") == 0
-    assert len(read_records(evaluate.out)) == 6
+    assert len(read_evaluation(evaluate.out)) == 6
     assert "Pass@2  100.0" in capsys.readouterr().out
     assert evaluate("--attempts", "2") == 0
     assert len(verl.calls) == 1, "everything is there: verl is not started"
     assert evaluate("--attempts", "5") == 0
-    assert len(read_records(evaluate.out)) == 15
+    assert len(read_evaluation(evaluate.out)) == 15
     manifest = read_manifest(evaluate.out)
     assert manifest.attempts == 5
     assert [call["seed"] for call in manifest.collections] == [42, 1042], "the same seed would draw the same attempts"
@@ -97,10 +98,10 @@ def test_it_collects_then_extends_and_collects_nothing_twice(verl, evaluate, cap
 
 def test_what_is_missing_alone_is_collected_after_a_kill(verl, evaluate):
     evaluate("--attempts", "2")
-    (path,) = evaluate.out.glob("attempts-*.jsonl")
-    path.write_text(path.read_text()[:-20])
+    (path,) = evaluate.out.glob("trees-*.arrow")
+    path.write_bytes(path.read_bytes()[:-20])
     assert evaluate("--attempts", "2") == 0
-    assert len(read_records(evaluate.out)) == 6
+    assert len(read_evaluation(evaluate.out)) == 6
 
 
 def test_unscored_attempts_are_said_and_tried_again(verl, evaluate, capsys):
@@ -110,7 +111,7 @@ def test_unscored_attempts_are_said_and_tried_again(verl, evaluate, capsys):
     assert "still without a score: 1; the same command tries again" in shown
     assert "Pass@1  50.0" in shown
     assert evaluate("--attempts", "1") == 0
-    assert len(read_records(evaluate.out)) == 4
+    assert len(read_evaluation(evaluate.out)) == 4
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_a_tree_a_task_with_the_attempts_as_its_budget(verl, evaluate):
     assert evaluate("--attempts", "6", "--loop", "explore", "--max-tasks", "2") == 0
     (call,) = verl.calls
     assert (call["leafe.budget.attempts"], call["actor_rollout_ref.rollout.val_kwargs.n"]) == ("6", "1")
-    assert len(read_records(evaluate.out)) == 2
+    assert len(read_evaluation(evaluate.out)) == 2
 
 
 def test_overrides_may_stand_anywhere(verl, evaluate):

@@ -10,7 +10,7 @@ from fakes import ScriptedPolicy, Task, experience_in, grow, observation_in, ref
 from leafe_verl.core import Attempt, Branch, ExplorationTree, History, Outcome, Reflection, StepRecord, build_examples
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.evaluation.summary import Metrics
-from leafe_verl.report.sources import ReportedTree, Run
+from leafe_verl.report.sources import ReportedRun, ReportedTree
 
 SETTINGS = DistillationSettings(rehearsal_share=1.0)
 
@@ -81,11 +81,13 @@ def hostile(text: str = HOSTILE) -> ExplorationTree:
     return tree
 
 
-def small_run() -> Run:
+def small_run() -> ReportedRun:
     """A run of some trees of every kind, the hostile one among them."""
     trees = [rescued("corridor-3"), rescued("corridor-12"), *map(wandered, range(4)), hostile()]
     listed = [reported(tree, 1 + number % 2) for number, tree in enumerate(trees)]
-    return Run("leafe", listed, metrics=METRICS, vocabulary=lambda token: chr(token) if token > 31 else f"<{token}>")
+    return ReportedRun(
+        "leafe", listed, metrics=METRICS, vocabulary=lambda token: chr(token) if token > 31 else f"<{token}>"
+    )
 
 
 WORDS = ("sum", "product", "list", "tuple", "of", "numbers", "strings", "nested", "the", "first", "each", "longest")

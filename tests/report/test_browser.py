@@ -13,7 +13,7 @@ import pytest
 
 from leafe_verl.report.chunks import to_json
 from leafe_verl.report.document import write_report
-from leafe_verl.report.sources import Run
+from leafe_verl.report.sources import ReportedRun
 from report.reading import barriers, column, unfold
 from report.samples import HOSTILE, LONG_LINE, METRICS, hostile, reported, rescued, small_run, written_trees
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.browser
 HEADINGS = ["Task", "Environment", "Step", "Solved", "Best return", "Attempts"]
 
 
-def write(out: Path, run: Callable[[], Run]) -> Path:
+def write(out: Path, run: Callable[[], ReportedRun]) -> Path:
     """Write the report of a run, made in a thread of its own: playwright's event loop runs in this one."""
     with ThreadPoolExecutor(1) as thread:
         thread.submit(lambda: write_report([run()], out)).result()
@@ -172,7 +172,7 @@ def test_hostile_text_stays_text(opened, small):
 
 
 def test_a_line_of_a_megabyte_is_shown_as_far_as_one_asks(opened, tmp_path):
-    write(tmp_path / "report.html", lambda: Run("long", [reported(hostile(LONG_LINE))]))
+    write(tmp_path / "report.html", lambda: ReportedRun("long", [reported(hostile(LONG_LINE))]))
     page = opened(tmp_path / "report.html", "#tree-0-1-1")
     page.wait_for_selector("section.step")
     feedback = page.locator(".exchange > div:last-child")
@@ -250,7 +250,7 @@ def test_a_damaged_chunk_says_so(opened, small, tmp_path):
 
 def test_ten_thousand_trees_open(opened, tmp_path, capsys):
     """Prints the time; a busy machine must not fail a test."""
-    out = write(tmp_path / "report.html", lambda: Run("large", written_trees(500, 5), metrics=METRICS))
+    out = write(tmp_path / "report.html", lambda: ReportedRun("large", written_trees(500, 5), metrics=METRICS))
     repeat(out, 20)
     begun = time.perf_counter()
     page = opened(out)
@@ -266,13 +266,13 @@ def test_ten_thousand_trees_open(opened, tmp_path, capsys):
 
 
 def test_a_report_without_trees_is_an_overview(opened, tmp_path):
-    write(tmp_path / "report.html", lambda: Run("metrics alone", [], metrics=METRICS))
+    write(tmp_path / "report.html", lambda: ReportedRun("metrics alone", [], metrics=METRICS))
     page = opened(tmp_path / "report.html")
     assert "No tree was stored." in page.inner_text("#tasks-section")
     assert "20.3 %" in page.inner_text("#overview-section")
 
 
 def test_a_run_of_one_tree(opened, tmp_path):
-    write(tmp_path / "report.html", lambda: Run("one", [reported(rescued())]))
+    write(tmp_path / "report.html", lambda: ReportedRun("one", [reported(rescued())]))
     page = opened(tmp_path / "report.html")
     assert page.inner_text("#task-count") == "1 tree"

@@ -12,7 +12,7 @@ from leafe_verl.core import Outcome
 from leafe_verl.report.chunks import inflate
 from leafe_verl.report.document import SCRIPTS, write_report
 from leafe_verl.report.records import RESULTS
-from leafe_verl.report.sources import Run
+from leafe_verl.report.sources import ReportedRun
 from report.samples import HOSTILE, METRICS, hostile, reported, rescued, small_run
 
 
@@ -72,7 +72,8 @@ def test_the_file_asks_for_nothing_from_elsewhere(page):
 
 
 def test_data_adds_no_element_but_its_own(page):
-    plain, hurt = page(Run("a", [reported(rescued())])), page(Run(HOSTILE, [reported(hostile())], notes=(HOSTILE,)))
+    plain = page(ReportedRun("a", [reported(rescued())]))
+    hurt = page(ReportedRun(HOSTILE, [reported(hostile())], notes=(HOSTILE,)))
     assert hurt.elements == plain.elements
     assert [a for _, a in hurt.attributes][4:] == [a for _, a in plain.attributes][4:]
 
@@ -103,7 +104,8 @@ def test_every_outcome_has_words_in_the_picture(page):
 
 
 def test_runs_stand_side_by_side(page):
-    found = page(Run("first", [reported(rescued())], metrics=METRICS), Run("second", [reported(rescued())]))
+    first = ReportedRun("first", [reported(rescued())], metrics=METRICS)
+    found = page(first, ReportedRun("second", [reported(rescued())]))
     assert [run["name"] for run in json.loads(found.data("overview"))] == ["first", "second"]
     assert [row[0] for row in json.loads(found.data("index"))["rows"]] == [0, 1]
 
@@ -116,5 +118,5 @@ def test_a_report_that_fails_leaves_the_old_one(tmp_path):
     out = tmp_path / "report.html"
     out.write_text("old")
     with pytest.raises(ValueError, match="no tree"):
-        write_report([Run("a", broken())], out)
+        write_report([ReportedRun("a", broken())], out)
     assert (out.read_text(), [path.name for path in tmp_path.iterdir()]) == ("old", ["report.html"])

@@ -9,8 +9,9 @@ import pytest
 from evaluation.stores import write_store, write_trees
 from leafe_verl.cli import main
 from leafe_verl.core import Outcome
-from leafe_verl.report.experience import drawn_examples
-from leafe_verl.report.runs import choice_of_examples, find_run, names_of
+from leafe_verl.report.progress import RunFollower
+from leafe_verl.report.runs import distinct_names, find_run, read_example_settings
+from leafe_verl.report.stored_trees import draw_examples
 from leafe_verl.trees import Provenance, TreeWriter
 from report.samples import METRICS, rescued, wandered
 
@@ -45,7 +46,7 @@ def test_a_store_alone_is_reported_with_default_settings(run_dir):
 
 
 def test_settings_of_another_version_are_named():
-    choice = choice_of_examples({"leafe": {"distillation": {"flavour": 1}}})
+    choice = read_example_settings({"leafe": {"distillation": {"flavour": 1}}})
     assert choice.note and "leafe.distillation.flavour is not a setting" in choice.note
 
 
@@ -64,29 +65,35 @@ def test_trees_of_an_evaluation_keep_their_branches(tmp_path):
     (reported,) = run.trees
     branch = reported.tree.attempts[1].branch
     assert branch and (branch.parent, branch.step, branch.reflection.text) == (0, 1, "{}")
-    assert not reported.verbatim and run.explores
+    assert not reported.has_tokens and reported.has_prompts and run.explores
 
 
-def test_a_line_cut_short_is_passed_over(tmp_path):
-    store = write_store(tmp_path / "store", {"a": "+"})
-    with next(store.glob("attempts-*.jsonl")).open("a") as file:
-        file.write('{"schema": 1, "ke')
+def test_a_tree_cut_short_is_skipped(tmp_path):
+    store = write_store(tmp_path / "store", {"a": "+", "b": "+"})
+    (path,) = store.glob("trees-*.arrow")
+    path.write_bytes(path.read_bytes()[:-9])
     assert len(list(find_run(store).trees)) == 1
+
+
+def test_trees_of_an_earlier_version_are_found(run_dir):
+    (run_dir / "checkpoints" / "trees").rename(run_dir / "checkpoints" / "experience")
+    assert len(list(find_run(run_dir).trees)) == 3
+    assert RunFollower(run_dir).look().whole.counts["trees"] > 0
 
 
 def test_a_tree_without_examples_says_why(monkeypatch):
     tree = rescued()
     tree.attempts[1].steps[1].history.__dict__["token_ids"] = (9,)  # as a template that rewrites earlier turns does
-    examples, note = drawn_examples(
-        tree, choice_of_examples({"leafe": {"distillation": {"rehearsal_share": 1}}}).settings, 0
+    examples, note = draw_examples(
+        tree, read_example_settings({"leafe": {"distillation": {"rehearsal_share": 1}}}).settings, 0
     )
     assert examples == () and note and "the chat template rewrote them" in note
 
 
 def test_names_tell_runs_apart(tmp_path):
-    assert names_of([tmp_path / "a" / "evaluation"]) == ["evaluation"]
+    assert distinct_names([tmp_path / "a" / "evaluation"]) == ["evaluation"]
     folders = [tmp_path / "a" / "evaluation", tmp_path / "b" / "evaluation"]
-    assert names_of(folders) == ["a/evaluation", "b/evaluation"]
+    assert distinct_names(folders) == ["a/evaluation", "b/evaluation"]
 
 
 def test_the_verb_writes_beside_the_run_and_says_where(run_dir, capsys):

@@ -52,7 +52,7 @@ def test_conditions(text, holds):
         ("step>x", "expected an integer"),
         ("best_return=high", "expected a number"),
         ("collected_at>now", "expected an ISO date"),
-        ("step<null", "null is smaller or greater than nothing"),
+        ("step<null", "null takes no order"),
     ],
 )
 def test_what_is_refused(text, said):

@@ -8,7 +8,7 @@ import pytest
 from fakes import Cut, ScriptedPolicy, experience_in, grow, observation_in, reflection
 from leafe_verl.core import Kind, build_examples
 from leafe_verl.core.settings import DistillationSettings
-from leafe_verl.trees.export import Choice, export, fold, rows_of, trained_turns
+from leafe_verl.trees.export import ExportOptions, build_rows, export, fold, trained_turns
 from trees.stores import provenance, rescued, wandered, write
 
 EVERY = DistillationSettings(events="every", events_per_task=99, rehearsal_share=1.0)
@@ -25,7 +25,7 @@ def said(text):
 def rows(tree, kind, form, **settings):
     chosen = DistillationSettings(events="every", rehearsal_share=1.0, **settings)
     examples = [example for example in build_examples(tree, chosen, seed=0) if example.kind is kind]
-    return [row for example in examples for row in rows_of(tree, example, provenance(), form)]
+    return [row for example in examples for row in build_rows(tree, example, provenance(), form)]
 
 
 class TestTrl:
@@ -84,7 +84,7 @@ class TestVerl:
 def test_rows_train_the_turns_of_the_mask_each_once_and_hold_no_experience(form, seed):
     tree = wandered(seed)
     for example in build_examples(tree, EVERY, seed):
-        found = rows_of(tree, example, provenance(), form)
+        found = build_rows(tree, example, provenance(), form)
         path, turns = tree.path(example.attempt), [turn for row in found for turn in row["turns"]]
         assert turns == trained_turns(tree, example)
         assert sum(len(path[t - 1].action.token_ids) for t in turns) == sum(example.sequence.mask)
@@ -97,7 +97,7 @@ class TestFiles:
     def test_json_lines(self, tmp_path):
         store = tmp_path / "store"
         write(store, (rescued("a"), provenance(1)), (rescued("a"), provenance(1)), (rescued("b"), provenance(2)))
-        counts = export(store, tmp_path / "out.jsonl", Choice(EVERY))
+        counts = export(store, tmp_path / "out.jsonl", ExportOptions(EVERY))
         assert counts == {"trees": 2, "counterfactual": 2, "rehearsal": 2, "rows": 8, "folded": 0}
         lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
         assert [line["task_key"] for line in lines] == ["a"] * 4 + ["b"] * 4
@@ -105,7 +105,7 @@ class TestFiles:
     def test_parquet(self, tmp_path):
         store = tmp_path / "store"
         write(store, (rescued(), provenance()))
-        counts = export(store, tmp_path / "out.parquet", Choice(EVERY, (Kind.COUNTERFACTUAL,), form="verl"))
+        counts = export(store, tmp_path / "out.parquet", ExportOptions(EVERY, (Kind.COUNTERFACTUAL,), form="verl"))
         assert counts == {"trees": 1, "counterfactual": 1, "rows": 1, "folded": 1}
         (row,) = pq.read_table(tmp_path / "out.parquet").to_pylist()
         assert row["messages"][-1] == said("R")
@@ -121,20 +121,20 @@ class TestFiles:
             sum(example.kind is Kind.REHEARSAL for example in build_examples(tree, share, seed))
             for seed, tree in enumerate(trees)
         )
-        assert export(tmp_path, tmp_path / "x.jsonl", Choice(share))["rehearsal"] == drawn
+        assert export(tmp_path, tmp_path / "x.jsonl", ExportOptions(share))["rehearsal"] == drawn
 
     def test_what_is_refused(self, tmp_path):
         store = tmp_path / "store"
         write(store, (rescued(), provenance(seed=None)))
         with pytest.raises(ValueError, match="--format verl writes .parquet or .jsonl; name the file so"):
-            export(store, tmp_path / "out.csv", Choice(form="verl"))
+            export(store, tmp_path / "out.csv", ExportOptions(form="verl"))
         with pytest.raises(ValueError, match="--format trl writes .jsonl; name the file so"):
-            export(store, tmp_path / "out.parquet", Choice())
+            export(store, tmp_path / "out.parquet", ExportOptions())
         with pytest.raises(ValueError, match="stored without a seed; choose one with --seed"):
-            export(store, tmp_path / "out.jsonl", Choice())
+            export(store, tmp_path / "out.jsonl", ExportOptions())
         assert not (tmp_path / "out.jsonl").exists()
-        export(store, tmp_path / "out.jsonl", Choice(seed=1))
+        export(store, tmp_path / "out.jsonl", ExportOptions(seed=1))
         with pytest.raises(ValueError, match="exists; expected a new file"):
-            export(store, tmp_path / "out.jsonl", Choice(seed=1))
+            export(store, tmp_path / "out.jsonl", ExportOptions(seed=1))
         with pytest.raises(ValueError, match="no store; expected a folder with trees-"):
-            export(tmp_path, tmp_path / "other.jsonl", Choice())
+            export(tmp_path, tmp_path / "other.jsonl", ExportOptions())

@@ -4,8 +4,9 @@ import pyarrow as pa
 import pytest
 
 from leafe_verl.trees import TreeKey, TreeWriter, index, read_summaries, read_tree, read_trees
-from leafe_verl.trees.reader import DamagedFile, records
-from leafe_verl.trees.rows import row_of
+from leafe_verl.trees.errors import DamagedFile
+from leafe_verl.trees.reader import records
+from leafe_verl.trees.rows import to_row
 from leafe_verl.trees.schema import SCHEMA, VERSION_KEY
 from trees.stores import provenance, rescued, wandered, write
 
@@ -103,7 +104,7 @@ def test_a_tree_that_the_disk_does_not_take_leaves_whole_trees(tmp_path, monkeyp
 
 
 def test_unknown_fields_are_passed_over_and_absent_ones_are_null(tmp_path):
-    row = row_of(rescued(), provenance())
+    row = to_row(rescued(), provenance())
     known = [field for field in SCHEMA if field.name not in ("best_return", "tokenizer")]
     reflections = SCHEMA.field("reflections").type.value_type
     nested = pa.list_(pa.struct([*reflections, pa.field("mood", pa.string())]))
@@ -121,20 +122,20 @@ def test_unknown_fields_are_passed_over_and_absent_ones_are_null(tmp_path):
     "metadata, said", [({VERSION_KEY: "2"}, "leafe_schema '2'; expected '1'"), ({}, "no leafe_schema in its metadata")]
 )
 def test_another_version_is_refused(tmp_path, metadata, said):
-    write_rows(tmp_path / "trees-foreign.arrow", [row_of(rescued(), provenance())], SCHEMA.with_metadata(metadata))
+    write_rows(tmp_path / "trees-foreign.arrow", [to_row(rescued(), provenance())], SCHEMA.with_metadata(metadata))
     with pytest.raises(ValueError, match=rf"trees-foreign.arrow: {said}.*Read it with the version"):
         list(read_trees(tmp_path))
 
 
 def test_a_missing_required_column_is_named(tmp_path):
     schema = SCHEMA.remove(SCHEMA.get_field_index("task_data"))
-    write_rows(tmp_path / "trees-short.arrow", [row_of(rescued(), provenance())], schema)
+    write_rows(tmp_path / "trees-short.arrow", [to_row(rescued(), provenance())], schema)
     with pytest.raises(ValueError, match="no column task_data; leafe_schema 1 requires it"):
         index(tmp_path)
 
 
 def test_a_row_that_is_no_tree_is_refused_with_its_place(tmp_path):
-    row = row_of(rescued(), provenance())
+    row = to_row(rescued(), provenance())
     row["attempts"][1]["branch"]["step"] = 9
     write_rows(tmp_path / "trees-odd.arrow", [row], SCHEMA)
     with pytest.raises(ValueError, match=r"trees-odd.arrow, byte \d+: task 'corridor-3': no step 9 in attempt 0"):
@@ -162,7 +163,7 @@ def test_of_two_trees_with_one_key_the_first_collected_counts(tmp_path):
 
 
 def test_batches_of_many_rows_are_read(tmp_path):
-    rows = [row_of(rescued(key), provenance()) for key in "ab"]
+    rows = [to_row(rescued(key), provenance()) for key in "ab"]
     write_rows(tmp_path / "trees-table.arrow", rows, SCHEMA)
     assert [read_tree(place)[0].task.key for place in index(tmp_path).values()] == ["a", "b"]
 

@@ -8,9 +8,10 @@ import pytest
 from leafe_verl.core import Attempt, ExplorationTree, History, Outcome, StepRecord, Task, Turn, build_examples
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.core.statistics import count
-from leafe_verl.trees import read_trees
-from leafe_verl.trees.rows import row_of
+from leafe_verl.trees import TreeWriter, read_trees
+from leafe_verl.trees.rows import to_row
 from leafe_verl.trees.text import escape, unescape
+from leafe_verl.trees.verification import verify
 from trees.stores import provenance, rescued, wandered, write
 
 
@@ -85,7 +86,7 @@ def test_examples_of_windowed_histories_come_back(tmp_path, method, window):
 
 
 def test_a_history_is_stored_as_what_it_adds(tmp_path):
-    root, branch = row_of(rescued(), provenance())["attempts"]
+    root, branch = to_row(rescued(), provenance())["attempts"]
     first, second = (step["history"] for step in root["steps"][:2])
     # user "0" end assistant; then, behind the action "R" end: user "1" end assistant
     assert (first["shared_tokens"], first["new_token_ids"]) == (0, [2, 48, 4, 3])
@@ -122,6 +123,29 @@ def test_escaping_loses_nothing():
         escape(text).encode()
 
 
+@pytest.mark.parametrize("context", [{}, {"window": 1, "stride": 2}])
+def test_trees_without_tokens_keep_all_else(tmp_path, context):
+    trees = [wandered(seed, context=context) for seed in range(4)]
+    write(tmp_path / "text", *((tree, provenance(step, has_tokens=False)) for step, tree in enumerate(trees)))
+    whole = stored(tmp_path / "tokens", *trees)
+    for tree, (read, where_from) in zip(whole, read_trees(str(tmp_path / "text")), strict=True):
+        assert (read.task, read.reflections, where_from.has_tokens) == (tree.task, tree.reflections, False)
+        for one, other in zip(tree.attempts, read.attempts, strict=True):
+            assert (one.branch, one.outcome, one.error) == (other.branch, other.outcome, other.error)
+            for before, after in zip(one.steps, other.steps, strict=True):
+                assert after.history.messages == before.history.messages
+                assert (after.history.previous is None) == (before.history.previous is None)
+                assert (after.action.text, after.action.token_ids) == (before.action.text, ())
+    assert verify(tmp_path / "text").problems == []
+
+
+def test_a_writer_takes_trees_of_one_kind(tmp_path):
+    with TreeWriter(str(tmp_path)) as writer:
+        writer.append(rescued(), provenance())
+        with pytest.raises(ValueError, match="must all have tokens or all have none"):
+            writer.append(rescued(), provenance(has_tokens=False))
+
+
 def test_log_probs_are_kept_to_the_bit_or_absent(tmp_path):
     trees = [one_step(OPENING, Turn("x", (7, 8), log_probs)) for log_probs in ((-0.1, -1 / 3), None)]
     found = [tree.attempts[0].steps[0].action.log_probs for tree in stored(tmp_path, *trees)]
@@ -132,16 +156,16 @@ def test_what_the_form_has_no_place_for_is_refused():
     tree = rescued()
     tree.reflections.clear()
     with pytest.raises(ValueError, match="not among those of the attempt it left"):
-        row_of(tree, provenance())
+        to_row(tree, provenance())
     odd = History((1,), ({"role": "user", "content": "go", "name": "x"},))
-    with pytest.raises(ValueError, match="expected role and content alone"):
-        row_of(one_step(odd, Turn("x", (7,))), provenance())
+    with pytest.raises(ValueError, match="expected role and content only"):
+        to_row(one_step(odd, Turn("x", (7,))), provenance())
 
 
 def test_the_drawn_columns():
-    row = row_of(rescued(), provenance())
+    row = to_row(rescued(), provenance())
     drawn = ["num_attempts", "num_branches", "num_improved", "solved", "best_return", "environment_steps"]
     assert [row[name] for name in drawn] == [2, 1, 1, True, 3.0, 6]
     nothing = one_step(OPENING, Turn("x", (7,)))
     nothing.attempts[0] = dataclasses.replace(nothing.attempts[0], outcome=Outcome.POLICY_FAILURE)
-    assert row_of(nothing, provenance())["best_return"] is None
+    assert to_row(nothing, provenance())["best_return"] is None

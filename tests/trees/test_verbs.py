@@ -6,10 +6,11 @@ import re
 import pyarrow as pa
 import pytest
 
+from evaluation.stores import write_store
 from leafe_verl.cli import main
 from leafe_verl.trees import index, read_trees
 from leafe_verl.trees.reader import records
-from leafe_verl.trees.rows import row_of
+from leafe_verl.trees.rows import to_row
 from leafe_verl.trees.schema import SCHEMA
 from trees.stores import provenance, rescued, wandered, write
 
@@ -73,6 +74,22 @@ def test_show(store, capsys):
     ]
 
 
+def test_an_evaluation_is_listed_and_shown_and_not_exported(tmp_path, capsys):
+    store = write_store(tmp_path / "evaluation", {"a": "+-"})
+    assert run("list", store, "--where", "solved=true") == 0
+    assert lines(capsys)[-1] == "1 trees, 1 solved"
+    assert run("show", store, "a") == 0
+    shown = lines(capsys)
+    assert shown[0] == "task a (corridor): Do a."
+    assert [line.split(",")[0] for line in shown if line.startswith("attempt")] == ["attempt 0", "attempt 1"]
+    assert run("verify", store) == 0
+    assert lines(capsys)[-1].endswith("2 attempts, 0 branches, 0 reflections, 6 sampled tokens; 0 problems")
+    assert run("filter", store, "--where", "solved=false", "--out", tmp_path / "failures") == 0
+    assert lines(capsys)[-1].endswith("1 of 2 trees, 0 duplicates dropped")
+    assert run("export", store, "--out", tmp_path / "examples.jsonl") == 1
+    assert "stored without tokens, as evaluations are" in capsys.readouterr().err
+
+
 def test_show_needs_one_tree(store, capsys):
     assert run("show", store, "601") == 1
     assert "2 trees of task '601': run first step 1, run first step 2; choose by --step" in capsys.readouterr().err
@@ -97,7 +114,7 @@ def test_filter(store, tmp_path, capsys):
     assert lines(capsys) == [f"{out}: 2 of 3 trees, 0 duplicates dropped"]
     assert [tree.task.key for tree, _ in read_trees(out)] == ["601", "602"]
     assert run("filter", store, "--out", out) == 1
-    assert "holds trees-*.arrow already" in capsys.readouterr().err
+    assert "already holds trees" in capsys.readouterr().err
 
 
 def test_merge_compacts_and_drops_duplicates(store, tmp_path, capsys):
@@ -113,7 +130,7 @@ def test_merge_compacts_and_drops_duplicates(store, tmp_path, capsys):
 
 def test_merge_keeps_columns_that_it_does_not_know(store, tmp_path):
     schema = SCHEMA.append(pa.field("weather", pa.string()))
-    record = pa.RecordBatch.from_pylist([{**row_of(rescued("7"), provenance()), "weather": "fine"}], schema=schema)
+    record = pa.RecordBatch.from_pylist([{**to_row(rescued("7"), provenance()), "weather": "fine"}], schema=schema)
     with pa.ipc.new_stream(str(store / "trees-future.arrow"), schema) as stream:
         stream.write_batch(record)
     out = tmp_path / "out"
@@ -130,7 +147,7 @@ def test_verify_counts(store, capsys):
 
 
 def edited(change):
-    row = row_of(rescued(), provenance())
+    row = to_row(rescued(), provenance())
     change(row)
     return row
 

@@ -21,7 +21,7 @@ from fakes import World, experience_in, grow, observation_in, reflection
 from leafe_verl.core import Kind, Turn, build_examples
 from leafe_verl.core.settings import DistillationSettings, GenerationSettings, ReflectionSettings
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
-from leafe_verl.trees.export import Choice, export
+from leafe_verl.trees.export import ExportOptions, export
 from trees.stores import provenance, write
 
 
@@ -82,7 +82,7 @@ def test_verl_trains_the_tokens_of_the_examples_and_the_line_break_behind_them(t
     tree, settings = rescued(tokenizer), DistillationSettings(target=target, rehearsal_share=1.0)
     write(tmp_path, (tree, provenance()))
     out = tmp_path / f"out{suffix}"
-    counts = export(tmp_path, out, Choice(settings, form="verl"))
+    counts = export(tmp_path, out, ExportOptions(settings, form="verl"))
     assert (counts["counterfactual"], counts["rehearsal"], counts["rows"]) == (1, 1, 2)
     config = OmegaConf.create({"pad_mode": "no_padding", "max_length": 512, "messages_key": "messages"})
     rows = MultiTurnSFTDataset(str(as_parquet(out, tmp_path)), tokenizer, config)

@@ -6,16 +6,16 @@ import functools
 import hashlib
 import threading
 from collections import defaultdict
-from pathlib import Path
 
 from leafe_verl.core import ExplorationTree
 from leafe_verl.trees import Location, Provenance, TreeWriter, index, read_tree
+from leafe_verl.trees.reader import Folder
 
 
 class CollectedTrees:
     """The trees of one store. The store is indexed when this is made; finished trees go to a file of this process."""
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Folder) -> None:
         self._writer, self._write_lock = TreeWriter(store), threading.Lock()
         self._by_step: dict[tuple[int | None, str], Location] = {}
         self._by_task: dict[str, list[Location]] = defaultdict(list)
@@ -26,11 +26,11 @@ class CollectedTrees:
     def find(self, step: int, task_key: str) -> ExplorationTree | None:
         """Return the tree that training step `step` collected for a task before this process began, if any."""
         location = self._by_step.get((step, task_key))
-        return None if location is None else read_tree(location)[0]
+        return None if location is None else _read(location)
 
     def find_all(self, task_key: str) -> list[ExplorationTree]:
         """Return all trees of a task, in the order of the store's files."""
-        return [read_tree(location)[0] for location in self._by_task.get(task_key, [])]
+        return [_read(location) for location in self._by_task.get(task_key, [])]
 
     def keep(self, tree: ExplorationTree, provenance: Provenance) -> None:
         """Write a finished tree and return once it is on the disk.
@@ -44,6 +44,16 @@ class CollectedTrees:
             raise OSError(
                 f"the tree of task {tree.task.key!r} cannot be kept: {error}; leafe.collection.store names the folder"
             ) from error
+
+
+def _read(location: Location) -> ExplorationTree:
+    tree, provenance = read_tree(location)
+    if not provenance.has_tokens:
+        raise ValueError(
+            f"{location}: stored without tokens, as evaluations are, which cannot be trained on; expected a store that "
+            "training wrote: leafe.collection.store names it"
+        )
+    return tree
 
 
 @functools.cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -10,11 +9,13 @@ from omegaconf import DictConfig
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput, register
 
 from leafe_verl.core import Example, ExplorationTree
-from leafe_verl.evaluation.attempts import missing_attempts, read_records, record_of
+from leafe_verl.core.statistics import count
+from leafe_verl.evaluation.results import missing_attempts, read_evaluation
 from leafe_verl.plugin.rollout.dataset import TaskDataset, read_task
 from leafe_verl.plugin.rollout.episode_loops import EpisodeLoop
 from leafe_verl.plugin.rollout.explore_loops import ExploreLoop
 from leafe_verl.plugin.rollout.task_loop import TaskLoop
+from leafe_verl.trees import Provenance
 
 RECORD = "record_"
 """Prefix of the names of loops that also keep what they play."""
@@ -37,8 +38,13 @@ class RecordingLoop(TaskLoop):
         """Append the tree to the store of the evaluation."""
         if (store := self.settings.evaluation.store) is None:
             raise ValueError(f"agent loops named {RECORD}* keep what they play: set leafe.evaluation.store")
-        writer = self.worker.attempt_writer(store)
-        writer.append(record_of(tree, examples, self.settings.seed))
+        provenance = Provenance(
+            run=str(self.config.trainer.experiment_name),
+            seed=self.settings.seed,
+            model=self.config.actor_rollout_ref.model.path,
+            has_tokens=False,
+        )
+        self.worker.tree_writer(store).append(tree, provenance, count(tree, examples))
 
     def _empty_output(self) -> AgentLoopOutput:
         token = self.tokenizer.eos_token_id
@@ -70,7 +76,7 @@ class EvaluationDataset(TaskDataset):
     def _read_files_and_tokenize(self) -> None:
         super()._read_files_and_tokenize()
         rows = {read_task(row["extra_info"]).key: row for row in self.dataframe}
-        missing = missing_attempts(read_records(Path(self.config.store)), rows, self.config.attempts)
+        missing = missing_attempts(read_evaluation(self.config.store), rows, self.config.attempts)
         # A row's own number of attempts overrides val_kwargs.n in verl (trainer_base.py, agent_loop_tq.py).
         self.dataframe = datasets.Dataset.from_list(
             [rows[key] | {"__rollout_n__": number} for key, number in missing.items()]

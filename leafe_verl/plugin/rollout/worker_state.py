@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from pathlib import Path
 
-from leafe_verl.evaluation.attempts import AttemptWriter
 from leafe_verl.plugin.rollout.collected import CollectedTrees
+from leafe_verl.trees import TreeWriter
 
 
 class WorkerState:
@@ -24,7 +23,7 @@ class WorkerState:
         self._stop_signals: dict[int, asyncio.Event] = {}
         self._opening = threading.Lock()
         self._collected: dict[str, CollectedTrees] = {}
-        self._writers: dict[str, AttemptWriter] = {}
+        self._writers: dict[str, TreeWriter] = {}
 
     def environment_slots(self, number: int) -> asyncio.Semaphore:
         """Return the semaphore that lets at most `number` environment calls run at the same time."""
@@ -38,12 +37,12 @@ class WorkerState:
         """Return this process's view of a store of trees. The first caller reads its index, and others wait for it."""
         with self._opening:
             if store not in self._collected:
-                self._collected[store] = CollectedTrees(Path(store))
+                self._collected[store] = CollectedTrees(store)
             return self._collected[store]
 
-    def attempt_writer(self, store: str) -> AttemptWriter:
-        """Return the writer for this process's own file in the store of an evaluation."""
+    def tree_writer(self, store: str) -> TreeWriter:
+        """Return the writer of this process's own file in the store of an evaluation."""
         with self._opening:
             if store not in self._writers:
-                self._writers[store] = AttemptWriter(Path(store))
+                self._writers[store] = TreeWriter(store)
             return self._writers[store]

@@ -126,7 +126,7 @@ class Page {
       `${MARKS[this.index.results[row.result]]} ${this.index.results[row.result]}`,
       plural(tree.attempts.length, "attempt"),
       plural(row.branches, "branch", "branches") + (row.branches ? ` of which ${row.improved} improved` : ""),
-      tree.verbatim && plural(tree.examples.length, "example"),
+      tree.hasTokens && plural(tree.examples.length, "example"),
     ];
     return [
       this.treeLinks(number),

@@ -78,7 +78,7 @@ function causeOf(tree, attempt, step) {
 }
 
 function readingOf(reflection) {
-  const looked = reflection.numSteps ? ` after ${plural(reflection.numSteps, "step")}` : "";
+  const looked = reflection.num_steps ? ` after ${plural(reflection.num_steps, "step")}` : "";
   const whose = reflection.parsed ? "the model's own answer" : "the fallback: the model's answer could not be read";
   return `Reflection on attempt ${reflection.attempt}${looked}: step ${reflection.step} went wrong (${whose}).`;
 }
@@ -91,7 +91,7 @@ function historySection(tree, a, t) {
     "details",
     { open: messages.length <= 2 },
     h("summary", {}, h("h4", {}, summary)),
-    tree.verbatim ? null : h("p", { class: "aside" }, "The opening prompt was not stored."),
+    tree.hasPrompts ? null : h("p", { class: "aside" }, "The opening prompt was not stored."),
     h("ol", { class: "messages" }, items),
   );
 }
@@ -101,7 +101,7 @@ function trainedSection(tree, pieces, a, t, step) {
     ["action", examplesOn(tree, a, t, 0), step.tokens, step.logProbs],
     ["feedback", examplesOn(tree, a, t, 1), step.feedbackTokens, null],
   ].filter(([, examples]) => examples.length);
-  const none = tree.verbatim ? "No example trains on this step." : "This store keeps no tokens.";
+  const none = tree.hasTokens ? "No example trains on this step." : "This store keeps no tokens.";
   return h(
     "div",
     { class: "trained-on" },

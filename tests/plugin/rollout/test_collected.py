@@ -31,6 +31,12 @@ def test_all_trees_of_a_task_are_found_in_order(tmp_path, tree):
     assert CollectedTrees(tmp_path).find_all("another") == []
 
 
+def test_trees_without_tokens_are_refused(tmp_path, tree):
+    CollectedTrees(tmp_path).keep(tree, Provenance(has_tokens=False))
+    with pytest.raises(ValueError, match=r"stored without tokens.*leafe\.collection\.store"):
+        CollectedTrees(tmp_path).find_all(TASK.key)
+
+
 def test_a_disk_that_takes_nothing_is_named_with_its_setting(tmp_path, tree):
     (tmp_path / "store").write_text("a file where the folder should be")
     with pytest.raises(OSError, match=r"leafe\.collection\.store") as raised:
