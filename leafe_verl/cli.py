@@ -207,9 +207,9 @@ def _summary(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from leafe_verl.plugin.launch import Request, evaluate
+    from leafe_verl.plugin.launch import EvaluationRequest, evaluate
 
-    request = Request(
+    request = EvaluationRequest(
         model=options.model,
         sources=tuple(options.tasks),
         out=options.out,

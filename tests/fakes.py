@@ -34,14 +34,14 @@ from leafe_verl.core.reflection import EXPERIENCE
 SYSTEM, USER, ASSISTANT, END = 1, 2, 3, 4
 ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
 LOG_PROB = -0.5
-"""Of every token that the scripted policy samples."""
+"""Log-probability of every token that the scripted policy samples."""
 
 HANG = object()
-"""As an answer: never comes."""
+"""An answer that never comes."""
 
 
 class Cut(str):
-    """As an answer: a turn that the token limit cut, so that it has no end-of-turn token."""
+    """An answer that the token limit cut off, so that it has no end-of-turn token."""
 
 
 def tokens(text: str) -> tuple[int, ...]:
@@ -49,18 +49,18 @@ def tokens(text: str) -> tuple[int, ...]:
 
 
 def text_of(token_ids: Sequence[int]) -> str:
-    """Token ids as text, for assertions: special tokens become <s>, <u>, <a> and <end>."""
+    """Return token ids as text. Special tokens become <s>, <u>, <a> and <end>."""
     names = {SYSTEM: "<s>", USER: "<u>", ASSISTANT: "<a>", END: "<end>"}
     return "".join(names.get(token) or chr(token) for token in token_ids)
 
 
 def observation_in(messages: Sequence[Message]) -> str:
-    """The latest observation without what was noted after it."""
+    """Return the latest observation without the note after it."""
     return messages[-1]["content"].split("\n\n")[0]
 
 
 def experience_in(messages: Sequence[Message]) -> str | None:
-    """The experience that a prompt shows, None when it shows none."""
+    """Return the experience in a prompt, or None."""
     marker = EXPERIENCE.format(experience="")
     shown = [m["content"].split(marker)[1] for m in messages if m["role"] == "user" and marker in m["content"]]
     assert len(shown) <= 1, f"a prompt holds one experience at most, this one {shown}"
@@ -68,7 +68,7 @@ def experience_in(messages: Sequence[Message]) -> str | None:
 
 
 def turns_in(messages: Sequence[Message]) -> int:
-    """Number of actions taken so far, those before the rollback point included."""
+    """Return the number of actions so far, including those before the rollback point."""
     return sum(message["role"] == "assistant" for message in messages)
 
 
@@ -78,11 +78,11 @@ def turn(text: str, *, complete: bool = True) -> Turn:
 
 
 Answer = str | Exception | object
-"""A text, a `Cut` one, an exception to raise, or `HANG`."""
+"""A text, a `Cut`, an exception to raise, or `HANG`."""
 
 
 class ScriptedPolicy:
-    """A policy whose answers depend on the visible messages alone, hence not on the order of calls.
+    """A policy whose answers depend only on the messages in the prompt, and so not on the order of calls.
 
     `act` maps messages to an answer, or is a mapping from the latest observation to one; `reflect` also gets the
     number of steps, or is a mapping from that number. By default it never answers a reflection request sensibly.
@@ -99,15 +99,15 @@ class ScriptedPolicy:
         self._act = act if callable(act) else lambda messages: act[observation_in(messages)]
         self._reflect = reflect if callable(reflect) else lambda messages, t: (reflect or {}).get(t, "no idea")
         self.window = window
-        """Tokens beyond which a history is a ContextOverflow."""
+        """Maximum number of tokens of a history; a longer one raises ContextOverflow. None: no limit."""
         self.delays = delays
-        """When given, every call yields to the event loop a random number of times."""
+        """If given, every call yields to the event loop a random number of times."""
         self.requests: list[str] = []
         """The name of every request; see `Policy`."""
         self.prompts: list[History] = []
         """Every prompt for an action."""
         self.reflection_prompts: list[tuple[int, History]] = []
-        """Every prompt for a reflection, with the number of steps it looks at."""
+        """Every prompt for a reflection, with the number of steps that it is about."""
 
     async def begin(self, messages: Sequence[Message]) -> History:
         token_ids = [t for m in messages for t in (ROLES[m["role"]], *tokens(m["content"]), END)]
@@ -195,15 +195,15 @@ class Ledger:
     closed: int = 0
     seeds: list[int] = field(default_factory=list)
     steps: int = 0
-    """Calls of step; replays within a restore are not among them."""
+    """Number of calls of step, without those that `restore` makes."""
     replayed: int = 0
     running: int = 0
     peak_running: int = 0
-    """The most calls of step that ran at once, where the environment counts them."""
+    """Maximum number of concurrent calls of step, if the environment counts them."""
     _lock: Any = field(default_factory=threading.Lock, repr=False)
 
     def count(self, name: str, number: int = 1) -> None:
-        """Add to a field; environments do so from threads of their own."""
+        """Add to a field, from any thread."""
         with self._lock:
             setattr(self, name, getattr(self, name) + number)
             self.peak_running = max(self.peak_running, self.running)
@@ -254,7 +254,7 @@ class Corridor:
 
 
 class ReplayCorridor(ReplayEnvironment):
-    """`Walk` without snapshots: rolled back by replay."""
+    """`Walk` without snapshots, rolled back by replay."""
 
     horizon = Corridor.horizon
 
@@ -296,7 +296,7 @@ class DriftingCorridor(ReplayCorridor):
 
 
 class CrowdedCorridor(Corridor):
-    """Counts how many of its kind are inside a call at once."""
+    """A corridor that counts concurrent calls of step."""
 
     def step(self, action: str) -> Step:
         self.ledger.count("running")
@@ -307,7 +307,7 @@ class CrowdedCorridor(Corridor):
 
 @dataclass
 class World:
-    """A factory of environments of one kind, and the ledger of all it made."""
+    """A factory of environments of one kind, and the ledger of all that it made."""
 
     kind: Callable[..., Any] = Corridor
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -352,7 +352,7 @@ async def call_inline(seconds: float, what: str, function: Callable[..., Any], *
 
 
 def shape(tree: ExplorationTree) -> list[tuple[int | None, int, str, str]]:
-    """The tree at a glance: for each attempt its parent, first step, actions and outcome."""
+    """Return the parent, first step, actions and outcome of each attempt."""
     return [
         (
             attempt.branch.parent if attempt.branch else None,
@@ -365,7 +365,7 @@ def shape(tree: ExplorationTree) -> list[tuple[int | None, int, str, str]]:
 
 
 def wandering(seed: int, **options: Any) -> ScriptedPolicy:
-    """A policy that wanders, reflects well, badly or not at all; experiences are lower case, actions are not."""
+    """A policy that acts at random and reflects well, badly or not at all. Only experiences are in lower case."""
 
     def draw(messages: Sequence[Message], what: str) -> random.Random:
         return random.Random(f"{seed} {what} {[dict(message) for message in messages]}")

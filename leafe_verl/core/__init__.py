@@ -23,7 +23,7 @@ from leafe_verl.core.policy import (
 )
 from leafe_verl.core.reflection import Reflection
 from leafe_verl.core.settings import Settings
-from leafe_verl.core.sft_examples import Example, Kind, TokenSequence, build_examples, sequence_of
+from leafe_verl.core.sft_examples import Example, Kind, TokenSequence, build_examples, build_sequence
 from leafe_verl.core.task import Task
 from leafe_verl.core.tree import Attempt, Branch, ExplorationTree, Outcome, StepRecord
 
@@ -57,5 +57,5 @@ __all__ = [
     "TokenSequence",
     "Turn",
     "build_examples",
-    "sequence_of",
+    "build_sequence",
 ]

@@ -1,4 +1,4 @@
-"""One attempt: reset or roll back, then act and observe until the end."""
+"""One attempt: start at the root or at a rollback point, then act and observe until the end."""
 
 from __future__ import annotations
 
@@ -9,9 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from leafe_verl.core.context import Note, history_after, window_moves
-from leafe_verl.core.environment import Environment, EnvironmentFailure, EnvironmentFlood, call_within
-from leafe_verl.core.policy import History, Policy, PolicyFailure, annotate
+from leafe_verl.core.concurrency import Interrupted, unless_stopped
+from leafe_verl.core.context import PromptNote, history_after, window_moves
+from leafe_verl.core.environment import (
+    Environment,
+    EnvironmentFailure,
+    EnvironmentFlood,
+    EnvironmentTimeout,
+    ReplayDivergence,
+    call_within,
+)
+from leafe_verl.core.policy import ContextOverflow, History, Policy, PolicyFailure, PolicyTimeout, annotate
 from leafe_verl.core.reflection import experience_note
 from leafe_verl.core.settings import Settings
 from leafe_verl.core.task import Task
@@ -19,86 +27,91 @@ from leafe_verl.core.tree import Attempt, Outcome, StepRecord
 
 logger = logging.getLogger(__name__)
 
+OUTCOMES: dict[type[Exception], Outcome] = {
+    EnvironmentTimeout: Outcome.ENVIRONMENT_TIMEOUT,
+    EnvironmentFlood: Outcome.ENVIRONMENT_FLOOD,
+    ReplayDivergence: Outcome.REPLAY_DIVERGENCE,
+    EnvironmentFailure: Outcome.ENVIRONMENT_FAILURE,
+    Interrupted: Outcome.INTERRUPTED,
+    ContextOverflow: Outcome.CONTEXT_OVERFLOW,
+    PolicyTimeout: Outcome.POLICY_TIMEOUT,
+    PolicyFailure: Outcome.POLICY_FAILURE,
+}
+"""Outcome of an attempt that ended in an exception. The first class that the exception is an instance of counts."""
+
 
 @dataclass(frozen=True)
 class RollbackPoint:
-    """Where an attempt leaves another one, and what it is told there."""
+    """The place where a branch leaves the attempt that was reflected on."""
 
     path: tuple[StepRecord, ...]
-    """All steps from the task's start to the end of the attempt that it leaves."""
+    """All steps from the task's start to the end of the attempt that the branch leaves."""
     step: int
-    """tau, counted from 1 along the path."""
+    """tau, counted from 1 along the path. The branch replaces this step."""
     experience: str | None
-    """None: nothing."""
+    """e, added to the prompt of that step. None: nothing is added."""
 
 
 @dataclass
-class Run:
-    """One attempt while it is being played: `play`, which may raise, then `ended` and `close`."""
+class AttemptRun:
+    """An attempt while it is being played."""
 
     task: Task
     make_environment: Callable[[], Environment]
     policy: Policy
     settings: Settings
     environment_slots: asyncio.Semaphore
+    """Limits the number of concurrent environment calls."""
+    stop: asyncio.Event
+    """Once set, the attempt ends unscored."""
     request: str
     """Name under which its actions are sampled; see `Policy`."""
     playbook: str = ""
+    """Advice for the system prompt; empty for none."""
     rollback: RollbackPoint | None = None
-    """None: played from the root."""
+    """None: the attempt starts at the root."""
     environment: Environment | None = field(default=None, init=False)
     steps: list[StepRecord] = field(default_factory=list, init=False)
+    """Steps that this attempt has executed itself."""
     replayed_steps: int = field(default=0, init=False)
     outcome: Outcome = field(default=Outcome.HORIZON, init=False)
 
-    def ended(self, outcome: Outcome, failure: Exception | None = None) -> Attempt:
-        """Return the attempt, of no branch: where it stands in its tree, growth.py knows."""
-        return Attempt(None, tuple(self.steps), outcome, str(failure) if failure else None, self.replayed_steps)
+    @property
+    def prefix(self) -> tuple[StepRecord, ...]:
+        """Steps before the rollback point, which are the parent's."""
+        return self.rollback.path[: self.rollback.step - 1] if self.rollback else ()
 
-    async def play(self) -> None:
-        policy, settings, rollback = self.policy, self.settings, self.rollback
+    async def run(self) -> Attempt:
+        """Play the attempt and return it, without its place in the tree. A failure makes it unscored."""
+        try:
+            await unless_stopped(self.stop, self._play())
+        except (EnvironmentFailure, PolicyFailure) as failure:
+            outcome = next(outcome for kind, outcome in OUTCOMES.items() if isinstance(failure, kind))
+            return Attempt(None, tuple(self.steps), outcome, str(failure), self.replayed_steps)
+        finally:
+            await self._close()
+        return Attempt(None, tuple(self.steps), self.outcome, None, self.replayed_steps)
+
+    async def _play(self) -> None:
         environment: Environment = await self._call("make", self.make_environment)
         self.environment = environment
-        environment.horizon = settings.environment.horizon or environment.horizon
+        environment.horizon = self.settings.environment.horizon or environment.horizon
         history = await self._start(environment)
         prompt, note = history, None
-        if rollback and rollback.experience is not None:
-            note = Note(rollback.step, experience_note(rollback.experience))
-            prompt = await annotate(policy, history, note.text)
-        before = rollback.path[: rollback.step - 1] if rollback else ()
-        first, last = len(before) + 1, environment.horizon
+        if self.rollback and self.rollback.experience is not None:
+            note = PromptNote(self.rollback.step, experience_note(self.rollback.experience))
+            prompt = await annotate(self.policy, history, note.text)
+        first, last = len(self.prefix) + 1, environment.horizon
         for t in range(first, last + 1):
-            snapshot = await self._call("snapshot", environment.snapshot)
-            action = await policy.act(prompt, self.request)
-            step = await self._call("step", environment.step, action.text)
-            self._check_length(step.observation)
-            error, command = bool(step.info.get("error")), step.info.get("action")
-            self.steps.append(StepRecord(history, action, step.observation, step.reward, error, snapshot, command))
-            if step.terminated:
-                self.outcome = Outcome.SUCCESS if step.info.get("success") else Outcome.FAILURE
-            over = step.terminated or step.truncated or t == last
-            if settings.distillation.method == "early_experience" and (over or window_moves(t, settings.context)):
-                self.steps[-1] = await self._answered(self.steps[-1])
-            if over:
+            is_over = await self._take_step(environment, history, prompt) or t == last
+            if self._trains_on_observations and (is_over or window_moves(t, self.settings.context)):
+                self.steps[-1] = await self._with_answered_history(self.steps[-1])
+            if is_over:
                 return
-            # The history that is trained on never holds the experience; the prompt keeps it where it was put.
-            same, path = prompt is history or settings.reflection.scope == "step", (*before, *self.steps)
-            history = await history_after(policy, path, settings.context)
-            if same:
-                prompt = history
-            else:
-                prompt = await history_after(policy, path, settings.context, prompt=prompt, note=note)
-
-    async def _answered(self, step: StepRecord) -> StepRecord:
-        """Nothing that is played follows, so that a history too long to extend does not unscore the attempt."""
-        try:
-            answered = await self.policy.extend(step.history, step.action, step.observation)
-        except PolicyFailure:
-            return step
-        return dataclasses.replace(step, answered=answered)
+            history, prompt = await self._next_prompts(history, prompt, note)
 
     async def _start(self, environment: Environment) -> History:
-        """SegmentLayout E_1 and h_1, or E_tau and h_tau by rolling back."""
+        """Return h_1 after a reset, or h_tau after rolling the environment back to E_tau."""
         if self.rollback:
             point = self.rollback.path[self.rollback.step - 1]
             self.replayed_steps = await self._call("restore", environment.restore, point.snapshot)
@@ -109,25 +122,59 @@ class Run:
         messages = [{"role": "system", "content": system}] if system else []
         return await self.policy.begin([*messages, {"role": "user", "content": observation}])
 
+    async def _take_step(self, environment: Environment, history: History, prompt: History) -> bool:
+        """Sample an action, execute and record it. Returns whether the environment ended the attempt."""
+        snapshot = await self._call("snapshot", environment.snapshot)
+        action = await self.policy.act(prompt, self.request)
+        step = await self._call("step", environment.step, action.text)
+        self._check_length(step.observation)
+        error, command = bool(step.info.get("error")), step.info.get("action")
+        self.steps.append(StepRecord(history, action, step.observation, step.reward, error, snapshot, command))
+        if step.terminated:
+            self.outcome = Outcome.SUCCESS if step.info.get("success") else Outcome.FAILURE
+        return bool(step.terminated or step.truncated)
+
+    async def _next_prompts(
+        self, history: History, prompt: History, note: PromptNote | None
+    ) -> tuple[History, History]:
+        """Return the next history, which is trained on, and the next prompt, which may contain the experience."""
+        path, context = (*self.prefix, *self.steps), self.settings.context
+        next_history = await history_after(self.policy, path, context)
+        if prompt is history or self.settings.reflection.scope == "step":
+            return next_history, next_history
+        return next_history, await history_after(self.policy, path, context, prompt=prompt, note=note)
+
+    @property
+    def _trains_on_observations(self) -> bool:
+        return self.settings.distillation.method == "early_experience"
+
+    async def _with_answered_history(self, step: StepRecord) -> StepRecord:
+        """Add the history that includes the step's observation, unless it is too long: nothing is sampled from it."""
+        try:
+            answered = await self.policy.extend(step.history, step.action, step.observation)
+        except PolicyFailure:
+            return step
+        return dataclasses.replace(step, answered=answered)
+
     def _check_length(self, observation: str) -> None:
-        most = self.settings.environment.max_characters
-        if len(observation) > most:
+        limit = self.settings.environment.max_characters
+        if len(observation) > limit:
             raise EnvironmentFlood(
                 f"{self.task.environment}: an observation of {len(observation)} characters; "
-                f"leafe.environment.max_characters allows {most}"
+                f"leafe.environment.max_characters allows {limit}"
             )
 
-    async def close(self) -> None:
+    async def _close(self) -> None:
         if self.environment is None:
             return
-        # In a thread and without a slot: the environment may hang, and must not be waited for by other trees.
+        # In a thread and without a slot: the environment may hang, and other trees must not wait for it.
         try:
             await self._within_limit("close", self.environment.close)
         except EnvironmentFailure as failure:
             logger.warning("task %r: %s", self.task.key, failure)
 
     async def _call(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        async with self.environment_slots:  # waiting for a slot does not count against the limit
+        async with self.environment_slots:  # waiting for a slot does not count against the time limit
             return await self._within_limit(what, function, *arguments)
 
     async def _within_limit(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -1,10 +1,10 @@
-"""What a prompt holds of a long attempt: every step so far, or the last ones and a running summary of those before.
+"""What the prompt of a long attempt contains: every step, or the latest steps after a running summary of the others.
 
 o_1, which states the task ─ summary of turns 1..k ─ o_{k+1} ─► a_{k+1} ─► o_{k+2} ─► ... ─► o_t
-└────────────────── one user message ──────────────────────┘   at least `window` turns as they were
+└────────────────── one user message ──────────────────────┘   at least `window` turns verbatim
 
-The summary is made by rule, without another call of the model: each turn's action and the first line of its feedback,
-shortened, as in the literature's lists of past actions. Whatever the prompt is, it is h_t, which is trained on.
+The summary is written by rule, without calling the model: one line for each turn, with its action and the first line of
+its feedback, both shortened. The resulting prompt is the history h_t that is trained on.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leafe_verl.core.policy import History, Message, Policy, noted
+from leafe_verl.core.policy import History, Message, Policy, append_note
 from leafe_verl.core.reflection import shorten
 from leafe_verl.core.settings import ContextSettings
 from leafe_verl.core.tree import StepRecord
@@ -27,23 +27,23 @@ SUMMARY_CHARACTERS = 3000
 
 
 @dataclass(frozen=True)
-class Note:
-    """What a prompt holds beside the attempt: an experience, or the request to reflect."""
+class PromptNote:
+    """Text in a prompt that is not part of the attempt: an experience, or the request to reflect."""
 
     step: int
-    """It stands after the observation o_step, before that step's action."""
+    """The note follows the observation o_step, before that step's action."""
     text: str
 
 
 def num_summarised(num_steps: int, settings: ContextSettings) -> int:
-    """Return k, how many of the first steps the summary stands for once `num_steps` have been taken."""
+    """Return k, the number of first steps that the summary replaces once `num_steps` have been taken."""
     if settings.window is None:
         return 0
     return max(num_steps - settings.window, 0) // settings.stride * settings.stride
 
 
 def window_moves(num_steps: int, settings: ContextSettings) -> bool:
-    """Whether the prompt after `num_steps` begins otherwise than the one before it."""
+    """Return whether the prompt after `num_steps` is built anew instead of extending the one before it."""
     return num_summarised(num_steps, settings) != num_summarised(num_steps - 1, settings)
 
 
@@ -53,12 +53,12 @@ async def history_after(
     settings: ContextSettings,
     *,
     prompt: History | None = None,
-    note: Note | None = None,
+    note: PromptNote | None = None,
 ) -> History:
-    """Return the history after `steps`, all those of the attempt's path, with `note` in it.
+    """Return the history after `steps`, which are all steps of an attempt's path, with `note` in it.
 
-    `prompt` is what the last action answered, where that held a note; None: its step's history. While the window
-    stays where it is, the history goes on token for token; otherwise it is begun anew, the actions in it as sampled.
+    The history extends the prompt of the last action token for token, unless the window moves; then it is built anew,
+    with the actions as sampled. `prompt` is the prompt of the last action if that contained a note, else None.
     """
     number, last = len(steps), steps[-1]
     if not window_moves(number, settings):
@@ -71,11 +71,11 @@ async def history_after(
     return history
 
 
-def summary_of(steps: Sequence[StepRecord], note: Note | None = None) -> str:
-    """Return a line for each step, in at most SUMMARY_CHARACTERS; a note among them is not shortened.
+def summarise(steps: Sequence[StepRecord], note: PromptNote | None = None) -> str:
+    """Return a line for each step, in at most SUMMARY_CHARACTERS. A note among them is not shortened.
 
-    The lines of many steps are shorter instead of fewer, so that reflection can name any of them. The last one has no
-    feedback: that follows in full.
+    With many steps the lines become shorter, not fewer, so that a reflection can name any step. The last line has no
+    feedback, since that follows in full.
     """
     share = min(LINE_CHARACTERS, (SUMMARY_CHARACTERS + 1) // len(steps) - 1)
     lines = []
@@ -86,10 +86,10 @@ def summary_of(steps: Sequence[StepRecord], note: Note | None = None) -> str:
     return "\n".join(filter(None, lines))
 
 
-def _opening(steps: Sequence[StepRecord], past: int, note: Note | None) -> tuple[Message, ...]:
-    """The first messages of the attempt, the first `past` steps in the last of them."""
+def _opening(steps: Sequence[StepRecord], past: int, note: PromptNote | None) -> tuple[Message, ...]:
+    """Return the opening messages of the attempt, the last of which summarises the first `past` steps."""
     *before, first = steps[0].history.messages
-    summary = f"{HEADING}\n{summary_of(steps[:past], note)}"
+    summary = f"{HEADING}\n{summarise(steps[:past], note)}"
     observation = _with_note(steps[past - 1].observation, past + 1, note)
     feedback = f"{LAST_FEEDBACK.format(turn=past, next_turn=past + 1)}\n{observation}"
     return (*before, {**first, "content": "\n\n".join((first["content"], summary, feedback))})
@@ -105,5 +105,5 @@ def _line(t: int, step: StepRecord, characters: int, with_feedback: bool) -> str
     return f"{number}{shorten(action, room // 2)}{ARROW}{shorten(feedback, room // 2)}"[:characters]
 
 
-def _with_note(observation: str, step: int, note: Note | None) -> str:
-    return noted(observation, note.text) if note and note.step == step else observation
+def _with_note(observation: str, step: int, note: PromptNote | None) -> str:
+    return append_note(observation, note.text) if note and note.step == step else observation

@@ -1,4 +1,4 @@
-"""What an environment must offer so that an attempt can be rolled back: reset, step, snapshot, restore."""
+"""The interface of an environment whose attempts can be rolled back: reset, step, snapshot, restore."""
 
 from __future__ import annotations
 
@@ -22,73 +22,73 @@ class Step(NamedTuple):
     observation: str
     reward: float
     terminated: bool
-    """The task is over: solved, or lost beyond repair."""
+    """The task is over: solved, or impossible to solve from here."""
     truncated: bool
-    """The environment stopped for another reason (its own limit)."""
+    """The environment stopped for another reason, such as a limit of its own."""
     info: Mapping[str, Any]
-    """`success`: bool, the task is solved. `error`: bool, the observation reports an error. `action`: str, what of the
-    answer was executed, for a summary of past steps; absent where that is all of it, or none."""
+    """Optional keys. `success`: bool, the task is solved. `error`: bool, the observation reports an error. `action`:
+    str, the part of the answer that was executed, for a summary of past steps; absent if that is all or nothing."""
 
 
 class EnvironmentFailure(Exception):
-    """The environment broke (raised, hung, died). The attempt is unscored: neither success nor zero reward."""
+    """The environment failed: it raised, hung or died. The attempt is unscored: neither a success nor a zero reward."""
 
 
 class EnvironmentTimeout(EnvironmentFailure):
-    """A call outlasted its time limit."""
+    """A call took longer than its time limit."""
 
 
 class EnvironmentFlood(EnvironmentFailure):
-    """An observation is longer than any prompt could hold."""
+    """An observation is longer than `leafe.environment.max_characters`."""
 
 
 class ReplayDivergence(EnvironmentFailure):
-    """Replaying the same actions gave another observation, so the rollback point does not exist."""
+    """Replaying the same actions gave another observation, so that the rollback point cannot be reached."""
 
 
 class Environment(Protocol):
-    """One task being played, by one attempt at a time. Calls block; the caller bounds them in time.
+    """One task that one attempt at a time plays. Calls block, and the caller limits how long they may take.
 
-    Any exception that leaves a method is an `EnvironmentFailure` of the attempt; one that leaves `close`, where
-    the attempt is over already, is logged.
+    Any exception that leaves a method ends the attempt as an `EnvironmentFailure`. One that leaves `close` is logged,
+    since the attempt is over by then.
     """
 
     system_prompt: str
-    """What the agent is told about this kind of task; empty for none."""
+    """System prompt that tells the agent about this kind of task; empty for none."""
     horizon: int
-    """Steps after which an attempt ends, T in the paper. Set before `reset` where the settings name another number."""
+    """Maximum number of steps of an attempt (T in the paper). The caller may set another number before `reset`."""
 
     def reset(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
         """Start `task` and return the first observation o_1, which states the task, and an info mapping."""
 
     def step(self, action: str) -> Step:
-        """Execute one action. An action that makes no sense is feedback, not an exception."""
+        """Execute one action. An action that makes no sense is answered by feedback, not by an exception."""
 
     def snapshot(self) -> Any:
-        """Return a token for the present state; picklable, and valid in any instance of this class."""
+        """Return the present state, or a description of it: picklable, and valid in any instance of this class."""
 
     def restore(self, snapshot: Any) -> int:
-        """Return to a snapshot's state. Returns how many environment steps were replayed to get there."""
+        """Go back to a snapshot's state. Returns how many environment steps were replayed to get there."""
 
     def close(self) -> None:
-        """Release what the instance holds. May be called twice, and while a step hangs."""
+        """Release all resources. May be called twice, and while a step hangs."""
 
 
 @dataclass(frozen=True)
 class ReplaySnapshot:
-    """A state described by how it was reached."""
+    """A state, described by the actions that lead to it."""
 
     task: Task
     seed: int
     actions: tuple[str, ...]
     digests: tuple[str, ...]
-    """SHA-256 of the first observation and of the one after each action: len(actions) + 1."""
+    """SHA-256 of the first observation and of the one after each action; len(actions) + 1 digests."""
 
 
 class ReplayEnvironment(ABC):
-    """Base class for environments without snapshots of their own: restore resets and replays, checked.
+    """Base class for environments without snapshots: `restore` resets, replays, and checks every observation.
 
-    A subclass writes `start` and `advance`; the record of actions and observations is kept here.
+    A subclass implements `start` and `advance`; this class records the actions and observations.
     """
 
     system_prompt: str = ""
@@ -96,11 +96,11 @@ class ReplayEnvironment(ABC):
 
     @abstractmethod
     def start(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
-        """See `Environment.reset`."""
+        """Start `task`, as `Environment.reset` does."""
 
     @abstractmethod
     def advance(self, action: str) -> Step:
-        """See `Environment.step`."""
+        """Execute one action, as `Environment.step` does."""
 
     def reset(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
         observation, info = self.start(task, seed)
@@ -118,7 +118,7 @@ class ReplayEnvironment(ABC):
         return self._record
 
     def restore(self, snapshot: ReplaySnapshot) -> int:
-        """Replay `snapshot`'s actions. Raises ReplayDivergence where an observation differs."""
+        """Replay the actions of `snapshot`. Raises ReplayDivergence if an observation differs."""
         observation, _ = self.reset(snapshot.task, snapshot.seed)
         self._check(snapshot, 0, observation)
         for index, action in enumerate(snapshot.actions, start=1):
@@ -126,7 +126,7 @@ class ReplayEnvironment(ABC):
         return len(snapshot.actions)
 
     def close(self) -> None:  # noqa: B027 - optional to override
-        """Nothing is held."""
+        """Do nothing: the base class holds no resources."""
 
     @staticmethod
     def _check(snapshot: ReplaySnapshot, index: int, observation: str) -> None:
@@ -143,10 +143,10 @@ def _digest(observation: str) -> str:
 
 
 async def call_within(seconds: float, what: str, function: Callable[..., T], *arguments: Any) -> T:
-    """Run a blocking environment call; raise EnvironmentFailure when it raises, EnvironmentTimeout after `seconds`.
+    """Run a blocking environment call. Raises EnvironmentFailure if it raises, EnvironmentTimeout after `seconds`.
 
-    Each call has a daemon thread of its own: a hung one can be neither cancelled nor waited for, and in a
-    pool it would keep a place for ever.
+    Each call runs in a daemon thread of its own, since a hung call can be neither cancelled nor waited for, and would
+    occupy a thread of a pool forever.
     """
     loop = asyncio.get_running_loop()
     result: asyncio.Future[T] = loop.create_future()
@@ -160,7 +160,7 @@ async def call_within(seconds: float, what: str, function: Callable[..., T], *ar
             outcome: tuple[Callable[[Any], None], Any] = (result.set_result, function(*arguments))
         except BaseException as error:
             outcome = (result.set_exception, _as_failure(what, error))
-        with contextlib.suppress(RuntimeError):  # the loop closed while a hung call went on
+        with contextlib.suppress(RuntimeError):  # the loop may have closed while the call hung
             loop.call_soon_threadsafe(deliver, *outcome)
 
     threading.Thread(target=run, name=f"environment {what}", daemon=True).start()

@@ -1,7 +1,7 @@
-"""ACE, a baseline without training: advice drawn from attempts, kept in every prompt (arXiv 2510.04618).
+"""ACE, a baseline without training: advice from earlier attempts is part of every prompt (arXiv 2510.04618).
 
-After an attempt the policy looks back and names the advice that helped or harmed, and what it would add (reflector
-and curator in one answer); the answers are merged by rules alone, which keeps advice from collapsing into a summary.
+After an attempt, the policy names the advice that helped or harmed, and the advice that it would add (reflector and
+curator in one answer). The answers are merged by rules alone, so that the advice cannot collapse into a summary.
 """
 
 from __future__ import annotations
@@ -25,20 +25,24 @@ PROMPT = (
     '"lessons": up to {lessons} short pieces of new advice for other tasks of this kind}}.'
 )
 REQUEST = "attempt 0"
-"""Name under which the answer is sampled, that of the attempt which it looks back at; see `Policy`."""
+"""Name under which the answer is sampled: that of the attempt it is about. See `Policy`."""
 LESSON_CHARACTERS = 160
 """Maximum length of one piece of advice."""
 SAME = 0.9
-"""Texts at least this similar (difflib's ratio) are one piece of advice."""
+"""Two texts with at least this similarity (difflib's ratio) are the same piece of advice."""
 
 
 @dataclass(frozen=True)
 class Advice:
+    """One piece of advice, and how often attempts said that it helped or harmed."""
+
     key: str
+    """Name that the model refers to it by, such as "a3"."""
     text: str
     helpful: int = 1
-    """How often an attempt said that it helped; the one that brought it counts."""
+    """Number of attempts that it helped, including the one that it comes from."""
     harmful: int = 0
+    """Number of attempts that it misled."""
 
     @property
     def score(self) -> int:
@@ -47,32 +51,38 @@ class Advice:
 
 @dataclass(frozen=True)
 class Delta:
-    """What one look back changes."""
+    """The changes to the playbook that one attempt suggests."""
 
     helpful: tuple[str, ...] = ()
+    """Keys of the advice that helped."""
     harmful: tuple[str, ...] = ()
+    """Keys of the advice that misled."""
     lessons: tuple[str, ...] = ()
+    """Texts of new advice."""
     num_tokens: int = 0
-    """Tokens sampled for it."""
+    """Number of tokens sampled for it."""
     parsed: bool = True
+    """Whether the model's answer was valid JSON."""
 
 
 @dataclass(frozen=True)
 class Playbook:
-    """Advice, oldest first."""
+    """The advice for all tasks."""
 
     advice: tuple[Advice, ...] = ()
+    """Pieces of advice, oldest first."""
     made: int = 0
-    """Pieces of advice ever made, which keys are counted from."""
+    """Number of pieces of advice ever made. The next key is counted from it."""
 
     def render(self) -> str:
-        """Return what stands in the prompt; nothing when there is no advice."""
+        """Return the text for the system prompt; empty if there is no advice."""
         return "\n".join([HEADING, *(f"[{each.key}] {each.text}" for each in self.advice)]) if self.advice else ""
 
     def merged(self, deltas: Iterable[Delta], max_characters: int) -> Playbook:
-        """Count what helped and harmed, add what is new, then drop the lowest scores until the rendering fits.
+        """Return the playbook with the changes applied: votes counted, new advice added.
 
-        What harmed more often than it helped goes in any case.
+        Advice that harmed more often than it helped is dropped, and then the advice with the lowest scores until the
+        rendering fits into `max_characters`.
         """
         known, made = {each.key: each for each in self.advice}, self.made
         for delta in deltas:
@@ -80,40 +90,40 @@ class Playbook:
                 for key in set(getattr(delta, field)) & known.keys():
                     known[key] = dataclasses.replace(known[key], **{field: getattr(known[key], field) + 1})
             for text in delta.lessons:
-                key = next((key for key, each in known.items() if _alike(text, each.text)), None)
+                key = next((key for key, each in known.items() if _is_same_advice(text, each.text)), None)
                 if key is None:
                     made += 1
                     known[f"a{made}"] = Advice(f"a{made}", text)
                 else:
                     known[key] = dataclasses.replace(known[key], helpful=known[key].helpful + 1)
-        return _fitting([each for each in known.values() if each.score >= 0], made, max_characters)
+        return _drop_until_it_fits([each for each in known.values() if each.score >= 0], made, max_characters)
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Playbook:
-        """Raises ValueError when the text is none."""
+        """Read what `to_json` wrote. Raises ValueError for anything else."""
         try:
             content = json.loads(text)
             return cls(tuple(Advice(**each) for each in content["advice"]), content["made"])
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"no playbook ({type(error).__name__}: {error})") from None
+            raise ValueError(f"not a playbook ({type(error).__name__}: {error})") from None
 
 
-def _alike(one: str, other: str) -> bool:
+def _is_same_advice(one: str, other: str) -> bool:
     one, other = " ".join(one.casefold().split()), " ".join(other.casefold().split())
     return one == other or difflib.SequenceMatcher(None, one, other).ratio() >= SAME
 
 
-def _fitting(advice: list[Advice], made: int, max_characters: int) -> Playbook:
+def _drop_until_it_fits(advice: list[Advice], made: int, max_characters: int) -> Playbook:
     while len(Playbook(tuple(advice), made).render()) > max_characters:
-        advice.remove(min(advice, key=lambda each: each.score))  # the oldest of the lowest
+        advice.remove(min(advice, key=lambda each: each.score))  # the oldest one with the lowest score
     return Playbook(tuple(advice), made)
 
 
 async def look_back(policy: Policy, tree: ExplorationTree, playbook: Playbook, settings: PlaybookSettings) -> Delta:
-    """Ask the policy what the tree's first attempt teaches. An answer of no use is a Delta that changes nothing."""
+    """Ask the policy what the tree's first attempt teaches. An invalid answer gives a Delta without changes."""
     last = tree.path(0)[-1]
     note = f"{last.observation}\n\n{PROMPT.format(lessons=settings.lessons)}"
     try:
@@ -125,7 +135,7 @@ async def look_back(policy: Policy, tree: ExplorationTree, playbook: Playbook, s
 
 
 def delta_schema(playbook: Playbook, settings: PlaybookSettings) -> dict[str, Any]:
-    """JSON schema of a well-formed answer, for engines that decode under a grammar."""
+    """Return the JSON schema of a well-formed answer, for engines that decode under a grammar."""
     keys: dict[str, Any] = {"type": "array", "maxItems": 0}
     if playbook.advice:
         keys = {"type": "array", "items": {"enum": [each.key for each in playbook.advice]}, "maxItems": 3}
@@ -139,7 +149,7 @@ def delta_schema(playbook: Playbook, settings: PlaybookSettings) -> dict[str, An
 
 
 def parse_delta(text: str, settings: PlaybookSettings, num_tokens: int) -> Delta:
-    """Return what the JSON object in `text` says; keys that are missing or of another type say nothing."""
+    """Read the JSON object in `text`. A key that is missing or has a value of another type counts as empty."""
     content = _json_object(text)
     if content is None:
         return Delta(num_tokens=num_tokens, parsed=False)

@@ -1,4 +1,4 @@
-"""What the algorithm asks of a language model: token-exact histories, actions and reflections."""
+"""The interface to the language model: token-exact histories, actions and reflections."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 Message = Mapping[str, str]
-"""A chat message: `role` and `content`."""
+"""A chat message with the keys `role` and `content`."""
 
 
 @dataclass(frozen=True)
 class PromptUsage:
-    """What it took the inference engine to read a prompt."""
+    """How many tokens of a prompt the inference engine read, and how many it had cached."""
 
     num_tokens: int
-    """Of the prompt, notes included."""
+    """Prompt tokens, including notes."""
     num_cached: int
-    """Of these, the ones that its prefix cache held already."""
+    """Prompt tokens that the prefix cache already held."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Turn:
     text: str
     """The decoded turn, without its end-of-turn token."""
     token_ids: tuple[int, ...]
-    """As sampled; a complete turn ends with its end-of-turn token."""
+    """The sampled tokens. A complete turn ends with its end-of-turn token."""
     log_probs: tuple[float, ...] | None = None
-    """Natural-log probability of each token under the sampling policy; None where the engine gave none."""
+    """Natural-log probability of each token under the sampling policy. None if the engine returned none."""
     complete: bool = True
-    """False when the token limit cut the turn, so that it has no end-of-turn token."""
+    """False if the token limit cut the turn off, so that it has no end-of-turn token."""
     prompted: PromptUsage | None = field(default=None, compare=False)
-    """None where the engine does not say; never stored."""
+    """How the prompt of this turn was read. None if the engine does not say; never stored."""
 
     def __post_init__(self) -> None:
         if self.log_probs is not None and len(self.log_probs) != len(self.token_ids):
@@ -45,16 +45,16 @@ class History:
     """A prompt: everything up to the point where the next action is sampled (h_t in the paper)."""
 
     token_ids: tuple[int, ...]
-    """The whole prompt, the header of the coming assistant turn included. Actions stand in it as sampled."""
+    """The whole prompt, including the header of the coming assistant turn. It contains actions exactly as sampled."""
     messages: tuple[Message, ...]
-    """The same as chat messages; the last one is the latest observation."""
+    """The same prompt as chat messages. The last message is the latest observation."""
     previous: tuple[History, Turn] | None = field(default=None, repr=False)
-    """The history and action before the latest observation; None for an opening prompt. A step whose history does not
-    name its predecessor's here has begun another sequence of tokens; see context.py."""
+    """The history and action before the latest observation. None for an opening prompt, with which a new sequence of
+    tokens begins; see context.py."""
 
 
 class PolicyFailure(Exception):
-    """The model gave no turn. The attempt is unscored."""
+    """The model returned no turn. The attempt is unscored."""
 
 
 class PolicyTimeout(PolicyFailure):
@@ -62,7 +62,7 @@ class PolicyTimeout(PolicyFailure):
 
 
 class ContextOverflow(PolicyFailure):
-    """The prompt leaves the model's window no room for a turn."""
+    """The prompt leaves no room for a turn in the model's context window."""
 
 
 class Policy(Protocol):
@@ -76,7 +76,7 @@ class Policy(Protocol):
         """Tokenise an opening prompt."""
 
     async def extend(self, history: History, turn: Turn, observation: str) -> History:
-        """Append a sampled turn, token for token, and the observation that answers it."""
+        """Append a sampled turn, token for token, and the observation that follows it."""
 
     async def act(self, history: History, request: str) -> Turn:
         """Sample an action."""
@@ -86,17 +86,17 @@ class Policy(Protocol):
 
 
 async def annotate(policy: Policy, history: History, note: str) -> History:
-    """Return `history` with `note` at the end of its latest observation.
+    """Return `history` with `note` appended to its latest observation.
 
-    The note shares a message with the observation because many chat templates refuse two user messages in a
-    row; all tokens before it stay those of `history`, so a prefix cache keeps them.
+    The note is part of the observation's message because many chat templates refuse two user messages in a row. All
+    tokens before it stay those of `history`, so that the prefix cache still applies.
     """
-    content = noted(history.messages[-1]["content"], note)
+    content = append_note(history.messages[-1]["content"], note)
     if history.previous is None:
         return await policy.begin([*history.messages[:-1], {**history.messages[-1], "content": content}])
     return await policy.extend(*history.previous, content)
 
 
-def noted(observation: str, note: str) -> str:
-    """Return an observation with a note at its end."""
+def append_note(observation: str, note: str) -> str:
+    """Return an observation with a note appended."""
     return f"{observation}\n\n{note}"

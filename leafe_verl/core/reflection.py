@@ -1,4 +1,4 @@
-"""Reflection: ask which step went wrong and how to mend it, and make an answer of whatever comes back."""
+"""Reflection: ask which step went wrong and how to fix it, and parse whatever the model answers."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ PROMPT = (
     "Stop here and look back: which turn, from 1 to {num_steps}, was the first to go wrong? Answer in JSON: as "
     '"step" its number, as "experience" what was wrong there and how to do it right, in two sentences at most.'
 )
-"""Without a pattern to fill in: small models hand such a pattern back as it is. Short: no prefix cache holds it."""
+"""It shows no pattern to fill in, since small models return such a pattern unchanged. It is short, since the prefix
+cache never covers it."""
 
 EXPERIENCE = "Advice from an earlier try at this very turn, to be followed but not mentioned:\n{experience}"
 
 REPEATED_SHARE = 0.75
-"""Of an experience's pairs of adjacent words; with more of them from PROMPT it says nothing of the attempt."""
+"""An experience is refused if more than this share of its pairs of adjacent words is copied from PROMPT."""
 MAX_OBJECTS = 64
-"""Places where a JSON object is tried for; without a bound, hostile text blocks the event loop for seconds."""
+"""Maximum number of places where a JSON object is looked for. Without it, hostile text blocks the event loop."""
 
 
-class Judged(Protocol):
-    """What the fallback needs to know of a step."""
+class StepFeedback(Protocol):
+    """The part of a step that the fallback reads."""
 
     @property
     def observation(self) -> str: ...
@@ -38,22 +39,22 @@ class Judged(Protocol):
 
 @dataclass(frozen=True)
 class Reflection:
-    """(tau, e): where an attempt went wrong, and a short diagnosis-and-fix instruction."""
+    """(tau, e): the step where an attempt went wrong, and a short text that says what was wrong and how to fix it."""
 
     step: int
-    """tau, from 1 to the number of steps looked at."""
+    """tau, from 1 to `num_steps`."""
     experience: str
-    """e."""
+    """e, the text."""
     parsed: bool
-    """True when the model's own answer was used, False for the fallback."""
+    """True if (tau, e) is the model's own answer, False if it is the fallback."""
     text: str = ""
-    """What the model wrote, verbatim; in square brackets, why it wrote nothing."""
+    """The model's answer, verbatim. If there is none, the reason in square brackets."""
     num_tokens: int = 0
-    """Tokens sampled for it."""
+    """Number of sampled tokens."""
     num_steps: int = 0
-    """Steps it looked at."""
+    """Number of steps that were reflected on, counted from the task's start."""
     prompted: PromptUsage | None = field(default=None, compare=False)
-    """As a turn's."""
+    """How the prompt was read. None if the engine does not say; never stored."""
 
 
 def reflection_prompt(num_steps: int) -> str:
@@ -65,7 +66,7 @@ def experience_note(experience: str) -> str:
 
 
 def reflection_schema(num_steps: int, max_characters: int) -> dict[str, Any]:
-    """JSON schema of a well-formed answer, for engines that decode under a grammar."""
+    """Return the JSON schema of a well-formed answer, for engines that decode under a grammar."""
     return {
         "type": "object",
         "properties": {
@@ -78,10 +79,10 @@ def reflection_schema(num_steps: int, max_characters: int) -> dict[str, Any]:
 
 
 def parse_reflection(text: str, num_steps: int, max_characters: int) -> tuple[int, str] | None:
-    """Return (tau, e) from JSON, or from lines `STEP:` and `EXPERIENCE:`; None when neither is there.
+    """Return (tau, e) from JSON, or else from lines `STEP:` and `EXPERIENCE:`. None if there is no valid answer.
 
-    A step outside 1..num_steps is no answer: guessing another would hide how well the model reflects. Nor is an
-    experience that repeats the question.
+    A step outside 1..num_steps is invalid, since guessing another step would hide how well the model reflects. An
+    experience that repeats the question is invalid too.
     """
     step, experience = _from_json(text) or _from_lines(text) or (None, None)
     if isinstance(step, str) and re.fullmatch(r"\s*\d{1,6}\s*", step):
@@ -95,9 +96,12 @@ def parse_reflection(text: str, num_steps: int, max_characters: int) -> tuple[in
     return step, shorten(experience.strip(), max_characters)
 
 
-def fallback_reflection(steps: Sequence[Judged], max_characters: int) -> tuple[int, str]:
-    """Answer for a model that did not: the last step whose reward was negative, else the first step whose
-    feedback reports an error, else the last step; the feedback itself is the experience."""
+def fallback_reflection(steps: Sequence[StepFeedback], max_characters: int) -> tuple[int, str]:
+    """Return (tau, e) in place of a model that gave no valid answer.
+
+    tau is the last step with a negative reward, else the first step whose feedback reports an error, else the last
+    step; e is the feedback to it.
+    """
     fell = [t for t, step in enumerate(steps, start=1) if step.reward < 0]
     errors = [t for t, step in enumerate(steps, start=1) if step.error]
     tau = fell[-1] if fell else errors[0] if errors else len(steps)
@@ -105,7 +109,7 @@ def fallback_reflection(steps: Sequence[Judged], max_characters: int) -> tuple[i
 
 
 def shorten(text: str, max_characters: int) -> str:
-    """Cut to `max_characters`, keeping the beginning and the end, where messages say most."""
+    """Shorten to `max_characters`, keeping the beginning and the end, where messages say most."""
     if len(text) <= max_characters:
         return text
     gap = " ... "
@@ -128,7 +132,7 @@ _ASKED = frozenset(_word_pairs(PROMPT))
 
 
 def _from_json(text: str) -> tuple[Any, Any] | None:
-    decoder = json.JSONDecoder(strict=False)  # grammars let a raw line break into a string, and models write it
+    decoder = json.JSONDecoder(strict=False)  # accepts raw line breaks in strings, which models write
     for match in itertools.islice(re.finditer(r'\{\s*"', text), MAX_OBJECTS):
         try:
             value, _ = decoder.raw_decode(text, match.start())

@@ -1,6 +1,11 @@
-"""Stage 2's data: what a tree teaches, as SFT examples from which every experience has been removed.
+"""Stage 2's data: the SFT examples of an exploration tree, without any experience in their prompts.
 
-`build_examples` is the one place where attempts become training data, for LEAFE and for Early Experience.
+`build_examples` is the only place where attempts become training data, for LEAFE and for Early Experience.
+
+A counterfactual example, for a branch that leaves its parent at step 2 with the revised action a'_2:
+
+    tokens   o_1  a_1  o_2  a'_2
+    mask      0    0    0    1
 """
 
 from __future__ import annotations
@@ -17,33 +22,33 @@ from leafe_verl.core.tree import ExplorationTree, Outcome, StepRecord
 
 
 class Kind(str, Enum):
-    """Which loss an example belongs to."""
+    """The loss that an example belongs to."""
 
     COUNTERFACTUAL = "counterfactual"
-    """L_cf: the revised action, given the history before it."""
+    """L_cf: trains on the revised action, given the history before it."""
     REHEARSAL = "rehearsal"
-    """L_reh: every action of a successful attempt."""
+    """L_reh: trains on every action of a successful attempt."""
     WORLD_MODEL = "world_model"
-    """Early Experience's first stage: every observation, given the history and the action before it."""
+    """Early Experience's first stage: trains on every observation, given the history and the action before it."""
 
 
 PHASES = {"world_model": (Kind.WORLD_MODEL,), "actor": (Kind.COUNTERFACTUAL, Kind.REHEARSAL)}
-"""Kinds that are trained on together, in the order of training. LEAFE has the second phase alone; Early Experience's
-SFT on successes follows the first."""
+"""Kinds that are trained on together, in the order of training. LEAFE has the second phase only. Early Experience has
+both: world modelling, then SFT on the successful attempts."""
 
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """A path through a tree as one token sequence."""
+    """A path through a tree, or a part of one, as one sequence of tokens. All tuples have one entry for each token."""
 
     token_ids: tuple[int, ...]
     mask: tuple[int, ...]
-    """1 where the loss is computed: on sampled tokens, their end-of-turn token included; 0 elsewhere."""
+    """1 for tokens that the loss is computed on: sampled tokens, end-of-turn tokens included. 0 for all others."""
     log_probs: tuple[float, ...]
-    """As sampled, where mask is 1 and the engine gave them; 0.0 elsewhere. A branched action was sampled with the
-    experience in the prompt, so these are no denominators for importance ratios."""
+    """Log-probabilities at sampling time where `mask` is 1 and the engine returned them; else 0.0. A revised action
+    was sampled with the experience in the prompt, so that importance ratios must not be computed from them."""
     prompt_length: int
-    """Tokens before the first trained one."""
+    """Number of tokens before the first one that is trained on."""
 
     def __post_init__(self) -> None:
         if not len(self.token_ids) == len(self.mask) == len(self.log_probs):
@@ -54,21 +59,20 @@ class TokenSequence:
 
 @dataclass(frozen=True)
 class Example:
-    """One SFT example."""
+    """One SFT example, and where it comes from."""
 
     kind: Kind
     sequence: TokenSequence
     attempt: int
     """Index of the attempt in its tree."""
     step: int
-    """First trained step, counted from 1 along the attempt's path."""
+    """First step that is trained on, counted from 1 along the attempt's path."""
 
 
-def sequence_of(steps: Sequence[StepRecord], first: int = 1, *, incomplete_actions: bool = True) -> TokenSequence:
-    """Return the path's tokens up to its last action, trained on the actions of steps `first` and later.
+def build_sequence(steps: Sequence[StepRecord], first: int = 1, *, incomplete_actions: bool = True) -> TokenSequence:
+    """Return the path's tokens up to its last action; the actions of steps `first` and later are trained on.
 
-    Raises ValueError when a history does not continue the one before it, as a chat template that rewrites
-    earlier turns would cause.
+    Raises ValueError if a history does not continue the one before it, because a chat template rewrote earlier turns.
     """
     last = steps[-1]
     token_ids = last.history.token_ids + last.action.token_ids
@@ -85,10 +89,10 @@ def sequence_of(steps: Sequence[StepRecord], first: int = 1, *, incomplete_actio
     return TokenSequence(token_ids, tuple(mask), tuple(log_probs), prompt_length)
 
 
-def runs_of(steps: Sequence[StepRecord]) -> list[range]:
-    """Split a path where the window of context.py moved on: within a run, each history goes on from the one before.
+def split_where_window_moved(steps: Sequence[StepRecord]) -> list[range]:
+    """Split a path where the context window moved, so that within each part every history extends the one before it.
 
-    Returns each run's places in `steps`; one run where prompts hold the whole history.
+    Returns the indices in `steps` of each part; a single part if there is no window.
     """
     begins = [0]
     for place in range(1, len(steps)):
@@ -98,23 +102,23 @@ def runs_of(steps: Sequence[StepRecord]) -> list[range]:
     return [range(*pair) for pair in itertools.pairwise([*begins, len(steps)])]
 
 
-def sequences_of(
+def build_sequences(
     steps: Sequence[StepRecord], first: int = 1, *, incomplete_actions: bool = True
 ) -> list[tuple[int, TokenSequence]]:
-    """Return what the policy saw and did from step `first` on, one sequence for each run, with its first trained step.
+    """Return the path as one sequence for each prompt that was built anew, trained on from step `first` on.
 
-    No sequence holds a prompt that the policy did not see.
+    Each comes with the first step that it trains on. No sequence contains a prompt that the policy did not see.
     """
     own = steps[first - 1 :]
     return [
-        (first + run[0], sequence_of(own[run[0] : run[-1] + 1], incomplete_actions=incomplete_actions))
-        for run in runs_of(own)
+        (first + run[0], build_sequence(own[run[0] : run[-1] + 1], incomplete_actions=incomplete_actions))
+        for run in split_where_window_moved(own)
     ]
 
 
 def build_examples(tree: ExplorationTree, settings: DistillationSettings, seed: int) -> list[Example]:
-    """Return the tree's examples, drawn with a generator seeded by `seed` and the task's key."""
-    # As bytes: of a text, Random encodes UTF-8, which has no room for half an emoji.
+    """Return the examples of a tree. What is drawn at random is seeded by `seed` and the task's key."""
+    # Bytes, since Random fails on a text with a lone surrogate, which UTF-8 cannot encode.
     draw = random.Random(f"{seed}:{tree.task.key}".encode("utf-8", "surrogatepass"))
     if settings.method == "early_experience":
         found = [*_world_model(tree), *_rehearsal(tree, settings, draw)]
@@ -124,7 +128,7 @@ def build_examples(tree: ExplorationTree, settings: DistillationSettings, seed: 
 
 
 def _counterfactual(tree: ExplorationTree, settings: DistillationSettings, draw: random.Random) -> list[Example]:
-    """-log pi(a'_tau | h_tau, q): the branch's first action, or its whole suffix, without the experience."""
+    """L_cf, -log pi(a'_tau | h_tau, q), for a branch's first action or for all its actions, without the experience."""
     events = [index for index, _ in tree.branches() if _distilled(tree, index, settings)]
     if len(events) > settings.events_per_task:
         events = sorted(draw.sample(events, settings.events_per_task))
@@ -134,7 +138,7 @@ def _counterfactual(tree: ExplorationTree, settings: DistillationSettings, draw:
         assert branch is not None
         path = tree.path(index)
         end = len(path) if settings.target == "suffix" else branch.step
-        found = sequences_of(path[:end], branch.step, incomplete_actions=settings.incomplete_actions)
+        found = build_sequences(path[:end], branch.step, incomplete_actions=settings.incomplete_actions)
         examples += [Example(Kind.COUNTERFACTUAL, sequence, index, step) for step, sequence in found]
     return examples
 
@@ -150,34 +154,34 @@ def _distilled(tree: ExplorationTree, index: int, settings: DistillationSettings
 
 
 def _rehearsal(tree: ExplorationTree, settings: DistillationSettings, draw: random.Random) -> list[Example]:
-    """-log pi(a_t | h_t, q) over all actions of a random share of the successful attempts, branched ones too."""
+    """L_reh, -log pi(a_t | h_t, q), for all actions of a random share of the successful attempts, branches included."""
     examples = []
     for index, attempt in enumerate(tree.attempts):
         if attempt.outcome is Outcome.SUCCESS and draw.random() < settings.rehearsal_share:
-            found = sequences_of(tree.path(index), incomplete_actions=settings.incomplete_actions)
+            found = build_sequences(tree.path(index), incomplete_actions=settings.incomplete_actions)
             examples += [Example(Kind.REHEARSAL, sequence, index, step) for step, sequence in found]
     return examples
 
 
 def _world_model(tree: ExplorationTree) -> list[Example]:
-    """-log pi(o_{t+1} | h_t, a_t) over all observations of every attempt (implicit world modelling, arXiv 2510.08558).
+    """-log pi(o_{t+1} | h_t, a_t) for all observations of every attempt (implicit world modelling, arXiv 2510.08558).
 
-    An observation's tokens are all that the chat template puts between two actions.
+    The tokens of an observation are all tokens that the chat template puts between two actions.
     """
     examples = []
     for index, attempt in enumerate(tree.attempts):
         path = tree.path(index)
-        for run in runs_of(path) if attempt.outcome.scored and path else []:
-            steps = path[run[0] : run[-1] + 1]
+        for part in split_where_window_moved(path) if attempt.outcome.scored and path else []:
+            steps = path[part[0] : part[-1] + 1]
             histories = [step.history for step in steps[1:]]
             histories += [answered] if (answered := steps[-1].answered) else []
             if histories:
-                examples.append(Example(Kind.WORLD_MODEL, _observations(steps, histories), index, run[0] + 1))
+                examples.append(Example(Kind.WORLD_MODEL, _observations(steps, histories), index, part[0] + 1))
     return examples
 
 
 def _observations(path: Sequence[StepRecord], histories: Sequence[History]) -> TokenSequence:
-    """The tokens of the last of `histories`, trained on where they follow an action of `path`."""
+    """Return the tokens of the last of `histories`; those after each action of `path` are trained on."""
     token_ids = histories[-1].token_ids
     mask = [0] * len(token_ids)
     for step, following in zip(path, histories, strict=False):

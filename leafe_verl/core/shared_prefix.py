@@ -1,4 +1,4 @@
-"""What sequences have in common at their beginnings."""
+"""Prefixes that sequences share."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 
 def sort_by_shared_prefix(sequences: Sequence[tuple[int, ...]]) -> list[tuple[int, int]]:
-    """Order sequences so that those that begin alike are adjacent.
+    """Sort sequences lexicographically, so that those with a common prefix are adjacent.
 
-    Returns the place of each in `sequences`, with the number of first tokens that it shares with the one before it;
-    with none of those further before does it share more.
+    Returns, in sorted order, the index of each sequence in `sequences` and the number of leading tokens that it shares
+    with the one before it. It shares no more with any earlier one.
     """
     order = sorted(range(len(sequences)), key=sequences.__getitem__)
     shared = [shared_prefix_length(sequences[a], sequences[b]) for a, b in itertools.pairwise(order)]

@@ -1,4 +1,4 @@
-"""What happened in exploration trees, as numbers that add up over trees, and the ratios drawn from the sums."""
+"""Counts of what happened in exploration trees, which add up over trees, and ratios of their sums."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from leafe_verl.core.tree import ExplorationTree, Outcome
 
 
 def count(tree: ExplorationTree, examples: Iterable[Example]) -> dict[str, int]:
-    """Return the tree's counts; summing those of several trees is meaningful."""
+    """Return the counts of one tree. Counts of several trees can be added up with `total`."""
     attempts, branches = tree.attempts, tree.branches()
     counts = Counter({f"outcome/{outcome.value}": 0 for outcome in Outcome})
     counts.update(f"outcome/{attempt.outcome.value}" for attempt in attempts)
@@ -47,7 +47,7 @@ def count(tree: ExplorationTree, examples: Iterable[Example]) -> dict[str, int]:
 
 
 def _branch_counts(tree: ExplorationTree) -> dict[str, int]:
-    """Scored branches and those that succeeded, by depth and by whether the reflection was the model's own."""
+    """Count scored and successful branches, by depth and by whether the reflection was the model's own answer."""
     counts: Counter[str] = Counter()
     for index, branch in tree.branches():
         attempt = tree.attempts[index]
@@ -58,7 +58,7 @@ def _branch_counts(tree: ExplorationTree) -> dict[str, int]:
 
 
 def _pivot_counts(tree: ExplorationTree) -> dict[str, int]:
-    """Pairs of independent reflections of the model on the same steps, and those pairs that name the same step."""
+    """Count pairs of independent reflections on the same steps, and the pairs that name the same step."""
     looks: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index, reflection in tree.reflections:
         if reflection.parsed:
@@ -68,7 +68,7 @@ def _pivot_counts(tree: ExplorationTree) -> dict[str, int]:
 
 
 def _prompt_counts(tree: ExplorationTree) -> dict[str, int]:
-    """Tokens of prompts, and of these the ones that the engine's prefix cache held, by what the prompt asked for."""
+    """Count the tokens of prompts, and those that the prefix cache held, by what the prompt asked for."""
     prompts = [("reflect", reflection.prompted) for _, reflection in tree.reflections]
     for attempt in tree.attempts:
         prompts += [("branch" if attempt.branch else "explore", step.action.prompted) for step in attempt.steps]
@@ -81,7 +81,7 @@ def _prompt_counts(tree: ExplorationTree) -> dict[str, int]:
 
 
 def total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """Add up counts of several trees."""
+    """Add up the counts of several trees."""
     summed: Counter[str] = Counter()
     for each in counts:
         summed.update(each)
@@ -89,7 +89,7 @@ def total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def ratios(counts: Mapping[str, int]) -> dict[str, float]:
-    """Shares worth watching, of what was scored. A share of nothing is absent rather than zero."""
+    """Return success rates and other shares, each of what was scored. A share of nothing is absent, not zero."""
     pairs = {
         "task_success": ("solved", "trees_scored"),
         "attempt_success": ("outcome/success", "attempts_scored"),

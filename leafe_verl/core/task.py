@@ -1,4 +1,4 @@
-"""A task: one frozen row of a data set."""
+"""A task, which is one row of a data set."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Task:
-    """What an agent is asked to do, with what its environment needs to start (q in the paper)."""
+    """What an agent is asked to do (q in the paper), and the data that its environment needs."""
 
     key: str
-    """Unique within a data set; seeds and reports refer to it."""
+    """Unique name within a data set. Seeds and reports refer to it."""
     instruction: str
-    """The request in words, as the data set has it."""
+    """The request in words, as the data set states it."""
     environment: str
     """Registered name of the environment that plays this task."""
     data: Mapping[str, Any] = field(default_factory=dict)
-    """The environment's own fields, JSON values only. The agent sees what the environment shows of them."""
+    """Fields that the environment reads; JSON values only. The agent sees what the environment shows of them."""

@@ -12,24 +12,24 @@ from leafe_verl.core.reflection import Reflection
 from leafe_verl.core.task import Task
 
 ROUNDING = 1e-9
-"""Returns this close are equal: increments of a share (1/9, then 6/9 - 1/9) do not add up exactly."""
+"""Returns that differ by less are equal, since rewards that are shares (1/9, then 6/9 - 1/9) do not add up exactly."""
 
 
 class Outcome(str, Enum):
-    """How an attempt ended. All but the first three are unscored: they say nothing about the policy."""
+    """How an attempt ended. All but the first three are unscored, since they say nothing about the policy."""
 
     SUCCESS = "success"
     FAILURE = "failure"
     """The environment ended the task unsolved."""
     HORIZON = "horizon"
-    """The steps were spent."""
+    """The attempt reached its maximum number of steps."""
     ENVIRONMENT_FAILURE = "environment_failure"
     """The environment raised, or its process died."""
     ENVIRONMENT_TIMEOUT = "environment_timeout"
     ENVIRONMENT_FLOOD = "environment_flood"
     """An observation was too long."""
     REPLAY_DIVERGENCE = "replay_divergence"
-    """Rolled back by replay, the environment showed something else than before."""
+    """Replaying the same actions for a rollback gave another observation than before."""
     POLICY_FAILURE = "policy_failure"
     """The inference servers failed."""
     POLICY_TIMEOUT = "policy_timeout"
@@ -47,47 +47,47 @@ class StepRecord:
     """One executed step t of an attempt."""
 
     history: History
-    """h_t, free of experience, whatever the prompt held when the action was sampled."""
+    """h_t without experience, even if the action was sampled from a prompt with an experience."""
     action: Turn
-    """a_t."""
+    """a_t, the sampled action."""
     observation: str
-    """o_{t+1}, the environment's answer."""
+    """o_{t+1}, the environment's feedback to the action."""
     reward: float
     error: bool
-    """The environment said that the observation reports an error."""
+    """Whether the environment marks the observation as an error."""
     snapshot: Any
-    """Token of the environment's state E_t, before the action."""
+    """Snapshot of the environment's state E_t before the action; see `Environment.snapshot`."""
     command: str | None = None
-    """What of the action the environment executed; None where it does not say."""
+    """The part of the action that the environment executed. None if it does not say."""
     answered: History | None = None
-    """h_t with a_t and o_{t+1} at its end, where no next step's history goes on like that, and only where observations
-    are trained on; else None."""
+    """History including this action and observation. Set only on the last step of a token sequence, for world-model
+    training; else None."""
 
 
 @dataclass(frozen=True)
 class Branch:
-    """Where an attempt leaves another one: roll `parent` back to before `step`, with `reflection` in the prompt."""
+    """A branching event: `parent` is rolled back to before `step`, and a new attempt begins with `reflection`."""
 
     parent: int
-    """Index of the attempt that was reflected upon."""
+    """Index of the attempt that was reflected on."""
     step: int
     """tau, counted from 1 along the parent's path."""
     depth: int
-    """1 for a branch of a root."""
+    """Number of branching events from the root to here: 1 for a branch of a root."""
     reflection: Reflection
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One run from a start (the root or a rollback point) to termination."""
+    """One run from the root or from a rollback point to its end."""
 
     branch: Branch | None
     """None for a root."""
     steps: tuple[StepRecord, ...]
-    """The steps this attempt executed itself; those before its rollback point are its parent's."""
+    """Steps that this attempt executed itself. Those before its rollback point are its parent's."""
     outcome: Outcome
     error: str | None = None
-    """What broke, for unscored outcomes."""
+    """What failed, for an unscored outcome; else None."""
     replayed_steps: int = 0
     """Environment steps executed again to reach the rollback point."""
 
@@ -97,45 +97,47 @@ class Attempt:
 
 
 class ExplorationTree:
-    """Append-only. An attempt's index is its place in the breadth-first queue."""
+    """All attempts of one task, append-only. An attempt's index is its place in breadth-first order."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
         self.attempts: list[Attempt] = []
         self.reflections: list[tuple[int, Reflection]] = []
-        """Every reflection with the attempt it looked at, in the order of their requests."""
+        """Every reflection, with the index of the attempt that it is on, in the order of the requests."""
 
     def add(self, attempt: Attempt) -> int:
-        """Append an attempt and return its index. Raises ValueError when its rollback point is not in the tree."""
+        """Append an attempt and return its index. Raises ValueError if its rollback point is not in the tree."""
         branch = attempt.branch
         if branch and not (branch.parent < len(self.attempts) and 1 <= branch.step <= len(self.path(branch.parent))):
-            raise ValueError(f"no step {branch.step} in attempt {branch.parent}: rollback point outside the tree")
+            raise ValueError(
+                f"the rollback point is outside the tree: attempt {branch.parent} has no step {branch.step}"
+            )
         self.attempts.append(attempt)
         return len(self.attempts) - 1
 
     def path(self, index: int) -> tuple[StepRecord, ...]:
-        """All steps from the task's start to the attempt's end; step t stands at t - 1."""
+        """Return all steps from the task's start to the attempt's end. Step t is at index t - 1."""
         attempt = self.attempts[index]
         if attempt.branch is None:
             return attempt.steps
         return self.path(attempt.branch.parent)[: attempt.branch.step - 1] + attempt.steps
 
     def branches(self) -> list[tuple[int, Branch]]:
-        """The branching events, each with the index of the attempt it started."""
+        """Return the branching events, each with the index of the attempt that it started."""
         return [(index, attempt.branch) for index, attempt in enumerate(self.attempts) if attempt.branch]
 
-    def return_of(self, index: int) -> float:
-        """Sum of the rewards along the attempt's path."""
+    def total_return(self, index: int) -> float:
+        """Return the sum of the rewards along the attempt's path."""
         return sum(step.reward for step in self.path(index))
 
     def best_return(self, index: int) -> float:
-        """Highest sum of rewards after any of the attempt's own steps; minus infinity when it has none."""
+        """Return the highest sum of rewards after any of the attempt's own steps; minus infinity if it has none."""
         own = len(self.attempts[index].steps)
         sums = list(itertools.accumulate(step.reward for step in self.path(index)))
         return max(sums[len(sums) - own :], default=float("-inf"))
 
     def improved(self, index: int) -> bool:
-        """Whether a branch's best return exceeds that of the attempt it left. Unscored attempts never do."""
+        """Return whether a branch's best return exceeds that of the attempt it left; False if it is unscored."""
         attempt = self.attempts[index]
         if attempt.branch is None or not attempt.outcome.scored:
             return False

@@ -49,7 +49,7 @@ class GymnasiumText(ReplayEnvironment):
         system_prompt: str = "",
         react: bool = False,
     ) -> None:
-        """`entry_point`: `package.module:callable`, called with `kwargs`, as `gymnasium:make` with {"id": "My-v0"}.
+        """`entry_point`: `package.module:callable`, called with `kwargs`: `gymnasium:make` with {"id": "My-v0"}, say.
 
         `snapshot`: `state` uses the environment's `get_state` and `set_state`; `copy` pickles the environment; `replay`
         resets, repeats the actions and checks every observation; `auto` uses the first of these that works. If part of

@@ -6,6 +6,8 @@ Hydra turns an Exception of a callback into a warning and goes on. SystemExit en
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,15 @@ from leafe_verl.plugin.cpu.fork_server import with_fork_server
 from leafe_verl.plugin.preflight import find_problems
 
 
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """End the run upon any exception, which Hydra would only warn of."""
+    try:
+        yield
+    except Exception as error:
+        raise SystemExit(f"leafe_verl refuses to start: {error}") from error
+
+
 class ResolveConfiguration(Callback):
     """Replaces every interpolation by its value.
 
@@ -28,12 +39,17 @@ class ResolveConfiguration(Callback):
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        for key in [key for key in config if key != "hydra"]:
-            if OmegaConf.is_config(node := config[key]):
-                OmegaConf.resolve(node)
-            else:
-                config[key] = node
-        Path(config.run_dir).mkdir(parents=True, exist_ok=True)
+        with _refusing():
+            for key in [key for key in config if key != "hydra"]:
+                if OmegaConf.is_config(node := config[key]):
+                    OmegaConf.resolve(node)
+                else:
+                    config[key] = node
+            Path(config.run_dir).mkdir(parents=True, exist_ok=True)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        # Hydra copies the jobs of a sweep before any callback could resolve them, and all would share one run_dir.
+        raise SystemExit("leafe_verl refuses to start: --multirun is not supported; start one command for each run")
 
 
 class PrepareModel(Callback):
@@ -41,20 +57,19 @@ class PrepareModel(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         model = config.actor_rollout_ref.model
-        try:
+        with _refusing(), open_dict(model):
             if model.path == str(model_folder()):
                 prepare_model(model_folder())
-            with open_dict(model):
-                model.path = hf_folder(model.path)
-        except (ValueError, ModuleNotFoundError) as error:
-            raise SystemExit(f"leafe_verl refuses to start: {error}") from None
+            model.path = hf_folder(model.path)
 
 
 class Preflight(Callback):
     """Refuses a run that would fail or be spoilt, with everything that is wrong at once."""
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if problems := find_problems(config):
+        with _refusing():
+            problems = find_problems(config)
+        if problems:
             raise SystemExit("leafe_verl refuses to start:\n" + "\n".join(f"- {problem}" for problem in problems))
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from leafe_verl.evaluation.manifest import Manifest, fingerprint, read_manifest,
 from leafe_verl.evaluation.report import render_evaluation
 from leafe_verl.evaluation.results import missing_attempts, read_evaluation
 from leafe_verl.plugin.preflight import find_problems
+from leafe_verl.plugin.resolvers import read_variable
 from leafe_verl.plugin.settings import RunSettings
 from leafe_verl.task_files import HUB, read_tasks
 
@@ -37,7 +39,7 @@ VERSIONED = ("leafe-verl", "verl", "vllm", "torch", "transformers")
 
 
 @dataclass(frozen=True)
-class Request:
+class EvaluationRequest:
     """The verb's arguments."""
 
     model: str | None
@@ -56,12 +58,13 @@ class Request:
     """Hydra's, as a recipe takes them."""
 
 
-def evaluate(request: Request) -> int:
+def evaluate(request: EvaluationRequest) -> int:
     """Complete the store and print its table. Return 1 when verl failed, else 0, also for unscored attempts.
 
     Raises ValueError for a request that cannot be met: bad settings, or a store made with other ones.
     """
-    model = _model(request.model) if request.model else None
+    given = request.model or read_variable("MODEL")
+    model = _model(given) if given else None
     request = dataclasses.replace(request, model=model, out=request.out.expanduser().resolve())
     overrides = _overrides(request, _gpus(request.device))
     config = _compose(overrides)
@@ -101,7 +104,7 @@ def _gpus(device: str) -> int:
     return found
 
 
-def _overrides(request: Request, gpus: int) -> list[str]:
+def _overrides(request: EvaluationRequest, gpus: int) -> list[str]:
     """Everything that evaluate.yaml leaves open; the user's own come last, so that they win."""
     explores = request.loop == "explore"
     own = [
@@ -123,8 +126,11 @@ def _source(source: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """As a Hydra value: paths may hold commas, equals signs and blanks."""
-    return "'" + text.replace("'", "\\'") + "'"
+    """Return a path as a Hydra value: it may hold commas, equals signs, blanks, quotes and backslashes.
+
+    In Hydra's grammar backslashes are doubled before a quote, the closing one included, and nowhere else.
+    """
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), text) + "'"
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
@@ -141,7 +147,7 @@ def _tasks(config: DictConfig) -> list[Task]:
     return tasks[: config.data.val_max_samples] if config.data.val_max_samples > 0 else tasks
 
 
-def _manifest(request: Request, config: DictConfig, tasks: Sequence[Task]) -> Manifest:
+def _manifest(request: EvaluationRequest, config: DictConfig, tasks: Sequence[Task]) -> Manifest:
     values: Mapping[str, Any] = OmegaConf.to_container(config.leafe, resolve=True)  # type: ignore[assignment]
     rollout, environment = config.actor_rollout_ref.rollout, config.leafe.environment
     sampling = {name: rollout.val_kwargs[name] for name in ("temperature", "top_p", "top_k")}

@@ -1,17 +1,22 @@
-"""Running model-written code and judging it. Standard library only; `protocol.py` has the nouns.
+"""Runs model-written code and judges it. Needs only the standard library.
 
-judge.py         asserts and code in, CodeVerdict out; compares values outside of the sandbox
-asserts.py       an assert into the solution's calls and the check on what they return
-programs.py      whole programs: stdin in, stdout compared outside of the sandbox
-pool.py          SandboxPool: a queue of runs for a few zygotes; worker.py, one zygote seen from here
-tiers.py         what holds a run, from the firmest tier
-zygote.py        the program that forks a process for each run; confinement.py, what that gives up first
-driver.py        what the process then does; values.py, plain values from and to text
+protocol.py      the types: limits, results, and the interface of a sandbox
+judge.py         judges code by asserts; compares values outside of the sandbox
+asserts.py       splits an assert into the solution's calls and the check of what they return
+programs.py      judges whole programs by stdin and stdout; compares outside of the sandbox
+pool.py          SandboxPool: a queue of runs for a few zygotes
+worker.py        one zygote as the pool sees it
+answers.py       parses the output of a run
+tiers.py         the ways to confine a run; tier_choice.py finds the firmest one that works here
+zygote.py        the program that forks a process for each run
+confinement.py   the rights that this process gives up before it runs submitted code
+driver.py        what the process then does
+values.py        conversion of plain values from and to text
 """
 
 from leafe_verl.sandbox.asserts import SplitAssert, split_assert
 from leafe_verl.sandbox.judge import CodeVerdict, TestResult, cut_middle, judge
-from leafe_verl.sandbox.pool import SandboxPool, available_tiers, default_pool, sandboxes_lost
+from leafe_verl.sandbox.pool import SandboxPool, default_pool, sandboxes_lost
 from leafe_verl.sandbox.programs import OutputComparison, ProgramTest, judge_program
 from leafe_verl.sandbox.protocol import (
     CallOutcome,
@@ -22,6 +27,7 @@ from leafe_verl.sandbox.protocol import (
     Sandbox,
     SandboxLost,
 )
+from leafe_verl.sandbox.tier_choice import available_tiers
 
 __all__ = [
     "CallOutcome",

@@ -1,4 +1,4 @@
-"""Splitting an assert into the calls of the solution, which the sandbox evaluates, and the rest, which it does not."""
+"""Splits an assert into calls of the solution, which are evaluated together with it, and the check of their values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ KNOWN_MODULES = frozenset(
     ("bisect", "cmath", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq", "itertools",
      "json", "math", "operator", "random", "re", "statistics", "string", "sys")
 )  # fmt: skip
-"""Modules that an assert may use without an import in the set-up: data sets forget those of the reference solution."""
+"""Modules that an assert may use without an import in the set-up. Data sets omit imports that the reference solution
+has."""
 BUILTINS = frozenset(dir(builtins))
 
 
@@ -21,21 +22,21 @@ class SplitAssert:
 
     source: str
     calls: tuple[str, ...]
-    """Source of each outermost call of the solution, in the order of the text; at least one."""
+    """Source of each outermost call of the solution, in the order of the text; at least one call."""
     check: str
-    """Source of what must hold, with `returned_<n>` in the place of call n."""
+    """Source of the condition, with `returned_<n>` in the place of call n."""
     expected: str | None
-    """Source of the side of a single `==` that calls nothing of the solution; None for any other assert."""
+    """Source of the side of a single `==` that does not call the solution; None for any other condition."""
     literal: bool
-    """Whether the check is a returned value `==` a literal, which takes no evaluation."""
+    """Whether the check compares a returned value with a literal by `==`, which needs no evaluation."""
     prelude: str
-    """What the check needs of the set-up and of KNOWN_MODULES: imports, definitions and literals."""
+    """Source that the check needs: imports, definitions and literals of the set-up, and imports of KNOWN_MODULES."""
 
 
 def split_assert(text: str, setup: str = "") -> SplitAssert:
-    """Split the source of one assert. Names that neither Python, KNOWN_MODULES nor `setup` has are the solution's.
+    """Split the source of one assert. Names that are not in Python, KNOWN_MODULES or `setup` belong to the solution.
 
-    Raises ValueError, naming the assert, when it is none or calls nothing of the solution.
+    Raises ValueError, which shows the text, if it is not an assert or does not call the solution.
     """
     if not isinstance(text, str):
         raise ValueError(f"{text!r:.200} is a {type(text).__name__}; expected the source of an assert")
@@ -76,7 +77,7 @@ def _condition(text: str) -> ast.expr:
 
 
 class _Calls(ast.NodeTransformer):
-    """Takes the solution's calls out of a condition and leaves placeholders."""
+    """Replaces the calls of the solution in a condition by placeholders, and collects their sources."""
 
     def __init__(self, condition: ast.expr, known: frozenset[str]) -> None:
         self.known = known
@@ -101,7 +102,7 @@ class _Calls(ast.NodeTransformer):
 
 
 def _chain_root(node: ast.AST) -> str | None:
-    """Return the name that a chain of calls, attributes and subscripts starts from; None without a call in it."""
+    """Return the name at the start of a chain of calls, attributes and subscripts; None if it has no call."""
     called = False
     while isinstance(node, ast.Call | ast.Attribute | ast.Subscript):
         called = called or isinstance(node, ast.Call)
@@ -110,7 +111,7 @@ def _chain_root(node: ast.AST) -> str | None:
 
 
 def _bound_names(node: ast.AST) -> frozenset[str]:
-    """Names that comprehensions, lambdas and := bind within the assert."""
+    """Return the names that comprehensions, lambdas and := bind within the assert."""
     stored = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     return frozenset(stored | {n.arg for n in ast.walk(node) if isinstance(n, ast.arg)})
 
@@ -146,7 +147,7 @@ def _is_literal(source: str) -> bool:
 
 @dataclass(frozen=True)
 class _Known:
-    """What a check may use of a set-up without the solution."""
+    """The parts of a set-up that a check may use, because they do not need the solution."""
 
     names: frozenset[str]
     source: str
@@ -158,7 +159,7 @@ class _Known:
 
 @functools.lru_cache(maxsize=64)
 def _read_setup(setup: str) -> _Known:
-    """Imports, definitions and literals of a set-up. The rest may need the solution, as in `root = Node(1)`."""
+    """Return a set-up's imports, definitions and literals. The rest may need the solution, as in `root = Node(1)`."""
     try:
         body = ast.parse(setup.replace("\r\n", "\n")).body
     except SyntaxError as error:

@@ -1,8 +1,9 @@
-"""Runs inside the sandbox, before submitted code: gives up every right that the code has no use for.
+"""Runs inside the sandbox before submitted code, and gives up every right that the code does not need.
 
-Landlock: nothing can be read but the interpreter's library and shared libraries, nothing written, and no signal leaves
-the process. seccomp: no new process, program or session, no signals, no tracing, no sockets, no changes to the file
-system or of limits. The two overlap on purpose: a kernel or container may lack one. Standard library only.
+With Landlock, only the interpreter's library and shared libraries can be read, nothing can be written, and no signal
+leaves the process. With seccomp, there are no new processes, programs or sessions, no signals, no tracing, no sockets,
+and no changes to the file system or to limits. The two overlap on purpose, because a kernel or container may lack one
+of them. This module needs only the standard library.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_SECCOMP = 1, 4, 8, 22
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
 CAP_DAC_READ_SEARCH = 2
 FIRST_UID = 1_000_000_000
-"""Where this is root, a run gets the user id FIRST_UID + its process id, which nothing else on the machine has."""
+"""If this is root, a run gets the user id FIRST_UID + its process id, which nothing else on the machine uses."""
 
-# Denied system calls with their numbers on x86-64 and aarch64 (None: not there).
+# Denied system calls with their numbers on x86-64 and aarch64 (None: the call does not exist there).
 DENIED: dict[str, tuple[int | None, int | None]] = {
-    # Processes, programs and sessions. Only threads are left, which the address space bounds.
+    # Processes, programs and sessions. Threads are allowed; the address space limits their number.
     "fork": (57, None), "vfork": (58, None), "execve": (59, 221), "execveat": (322, 281),
     "setsid": (112, 157), "setpgid": (109, 154), "unshare": (272, 97), "setns": (308, 268),
     # Other processes.
@@ -36,21 +37,21 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "pidfd_getfd": (438, 438), "ptrace": (101, 117), "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271), "process_madvise": (440, 440), "process_mrelease": (448, 448),
     "kcmp": (312, 272), "prctl": (157, 167),
-    # Limits and shares of the processor, its own and others'.
+    # Limits and shares of the processor, of this process and of others.
     "setrlimit": (160, 164), "prlimit64": (302, 261), "setpriority": (141, 140), "ioprio_set": (251, 30),
     "sched_setaffinity": (203, 122), "sched_setparam": (142, 118), "sched_setscheduler": (144, 119),
     "sched_setattr": (314, 274),
-    # Network, and what would go round this list.
+    # Network, and calls that would bypass this list.
     "socket": (41, 198), "connect": (42, 203), "bind": (49, 200), "sendmsg": (46, 211), "sendmmsg": (307, 269),
     "io_uring_setup": (425, 425), "bpf": (321, 280), "perf_event_open": (298, 241),
     "userfaultfd": (323, 282), "open_by_handle_at": (304, 265),
-    # What outlives a process, or is memory that no limit counts.
+    # What outlives a process, and memory that no limit counts.
     "memfd_create": (319, 279), "memfd_secret": (447, 447),
     "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195), "semget": (64, 190), "semop": (65, 193),
     "semctl": (66, 191), "semtimedop": (220, 192), "msgget": (68, 186), "msgsnd": (69, 189), "msgrcv": (70, 188),
     "msgctl": (71, 187), "mq_open": (240, 180), "mq_unlink": (241, 181),
     "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219),
-    # What the whole machine does, and has to do.
+    # What concerns the whole machine.
     "syslog": (103, 116), "inotify_add_watch": (254, 27), "fanotify_init": (300, 262), "sync": (162, 81),
     "syncfs": (306, 267),
     # The file system.
@@ -64,20 +65,23 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "fsetxattr": (190, 7), "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
 }  # fmt: skip
 ABSENT = {"clone3": (435, 435), "openat2": (437, 437)}
-"""Answered as by an old kernel, because a filter cannot read the flags behind their pointers: libc falls back."""
+"""System calls that fail as on an old kernel, so that libc falls back to others. They pass their flags by a pointer,
+which a filter cannot follow."""
 NEWEST_NUMBER = 456
-"""futex_requeue, of Linux 6.7. Later calls have the same numbers everywhere, and are absent: nobody knows them here."""
+"""futex_requeue, of Linux 6.7. Later calls have the same numbers on all machines. They are unknown here, and so are
+treated as absent."""
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
-"""Column of the tables, and the kernel's name for the architecture."""
+"""Machine to its column in the tables above and the kernel's number of its architecture."""
 CLONE, OPEN, OPENAT = (56, 220), (2, None), (257, 56)
 FCNTL, IOCTL, SOCKETPAIR = (72, 25), (16, 29), (53, 199)
 CLONE_THREAD = 0x10000
 OPEN_FOR_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 OWNING = {FCNTL: (8, 10, 15), IOCTL: (0x8901, 0x8902)}
-"""Commands that direct a descriptor's signals at any process: F_SETOWN, F_SETSIG, F_SETOWN_EX, FIOSETOWN, SIOCSPGRP."""
+"""Commands that could direct a descriptor's signals at any process: F_SETOWN, F_SETSIG, F_SETOWN_EX, FIOSETOWN and
+SIOCSPGRP."""
 SOCK_TYPE, SOCK_STREAM = 0xF, 1
 X32 = 0x40000000
-"""Bit of the numbers of x86-64's second set of system calls."""
+"""Bit that marks the numbers of x86-64's second set of system calls."""
 KILL, REFUSE, ALLOW = 0x80000000, 0x50000 | errno.EPERM, 0x7FFF0000
 AS_ABSENT = 0x50000 | errno.ENOSYS
 
@@ -87,10 +91,10 @@ READ_RIGHTS = READ_FILE | READ_DIR
 
 
 class Confinement:
-    """What every run of a zygote gives up. Prepared once, so that a child only applies it.
+    """The rights that every run of a zygote gives up. They are prepared once, so that a child only applies them.
 
-    `landlock` and `seccomp` say what to use of the two; `strict` lets the filter refuse to open any file, for where
-    Landlock does not say which. Raises OSError where the kernel lacks what is asked for.
+    `landlock`, `seccomp`: which of the two to use. `strict`: the seccomp filter refuses to open any file, for use
+    without Landlock. Raises OSError if the kernel lacks what is asked for.
     """
 
     def __init__(self, landlock: bool, seccomp: bool, strict: bool) -> None:
@@ -103,27 +107,28 @@ class Confinement:
         self._keeps_reading = landlock
         self._inner_ruleset = -1
         if landlock:
-            # The zygote needs no files either, and a child inherits what it gave up.
+            # The zygote does not need files either, and a child inherits its restrictions.
             version = self._landlock(LANDLOCK_CREATE_RULESET, None, 0, 1)
             self._restrict(self._ruleset(version, READ_RIGHTS, _readable()))
             if not seccomp:
-                # A domain of its own for each child, so that it can neither trace nor signal the zygote. Where a
-                # filter sees to that, copying the rules once more would cost a tenth of a run's time.
+                # Each child gets a domain of its own, so that it can neither trace nor signal the zygote. With seccomp
+                # the filter prevents that, and copying the rules again would cost a tenth of a run's time.
                 self._inner_ruleset = self._ruleset(version, 0, ())
 
     def guard_zygote(self) -> None:
-        """Make this process end with its parent, adopt what a run leaves behind, and not be traced.
+        """Make this process end with its parent, adopt what a run leaves behind, and refuse to be traced.
 
-        By a signal that it can catch, so that it ends its run first, which may have cleared its own.
+        The parent's end sends a signal that this process can catch, so that it can end its run first. The run may have
+        cleared its own parent-death signal.
         """
         for option, value in ((PR_SET_PDEATHSIG, 15), (PR_SET_CHILD_SUBREAPER, 1), (PR_SET_DUMPABLE, 0)):
             self._prctl(option, value)
 
     def apply(self) -> None:
-        """Confine this process, a child of the zygote, for good. Raises OSError when any part fails."""
+        """Confine this process, a child of the zygote, for good. Raises OSError if any part fails."""
         if self._drops_user:
             self._drop_user()
-        # After the change of user, which clears it.
+        # This must follow the change of user, which clears it.
         self._prctl(PR_SET_PDEATHSIG, 9)
         if self._inner_ruleset >= 0:
             self._restrict(self._inner_ruleset)
@@ -131,8 +136,10 @@ class Confinement:
             self._checked(self.libc.prctl(PR_SET_SECCOMP, 2, self._header, 0, 0))
 
     def _drop_user(self) -> None:
-        """Leave root. Where Landlock says which files are readable, keep the right to read, for an interpreter in a
-        home folder that is closed to others."""
+        """Give up root. If Landlock restricts which files are readable, keep root's right to read.
+
+        The interpreter may be in a home folder that is closed to other users.
+        """
         kept = 1 << CAP_DAC_READ_SEARCH if self._keeps_reading else 0
         user = FIRST_UID + os.getpid()
         self._prctl(PR_SET_KEEPCAPS, 1)
@@ -140,17 +147,20 @@ class Confinement:
             os.setgroups([])
             os.setresgid(user, user, user)
             os.setresuid(user, user, user)
-        except OSError:  # a user namespace without that number
+        except OSError:  # in a user namespace that does not have this id
             pass
         header = struct.pack("Ii", 0x20080522, 0)
         self._checked(self.libc.capset(header, struct.pack("6I", kept, kept, 0, 0, 0, 0)))
 
     def _ruleset(self, version: int, read_rights: int, readable: Iterable[tuple[str, int]]) -> int:
-        """Return a ruleset's descriptor: it denies all that this version can, `read_rights` except to `readable`."""
+        """Return the descriptor of a ruleset that denies all rights that this version of Landlock knows.
+
+        Of the rights to read, it denies `read_rights`, except for the paths in `readable`.
+        """
         rights = (1 << (13 + (version >= 2) + (version >= 3) + (version >= 5))) - 1
         attributes = struct.pack("Q", rights & ~READ_RIGHTS | read_rights)
-        attributes += struct.pack("Q", 3) if version >= 4 else b""  # TCP: bind, connect
-        attributes += struct.pack("Q", 3) if version >= 6 else b""  # out of this domain: abstract sockets, signals
+        attributes += struct.pack("Q", 3) if version >= 4 else b""  # bind and connect of TCP
+        attributes += struct.pack("Q", 3) if version >= 6 else b""  # abstract sockets and signals out of this domain
         ruleset = self._landlock(LANDLOCK_CREATE_RULESET, attributes, len(attributes), 0)
         for path, access in readable:
             try:
@@ -167,7 +177,7 @@ class Confinement:
         os.close(ruleset)
 
     def _landlock(self, number: int, *arguments: Any) -> int:
-        """Make a system call that the C library has no function for."""
+        """Make a system call for which the C library has no function."""
         wide = (ctypes.c_long(each) if isinstance(each, int) else each for each in (number, *arguments))
         return self._checked(self.libc.syscall(*wide))
 
@@ -182,9 +192,9 @@ class Confinement:
 
 
 def _readable() -> Iterator[tuple[str, int]]:
-    """Yield (path, access): the standard library without installed packages, which may hold data sets, and libraries.
+    """Yield (path, access) for the standard library and shared libraries. Access to a folder includes its contents.
 
-    An access to a folder holds for all beneath it.
+    Installed packages are left out, because they may hold data sets.
     """
     for folder in sys.path:
         if not os.path.isdir(folder):
@@ -207,9 +217,10 @@ def _readable() -> Iterator[tuple[str, int]]:
 
 
 def seccomp_filter(machine: str, strict: bool) -> bytes:
-    """Return the BPF program for a machine, named as by uname: load a word, compare, and either return or go on.
+    """Return the BPF program for a machine, which is named as by uname.
 
-    `strict` refuses to open any file. Raises OSError for a machine whose system calls are not known here.
+    The program loads a word, compares it, and either returns or goes on. `strict` refuses to open any file. Raises
+    OSError for a machine whose system calls are not known here.
     """
     if machine not in MACHINES:
         raise OSError(errno.ENOSYS, f"no table of system calls for {machine}; there is one for {', '.join(MACHINES)}")
@@ -232,7 +243,7 @@ def seccomp_filter(machine: str, strict: bool) -> bytes:
         when(numbers, *([_give(REFUSE)] if strict else _if_any(argument, OPEN_FOR_WRITING, REFUSE, ALLOW)))
     for numbers, commands in OWNING.items():
         when(numbers, *_if_one_of(1, commands, REFUSE, ALLOW))
-    # A datagram socket, though paired, can send to any address.
+    # A datagram socket can send to any address, even if it is one of a pair.
     when(SOCKETPAIR, *_if_one_of(1, (SOCK_STREAM,), ALLOW, REFUSE, mask=SOCK_TYPE))
     return b"".join([*words, _give(ALLOW)])
 
@@ -253,7 +264,7 @@ def _give(action: int) -> bytes:
 
 
 def _argument(index: int) -> bytes:
-    """Load the lower half of an argument: the kernel, too, reads only that of an int."""
+    """Load the lower half of an argument. Of an int, the kernel reads only that half, too."""
     return _load(16 + 8 * index)
 
 

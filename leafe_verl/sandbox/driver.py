@@ -1,14 +1,14 @@
-"""What a child of the zygote does after it is confined: run the submitted code, and answer.
+"""What a child of the zygote does after it is confined: it runs the submitted code and answers.
 
-A call's answer leaves by a pipe of its own, a line at a time, so that a call that hangs hides none before it:
+The answer goes into a pipe of its own, line by line, so that a call that hangs does not hide the calls before it:
 
     {"confinement": [...]}                        before any submitted code runs
     {"defined": true} or {"failure": text}
     {"value": tagged}, {"raised": text} or {"unrepresentable": text}      for each call
 
-A whole program's answer there is the first line, and the text of a failure: its stdout is what counts, and the exit
-code. Nothing here is secret or trusted: submitted code may change all of it, and gains no more than by returning a
-value. Standard library only.
+The answer of a whole program is the first line and, if it fails, the text of its failure; what counts is its stdout and
+its exit code. Nothing in this module is secret or trusted: submitted code may change all of it, and gains no more by
+that than by returning a value. It needs only the standard library.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ if TYPE_CHECKING:  # a smaller zygote forks faster
 MAX_DEPTH = 50
 CODE, SETUP, CALL = "<solution>", "<set-up>", "<call>"
 SOFTWARE_ERROR = 70
-"""Exit code (sysexits.h) of a run that failed before submitted code could."""
+"""Exit code (from sysexits.h) of a run that failed before it came to submitted code."""
 SHOWN_LINES = 3
 SHOWN_CHARACTERS = 400
 
 
 class Unrepresentable(Exception):
-    """A value that has no plain form; the message says why."""
+    """A value cannot be represented as plain data; the message says why."""
 
 
 class Answer:
-    """The answer's pipe, and how many bytes it may still take."""
+    """The pipe of the answer, and how many bytes it may still take."""
 
     def __init__(self, descriptor: int, limit: int) -> None:
         self.descriptor, self.left = descriptor, limit
 
     def send(self, **line: Any) -> None:
-        """Send a line that is short by itself."""
+        """Send a line that is known to be short."""
         self._write(json.dumps(line).encode())
 
     def send_value(self, tagged: Any) -> None:
-        """Raises Unrepresentable when the line does not fit what is left."""
+        """Send a value. Raises Unrepresentable if the line does not fit into the bytes that are left."""
         data = json.dumps({"value": tagged}).encode()
         if len(data) > self.left:
             raise Unrepresentable("too large")
@@ -64,10 +64,10 @@ class Answer:
 
 
 def encode(value: Any, room: list[int], depth: int = 0) -> Any:
-    """Return `value` as tagged JSON, the reverse of `decode` in values.py; subclasses become their base.
+    """Return `value` as tagged JSON, which `decode` in values.py reads. A value of a subclass becomes one of the base.
 
-    `room` is a one-item list: the bytes left. Raises Unrepresentable. Only methods of the base types are called: a
-    subclass may have its own.
+    `room` is a list with one item, the number of bytes that are left. Raises Unrepresentable. Only methods of the base
+    types are called, because a subclass may override them.
     """
     kind = type(value)
     room[0] -= 2
@@ -131,7 +131,7 @@ SCALARS: Mapping[type, Any] = {
 
 
 def describe(error: BaseException, sources: Mapping[str, str]) -> str:
-    """Return the exception with the last lines of the submitted code that it passed; no path of the host."""
+    """Return the exception with the last lines of submitted code that it passed, without paths of the host."""
     try:
         name = type.__dict__["__name__"].__get__(type(error))
         shown = [*passed_lines(error, sources)[-SHOWN_LINES:], f"{name}: {clean_message(error)}".removesuffix(": ")]
@@ -160,7 +160,7 @@ def shown_line(source: str, number: int | None, function: str) -> str:
 
 
 def clean_message(error: BaseException) -> str:
-    """The message, without absolute paths, which are the host's, or addresses, which differ from run to run."""
+    """Return the message without absolute paths, which belong to the host, and addresses, which vary between runs."""
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     text = ABSOLUTE_PATH.sub("...", text[: 4 * SHOWN_CHARACTERS])
     return re.sub(r"\b0x[0-9a-f]{6,}\b", "0x...", text)[:SHOWN_CHARACTERS]
@@ -170,16 +170,16 @@ ABSOLUTE_PATH = re.compile(r"(?<![\w.)\]</])/[\w.+@~-]+(?:/[\w.+@~-]+)*/?")
 
 
 def run(request: Mapping[str, Any], answer: Answer, confinement: list[str]) -> None:
-    """Run what is asked for, and end this process."""
+    """Run what the request asks for, and end this process."""
     answer.send(confinement=confinement)
-    # The same program gives the same answer; forking had made this random.
+    # Python reseeds after a fork. With a fixed seed, the same program gives the same answer.
     random.seed(0)
     sources = {CODE: request["code"], SETUP: request["setup"]}
     if request["calls"] is None:
         os._exit(run_program(answer, sources))
     else:
         run_calls(request["calls"], answer, sources)
-        # No exit handlers, no waiting for threads: they are the submitted code's.
+        # Exit handlers are not run and threads not waited for, because they belong to submitted code.
         os._exit(0)
 
 
@@ -211,7 +211,7 @@ def evaluate(call: str, namespace: dict[str, Any], answer: Answer, sources: Mapp
 
 
 def run_program(answer: Answer, sources: Mapping[str, str]) -> int:
-    """Return the exit code that the interpreter would end with, after what it would do at its end."""
+    """Run a whole program, with what an interpreter does at its end. Returns the interpreter's exit code."""
     module = sys.modules["__main__"] = types.ModuleType("__main__")
     sys.argv = [CODE]
     code = 0
@@ -222,9 +222,9 @@ def run_program(answer: Answer, sources: Mapping[str, str]) -> int:
         if code:
             answer.send(failure=describe(error, sources))
     try:
-        threading._shutdown()  # type: ignore[attr-defined]  # waits for threads that are no daemons
+        threading._shutdown()  # type: ignore[attr-defined]  # waits for threads that are not daemons
         atexit._run_exitfuncs()
-        # Files that the program left open write what they hold when they go.
+        # Files that the program left open write their buffers when they are destroyed.
         module.__dict__.clear()
         sys.stdout.flush()
     except BaseException as error:

@@ -1,4 +1,4 @@
-"""The verdict on a solution: the sandbox returns plain values, and what they are compared with stays outside of it."""
+"""Judges a solution by asserts. The sandbox returns plain values; what they are compared with stays outside of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from leafe_verl.sandbox.protocol import LOST, CallOutcome, CallResult, Limits, R
 from leafe_verl.sandbox.values import to_source
 
 SHOWN_CHARACTERS = 300
-"""Length of a value in a test's result."""
+"""Longest text of a value in a test's result."""
 
 
 @dataclass(frozen=True)
@@ -23,28 +23,32 @@ class TestResult:
     source: str
     passed: bool
     got: str | None = None
-    """Source of what the solution returned, shortened; of several calls, joined by commas; of a program, its stdout.
-    None: nothing came."""
+    """What came, shortened: the source of the values that the solution returned, joined by commas, or the stdout of a
+    program. None if nothing came."""
     expected: str | None = None
-    """Source of what it is compared with by `==`, shortened. None when the assert is no such comparison."""
+    """What was expected, shortened: the source of the other side of `==`, or the expected stdout. None if the assert is
+    not such a comparison."""
     error: str | None = None
     """Why nothing could be compared: an exception with its last lines, or what ended the run. None otherwise."""
 
 
 @dataclass(frozen=True)
 class CodeVerdict:
+    """What the tests say about a solution."""
+
     tests: tuple[TestResult, ...]
-    """In the order they were given."""
+    """The results, in the order of the tests."""
     failure: str | None = None
     """What ended the run before its last call; see `RunResult.failure`."""
 
     @property
     def passed(self) -> int:
+        """Number of tests that passed."""
         return sum(test.passed for test in self.tests)
 
     @property
     def share(self) -> float:
-        """Of the asserts that hold, 0 to 1."""
+        """Share of the tests that passed, 0 to 1."""
         return self.passed / len(self.tests)
 
     @property
@@ -59,11 +63,11 @@ def judge(
     sandbox: Sandbox,
     limits: Limits = Limits(),  # noqa: B008 - frozen
 ) -> CodeVerdict:
-    """Run `code` once for all `tests`, and decide each of them.
+    """Run `code` once for all `tests`, which are asserts, and decide each of them.
 
-    A check beyond `returned == literal`, such as `abs(returned - 1) < 0.1`, is evaluated in a second run that holds
-    returned values and no submitted code: it cannot be forged, and a huge value cannot stall this process.
-    Raises ValueError for an assert that cannot be split, SandboxLost where there is no verdict, and what the sandbox
+    A check other than `returned == literal`, such as `abs(returned - 1) < 0.1`, is evaluated in a second run, which has
+    the returned values and no submitted code. So it cannot be forged, and a huge value cannot stall this process.
+    Raises ValueError for an assert that cannot be split, SandboxLost if there is no verdict, and whatever the sandbox
     raises.
     """
     if not tests:
@@ -89,12 +93,12 @@ def judge(
 def _answered(sandbox: Sandbox, code: str, setup: str, calls: Sequence[str], limits: Limits) -> RunResult:
     run = sandbox.call(code, setup, calls, limits).result()
     if run.failure == LOST:
-        raise SandboxLost("the sandbox broke twice before the code could run, so that there is no verdict on it")
+        raise SandboxLost("the sandbox broke twice before the code could run, so there is no verdict on the code")
     return run
 
 
 def _result(split: SplitAssert, answers: Sequence[CallResult], failure: str | None) -> TestResult:
-    """Decide a literal comparison; leave any other check open: not passed, without an error."""
+    """Decide a comparison with a literal. Any other check stays open: not passed, but without an error."""
     expected = None if split.expected is None else cut_middle(split.expected, SHOWN_CHARACTERS)
     errors = [error for answer in answers if (error := _error(answer, failure)) is not None]
     if errors:
@@ -113,7 +117,7 @@ def _error(answer: CallResult, failure: str | None) -> str | None:
 
 
 def _closed_check(split: SplitAssert, answers: Iterable[CallResult]) -> str:
-    """The check as one expression, with the returned values written into it."""
+    """Return the check as one expression that contains the returned values."""
     values = [to_source(answer.value) for answer in answers]
     names = [f"returned_{index}" for index in range(len(values))]
     return f"bool((lambda {', '.join(names)}: {split.check})({', '.join(values)}))"
@@ -125,7 +129,7 @@ def _with_check(result: TestResult, check: CallResult, failure: str | None) -> T
 
 
 def cut_middle(text: str, characters: int) -> str:
-    """Keep both ends of a text that is longer than `characters`."""
+    """Shorten a text to `characters` by cutting out its middle. A text that is short enough stays as it is."""
     if len(text) <= characters:
         return text
     kept = max(characters - len(_CUT), 0)

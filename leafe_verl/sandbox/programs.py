@@ -1,7 +1,7 @@
-"""The verdict on a whole program: it reads stdin and writes stdout, and what it should write stays outside of it.
+"""Judges a whole program by what it writes to stdout for an stdin. The expected output stays outside of the sandbox.
 
 The comparison is that of CodeContests' own checker (`OutputsMatch` and `ValuesMatch` of execution/tester_sandboxer.cc
-in google-deepmind/code_contests), made stricter where that one accepts a wrong answer; `OutputComparison` says where.
+in google-deepmind/code_contests), but stricter where that checker accepts a wrong answer; see `OutputComparison`.
 """
 
 from __future__ import annotations
@@ -25,47 +25,48 @@ from leafe_verl.sandbox.protocol import (
 )
 
 NOT_RUN = "not run"
-"""`TestResult.error` of the tests after the first failing one, where the verdict was to stop there."""
+"""`TestResult.error` of the tests after the first failing one, if judging stops there."""
 
 
 @dataclass(frozen=True)
 class ProgramTest:
     stdin: str
     expected: str
-    """What the program should write to stdout. Never enters the sandbox."""
+    """What the program should write to stdout. It never enters the sandbox."""
 
 
 @dataclass(frozen=True)
 class OutputComparison:
-    """When what a program wrote counts as what was expected. The defaults are CodeContests'.
+    """Decides whether a program's output counts as the expected output. The defaults are those of CodeContests.
 
-    Both are split into tokens at blanks and line ends, so that neither trailing blanks nor the layout of lines count.
-    As many tokens must have come as were expected, and each pair must be the same text, or close as numbers where at
-    least one of the two is written with a fraction or an exponent.
+    Both texts are split into tokens at blanks and line ends, so trailing blanks and the layout of lines do not matter.
+    The numbers of tokens must be equal, and each pair of tokens must be the same text, or close as numbers if at least
+    one of the two is written with a fraction or an exponent.
 
-    Stricter than CodeContests', which compares any two numbers as doubles: integers must be the same text. So
-    1000000000000000001 is not 1000000000000000000, which a double cannot tell apart, and 0011 is not 11, since digits
-    may be a string. `nan`, `inf` and numbers beyond a double's range equal nothing but the same text, as there.
+    This is stricter than CodeContests, which compares any two numbers as doubles: integers must be the same text. So
+    1000000000000000001 differs from 1000000000000000000, which is the same double, and 0011 differs from 11, because
+    digits may be a string. As in CodeContests, `nan`, `inf` and numbers beyond the range of a double only equal the
+    same text.
 
-    verl's prime_code is looser in other places: numpy's allclose on whole lines (relative 1e-5), and last a comparison
-    of sets of tokens, which accepts any order and repetition.
+    verl's prime_code is looser in other places: it uses numpy's allclose on whole lines (relative 1e-5), and at last a
+    comparison of sets of tokens, which accepts any order and repetition.
     """
 
     absolute: float = 1e-5
-    """Numbers are close when they differ by less: `kDoublePrecision` of CodeContests' checker."""
+    """Numbers are close if they differ by less than this: `kDoublePrecision` of CodeContests' checker."""
     relative: float = 0.0
-    """The same as a share of the expected number; the wider of the two holds. CodeContests has none. For problems that
-    promise "absolute or relative error", as many of Codeforces' do."""
+    """The same, as a share of the expected number; the wider of the two tolerances applies. CodeContests has no such
+    tolerance. It is meant for problems that allow an "absolute or relative error", as many of Codeforces do."""
     ignore_case: bool = True
-    """Of ASCII letters, as in CodeContests: `YES` is `Yes`."""
+    """Whether the case of ASCII letters is ignored, as CodeContests does: `YES` equals `Yes`."""
 
     def matches(self, output: str, expected: str) -> bool:
-        """Whether `output` counts as `expected`."""
+        """Return whether `output` counts as `expected`."""
         came, wanted = self._tokens(output), self._tokens(expected)
         return len(came) == len(wanted) and all(map(self._same, came, wanted))
 
     def _tokens(self, text: str) -> list[str]:
-        # Not str.split() and str.lower(), which go by Unicode: a non-breaking space is part of an answer.
+        # str.split() and str.lower() would go by Unicode, but a non-breaking space is part of an answer.
         return _TOKEN.findall(text.translate(_TO_LOWER) if self.ignore_case else text)
 
     def _same(self, came: str, wanted: str) -> bool:
@@ -83,8 +84,8 @@ class OutputComparison:
 
 _TOKEN = re.compile(r"[^ \t\n\v\r]+")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-"""float() would also take 1_000, digits of other scripts, nan and infinity. No character can match in two ways, or a
-long token would take a time that grows with its square."""
+"""Numbers; float() would also accept 1_000, digits of other scripts, nan and infinity. No character can match in two
+ways, because the time for a long token would otherwise grow with the square of its length."""
 _TO_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 
@@ -99,16 +100,16 @@ def judge_program(
 ) -> CodeVerdict:
     """Run `code` in a process of its own for each of `tests`, at most `concurrency` at a time, and decide each.
 
-    `limits` holds for each test; its `output_bytes` is raised where a right answer is longer. A `TestResult` has the
-    input as its `source`, and shortened texts. A test passes when the program ended by itself and well, and its output
-    matches; `CodeVerdict.failure` is None, since no failure is that of all tests.
+    `limits` applies to each test; its `output_bytes` is raised if the expected output is longer. The `source` of a
+    `TestResult` is the test's input, and its texts are shortened. A test passes if the program ended by itself with
+    exit code 0 and its output matches. `CodeVerdict.failure` is None, because each test has a run of its own.
 
-    `stop_at_first_failure` saves the runs of the tests after the first failing one, in the order given; these count
-    as failed with NOT_RUN, also those that had already ended, so that the verdict does not depend on timing. It
-    decides whether all pass and no more, so it is off by default: a reward may be the share.
+    `stop_at_first_failure` saves the runs of the tests after the first failing one, in the order given. They count as
+    failed with NOT_RUN, even if they had already ended, so that the verdict does not depend on timing. It is off by
+    default, because a reward may be the share of tests that pass.
 
-    Raises ValueError without tests or with `concurrency` under 1, and SandboxLost when a run was lost through no
-    fault of the program, so that there is no verdict.
+    Raises ValueError without tests or with `concurrency` below 1, and SandboxLost if a run was lost through no fault of
+    the program, so that there is no verdict.
     """
     if not tests:
         raise ValueError("no tests; expected at least one input with its expected output")
@@ -129,7 +130,7 @@ def judge_program(
 
 
 class _Schedule:
-    """The runs of one program: started in order, at most `concurrency` at a time, and none at or after `end`."""
+    """The runs of one program. They start in order, at most `concurrency` at a time, and none at or after `end`."""
 
     def __init__(
         self, code: str, tests: Sequence[ProgramTest], sandbox: Sandbox, limits: Limits, concurrency: int
@@ -141,15 +142,15 @@ class _Schedule:
         self._next = 0
 
     def ended(self) -> Iterator[tuple[int, ProgramResult]]:
-        """Yield each test's index and result, as they come. Raises what the sandbox raises."""
+        """Yield each test's index and result as they come. Raises what the sandbox raises."""
         while self._start():
             for future in wait(self._running, return_when=FIRST_COMPLETED).done:
-                # An earlier one of these may have put an end before it.
+                # An earlier one of these results may have moved `end` before this test.
                 if (index := self._running.pop(future, self.end)) < self.end:
                     yield index, future.result()
 
     def stop_after(self, index: int) -> None:
-        """Start no test after `index`, and cancel those that run."""
+        """Start no test after the one at `index`, and cancel those that are running."""
         self.end = min(self.end, index + 1)
         for future, running in list(self._running.items()):
             if running >= self.end:
@@ -157,7 +158,7 @@ class _Schedule:
                 del self._running[future]
 
     def _start(self) -> bool:
-        """Whether anything runs, after starting what may."""
+        """Start the runs that may start. Returns whether any run is in progress."""
         while self._next < self.end and len(self._running) < self._concurrency:
             test = self._tests[self._next]
             run = self._sandbox.execute(self._code, test.stdin, _with_room(self._limits, test))
@@ -167,14 +168,14 @@ class _Schedule:
 
 
 def _with_room(limits: Limits, test: ProgramTest) -> Limits:
-    # A power of two, so that the limit, which the program may find, tells little of the expected output.
+    # The program may find out this limit. A power of two tells little about the expected output.
     wanted = 2 * len(test.expected.encode("utf-8", "surrogatepass"))
     return replace(limits, output_bytes=max(limits.output_bytes, 1 << wanted.bit_length()))
 
 
 def _decide(test: ProgramTest, result: ProgramResult, comparison: OutputComparison) -> TestResult:
     if result.failure == LOST:
-        raise SandboxLost("the sandbox lost a run, so that its program has no verdict")
+        raise SandboxLost("the sandbox lost a run, so there is no verdict on its program")
     undecided = _undecided(test)
     if result.failure is not None:
         return replace(undecided, error=result.failure)
@@ -188,14 +189,14 @@ def _undecided(test: ProgramTest) -> TestResult:
 
 
 def describe_failure(test: TestResult, characters: int = 600) -> str:
-    """Return what the agent reads about one failing test of `judge_program`, at most `characters` long.
+    """Return what the agent reads about a failing test of `judge_program`: at most `characters`.
 
-    The input, what the program wrote and what was expected; or the input and the exception with the lines of the code
-    that it passed. Nothing of the host is in a result, hence neither in this.
+    It has the input, and either the program's output and the expected output, or the exception with the lines of code
+    that it passed. A result holds nothing of the host, so neither does this text.
     """
     parts = [f"Input:\n{_part(test.source, characters // 4)}"]
     if test.error is not None:
-        parts.append(_ending(test.error) or _part(test.error, characters // 2))
+        parts.append(_describe_ending(test.error) or _part(test.error, characters // 2))
     else:
         parts.append(f"Output:\n{_part(test.got or '', characters // 4)}")
         parts.append(f"Expected output:\n{_part(test.expected or '', characters // 4)}")
@@ -203,13 +204,13 @@ def describe_failure(test: TestResult, characters: int = 600) -> str:
 
 
 def _part(text: str, characters: int) -> str:
-    # A lone surrogate cannot be tokenised.
+    # The tokenizer refuses lone surrogates.
     shown = text.strip().encode("utf-8", "backslashreplace").decode()
     return cut_middle(shown, characters) or "(empty)"
 
 
-def _ending(failure: str) -> str | None:
-    """What ended a program from outside, in words; None when the code itself raised."""
+def _describe_ending(failure: str) -> str | None:
+    """Return what ended a program from outside, in words; None if the code itself raised."""
     return f"The program was {failure}." if failure.startswith(KILLED) else _ENDINGS.get(failure)
 
 

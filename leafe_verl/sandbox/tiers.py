@@ -1,4 +1,4 @@
-"""How firmly a program is held here: the tiers, from the firmest, and how a zygote of each is started."""
+"""The tiers, which say how firmly a program is confined, and how a zygote of a tier is started."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Tier:
-    """One way of holding a program. Resource limits and the sweep after a run belong to all of them.
+    """A way to confine a program. All tiers also have resource limits, and kill what a run leaves behind.
 
-    Landlock names the files that may be read. seccomp refuses system calls; `strict`, without Landlock, it refuses to
-    open any file. bubblewrap puts a zygote with its runs into namespaces: no other processes, no network, no IPC.
+    Landlock restricts the files that may be read. seccomp refuses system calls; without Landlock it is `strict` and
+    refuses to open any file. bubblewrap puts a zygote and its runs into namespaces without other processes, network or
+    IPC.
     """
 
     number: int
@@ -35,6 +36,7 @@ class Tier:
         return f"tier {self.number} ({', '.join((*self.confinement, 'resource limits'))})"
 
 
+# From the firmest.
 TIERS = (
     Tier(1, bubblewrap=True, landlock=True, seccomp=True),
     Tier(2, landlock=True, seccomp=True),
@@ -42,7 +44,7 @@ TIERS = (
     Tier(4, landlock=True),
 )
 UNCONFINED = Tier(5)
-"""Submitted code can do what this user can; never chosen unless the user accepts it."""
+"""Submitted code can do whatever this user can. Chosen only if the user allows it."""
 
 BUBBLEWRAP = (
     "--die-with-parent", "--new-session", "--unshare-all", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc",
@@ -55,16 +57,17 @@ for name in ("leafe_verl", "leafe_verl.sandbox"):
 from leafe_verl.sandbox.zygote import main
 main()
 """
-"""Imports the zygote without what this package imports besides."""
+"""Program that imports the zygote without the rest of this package."""
 ENVIRONMENT = {"PYTHONHASHSEED": "0"}
-"""All of it, of bubblewrap too, whose environment a run could read. A set's order, hence an answer, would differ from
-run to run without a fixed seed."""
+"""All environment variables of a zygote, and of bubblewrap, whose environment a run could read. Without a fixed hash
+seed, the order of a set, and with it an answer, would differ from run to run."""
 
 
 def zygote_command(tier: Tier, control: int) -> list[str]:
-    """Return the command that starts a zygote on the descriptor `control`. Raises OSError where bubblewrap is missing.
+    """Return the command that starts a zygote on the descriptor `control`. Raises OSError if bubblewrap is missing.
 
-    Not `python -I`, which would ignore PYTHONHASHSEED; what else it does, ENVIRONMENT and the zygote do.
+    It does not use `python -I`, which would ignore PYTHONHASHSEED. ENVIRONMENT and the zygote do the rest of what `-I`
+    does.
     """
     settings = {
         "control": control,

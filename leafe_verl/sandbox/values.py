@@ -1,4 +1,4 @@
-"""Plain values: read from the tagged JSON of an answer, and written as Python source."""
+"""Plain values: decoding them from the tagged JSON of an answer, and writing them as Python source."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 MAX_DEPTH = 50
-"""Nesting of containers in an answer; the program in the sandbox refuses deeper ones."""
+"""Deepest nesting of containers in an answer. The program in the sandbox refuses deeper values."""
 
 
 def decode(tagged: Any, depth: int = 0) -> Any:
     """Return the value that tagged JSON stands for.
 
-    null, booleans, strings and small integers stand for themselves; all else is [tag, content], see `encode` in
-    driver.py. Raises ValueError, TypeError or KeyError when it stands for nothing.
+    null, booleans, strings and small integers stand for themselves. Every other value is a pair [tag, content]; see
+    `encode` in driver.py. Raises ValueError, TypeError or KeyError for any other JSON.
     """
     if tagged is None or isinstance(tagged, bool | int | str):
         return tagged
@@ -41,9 +41,10 @@ _CONTAINERS: Mapping[str, Callable[[Any], Any]] = {"list": list, "tuple": tuple,
 
 
 def to_source(value: Any) -> str:
-    """Return an expression for a plain value: the same in every process, where `repr` follows a set's hash order.
+    """Return a Python expression for a plain value.
 
-    It is also what a reader is shown, hence decimal integers up to the length that Python prints.
+    The text is the same in every process, unlike `repr`, which follows the hash order of a set. It is also shown to
+    readers, so integers are decimal up to the length that Python prints.
     """
     if isinstance(value, list | tuple | set | frozenset):
         return _container_source(value)

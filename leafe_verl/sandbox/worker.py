@@ -1,4 +1,4 @@
-"""One zygote as the pool sees it: start it, have it run one program after the other, end it."""
+"""A zygote as the pool sees it: how it is started, runs one program after the other, and is ended."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from leafe_verl.sandbox.tiers import ENVIRONMENT, Tier, zygote_command
 from leafe_verl.sandbox.zygote import END, ENDED, MESSAGE_BYTES, READY, RUN, STATUS
 
 START_SECONDS = 60.0
-"""For an interpreter to start, on a busy machine."""
+"""Time for an interpreter to start; generous, for a busy machine."""
 BEGIN_SECONDS = 30.0
-"""For a run to be forked and confined, on a busy machine; its own time begins after that."""
+"""Time for a run to be forked and confined; generous, for a busy machine. The run's own time begins after that."""
 GRACE_SECONDS = 10.0
-"""Between asking a zygote to end a run and giving the zygote up, also on a busy machine."""
+"""Time between asking a zygote to end a run and giving up the zygote; generous, for a busy machine."""
 QUIET_SECONDS = 0.02
-"""Before a run's pipes are looked at; a full one makes the run wait."""
+"""Time before a run's pipes are first read. Until then, a full pipe makes the run wait."""
 LINGER_SECONDS = 0.05
-"""For a run to end by itself after its last answer."""
+"""Time for a run to end by itself after its last answer."""
 ANSWER_SLACK_BYTES = 16 * 2**10
-"""Beyond `Limits.output_bytes`, for the lines of an answer that carry no value."""
+"""Size that an answer may have beyond `Limits.output_bytes`, for its lines that carry no value."""
 LOOK_SECONDS = 0.05
-"""How often to look whether a run was cancelled."""
+"""Time between two checks whether a run was cancelled."""
 CLOSE_SECONDS = 2.0
-"""For a zygote to end by itself."""
+"""Time for a zygote to end by itself."""
 PIECE_BYTES = 2**16
 SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 CANCELLED = "cancelled"
-"""A cause that nobody is told: its future is cancelled."""
+"""Cause of a run's end that no result shows, because the run's future is cancelled."""
 
 
 class WorkerLost(Exception):
@@ -48,7 +48,7 @@ class WorkerLost(Exception):
     def __init__(self, began: bool) -> None:
         super().__init__("the zygote died or does not answer")
         self.began = began
-        """Whether submitted code may have run."""
+        """Whether submitted code may have run before the loss."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Job:
     limits: Limits
     setup: str = ""
     calls: tuple[str, ...] | None = None
-    """None: `code` is a whole program, with `stdin`."""
+    """Expressions to evaluate after `code` and `setup`. None if `code` is a whole program, which reads `stdin`."""
     stdin: str = ""
 
     @property
@@ -85,15 +85,16 @@ class Ending(NamedTuple):
     answer: bytes
     stdout: bytes
     cause: str | None = None
-    """What ended it from outside or by a signal, or, of calls, that it left early; None when it got to its end."""
+    """What ended the run from outside or by a signal, or that it left before it had answered its calls; None if it
+    reached its end."""
     exit_code: int = 0
-    """Where `cause` is None."""
+    """The exit code; meaningful only if `cause` is None."""
 
 
 class Worker:
-    """Owns a zygote, for one thread, which must outlive it: the zygote ends with the thread that started it.
+    """Owns a zygote. Belongs to one thread, which must outlive it: a zygote ends with the thread that started it.
 
-    The constructor raises OSError, with the reason, where a zygote of this tier does not work.
+    The constructor raises OSError with the reason if a zygote of this tier does not work.
     """
 
     def __init__(self, tier: Tier) -> None:
@@ -121,9 +122,9 @@ class Worker:
             raise OSError(problem)
 
     def run(self, job: Job, is_cancelled: Callable[[], bool]) -> Ending:
-        """Run a job; nothing of it is left at the return. Raises WorkerLost, after which only `close` may follow."""
+        """Run a job. On return, nothing of it is left. After a WorkerLost, only `close` may be called."""
         with contextlib.ExitStack() as stack:
-            # Of calls, one line that says what confines them, one that the code is defined, and one for each.
+            # An answer to calls has a line about the confinement, one about the definition, and one for each call.
             lines = None if job.calls is None else 2 + len(job.calls)
             run = _Run(lines, job.limits)
             stack.callback(run.close)
@@ -143,10 +144,10 @@ class Worker:
             socket.send_fds(self._control, [RUN], given)
 
     def _follow(self, run: _Run, is_cancelled: Callable[[], bool]) -> tuple[int, float]:
-        """Read what the run writes, and end it when it must end. Returns its exit status and CPU seconds."""
+        """Read what the run writes, and end it when it must end. Returns its exit status and its CPU seconds."""
         events = select.poll()
         events.register(self._control, select.POLLIN)
-        # Most runs are over so soon that their pipes are read once, at the end, instead of at every line.
+        # Most runs end so soon that their pipes are read only once, at the end, and not after every line.
         events.poll(1000 * min(QUIET_SECONDS, run.limits.wall_seconds))
         for stream in run.streams():
             events.register(stream.descriptor, select.POLLIN)
@@ -176,12 +177,12 @@ class Worker:
         return status, cpu_seconds
 
     def close(self) -> None:
-        """End the zygote, and with it what it runs."""
+        """End the zygote and its run."""
         self._control.close()
         if self._process is None:
             return
         try:
-            # It sees the end of the socket, and ends its run first.
+            # The zygote sees that the socket is closed, ends its run and then itself.
             self._process.wait(CLOSE_SECONDS)
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
@@ -189,7 +190,7 @@ class Worker:
             self._process.wait()
 
     def forget(self) -> None:
-        """In a forked copy of this process: let go of the zygote, which is the original's."""
+        """In a forked copy of this process: close the socket of the zygote, which belongs to the original."""
         self._control.close()
 
 
@@ -207,7 +208,10 @@ def _start(tier: Tier, control: int) -> subprocess.Popen[bytes]:
 
 
 def _memory_file(content: bytes, stack: contextlib.ExitStack) -> int:
-    """Return a file that nobody can change any more; not a pipe, which a program that does not read would block."""
+    """Return the descriptor of a sealed file, which nobody can change.
+
+    A pipe would block this process if the program did not read it.
+    """
     descriptor = os.memfd_create("sandbox", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     stack.callback(os.close, descriptor)
     left = memoryview(content)
@@ -219,7 +223,7 @@ def _memory_file(content: bytes, stack: contextlib.ExitStack) -> int:
 
 
 class _Stream:
-    """The reading end of a pipe, and what came out of it, never more than a byte over `limit`."""
+    """The reading end of a pipe, and what came out of it: up to `limit` bytes and one more."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -228,7 +232,7 @@ class _Stream:
         self.is_open = False
 
     def open(self, stack: contextlib.ExitStack) -> int:
-        """Return the writing end, which `stack` closes."""
+        """Create the pipe and return its writing end, which `stack` closes."""
         self.descriptor, writing = os.pipe2(os.O_CLOEXEC)
         stack.callback(os.close, writing)
         os.set_blocking(self.descriptor, False)
@@ -236,7 +240,7 @@ class _Stream:
         return writing
 
     def read(self) -> bool:
-        """Take one piece. Returns whether more may come."""
+        """Read one piece. Returns whether more may come."""
         try:
             piece = os.read(self.descriptor, min(PIECE_BYTES, self.limit + 1 - len(self.content)))
         except BlockingIOError:
@@ -246,7 +250,7 @@ class _Stream:
         return self.is_open
 
     def drain(self) -> None:
-        """Take what is there when nobody writes any more."""
+        """Read what is left once nobody writes any more."""
         size = -1
         while self.is_open and size < len(self.content):
             size = len(self.content)
@@ -262,7 +266,8 @@ class _Run:
 
     def __init__(self, lines: int | None, limits: Limits) -> None:
         self.lines = lines
-        """Of the answer, when all is there; None for a whole program, which says nothing there when all went well."""
+        """Number of lines of a complete answer. None for a whole program, whose answer has more than one line only if
+        it failed."""
         self.limits = limits
         self.answer = _Stream(limits.output_bytes + ANSWER_SLACK_BYTES)
         self.stdout = _Stream(limits.output_bytes)
@@ -280,7 +285,10 @@ class _Run:
                 os.close(stream.descriptor)
 
     def must_end(self, is_cancelled: Callable[[], bool]) -> bool:
-        """Decide, and note the cause. Calls that are answered, or cannot be, have a moment to end by themselves."""
+        """Decide whether the run must end now, and note the cause.
+
+        After its last answer, or once it has closed its pipe of answers, a run has LINGER_SECONDS to end by itself.
+        """
         now = time.monotonic()
         if self.answer.content and not self._began:
             self._began = True

@@ -1,14 +1,14 @@
-"""The program that a worker starts once: it forks a child for each run, and ends what is left of it.
+"""The program that a worker starts once. It forks a child for each run, and kills what the run leaves behind.
 
-It speaks with the worker by messages over one socket:
+It talks to the worker by messages over one socket:
 
     <- READY + JSON {"problem": text or null}      once, at the start
-    -> RUN + descriptors                           request and answer; of a whole program, also stdin and stdout
-    -> END                                         kill the run; one that comes after the run's end is void
-    <- ENDED + exit status, CPU seconds            of each run, when nothing of it is left
+    -> RUN + descriptors                           request and answer; for a whole program, also stdin and stdout
+    -> END                                         kill the run; ignored if the run has already ended
+    <- ENDED + exit status, CPU seconds            after each run, when nothing of it is left
 
-Only the child reads the request, so that nothing of a run is in this process when the next one is forked; and the
-child closes the socket before any submitted code. Standard library only, started in a bare interpreter.
+Only the child reads the request, so this process holds nothing of a run when it forks the next one. The child closes
+the socket before it runs submitted code. This module needs only the standard library and starts in a bare interpreter.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ STATUS = struct.Struct("id")
 MESSAGE_BYTES = 4096
 ANSWER_DESCRIPTOR = 3
 MAX_DESCRIPTORS = 64
-"""Of this process and of a run, so that a run's descriptors can all be closed at once."""
+"""Limit of open descriptors of this process and of a run, so that a run can close all of its own at once."""
 
 COMMON_MODULES = (
     "bisect", "cmath", "collections", "copy", "datetime", "functools", "heapq", "io", "itertools", "math", "operator",
     "random", "re", "sys", "typing",
 )  # fmt: skip
-"""Imported before the fork, for the time that it saves. Not more: each module makes every fork dearer, and
-`decimal`, `fractions`, `statistics` and `string` together cost a run as much as all of these."""
+"""Modules that are imported before the fork, which saves time. There are no more of them because each module makes
+every fork slower: `decimal`, `fractions`, `statistics` and `string` together cost a run as much as all of these."""
 ALL_MODULES = (
     *COMMON_MODULES, "abc", "array", "ast", "asyncio", "base64", "calendar", "codecs", "collections.abc",
     "contextlib", "csv", "dataclasses", "decimal", "difflib", "enum", "fractions", "hashlib", "inspect", "json",
@@ -59,7 +59,7 @@ ALL_MODULES = (
     "warnings", "weakref", "zlib", "encodings.ascii", "encodings.idna", "encodings.latin_1", "encodings.utf_16",
     "encodings.utf_8_sig",
 )  # fmt: skip
-"""Imported where a run cannot open a file."""
+"""Modules that are imported before the fork if a run cannot open a file."""
 
 
 class Zygote:
@@ -67,10 +67,10 @@ class Zygote:
         self.control = control
         self.confinement = confinement
         self.names = names
-        """Of what confines a run, for its answer."""
+        """Names of what confines a run, which the run's answer repeats."""
         self.children = children
-        """Descriptor of the kernel's list of this process's children, or -1."""
-        # A byte comes out of it when a child dies.
+        """Descriptor of the kernel's list of this process's children; -1 if the kernel has no such list."""
+        # The pipe gets a byte when a child dies.
         self.alarm, self._alarm_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(self._alarm_end, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -80,7 +80,7 @@ class Zygote:
         self._events.register(self.alarm, select.POLLIN)
 
     def serve(self) -> None:
-        """Serve runs, one after the other, until the worker is gone."""
+        """Serve one run after the other until the worker is gone."""
         while True:
             message, descriptors, _, _ = socket.recv_fds(self.control, MESSAGE_BYTES, 4)
             if not message:
@@ -90,9 +90,9 @@ class Zygote:
                 self.control.send(ENDED + STATUS.pack(status, cpu_seconds))
 
     def run(self, work: Callable[[], None], descriptors: Sequence[int]) -> tuple[int, float]:
-        """Do `work` in a child, which is left alone with `descriptors`.
+        """Do `work` in a child; this process closes `descriptors`, which only the child uses.
 
-        Returns its exit status and CPU seconds when it and all that it started are gone.
+        Returns the exit status and the CPU seconds of the child when it and everything that it started are gone.
         """
         child = os.fork()
         if child == 0:
@@ -105,12 +105,12 @@ class Zygote:
         try:
             self._wait(child)
         finally:
-            # Also when the worker's process was killed: see guard_zygote.
+            # Also if the worker's process was killed; see `Confinement.guard_zygote`.
             ending = self._sweep(child)
         return ending
 
     def _answer(self, descriptors: list[int]) -> None:
-        """In the child: what is asked for."""
+        """In the child: confine this process and run what the request asks for."""
         _forget_signals()
         request = _read_request(descriptors[0])
         os.setsid()
@@ -121,16 +121,16 @@ class Zygote:
         driver.run(request, driver.Answer(ANSWER_DESCRIPTOR, request["output_bytes"]), self.names)
 
     def confine(self, limits: Mapping[str, tuple[int, int]]) -> None:
-        """In the child: give up every right and every descriptor but the first four."""
+        """In the child: give up every right, and every descriptor except the first four."""
         _set_limits(limits)
         if "seccomp" not in self.names:
-            # It counts all processes and threads of the user, so that no number but none is safe.
+            # The limit counts all processes and threads of the user, so the only safe number is 0.
             _set_limits({"RLIMIT_NPROC": (0, 0)})
         self.confinement.apply()
         os.closerange(ANSWER_DESCRIPTOR + 1, MAX_DESCRIPTORS)
 
     def _wait(self, child: int) -> None:
-        """Until the child is dead, or the worker wants its end, or is gone."""
+        """Wait until the child is dead, or the worker asks for its end or is gone."""
         while True:
             for descriptor, _ in self._events.poll():
                 if descriptor != self.alarm:
@@ -141,12 +141,13 @@ class Zygote:
                     return
 
     def _sweep(self, child: int) -> tuple[int, float]:
+        """Kill the child and everything that it started. Returns the child's exit status and CPU seconds."""
         for kill in (os.kill, os.killpg):
             with contextlib.suppress(ProcessLookupError):
                 kill(child, signal.SIGKILL)
         _, status, usage = os.wait4(child, 0)
         while self._has_children():
-            # Processes that left the child's session came here, as this one adopts them.
+            # This process adopts the processes that left the child's session.
             self._kill_children()
             time.sleep(0.001)
         return status, usage.ru_utime + usage.ru_stime
@@ -166,13 +167,13 @@ class Zygote:
 
 
 def _forget_signals() -> None:
-    """In the child: what the zygote listens to is none of a run's business."""
+    """In the child: remove the zygote's signal handling."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def open_children() -> int:
-    """Return a descriptor of the list of this process's children; -1 where the kernel has none."""
+    """Return a descriptor of the kernel's list of this process's children; -1 if the kernel has no such list."""
     try:
         return os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -186,7 +187,7 @@ def _read_request(descriptor: int) -> dict[str, Any]:
 
 
 def _set_limits(wanted: Mapping[str, tuple[int, int]]) -> None:
-    """Set each limit, named as in `resource`, to (soft, hard), or to the hard limit in force where that is lower."""
+    """Set each limit, named as in `resource`, to (soft, hard), or to the present hard limit if that is lower."""
     for name, (soft, hard) in wanted.items():
         kind = getattr(resource, name)
         present = resource.getrlimit(kind)[1]
@@ -196,7 +197,7 @@ def _set_limits(wanted: Mapping[str, tuple[int, int]]) -> None:
 
 
 def _what_is_still_allowed() -> str | None:
-    """In a confined child: try what no run may do. Returns what was possible, None if nothing was."""
+    """In a confined child: try what no run may do. Returns the first thing that is possible, or None."""
     attempts: dict[str, Callable[[], Any]] = {
         "signal the zygote": lambda: os.kill(os.getppid(), 0),
         "list a folder": lambda: os.listdir("/"),
@@ -214,7 +215,7 @@ def _what_is_still_allowed() -> str | None:
 
 
 def _probe(zygote: Zygote, control: socket.socket) -> None:
-    """Report to the worker whether a child is held as it is meant to be."""
+    """Report to the worker whether a child is confined as it should be."""
     reading, writing = os.pipe()
 
     def work() -> None:
@@ -245,7 +246,7 @@ def main() -> None:
         importlib.import_module(name)
     _prepare_interpreter()
     _set_limits({"RLIMIT_NOFILE": (MAX_DESCRIPTORS, MAX_DESCRIPTORS), "RLIMIT_CORE": (0, 0)})
-    # Before files are out of reach.
+    # The list must be opened before files are out of reach.
     children = open_children()
     try:
         confinement = Confinement(settings["landlock"], settings["seccomp"], settings["strict"])
@@ -261,18 +262,18 @@ def main() -> None:
 
 
 def _prepare_interpreter() -> None:
-    """Leave what submitted code expects of an interpreter, and nothing of this program or of the host."""
+    """Leave what submitted code expects of an interpreter, and remove what belongs to this program or the host."""
     for name in [name for name in sys.modules if name.split(".")[0] == "leafe_verl"]:
         del sys.modules[name]
     sys.path[:] = [folder for folder in sys.path if folder]
     sys.argv = [""]
     os.environ.clear()
-    # As the module `site` does, which is not loaded.
+    # The module `site`, which is not loaded, would define these.
     builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
 
 
 def _reserve_descriptors(control: int) -> socket.socket:
-    """Let the first four descriptors lead nowhere, so that a child can replace them, and the rest be above those."""
+    """Point the first four descriptors to /dev/null, for a child to replace, and move the socket above them."""
     kept = socket.socket(fileno=fcntl.fcntl(control, fcntl.F_DUPFD_CLOEXEC, ANSWER_DESCRIPTOR + 1))
     os.close(control)
     null = os.open(os.devnull, os.O_RDWR)

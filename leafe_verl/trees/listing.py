@@ -92,7 +92,7 @@ def _attempt(tree: ExplorationTree, number: int, indent: str) -> Iterator[str]:
     improved = ", improved" if tree.improved(number) else ""
     first = attempt.branch.step if attempt.branch else 1
     origin = f"rolled back to step {first}" if attempt.branch else "root"
-    yield f"{indent}attempt {number}, {origin}: {attempt.outcome.value}, return {tree.return_of(number):g}{improved}"
+    yield f"{indent}attempt {number}, {origin}: {attempt.outcome.value}, return {tree.total_return(number):g}{improved}"
     for t, step in enumerate(attempt.steps, first):
         yield from _step(t, step, indent + "  ")
     if attempt.error is not None:

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from leafe_verl.core import sequence_of
+from leafe_verl.core import build_sequence
 from leafe_verl.trees.errors import DamagedFile
 from leafe_verl.trees.listing import require_files
 from leafe_verl.trees.reader import Folder, TreeKey, files, read_file, tree_key
@@ -66,7 +66,7 @@ def check_row(row: Row) -> dict[str, int]:
     for index, attempt in enumerate(tree.attempts):
         if attempt.steps:
             try:
-                sequence_of(tree.path(index))
+                build_sequence(tree.path(index))
             except ValueError as error:
                 raise ValueError(f"task {tree.task.key!r}, attempt {index}: {error}") from error
     computed = summarize(tree)

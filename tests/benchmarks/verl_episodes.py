@@ -19,7 +19,7 @@ from verl.tools.schemas import ToolResponse
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 
 from leafe_verl.environments import make
-from leafe_verl.plugin.rollout.dataset import task_of
+from leafe_verl.plugin.rollout.dataset import read_task
 from leafe_verl.plugin.rollout.task_loop import TaskLoop
 from leafe_verl.plugin.training.leafe_trainer import CollectingTrainer
 
@@ -41,7 +41,7 @@ class VerlEpisode(TaskLoop, ToolAgentLoop):
         self.tool_parser = AnswerAsCall(self.tokenizer)
 
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
-        task = task_of(kwargs["extra_info"])
+        task = read_task(kwargs["extra_info"])
         self.environment = make(task.environment, **self.settings.environment.options)
         self.environment.horizon = self.settings.environment.horizon or self.environment.horizon
         self.num_steps = 0

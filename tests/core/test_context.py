@@ -1,4 +1,4 @@
-"""A window on long attempts: what a prompt holds, and that it is what is trained on."""
+"""The context window: what the prompts of a long attempt contain, and that they are what is trained on."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from fakes import (
     wandering,
 )
 from leafe_verl.core import ExplorationTree, History, Kind, Outcome, StepRecord, build_examples
-from leafe_verl.core.context import ARROW, HEADING, Note, num_summarised, summary_of, window_moves
+from leafe_verl.core.context import ARROW, HEADING, PromptNote, num_summarised, summarise, window_moves
 from leafe_verl.core.settings import ContextSettings, DistillationSettings
-from leafe_verl.core.sft_examples import runs_of, sequence_of
+from leafe_verl.core.sft_examples import build_sequence, split_where_window_moved
 
 LONG = dataclasses.replace(TASK, data={"goal": 6})
 ALL = DistillationSettings(events="every", events_per_task=99, rehearsal_share=1.0)
 
 
 def walk(policy: ScriptedPolicy | None = None, horizon: int = 6, **settings) -> tuple[ExplorationTree, ScriptedPolicy]:
-    """Six cells to the right, unless the policy knows better."""
+    """Walk six cells to the right, or as the given policy does."""
     policy = policy or ScriptedPolicy(lambda messages: "R")
     settings = {"budget": {"depth": 0}, "environment": {"horizon": horizon}, **settings}
     return grow(policy, task=LONG, **settings), policy
@@ -52,7 +52,7 @@ class TestPrompt:
     def test_without_a_window_holds_everything(self):
         tree, policy = walk()
         assert contents(policy.prompts[-1]) == ["0", "R", "1", "R", "2", "R", "3", "R", "4", "R", "5"]
-        assert len(runs_of(tree.path(0))) == 1
+        assert len(split_where_window_moved(tree.path(0))) == 1
 
     def test_with_a_window_holds_the_last_steps_and_a_line_for_each_before(self):
         _, policy = walk(context={"window": 2})
@@ -83,11 +83,11 @@ class TestPrompt:
         assert all(prompt.messages[0] == {"role": "system", "content": "Walk."} for prompt in policy.prompts)
         assert [len(prompt.messages) for prompt in policy.prompts] == [2, 4, 4, 4, 4]
 
-    def test_begins_alike_for_as_many_steps_as_the_stride(self):
+    def test_shares_its_beginning_for_as_many_steps_as_the_stride(self):
         settings = ContextSettings(window=1, stride=3)
         assert [num_summarised(steps, settings) for steps in range(9)] == [0, 0, 0, 0, 3, 3, 3, 6, 6]
         tree, _ = walk(context={"window": 1, "stride": 3})
-        assert [list(run) for run in runs_of(tree.path(0))] == [[0, 1, 2, 3], [4, 5]]
+        assert [list(run) for run in split_where_window_moved(tree.path(0))] == [[0, 1, 2, 3], [4, 5]]
 
     def test_stays_small_however_long_the_attempt_is(self):
         policy = ScriptedPolicy(lambda messages: "L")
@@ -111,10 +111,10 @@ class TestSummary:
 
     def test_names_what_was_executed_where_the_environment_says_it(self):
         told = [("open door", "\n  The door is open.\nYou see a hall."), ("go", "A hall.")]
-        assert summary_of(self.steps(*told, commands=True)) == ("1. open door -> The door is open.\n2. go")
-        assert summary_of(self.steps(*told)).startswith("1. Thought: hm. Action: open door -> The")
+        assert summarise(self.steps(*told, commands=True)) == ("1. open door -> The door is open.\n2. go")
+        assert summarise(self.steps(*told)).startswith("1. Thought: hm. Action: open door -> The")
 
-    def test_gets_that_from_the_environment(self):
+    def test_reads_the_executed_action_from_the_environment(self):
         class Telling(Corridor):
             def step(self, action):
                 step = super().step(action)
@@ -128,26 +128,26 @@ class TestSummary:
 
     @pytest.mark.parametrize("number", [1, 2, 10, 100])
     @pytest.mark.parametrize("characters", [1, 50, 400, 3000])
-    def test_keeps_to_its_bound(self, number, characters):
+    def test_is_no_longer_than_its_limit(self, number, characters):
         steps = self.steps(*[("a" * 500, "b" * 500)] * number)
         with patch("leafe_verl.core.context.SUMMARY_CHARACTERS", characters):
-            summary = summary_of(steps)
+            summary = summarise(steps)
         assert len(summary) <= characters
         assert all(len(line) <= 160 for line in summary.splitlines())
 
     def test_names_every_turn_when_there_are_many(self):
-        lines = summary_of(self.steps(*[("go north", "You are there.")] * 50)).splitlines()
+        lines = summarise(self.steps(*[("go north", "You are there.")] * 50)).splitlines()
         assert [line.partition(". ")[0] for line in lines] == [str(number) for number in range(1, 51)]
         assert all(ARROW in line for line in lines[:-1])
 
-    def test_has_the_note_where_it_was(self):
-        lines = summary_of(self.steps(("a", "1"), ("b", "2")), Note(2, "mind the gap")).splitlines()
+    def test_has_the_note_before_the_step_it_was_given_at(self):
+        lines = summarise(self.steps(("a", "1"), ("b", "2")), PromptNote(2, "mind the gap")).splitlines()
         assert lines[1] == "Before turn 2: mind the gap"
 
 
 class TestExperience:
     def advised(self, window: int, scope: str = "attempt") -> tuple[ExplorationTree, ScriptedPolicy]:
-        """Jumps into the pit at step 2; then, told so, walks to the end."""
+        """Jump into the pit at step 2; then, after a reflection, walk to the end."""
 
         def act(messages):
             return "R" if experience_in(messages) or observation_in(messages) != "1" else "J"
@@ -164,7 +164,7 @@ class TestExperience:
         assert len(prompts) == 5 and all(experience_in(prompt.messages) for prompt in prompts)
         assert "Before turn 2: Advice" in contents(prompts[-1])[0]
 
-    def test_leaves_after_one_step_where_its_scope_is_that(self):
+    def test_leaves_after_one_step_if_its_scope_is_step(self):
         _, policy = self.advised(2, scope="step")
         assert [bool(experience_in(prompt.messages)) for prompt in policy.prompts[7:10]] == [True, False, False]
 
@@ -184,7 +184,7 @@ DEEP = {"budget": {"attempts": 14, "depth": 3}, "reflection": {"interval": 2}, "
 
 
 class TestReflection:
-    def test_sees_what_the_next_step_would_with_every_turn_named(self):
+    def test_sees_the_prompt_of_the_next_step_with_every_turn_named(self):
         policy = ScriptedPolicy(lambda messages: "L", {6: reflection(2, "go right")})
         tree, _ = walk(policy, budget={"depth": 1}, context={"window": 1})
         ((_, prompt),) = policy.reflection_prompts
@@ -194,7 +194,7 @@ class TestReflection:
         assert last.startswith("0\n\nStop here and look back: which turn, from 1 to 6, was")
         assert tree.attempts[1].branch.step == 2
 
-    def test_goes_on_from_the_prompt_while_the_window_stays(self):
+    def test_extends_the_prompt_while_the_window_stays(self):
         policy = ScriptedPolicy(lambda messages: "L")
         tree, _ = walk(policy, horizon=2, budget={"depth": 1}, context={"window": 2})
         _, prompt = policy.reflection_prompts[0]
@@ -223,18 +223,18 @@ class TestExamples:
         roots = [attempt for attempt in tree.attempts if attempt.branch is None]
         assert all(step.history.token_ids in seen for root in roots for step in root.steps)
 
-    def test_are_as_many_as_prompts_that_begin_anew(self):
+    def test_are_as_many_as_prompts_that_were_built_anew(self):
         tree, _ = walk(context={"window": 2})
         examples = [example for example in build_examples(tree, ALL, seed=0) if example.kind is Kind.REHEARSAL]
         # Steps 1 to 3 go on from one another; from the fourth on the window moves each time.
         assert [(example.step, sum(example.sequence.mask)) for example in examples] == [(1, 6), (4, 2), (5, 2), (6, 2)]
 
-    def test_a_template_that_rewrites_turns_is_still_refused_within_a_run(self):
+    def test_a_template_that_rewrites_turns_is_refused_between_two_moves_of_the_window(self):
         tree, _ = walk(context={"window": 2})
         first, second, *_ = tree.path(0)
         shorter = dataclasses.replace(second.history, token_ids=second.history.token_ids[6:])
         with pytest.raises(ValueError, match="the chat template rewrote them"):
-            sequence_of([first, dataclasses.replace(second, history=shorter)])
+            build_sequence([first, dataclasses.replace(second, history=shorter)])
 
     @pytest.mark.parametrize(("window", "stride"), [(0, 1), (1, 1), (2, 2)])
     def test_predict_every_observation_once_in_early_experience(self, window, stride):
@@ -258,7 +258,7 @@ class TestExamples:
 
 
 def trained_in(sequence) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """(tokens before, tokens) of every run of trained tokens."""
+    """Return (tokens before it, its tokens) for every contiguous span that is trained on."""
     position, found = 0, []
     for trained, group in itertools.groupby(sequence.mask):
         begin, position = position, position + len(list(group))

@@ -25,7 +25,7 @@ def raising(error):
 
 
 class Hang:
-    """A call that ends when it is told to."""
+    """A call that blocks until it is released."""
 
     def __init__(self):
         self.entered, self.released, self.thread = threading.Event(), threading.Event(), None
@@ -61,7 +61,7 @@ class TestCallWithin:
         assert str(raised.value) == f"corridor.step raised {type(error).__name__}: {error}"
         assert raised.value.__cause__ is error
 
-    def test_lets_an_environment_failure_be(self):
+    def test_passes_an_environment_failure_on(self):
         failure = ReplayDivergence("elsewhere")
         with pytest.raises(ReplayDivergence) as raised:
             call(raising(failure))
@@ -95,7 +95,7 @@ class TestCallWithin:
         assert thread.daemon and not thread.is_alive()
         assert complaints == []
 
-    def test_a_hung_call_keeps_no_place_from_others(self):
+    def test_a_hung_call_does_not_block_others(self):
         released = threading.Event()
 
         async def many():
@@ -124,7 +124,7 @@ class TestReplayEnvironment:
         assert other.ledger.seeds == [5, 5]
         assert other.step("R").observation == "3"
 
-    def test_a_snapshot_is_of_its_moment(self):
+    def test_a_snapshot_does_not_change_later(self):
         environment = self.played("R")
         snapshot = environment.snapshot()
         environment.step("J")

@@ -1,4 +1,4 @@
-"""Stage 1: what an exploration tree looks like, what it costs and what breaks."""
+"""Stage 1: the shape of exploration trees, their budget, and failures."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ from leafe_verl.core.sft_examples import build_examples
 from leafe_verl.core.statistics import count
 
 EVERY_STEP = {t: reflection(t, f"e{t}") for t in range(1, 10)}
-"""Reflections that always blame the latest step; asked every step, they give one branch for each."""
+"""Reflections that always name the latest step. With an interval of 1 they give a branch for each step."""
 
 
 def careless(messages):
-    """Jumps into the pit at cell 1 and 2 unless it is told something."""
+    """Jump into the pit at cells 1 and 2, unless the prompt has an experience."""
     told = experience_in(messages) is not None
     return "J" if observation_in(messages) in "12" and not told else "R"
 
 
 def lazy(messages):
-    """Never gets anywhere."""
+    """Walk left for ever."""
     return "L"
 
 
 def by_experience(**answers):
-    """Lazy, unless the experience names something else to do; an answer of several letters is one for each turn."""
+    """Walk left, or give the answer for the experience in the prompt, one letter in each turn."""
 
     def act(messages):
         answer = answers.get(experience_in(messages) or "", "L")
@@ -59,7 +59,7 @@ def by_experience(**answers):
     return act
 
 
-def test_a_trap_is_left_by_rolling_back():
+def test_rolling_back_leaves_a_trap():
     policy = ScriptedPolicy(careless, {4: reflection(2, "do not jump")})
     tree = grow(policy)
 
@@ -172,8 +172,8 @@ class TestConcurrency:
         assert [attempt.depth for attempt in tree.attempts] == [0, 1, 1, 1, 1]
 
     @pytest.mark.parametrize(("attempts", "overlap"), [(4, True), (3, False)])
-    def test_a_branch_waits_for_no_root_where_the_budget_is_sure_to_hold_it(self, attempts, overlap):
-        """The first root, which would have a branch of its own, is held up until all else is over."""
+    def test_a_branch_does_not_wait_for_roots_if_the_budget_is_certain_to_hold_it(self, attempts, overlap):
+        """The first root, which would have a branch of its own, is delayed until everything else has ended."""
         moves = []
 
         class Slow(ScriptedPolicy):
@@ -210,7 +210,7 @@ class TestConcurrency:
 
 class TestBudget:
     @pytest.mark.parametrize("seed", range(12))
-    def test_nothing_is_exceeded(self, seed):
+    def test_is_never_exceeded(self, seed):
         dice = random.Random(seed)
         budget = {
             "attempts": dice.randint(1, 12),
@@ -251,20 +251,20 @@ class TestBudget:
         assert [row[2] for row in shape(tree)] == actions
         assert world.ledger.replayed == 3 * max(0, len(actions) - 1)
 
-    def test_steps_an_attempt_left_over_go_to_those_that_wait(self):
+    def test_steps_that_an_attempt_did_not_use_go_to_waiting_ones(self):
         # Eight steps reserve two attempts of four; each gives up after one, until all four roots have had a turn.
         tree = grow(ScriptedPolicy({"0": "Q"}), roots=4, budget={"environment_steps": 8, "depth": 0})
         assert shape(tree) == [(None, 1, "Q", "failure")] * 4
 
-    def test_waiting_roots_go_before_branches_and_their_places_are_kept(self):
+    def test_waiting_roots_come_before_branches(self):
         budget = {"environment_steps": 8, "attempts": 4}
         tree = grow(ScriptedPolicy({"0": "Q"}, EVERY_STEP), roots=3, budget=budget)
         assert [row[0] for row in shape(tree)] == [None, None, None, 0]
         assert len(tree.reflections) == 1
 
 
-class TestReflectionPoints:
-    def test_upon_failure_alone(self):
+class TestReflectionTimes:
+    def test_upon_failure_only(self):
         policy = ScriptedPolicy(lazy, EVERY_STEP)
         grow(policy, budget={"depth": 1})
         assert [t for t, _ in policy.reflection_prompts] == [4]
@@ -275,18 +275,18 @@ class TestReflectionPoints:
         assert [t for t, _ in policy.reflection_prompts] == [3, 4]
         assert [branch.step for _, branch in tree.branches()] == [3, 4]
 
-    def test_failure_at_a_multiple_of_k_is_reflected_upon_once(self):
+    def test_a_failure_at_a_multiple_of_k_is_reflected_on_once(self):
         policy = ScriptedPolicy(lazy, EVERY_STEP)
         grow(policy, budget={"depth": 1}, reflection={"interval": 4})
         assert [t for t, _ in policy.reflection_prompts] == [4]
 
-    def test_a_branch_is_reflected_upon_after_its_own_steps_alone(self):
+    def test_a_branch_is_reflected_on_after_its_own_steps_only(self):
         policy = ScriptedPolicy(lazy, EVERY_STEP | {4: reflection(3, "e")})
         grow(policy, budget={"depth": 2}, reflection={"interval": 2})
         # The root after 2 and 4; its branch at step 2 after 2 and 4; that at step 3 after 4.
         assert [t for t, _ in policy.reflection_prompts] == [2, 4, 2, 4, 4]
 
-    def test_success_is_reflected_upon_before_its_end_alone(self):
+    def test_a_success_is_reflected_on_every_k_steps_but_not_at_its_end(self):
         policy = ScriptedPolicy({"0": "R", "1": "R", "2": "R"}, EVERY_STEP)
         tree = grow(policy, budget={"depth": 1}, reflection={"interval": 1}, environment={"horizon": 9})
         assert shape(tree)[0] == (None, 1, "RRR", "success")
@@ -346,7 +346,7 @@ class TestFallback:
             (ContextOverflow("full"), "[full]"),
         ],
     )
-    def test_answers_for_a_policy_that_did_not(self, answer, text):
+    def test_replaces_an_invalid_answer(self, answer, text):
         tree = grow(ScriptedPolicy(careless, {4: answer}), budget={"depth": 1})
         (_, found), branch = tree.reflections[0], tree.attempts[1].branch
         # Step 2 is the jump: the return fell there, and # is what the environment said.
@@ -354,7 +354,7 @@ class TestFallback:
         assert (found.parsed, found.text) == (False, text)
         assert found.num_tokens == (0 if isinstance(answer, Exception) else len(text) + 1)
 
-    def test_answers_when_the_reflection_prompt_does_not_fit(self):
+    def test_replaces_an_answer_when_the_reflection_prompt_does_not_fit(self):
         policy = ScriptedPolicy(careless, {4: reflection(1, "never asked")}, window=60)
         tree = grow(policy, budget={"depth": 1})
         ((_, found),) = tree.reflections
@@ -396,7 +396,7 @@ class TestExperience:
             assert experience_in(history.messages) is None
             assert "Advice" not in text_of(history.token_ids)
 
-    def test_of_a_branch_replaces_that_of_its_parent(self):
+    def test_of_a_branch_replaces_the_one_of_its_parent(self):
         def reflect(messages, t):
             return reflection(2, "e2" if "X" in [message["content"] for message in messages] else "e1")
 
@@ -439,7 +439,7 @@ class TestRollback:
         assert tree.path(2)[0] is tree.attempts[0].steps[0]
         assert tree.path(2)[1].history == tree.attempts[0].steps[1].history
 
-    def test_that_diverges_ends_the_branch_alone_and_teaches_nothing(self):
+    def test_that_diverges_ends_only_the_branch_and_gives_no_example(self):
         world = World(DriftingCorridor)
         tree = grow(
             ScriptedPolicy(by_experience(e1="R"), EVERY_STEP),
@@ -461,7 +461,7 @@ class TestRollback:
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Gives up hanging actions at once, and leaves every other call the time that a busy machine needs."""
+    """Give up hanging actions at once, and let every other call take the time that a busy machine needs."""
 
     async def call(seconds, what, function, *arguments):
         return await call_within(0.01 if "~" in arguments else seconds, what, function, *arguments)
@@ -471,7 +471,7 @@ def impatient(monkeypatch):
 
 class TestFailures:
     @pytest.mark.usefixtures("impatient")
-    def test_end_their_own_attempt_alone(self):
+    def test_end_only_their_own_attempt(self):
         act = by_experience(e1="!", e2="~", e3=PolicyTimeout("no turn"), e4=ContextOverflow("full"))
         world = World()
         tree = grow(
@@ -516,20 +516,20 @@ class TestFailures:
             ("restore", ["horizon", "environment_failure"]),
         ],
     )
-    def test_of_any_method_are_the_attempt_s(self, method, outcomes):
+    def test_of_any_method_end_the_attempt(self, method, outcomes):
         world = World(options={"broken": method})
         tree = grow(ScriptedPolicy(lazy, EVERY_STEP), world, threads=True)
         assert [attempt.outcome.value for attempt in tree.attempts] == outcomes
         assert tree.attempts[-1].error == f"corridor.{method} raised RuntimeError: {method} is broken"
         assert world.ledger.made == world.ledger.closed
 
-    def test_the_time_limit_is_the_settings(self):
+    def test_the_time_limit_comes_from_the_settings(self):
         world = World(options={"hanging": "reset"})
         tree = grow(ScriptedPolicy(lazy), world, threads=True, environment={"step_timeout": 0.02})
         assert tree.attempts[0].outcome is Outcome.ENVIRONMENT_TIMEOUT
         assert tree.attempts[0].error.startswith("corridor.reset took longer than 0.02 s")
 
-    def test_of_close_are_logged_and_change_no_verdict(self, caplog):
+    def test_of_close_are_logged_and_do_not_change_the_outcome(self, caplog):
         world = World(options={"broken": "close"})
         tree = grow(ScriptedPolicy({"0": "R", "1": "R", "2": "R"}), world)
         assert shape(tree) == [(None, 1, "RRR", "success")]
@@ -560,7 +560,7 @@ class TestFailures:
         asyncio.run(cancelled())
         assert (world.ledger.made, world.ledger.closed) == (3, 3)
 
-    def test_a_stop_ends_attempts_under_way_and_keeps_the_rest_of_the_tree(self):
+    def test_a_stop_ends_running_attempts_and_keeps_the_rest_of_the_tree(self):
         # The root falls and is reflected upon; its branch never answers.
         act = by_experience(wait=HANG)
         policy, world = ScriptedPolicy(act, {4: reflection(1, "wait")}), World()
@@ -593,7 +593,7 @@ class TestFailures:
         assert shape(tree) == [(None, 1, "LLLL", "horizon")] and tree.reflections == []
 
     @pytest.mark.parametrize("budget", [{"depth": 1}, {"depth": 1, "environment_steps": 8}])
-    def test_of_an_environment_that_cannot_be_made_are_the_attempt_s(self, budget):
+    def test_of_an_environment_that_cannot_be_made_end_every_attempt(self, budget):
         world = World(options={"no_such_option": True})
         tree = grow(ScriptedPolicy(lazy), world, roots=2, budget=budget)
         assert [attempt.outcome for attempt in tree.attempts] == [Outcome.ENVIRONMENT_FAILURE] * 2
@@ -629,12 +629,12 @@ class TestEnd:
         ("action", "outcome"),
         [("R", Outcome.SUCCESS), ("Q", Outcome.FAILURE), ("Z", Outcome.HORIZON), ("L", Outcome.HORIZON)],
     )
-    def test_the_environment_s_word_is_the_outcome(self, action, outcome):
+    def test_the_outcome_is_what_the_environment_reports(self, action, outcome):
         tree = grow(ScriptedPolicy({"0": "R", "1": "R", "2": action}), budget={"depth": 0})
         assert tree.attempts[0].outcome is outcome
 
     @pytest.mark.parametrize(("horizon", "steps"), [(None, Corridor.horizon), (2, 2), (6, 6)])
-    def test_the_horizon_is_the_settings_else_the_environment_s(self, horizon, steps):
+    def test_the_horizon_comes_from_the_settings_or_the_environment(self, horizon, steps):
         tree = grow(ScriptedPolicy(lazy), budget={"depth": 0}, environment={"horizon": horizon})
         assert shape(tree) == [(None, 1, "L" * steps, "horizon")]
 
@@ -648,7 +648,7 @@ class TestEnd:
         assert tree.attempts[0].outcome is Outcome.HORIZON
         assert len(tree.attempts[0].steps) == 4
 
-    def test_a_step_keeps_what_the_environment_said(self):
+    def test_a_step_keeps_what_the_environment_returned(self):
         tree = grow(ScriptedPolicy({"0": "X", "?": "J", "#": "Q"}), budget={"depth": 0})
         told = [(step.observation, step.reward, step.error, step.snapshot["cell"]) for step in tree.attempts[0].steps]
         assert told == [("?", 0.0, True, 0), ("#", -1.0, False, 0), ("#", 0.0, False, None)]
@@ -676,21 +676,21 @@ class TestSamplers:
         assert policy.reflection_prompts == []
         assert [len(attempt.steps) for attempt in tree.attempts] == [4, 4]
 
-    def test_independent_reflections_give_a_branch_each(self):
+    def test_each_independent_reflection_gives_a_branch(self):
         steps = iter([2, 3])
         policy = ScriptedPolicy(lazy, lambda messages, t: reflection(next(steps), "go"))
         tree = grow(policy, reflection={"samples": 2}, budget={"depth": 1})
         assert [(branch.parent, branch.step) for _, branch in tree.branches()] == [(0, 2), (0, 3)]
         assert [found.num_steps for _, found in tree.reflections] == [4, 4]
 
-    def test_more_reflections_than_the_budget_has_room_for_are_not_asked_for(self):
+    def test_there_are_no_more_reflections_than_branches_in_the_budget(self):
         policy = ScriptedPolicy(lazy, EVERY_STEP)
         tree = grow(policy, reflection={"samples": 5}, budget={"depth": 1, "attempts": 3})
         assert len(policy.reflection_prompts) == 2
         assert len(tree.attempts) == 3
 
 
-def test_the_playbook_stands_in_the_system_prompt():
+def test_the_playbook_is_part_of_the_system_prompt():
     policy = ScriptedPolicy(lazy)
     explorer = Explorer(World(), policy, Settings(), playbook="[a1] walk on")
     asyncio.run(explorer.explore(TASK))

@@ -1,4 +1,4 @@
-"""ACE's playbook: what is asked, what an answer changes, what stays within the limits."""
+"""ACE's playbook: the question, what an answer changes, and the limits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def playbook(*lessons):
     return Playbook().merged([Delta(lessons=lessons)], 2000)
 
 
-def test_nothing_stands_in_the_prompt_before_anything_was_learned():
+def test_an_empty_playbook_renders_to_nothing():
     assert Playbook().render() == ""
 
 
@@ -42,11 +42,11 @@ def test_votes_are_counted_once_a_look_and_unknown_keys_ignored():
     assert (advice.helpful, advice.harmful) == (2, 1)
 
 
-def test_what_harms_more_than_it_helps_goes():
+def test_advice_that_harms_more_than_it_helps_is_dropped():
     assert playbook("guess").merged([Delta(harmful=("a1",)), Delta(harmful=("a1",))], 2000).advice == ()
 
 
-def test_the_lowest_scores_make_room_and_keys_are_never_used_again():
+def test_advice_with_the_lowest_score_is_dropped_and_keys_are_never_reused():
     full = playbook("first piece of advice", "second, quite another")
     kept = full.merged([Delta(helpful=("a1",), lessons=("third: something else",))], len(full.render()))
     assert [each.key for each in kept.advice] == ["a1", "a3"]
@@ -61,7 +61,7 @@ def test_a_playbook_survives_its_file():
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"advice": [{"colour": 1}], "made": 1}', '{"advice": 3, "made": 1}'])
 def test_another_file_is_refused(text):
-    with pytest.raises(ValueError, match="no playbook"):
+    with pytest.raises(ValueError, match="not a playbook"):
         Playbook.from_json(text)
 
 
@@ -76,7 +76,7 @@ def test_another_file_is_refused(text):
         ("{" * 5000, Delta(num_tokens=7, parsed=False)),
     ],
 )
-def test_whatever_comes_back_is_a_delta(text, expected):
+def test_any_answer_gives_a_delta(text, expected):
     assert parse_delta(text, SETTINGS, 7) == expected
 
 
@@ -93,7 +93,7 @@ def test_the_schema_names_the_keys_there_are():
 
 
 class Teacher(ScriptedPolicy):
-    """Answers a look back with a lesson, or fails."""
+    """Answers the question about its attempt with a given text, or fails."""
 
     def __init__(self, answer):
         super().__init__({"0": "L"})

@@ -1,4 +1,4 @@
-"""Reading a reflection out of whatever a model writes, and answering for one that wrote nothing of use."""
+"""Parsing a reflection from whatever a model writes, and the fallback for an invalid answer."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class TestParse:
             "STEP: 2\nEXPERIENCE:   ",
         ],
     )
-    def test_makes_no_answer_of_another(self, text):
+    def test_rejects_other_text(self, text):
         assert parse(text) is None
 
     @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ class TestParse:
         step, experience = parse(json.dumps({"step": 1, "experience": "a" * 50_000 + "z"}), max_characters=100)
         assert (step, len(experience), experience[0], experience[-1]) == (1, 100, "a", "z")
 
-    def test_a_lone_surrogate_is_replaced_since_no_tokenizer_takes_it(self):
+    def test_a_lone_surrogate_is_replaced_since_tokenizers_refuse_it(self):
         step, experience = parse('{"step": 1, "experience": "go \\ud83d on"}')
         assert (step, experience) == (1, "go ? on")
         assert experience.encode()
@@ -131,7 +131,7 @@ class TestParse:
         ],
         ids=lambda text: text[:12],
     )
-    def test_hostile_text_is_no_answer_and_no_error(self, text):
+    def test_hostile_text_is_rejected_without_an_error(self, text):
         assert parse(text) is None
 
 
@@ -168,7 +168,7 @@ class TestSchema:
 
 
 def conforms(value, schema):
-    """As much of JSON schema as `reflection_schema` uses; an unknown keyword is an error, not a pass."""
+    """Validate by the part of JSON schema that `reflection_schema` uses. An unknown keyword is an error."""
     checks = {
         "type": lambda kind: {
             "object": isinstance(value, dict),
@@ -205,7 +205,7 @@ class TestFallback:
     def test_else_the_last_step(self):
         assert fallback_reflection([Told("a", 1.0), Told("b"), Told("c")], 400) == (3, "c")
 
-    def test_silence_is_answered_too(self):
+    def test_empty_feedback_gives_an_experience_too(self):
         assert fallback_reflection([Told(" \n")], 400) == (1, "This turn did not help.")
 
     def test_long_feedback_is_shortened(self):
@@ -215,7 +215,7 @@ class TestFallback:
 
 class TestShorten:
     @pytest.mark.parametrize("length", [0, 1, 7, 8, 29, 200])
-    def test_keeps_to_its_bound(self, length):
+    def test_is_no_longer_than_its_limit(self, length):
         text = "".join(chr(ord("a") + number % 26) for number in range(length))
         for limit in range(1, 40):
             short = shorten(text, limit)

@@ -23,7 +23,7 @@ from fakes import (
     turns_in,
     wandering,
 )
-from leafe_verl.core import Kind, TokenSequence, build_examples, sequence_of
+from leafe_verl.core import Kind, TokenSequence, build_examples, build_sequence
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.core.sft_examples import Example
 
@@ -31,7 +31,7 @@ ALL = DistillationSettings(events="every", events_per_task=99, rehearsal_share=1
 
 
 def rescued(revised="R"):
-    """R J R R into the pit; then, rolled back to step 2 with an experience: R R to the end."""
+    """R J R R into the pit; then, rolled back to step 2 with an experience, R R to the end."""
 
     def act(messages):
         if experience_in(messages) is None:
@@ -42,7 +42,7 @@ def rescued(revised="R"):
 
 
 def varied():
-    """A root that falls into the pit, and a branch of each worth: a success, an improvement, unscored, neither."""
+    """A root that falls into the pit, with branches: success, improvement, unscored, and neither."""
     actions = {None: "RJRR", "e1": "RRR", "e2": ".RQ", "e3": "..R!", "e4": "...R"}
     policy = ScriptedPolicy(
         lambda messages: actions[experience_in(messages)][turns_in(messages)],
@@ -105,7 +105,7 @@ class TestTokens:
             0,    0,   0,  0,       1,  1,    0,    0,   0,  0,       1,  1,    0,    0,   0,  0,       1,  1)
         # fmt: on
 
-    def test_log_probs_stand_where_the_mask_does(self):
+    def test_log_probs_are_where_the_mask_is_one(self):
         (example,) = only(rescued(), Kind.REHEARSAL)
         sequence = example.sequence
         assert sequence.log_probs == tuple(LOG_PROB * trained for trained in sequence.mask)
@@ -113,7 +113,7 @@ class TestTokens:
     def test_log_probs_that_the_engine_did_not_give_are_zero(self):
         (step,) = rescued().path(1)[:1]
         silent = dataclasses.replace(step, action=dataclasses.replace(step.action, log_probs=None))
-        sequence = sequence_of([silent])
+        sequence = build_sequence([silent])
         assert sequence.mask == (0, 0, 0, 0, 1, 1)
         assert sequence.log_probs == (0.0,) * 6
 
@@ -123,8 +123,8 @@ class TestTokens:
         shorter = dataclasses.replace(third.history, token_ids=third.history.token_ids[6:])
         rewritten = dataclasses.replace(third, history=shorter)
         with pytest.raises(ValueError, match="the chat template rewrote them"):
-            sequence_of([first, second, rewritten])
-        assert sum(sequence_of([first, second, third]).mask) == 6
+            build_sequence([first, second, rewritten])
+        assert sum(build_sequence([first, second, third]).mask) == 6
 
 
 class TestTokenSequence:
@@ -139,7 +139,7 @@ class TestTokenSequence:
 
 
 class TestIncompleteActions:
-    def test_are_no_target_unless_asked_for(self):
+    def test_are_no_target_by_default(self):
         tree = rescued(revised=Cut("R"))
         assert only(tree, Kind.COUNTERFACTUAL) == []
         (example,) = only(tree, Kind.COUNTERFACTUAL, incomplete_actions=True)
@@ -151,7 +151,7 @@ class TestIncompleteActions:
             0,    0,   0,  0,       0,  0,    0,    0,   0,  0,       1)
         # fmt: on
 
-    def test_are_left_out_of_a_rehearsal_that_goes_on(self):
+    def test_are_masked_within_a_rehearsal(self):
         (without,) = only(rescued(revised=Cut("R")), Kind.REHEARSAL)
         (with_it,) = only(rescued(revised=Cut("R")), Kind.REHEARSAL, incomplete_actions=True)
         # fmt: off
@@ -166,7 +166,7 @@ class TestIncompleteActions:
 
 
 def assistant_positions(token_ids):
-    """Where an assistant turn stands, read off the tokens alone: after its header, up to its end of turn."""
+    """Mark the tokens of assistant turns, from after the header to the end of turn, reading the tokens alone."""
     role, positions = None, []
     for position, token in enumerate(token_ids):
         if role == ASSISTANT:
@@ -196,7 +196,7 @@ class TestRandomTrees:
 
 
 def runs_of(mask):
-    """Begin and end of every run of ones."""
+    """Return the begin and end of every contiguous span of ones."""
     position = 0
     for trained, group in itertools.groupby(mask):
         begin, position = position, position + len(list(group))
@@ -231,15 +231,15 @@ class TestEvents:
         assert drawn("\ud83d") in {1, 2, 4}, "half an emoji, which UTF-8 cannot hold"
 
     @pytest.mark.parametrize("number", [0, 1, 2, 3])
-    def test_are_no_more_than_asked_for(self, number):
+    def test_are_limited_in_number(self, number):
         assert len(only(varied(), Kind.COUNTERFACTUAL, events_per_task=number)) == number
 
-    def test_of_a_root_alone_there_are_none(self):
+    def test_a_root_without_branches_has_none(self):
         assert only(grow(ScriptedPolicy({"0": "Q"}), budget={"depth": 0}), Kind.COUNTERFACTUAL) == []
 
 
 class TestRehearsal:
-    def test_is_of_successful_attempts_alone(self):
+    def test_is_of_successful_attempts_only(self):
         assert [example.attempt for example in only(varied(), Kind.REHEARSAL)] == [1]
 
     @pytest.mark.parametrize(("share", "fewest", "most"), [(0.0, 0, 0), (0.2, 20, 60), (1.0, 200, 200)])
@@ -260,8 +260,8 @@ def test_a_tree_without_success_or_improvement_gives_nothing(events):
 def test_an_example_says_where_it_comes_from():
     tree = rescued()
     assert build_examples(tree, ALL, seed=0) == [
-        Example(Kind.COUNTERFACTUAL, sequence_of(tree.path(1)[:2], 2), 1, 2),
-        Example(Kind.REHEARSAL, sequence_of(tree.path(1)), 1, 1),
+        Example(Kind.COUNTERFACTUAL, build_sequence(tree.path(1)[:2], 2), 1, 2),
+        Example(Kind.REHEARSAL, build_sequence(tree.path(1)), 1, 1),
     ]
 
 
@@ -299,5 +299,5 @@ class TestWorldModel:
         (example,) = self.examples(tree, Kind.WORLD_MODEL)
         assert sum(example.sequence.mask) == 4
 
-    def test_an_unscored_attempt_teaches_nothing(self):
+    def test_an_unscored_attempt_gives_no_example(self):
         assert build_examples(self.grown({"0": "!"}), ALL.model_copy(update={"method": "early_experience"}), 0) == []

@@ -1,4 +1,4 @@
-"""Counts that add up over trees, and shares in which what was not scored has no part."""
+"""Counts, which add up over trees, and shares, which leave out what was not scored."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def counted(tree):
 
 
 def rescued():
-    """X L R L; then from step 2, told so: R R R. From step 4, which the gibberish at 2 leads to by its fallback: !"""
+    """X L R L; then from step 2, with an experience, R R R; and from step 4, where the fallback rolls back to, !"""
 
     def act(messages):
         told = experience_in(messages)
@@ -120,7 +120,7 @@ def test_pivot_agreement_is_the_share_of_pairs_that_name_the_same_step():
 
 
 class CachingPolicy(ScriptedPolicy):
-    """Says of each prompt how much of it stood at the beginning of an earlier prompt with its answer."""
+    """Reports how many tokens each prompt shares with the beginning of an earlier prompt and its answer."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -138,7 +138,7 @@ class CachingPolicy(ScriptedPolicy):
         return dataclasses.replace(turn, prompted=PromptUsage(len(history.token_ids), cached))
 
 
-def test_prompts_of_a_tree_are_read_once_but_for_what_differs_last():
+def test_only_the_last_message_of_a_prompt_is_read_anew():
     policy = CachingPolicy({"0": "L"}, {4: reflection(3, "go")})
     tree = grow(policy, budget={"depth": 1})
     counts = counted(tree)

@@ -53,7 +53,7 @@ def test_a_path_joins_attempts_at_their_rollback_points():
 @pytest.mark.parametrize(("parent", "step"), [(0, 0), (0, 4), (0, -1), (1, 1), (7, 1)])
 def test_a_rollback_point_must_be_in_the_tree(parent, step):
     tree = tree_of(ROOT)
-    with pytest.raises(ValueError, match=f"no step {step} in attempt {parent}"):
+    with pytest.raises(ValueError, match=f"attempt {parent} has no step {step}"):
         tree.add(Attempt(branch(parent, step), (), Outcome.HORIZON))
     assert len(tree.attempts) == 1
 
@@ -64,7 +64,7 @@ def test_returns_are_of_the_path_and_the_best_is_of_the_own_steps():
         Attempt(branch(0, 2), steps(-1.0, 0.5), Outcome.HORIZON),
         Attempt(branch(0, 2), (), Outcome.ENVIRONMENT_FAILURE),
     )
-    assert [tree.return_of(index) for index in range(3)] == [0.0, 0.5, 1.0]
+    assert [tree.total_return(index) for index in range(3)] == [0.0, 0.5, 1.0]
     assert [tree.best_return(index) for index in range(3)] == [2.0, 0.5, float("-inf")]
 
 
@@ -83,13 +83,13 @@ class TestImproved:
         tree = tree_of(ROOT, worse, middling)
         assert [tree.improved(index) for index in range(3)] == [False, False, True]
 
-    def test_is_never_said_of_roots_and_unscored_attempts(self):
+    def test_is_false_for_roots_and_unscored_attempts(self):
         tree = tree_of(ROOT, *(Attempt(branch(0, 1), steps(9.0), outcome) for outcome in Outcome))
         improved = {tree.attempts[index].outcome for index in range(1, 7) if tree.improved(index)}
         assert improved == {Outcome.SUCCESS, Outcome.FAILURE, Outcome.HORIZON}
         assert not tree.improved(0)
 
-    def test_takes_no_rounding_for_progress(self):
+    def test_ignores_rounding_errors(self):
         # Both pass six of nine tests, the branch by way of one: the increments add up to more than 6/9.
         tree = tree_of(
             Attempt(None, steps(6 / 9), Outcome.FAILURE),

@@ -45,5 +45,5 @@ class ScriptedTrainer(LeafeTrainer):
         (worker,) = self.agent_loop_manager.agent_loop_workers
         self._pending_sync_metrics = {
             "memory/driver": psutil.Process().memory_info().rss / 2**20,
-            "memory/rollout_worker": ray.get(worker.holdings.remote()).memory,
+            "memory/rollout_worker": ray.get(worker.usage.remote()).memory,
         }

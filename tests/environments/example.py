@@ -36,7 +36,12 @@ class Guess(ReplayEnvironment):
         row = row.get("extra_info", row)
         if not isinstance(row.get("number"), int):
             raise ValueError(f"number is {row.get('number')!r}; expected an integer")
-        return Task(str(row.get("task_id", default_key)), "Guess my number.", "example", {"number": row["number"]})
+        return Task(
+            str(row.get("task_id", default_key)),
+            "Guess my number.",
+            "environments.example:Guess",
+            {"number": row["number"]},
+        )
 
     @classmethod
     def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from leafe_verl.evaluation.results import read_evaluation
 from leafe_verl.plugin import launch
 from leafe_verl.plugin.rollout.dataset import read_task
 from leafe_verl.plugin.rollout.evaluation import EvaluationDataset, validation_loop
-from leafe_verl.plugin.rollout.task_loop import chatml_family, warn_once_of_model_types
+from leafe_verl.plugin.rollout.task_loop import chatml_family, warn_once_about_model_types
 from leafe_verl.trees import TreeWriter
 
 ENVIRONMENT = "leafe.environment.name=end_to_end.letters:Letters"
@@ -193,7 +193,33 @@ def test_chatml_turns_of_a_type_that_verl_does_not_know_are_built_as_qwens():
 
 
 def test_verl_says_once_that_it_does_not_know_a_models_type(caplog):
-    warn_once_of_model_types()
+    warn_once_about_model_types()
     for _ in range(3):
         infer_continuous_token_model_family(hf_model_type="nobody's")
     assert caplog.text.count("nobody's") == 1
+
+
+def test_a_checkpoint_in_the_environment_is_merged_before_it_is_checked(monkeypatch, tmp_path, capsys):
+    merged = tmp_path / "merged"
+    merged.mkdir()
+    (merged / "config.json").write_text("{}")
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text('{"task_id": 0, "text": "word"}\n')
+    monkeypatch.setenv("MODEL", str(tmp_path / "global_step_1"))
+    monkeypatch.setattr(launch, "hf_folder", lambda model: str(merged))
+    fake = FakeVerl()
+    monkeypatch.setattr(launch.subprocess, "run", fake)
+    given = ["--tasks", str(tasks), "--out", str(tmp_path / "out"), "--device", "cpu", "--attempts", "1"]
+    assert main(["evaluate", *given, ENVIRONMENT]) == 0, capsys.readouterr().err
+    assert read_manifest(tmp_path / "out").model == str(merged)
+
+
+def test_a_tree_has_four_roots_unless_told_otherwise(verl, evaluate):
+    evaluate("--attempts", "6", "--loop", "explore")
+    assert read_manifest(evaluate.out).sampling["roots"] == 4
+
+
+@pytest.mark.parametrize("name", ["1", "lr=3e-5", "a, b (c)'s é", "back\\", "back\\'slash", '"', "null"])
+def test_a_quoted_path_is_read_as_itself(name):
+    store = launch._compose(["device=cpu", f"leafe.evaluation.store={launch._quoted(name)}"]).leafe.evaluation.store
+    assert store == name

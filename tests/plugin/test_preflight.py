@@ -158,3 +158,20 @@ def test_the_yaml_and_the_models_have_the_same_defaults(config):
     settings = OmegaConf.to_container(composed.leafe, resolve=True)
     assert settings["collection"].pop("store") == f"{composed.trainer.default_local_dir}/trees"
     assert RunSettings.from_mapping(settings) == RunSettings()
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("no .gguf"), ImportError("gguf is missing"), OSError("disk full")])
+def test_whatever_a_callback_raises_ends_the_run(config, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("leafe_verl.plugin.callbacks.hf_folder", fail)
+    monkeypatch.setattr("leafe_verl.plugin.callbacks.find_problems", fail)
+    for run in (PrepareModel().on_run_start, Preflight().on_job_start):
+        with pytest.raises(SystemExit, match=str(error)):
+            run(config())
+
+
+def test_a_sweep_is_refused(config):
+    with pytest.raises(SystemExit, match="--multirun is not supported"):
+        ResolveConfiguration().on_multirun_start(config())

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import pytest
 
 from leafe_verl.sandbox.judge import CodeVerdict, judge
-from leafe_verl.sandbox.pool import SandboxPool, available_tiers
+from leafe_verl.sandbox.pool import SandboxPool
 from leafe_verl.sandbox.programs import ProgramTest, judge_program
 from leafe_verl.sandbox.protocol import Limits
+from leafe_verl.sandbox.tier_choice import available_tiers
 from sandbox.forgeries import FORGERIES, Forgery, Secret
 from sandbox.naive_judge import Trust, naive_verdict
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from leafe_verl.sandbox.judge import CodeVerdict, judge
-from leafe_verl.sandbox.pool import SandboxPool, available_tiers
+from leafe_verl.sandbox.pool import SandboxPool
 from leafe_verl.sandbox.programs import ProgramTest, judge_program
 from leafe_verl.sandbox.protocol import TIMEOUT, Limits, ProgramResult, RunResult, Sandbox
+from leafe_verl.sandbox.tier_choice import available_tiers
 from leafe_verl.sandbox.tiers import Tier
 from sandbox.host import Host, answers_rightly, descendants, open_descriptors, settled, use_every_worker
 from sandbox.hostile import HOSTILE, NEEDS_SECCOMP, Hostile

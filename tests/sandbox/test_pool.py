@@ -28,7 +28,6 @@ from leafe_verl.sandbox import (
     judge,
     sandboxes_lost,
 )
-from leafe_verl.sandbox.pool import _choose_once
 from leafe_verl.sandbox.protocol import (
     ENDED_EARLY,
     KILLED,
@@ -38,6 +37,7 @@ from leafe_verl.sandbox.protocol import (
     OUTPUT_TOO_LARGE,
     TIMEOUT,
 )
+from leafe_verl.sandbox.tier_choice import _choose_once
 from leafe_verl.sandbox.values import MAX_DEPTH
 from leafe_verl.sandbox.worker import Ending, WorkerLost
 
@@ -648,7 +648,7 @@ def test_a_run_that_cannot_start_is_an_error_not_a_failure_of_the_code(monkeypat
 
 @pytest.fixture
 def nothing_works(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("leafe_verl.sandbox.pool._problem_with", lambda tier: "not today")
+    monkeypatch.setattr("leafe_verl.sandbox.tier_choice._problem_with", lambda tier: "not today")
     _choose_once.cache_clear()
     yield
     _choose_once.cache_clear()

@@ -1,11 +1,11 @@
 """Ray workers as forks of one process that has imported verl and vLLM before, where two cores have to start them all.
 
-raylet ──py_executable──► first worker asked for: imports, becomes the zygote ──fork──► that worker
-       ──py_executable──► every later one: hands the zygote what it was started with ──fork──► that worker
+raylet ──py_executable──► first worker asked for: imports, becomes the fork server ──fork──► that worker
+       ──py_executable──► every later one: hands the fork server its command ──fork──► that worker
 
 A run without a GPU has ten processes that import much the same, 4 to 11 s of a core each. Ray's runtime environment
-names the executable of its workers (`py_executable`), which is this module. Where no zygote can be had, it goes on as
-the plain interpreter that Ray would have started.
+names the executable of its workers (`py_executable`), which is this module. Where there can be no fork server, it goes
+on as the plain interpreter that Ray would have started.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ RAYLET_PID = "RAY_RAYLET_PID"
 
 
 @dataclass(frozen=True)
-class Request:
+class WorkerCommand:
     """What an interpreter would have been started with."""
 
     arguments: list[str]
@@ -57,8 +57,8 @@ def with_fork_server(runtime_env: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Have `SCRIPT ARGUMENT...` run by a fork of the zygote, which this process becomes if there is none."""
-    request = Request([*arguments], dict(os.environ), os.getcwd())
+    """Have `SCRIPT ARGUMENT...` run by a fork of the fork server, which this process becomes if there is none."""
+    request = WorkerCommand([*arguments], dict(os.environ), os.getcwd())
     address = _address(request)
     if address and _ask(address, request):
         return
@@ -71,14 +71,14 @@ def main(arguments: Sequence[str]) -> None:
     os.execv(sys.executable, [sys.executable, *arguments])
 
 
-def _address(request: Request) -> str | None:
-    """Path of the zygote's socket; None for what is no worker of Ray."""
+def _address(request: WorkerCommand) -> str | None:
+    """Path of the fork server's socket; None where the process is no worker of Ray."""
     raylets = [each.removeprefix(RAYLET) for each in request.arguments if each.startswith(RAYLET)]
-    return f"{os.path.dirname(raylets[0])}/zygote-{request.environment.get('RAY_JOB_ID', '')}" if raylets else None
+    return f"{os.path.dirname(raylets[0])}/fork-server-{request.environment.get('RAY_JOB_ID', '')}" if raylets else None
 
 
-def _ask(address: str, request: Request) -> bool:
-    """Return whether the zygote has forked what was asked for."""
+def _ask(address: str, request: WorkerCommand) -> bool:
+    """Return whether the fork server has forked what was asked for."""
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(address)
@@ -100,8 +100,8 @@ def _listen(address: str) -> socket.socket | None:
     return listener
 
 
-def _serve(listener: socket.socket, first: Request) -> Request | None:
-    """Import, then fork until the raylet ends. Returns the request in each fork, None in the zygote at its end."""
+def _serve(listener: socket.socket, first: WorkerCommand) -> WorkerCommand | None:
+    """Import, then fork until the raylet ends. Returns the request in each fork, None in the fork server at its end."""
     try:  # not the parent's: an orphan's is process 1, which does not end
         raylet = os.pidfd_open(int(os.environ.get(RAYLET_PID) or os.getppid()))
     except ProcessLookupError:
@@ -123,13 +123,13 @@ def _serve(listener: socket.socket, first: Request) -> Request | None:
     return forked
 
 
-def _answer(listener: socket.socket) -> Request | None:
-    """Fork what one client asks for. Returns its request in the fork, None in the zygote."""
+def _answer(listener: socket.socket) -> WorkerCommand | None:
+    """Fork what one client asks for. Returns its request in the fork, None in the fork server."""
     connection, _ = listener.accept()
     with connection:
         connection.settimeout(10)
         try:
-            request = Request(**json.loads(b"".join(iter(lambda: connection.recv(65536), b""))))
+            request = WorkerCommand(**json.loads(b"".join(iter(lambda: connection.recv(65536), b""))))
         except (OSError, ValueError):  # it was killed while it asked
             return None
         if _is_fork():
@@ -142,7 +142,7 @@ def _is_fork() -> bool:
     return os.fork() == 0
 
 
-def _become(request: Request) -> None:
+def _become(request: WorkerCommand) -> None:
     """Go on as the script would in an interpreter of its own."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # As the raylet gives each interpreter that it starts: when a worker dies, it ends the process group.

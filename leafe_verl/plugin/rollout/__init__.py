@@ -1,1 +1,1 @@
-"""From a task to exploration trees and SFT examples: everything that runs in verl's rollout workers."""
+"""Everything that runs in verl's rollout workers: it turns tasks into exploration trees and SFT examples."""

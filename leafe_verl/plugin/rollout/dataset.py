@@ -1,4 +1,4 @@
-"""verl's data set, fed from task files."""
+"""A data set for verl that reads our task files."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from leafe_verl.environments import environment_class
 from leafe_verl.task_files import read_tasks
 
 TASK_FIELD = "task"
-"""Field of `extra_info` that carries the task, as JSON, to the agent loop."""
+"""Field of a row's `extra_info` that carries the task to the agent loop, as JSON."""
 
 
 class TaskDataset(RLHFDataset):  # type: ignore[misc]  # verl is Any to mypy
-    """Rows of verl's own form, each with its task. `data.environment` names the environment."""
+    """Rows in verl's format, each of which carries its task. `data.environment` names the environment."""
 
     def _download(self, use_origin_parquet: bool = False) -> None:
-        """Nothing to fetch: task files are read where they are."""
+        """Do nothing, because task files are read from where they are."""
 
     def _read_files_and_tokenize(self) -> None:
         environment = self.config.environment
@@ -39,5 +39,5 @@ def _row(task: Task, index: int) -> dict[str, Any]:
 
 
 def read_task(extra_info: Mapping[str, Any]) -> Task:
-    """Return the task of a row that went through verl."""
+    """Return the task that a row's `extra_info` carries."""
     return Task(**json.loads(extra_info[TASK_FIELD]))

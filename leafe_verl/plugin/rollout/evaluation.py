@@ -1,4 +1,4 @@
-"""Agent loops and the data set of `leafe-verl evaluate`: play what a store still lacks, and keep every attempt."""
+"""Agent loops and data set of `leafe-verl evaluate`, which plays what a store still lacks and keeps every attempt."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from leafe_verl.plugin.rollout.task_loop import TaskLoop
 from leafe_verl.trees import Provenance
 
 RECORD = "record_"
-"""Prefix of a loop's name. The loop of that name also keeps what it played."""
+"""Prefix of the names of loops that also keep what they play."""
 
 
 def validation_loop(evaluation: DictConfig) -> str:
@@ -27,14 +27,15 @@ def validation_loop(evaluation: DictConfig) -> str:
 
 
 class RecordingLoop(TaskLoop):
-    """Mixin to put before a loop: it keeps the loop's tree, and verl gets no tokens."""
+    """Mixin to list before a loop class: it keeps the loop's tree and returns no trained tokens to verl."""
 
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> list[AgentLoopOutput]:
-        """Return one empty output, for unscored attempts too: the store says what became of them."""
+        """Play, and return one empty output, also for unscored attempts: the store records how they ended."""
         await super().run(sampling_params, **kwargs)
-        return [self._acknowledgement()]
+        return [self._empty_output()]
 
     def finished(self, tree: ExplorationTree, examples: list[Example]) -> None:
+        """Append the tree to the store of the evaluation."""
         if (store := self.settings.evaluation.store) is None:
             raise ValueError(f"agent loops named {RECORD}* keep what they play: set leafe.evaluation.store")
         provenance = Provenance(
@@ -45,7 +46,7 @@ class RecordingLoop(TaskLoop):
         )
         self.worker.tree_writer(store).append(tree, provenance, count(tree, examples))
 
-    def _acknowledgement(self) -> AgentLoopOutput:
+    def _empty_output(self) -> AgentLoopOutput:
         token = self.tokenizer.eos_token_id
         return AgentLoopOutput(
             prompt_ids=[token],
@@ -70,13 +71,13 @@ class RecordedExploreLoop(RecordingLoop, ExploreLoop):
 
 
 class EvaluationDataset(TaskDataset):
-    """The tasks that lack scored attempts in `data.store`, each with the number that it lacks of `data.attempts`."""
+    """The tasks with fewer than `data.attempts` scored attempts in `data.store`, each with the missing number."""
 
     def _read_files_and_tokenize(self) -> None:
         super()._read_files_and_tokenize()
         rows = {read_task(row["extra_info"]).key: row for row in self.dataframe}
         missing = missing_attempts(read_evaluation(self.config.store), rows, self.config.attempts)
-        # verl prefers a row's own number of attempts to val_kwargs.n (trainer_base.py, agent_loop_tq.py).
+        # A row's own number of attempts overrides val_kwargs.n in verl (trainer_base.py, agent_loop_tq.py).
         self.dataframe = datasets.Dataset.from_list(
             [rows[key] | {"__rollout_n__": number} for key, number in missing.items()]
         )

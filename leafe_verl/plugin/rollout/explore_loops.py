@@ -1,4 +1,4 @@
-"""LEAFE's agent loops: grow an exploration tree, or take one from the store, and return what it teaches."""
+"""LEAFE's agent loops: they grow an exploration tree, or read one from the store, and return its SFT examples."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ REPLAY = "replay"
 
 @register(EXPLORE)
 class ExploreLoop(TaskLoop):
-    """LEAFE's rollout: grows one exploration tree from `rollout.n` roots."""
+    """Grows one exploration tree from `rollout.n` roots. This is LEAFE's rollout."""
 
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> list[AgentLoopOutput]:
         """Return a row with the tree's summary, then one row for each SFT example.
 
-        A tree that this training step had collected before its run was killed is not collected again.
+        If the run was killed and resumed, a tree that the same training step collected before is read from the store.
         """
         task, step = read_task(kwargs["extra_info"]), int(kwargs["global_steps"])
         if found := await asyncio.to_thread(self._find, task, step):
@@ -44,18 +44,18 @@ class ExploreLoop(TaskLoop):
         explorer, policy = self.explorer(task, sampling_params, describe_row(kwargs), stop)
         tree = await explorer.explore(task, roots=self.rollout_config.n)
         try:
-            await asyncio.to_thread(self._keep, tree, step, policy)  # other trees do not wait for the disk
+            await asyncio.to_thread(self._keep, tree, step, policy)  # so that other trees do not wait for the disk
         except OSError as error:
             logger.error("%s", error)
             return [self._summary_row(policy, TreeRecord({TREES_UNKEPT: 1}), success=0.0)]
         return self.rows(tree, policy)
 
     def rows(self, tree: ExplorationTree, policy: ServerPolicy | None, number: int = 0) -> list[AgentLoopOutput]:
-        """Return what a tree teaches.
+        """Return the rows of a tree: its summary, then its SFT examples.
 
         Args:
-            policy: The policy that sampled the tree; None where the tree comes from a store.
-            number: Tells trees of one task apart.
+            policy: The policy that sampled the tree; None if the tree comes from a store.
+            number: Number of the tree among the stored trees of its task.
         """
         examples = build_examples(tree, self.settings.distillation, self.settings.seed)
         self.finished(tree, examples)
@@ -68,7 +68,7 @@ class ExploreLoop(TaskLoop):
         return self._summary_row(policy, TreeRecord(counts, branch), success)
 
     def _summary_row(self, policy: ServerPolicy | None, record: TreeRecord, success: float) -> AgentLoopOutput:
-        """Return a row without a token to train on."""
+        """Return a row that carries `record` and no token to train on."""
         token = self.tokenizer.eos_token_id
         nothing = TokenSequence((token, token), (0, 0), (0.0, 0.0), prompt_length=1)
         return self.output(nothing, policy, success, 0, {"acc": success}, record.to_extra_fields())
@@ -76,7 +76,7 @@ class ExploreLoop(TaskLoop):
     def _example_rows(
         self, tree: ExplorationTree, examples: list[Example], policy: ServerPolicy | None, number: int
     ) -> Iterator[AgentLoopOutput]:
-        """Yield the examples phase by phase; within a phase those that begin alike are adjacent."""
+        """Yield one row for each example, phase by phase. Examples of a phase that begin alike are adjacent."""
         for kinds in PHASES.values():
             phase = [example for example in examples if example.kind in kinds]
             order = sort_by_shared_prefix([example.sequence.token_ids for example in phase])
@@ -89,7 +89,7 @@ class ExploreLoop(TaskLoop):
         self, tree: ExplorationTree, example: Example, policy: ServerPolicy | None, record: ExampleRecord
     ) -> AgentLoopOutput:
         success = float(tree.attempts[example.attempt].outcome is Outcome.SUCCESS)
-        reward, turns = tree.return_of(example.attempt), 2 * len(tree.path(example.attempt))
+        reward, turns = tree.total_return(example.attempt), 2 * len(tree.path(example.attempt))
         return self.output(example.sequence, policy, reward, turns, {"acc": success}, record.to_extra_fields())
 
     def _store(self) -> CollectedTrees | None:
@@ -101,11 +101,11 @@ class ExploreLoop(TaskLoop):
         return store.find(step, task.key) if store else None
 
     def _keep(self, tree: ExplorationTree, step: int, policy: ServerPolicy) -> None:
-        """Make the tree durable before training can consume it."""
+        """Write the tree to the store, if there is one, before training can use it. Raises OSError."""
         if (store := self._store()) is None:
             return
         provenance = Provenance(
-            run=str(self.config.trainer.experiment_name),  # the name may look like a number
+            run=str(self.config.trainer.experiment_name),  # Hydra parses a name such as 12 as a number
             step=step,
             seed=self.settings.seed,
             model=self.config.actor_rollout_ref.model.path,
@@ -118,10 +118,10 @@ class ExploreLoop(TaskLoop):
 
 @register(REPLAY)
 class ReplayLoop(ExploreLoop):
-    """Stage 2 alone: the trees that a store holds of a task take the place of exploring it."""
+    """Reads the stored trees of a task instead of exploring it, to run stage 2 alone."""
 
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> list[AgentLoopOutput]:
-        """Return the rows of all stored trees of the task; none for a task that the store has no tree of."""
+        """Return the rows of all stored trees of the task; no rows if the store has no tree of it."""
         task, store = read_task(kwargs["extra_info"]), self._store()
         trees = await asyncio.to_thread(store.find_all, task.key) if store else []
         return [row for number, tree in enumerate(trees) for row in self.rows(tree, None, number)]

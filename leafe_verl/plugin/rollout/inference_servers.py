@@ -1,7 +1,8 @@
-"""Inference servers that die: requests wait for another one, and the dead are started again with the present weights.
+"""Restarts inference servers that die, and sends the requests that they did not answer to another server.
 
-verl's load balancer goes on handing out a dead server, and verl has no way back for a replica. Here every request is
-sent again (it is a prompt, and has no effect but its answer), so that a server's death costs its time alone.
+verl's load balancer keeps handing out a dead server, and verl cannot restart a replica. Here dead servers are restarted
+with the current weights. A failed request is sent again, which is safe because a request has no effect besides its
+answer, so a server's death costs only time.
 """
 
 from __future__ import annotations
@@ -26,72 +27,77 @@ from leafe_verl.plugin.rollout.worker_state import WorkerState
 logger = logging.getLogger(__name__)
 
 PING_SECONDS = 5.0
+"""Seconds between two checks for dead servers."""
 ANSWER_SECONDS = 2.0
-"""How long a server may take to answer; one that is busy for longer is taken for alive."""
+"""Seconds to wait for the answer to a ping. A server that has not answered by then is busy and counts as alive."""
 RETRY_SECONDS = 1.0
+"""Seconds before a request that lost its server is sent again."""
 NO_SERVERS = "No available servers in load balancer"
-"""What verl/workers/rollout/router.py says when all servers have been removed."""
+"""The message of verl/workers/rollout/router.py when all servers have been removed."""
 
 
-def is_loss(error: Exception) -> bool:
-    """Whether a request failed for want of a server: it died, its engine did, or there is none at present."""
+def is_server_loss(error: Exception) -> bool:
+    """Return whether a request failed because its server or engine died, or because no server is available now."""
     if isinstance(error, RayActorError):
         return True
     return isinstance(error, RayTaskError) and ("EngineDeadError" in str(error) or NO_SERVERS in str(error))
 
 
 class RetryingClient(LLMServerClient):  # type: ignore[misc]  # verl is Any to mypy
-    """verl's client; a request that loses its server is sent again. Its caller bounds the time."""
+    """verl's client, which sends a request again if its server is lost. The caller must set a time limit."""
 
     worker_state: WorkerState
     """State that all loops of a rollout worker share. Set by the rollout worker; the trainer's client has none."""
 
     async def generate(self, request_id: str, **request: Any) -> TokenOutput:
+        """See `LLMServerClient.generate`. Errors other than the loss of a server are raised."""
         while True:
             try:
                 return await super().generate(request_id, **request)
             except (RayActorError, RayTaskError) as error:
-                if not is_loss(error):
+                if not is_server_loss(error):
                     raise
             await asyncio.sleep(RETRY_SECONDS)
 
 
 class InferenceServers:
-    """The replicas of a run, as the trainer sees them."""
+    """Watches and restarts the replicas of a run, from the trainer's process."""
 
     def __init__(self, manager: LLMServerManager) -> None:
         self._manager = manager
-        self._looked = 0.0
+        self._checked_at = 0.0
         self.deaths = 0
-        """Servers started again so far."""
+        """Number of servers that died and were restarted so far."""
 
     def replace_dead(self, *, now: bool = False) -> bool:
-        """Start dead servers again, which takes as long as the first start; return whether there were any.
+        """Restart dead servers, which takes as long as their first start, and return whether there were any.
 
-        They have no weights yet. Looks every PING_SECONDS, or `now`.
+        A restarted server has no weights yet: call `give_weights`, then `admit`. Servers are checked at most once in
+        PING_SECONDS, unless `now` is set.
         """
-        if not now and time.monotonic() - self._looked < PING_SECONDS:
+        if not now and time.monotonic() - self._checked_at < PING_SECONDS:
             return False
-        self._looked = time.monotonic()
+        self._checked_at = time.monotonic()
         dead = [place for place, replica in enumerate(self._manager.get_replicas()) if _is_dead(replica)]
         for place in dead:
             self.deaths += 1
-            logger.error("inference server %d has died and is started again; its log says why", place)
+            logger.error("inference server %d died and is being restarted; its log says why it died", place)
             self._replace(place)
         return bool(dead)
 
     def give_weights(self, sync: Callable[[], None]) -> None:
-        """Call `sync`, verl's way to give the servers their weights.
+        """Call `sync`, the function of verl that sends the weights to the servers.
 
-        Raises RuntimeError when one dies meanwhile: verl's sender then waits for ever (bucketed_weight_transfer.py).
+        Raises RuntimeError if a server dies meanwhile, because verl's sender would then wait for ever
+        (bucketed_weight_transfer.py).
         """
         done: Future[None] = Future()
         threading.Thread(target=lambda: _settle(done, sync), name="weights", daemon=True).start()
         while not wait([done], PING_SECONDS).done:
             if any(map(_is_dead, self._manager.get_replicas())):
                 raise RuntimeError(
-                    "an inference server died while it was given its weights; the same command goes on from the last "
-                    "checkpoint"
+                    "an inference server died while weights were sent to it; run the same command again to resume from "
+                    "the last checkpoint"
                 )
         done.result()
 
@@ -99,16 +105,16 @@ class InferenceServers:
         manager = self._manager
         replica, balancer = manager.rollout_replicas[place], manager.global_load_balancer
         ray.get(balancer.remove_servers.remote([manager.server_addresses[place]]))
-        for server in replica.servers:  # a living one may be left, with a dead engine or without its other nodes
+        for server in replica.servers:  # one may still be alive, with a dead engine or without its other nodes
             ray.kill(server)
-            _wait_for_death(server)  # the new one has its name
+            _wait_for_death(server)  # the new server takes its name
         replica.servers = []
         _launch(replica)
         manager.server_handles[place] = replica.server_handle
         manager.server_addresses[place] = replica.server_address
 
     def admit(self) -> None:
-        """Let requests reach every server, once the new ones have their weights."""
+        """Add restarted servers to the load balancer, once they have their weights."""
         manager = self._manager
         servers = dict(zip(manager.server_addresses, manager.server_handles, strict=True))
         balancer = manager.global_load_balancer
@@ -141,7 +147,7 @@ def _wait_for_death(server: Any) -> None:
 
 
 def _has_dead_engine(server: Any) -> bool:
-    """Called inside a server: whether vLLM's engine, a process of its own, has died."""
+    """Return, inside a server's process, whether the process of its vLLM engine has died."""
     return bool(getattr(getattr(server, "engine", None), "errored", False))
 
 

@@ -1,4 +1,4 @@
-"""ACE's playbook on disk, where trainer and rollout workers of all nodes find it."""
+"""Reads and writes the file of ACE's playbook, which the trainer and the rollout workers of all nodes share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from leafe_verl.core.playbook import Playbook
 
 
 def read_playbook(path: str | None) -> Playbook:
-    """Return the playbook at `leafe.playbook.path`, an empty one where there is none yet. Raises ValueError."""
+    """Return the playbook at `leafe.playbook.path`, or an empty one if there is no file yet.
+
+    Raises ValueError, which names the setting, if the file does not hold a playbook.
+    """
     if path is None or not Path(path).exists():
         return Playbook()
     try:
@@ -19,7 +22,7 @@ def read_playbook(path: str | None) -> Playbook:
 
 
 def write_playbook(path: str, playbook: Playbook) -> None:
-    """Replace the file whole: a reader sees the old advice or the new."""
+    """Replace the file in one step, so that a reader sees either the old playbook or the new one."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     written = Path(f"{path}.new")
     written.write_text(playbook.to_json(), encoding="utf-8")

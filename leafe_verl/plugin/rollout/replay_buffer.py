@@ -1,4 +1,4 @@
-"""verl's replay buffer with a progress bar, which looks when a task has ended rather than every two seconds."""
+"""verl's replay buffer with a progress bar. It polls as soon as a task has ended instead of every two seconds."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tqdm import tqdm
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 POLL_SECONDS = 1.0
-"""Between two looks at most, so that dead workers are noticed and the progress is shown."""
+"""Longest time between two polls, so that dead workers are noticed and progress is shown even if no task ends."""
 NOTHING_COLLECTED = "no materializable trajectories"
-"""What verl/trainer/ppo/v1/replay_buffer.py says of a training batch without any result."""
+"""Part of verl's message for a training batch without any result (verl/trainer/ppo/v1/replay_buffer.py)."""
 
 
-def _nothing_collected(batch_size: int, what: str) -> RuntimeError:
+def _no_result_error(batch_size: int, what: str) -> RuntimeError:
     return RuntimeError(
-        f"none of {batch_size} tasks gave a scored attempt while {what}: the rollout workers' log says why, "
+        f"none of {batch_size} tasks gave a scored attempt while {what}; the log of the rollout workers says why, "
         "task by task"
     )
 
@@ -25,19 +25,20 @@ def _nothing_collected(batch_size: int, what: str) -> RuntimeError:
 class ProgressReplayBuffer(ReplayBuffer):  # type: ignore[misc]  # verl is Any to mypy
     """Shows how many of a batch's tasks have been collected. Chosen by `trainer.v1.sampler.custom_sampler`.
 
-    `sample` raises RuntimeError for a batch without any result, which verl would stumble over later on.
+    `sample` raises RuntimeError for a batch without any result, on which verl would fail later with another message.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.poll_interval = 0.0  # what verl sleeps after a look; `wait` takes its place
+        self.poll_interval = 0.0  # verl's sleep after each poll, which `wait` replaces
         self.wait: Callable[[float], None] = time.sleep
-        """Called with the most seconds that it may take between two looks."""
+        """Called between two polls, with the longest time in seconds that it may take."""
         self.on_poll: Callable[[str, int, set[str]], None] | None = None
-        """Called with the partition, the number of its tasks that have ended and the uids of those that have not."""
+        """Called at each poll with the partition, the number of its tasks that have ended and the other tasks' uids."""
         self._bar: tqdm | None = None
 
     def sample(self, *args: Any, **kwargs: Any) -> Any:
+        """See `ReplayBuffer.sample`."""
         partition_id, batch_size = kwargs["partition_id"], kwargs["batch_size"]
         what = "collecting" if partition_id == "train" else "validating"
         with tqdm(total=batch_size, desc=what, unit="task", mininterval=5.0) as self._bar:
@@ -45,11 +46,11 @@ class ProgressReplayBuffer(ReplayBuffer):  # type: ignore[misc]  # verl is Any t
                 sampled = super().sample(*args, **kwargs)
             except RuntimeError as error:
                 if NOTHING_COLLECTED in str(error):
-                    raise _nothing_collected(batch_size, what) from error
+                    raise _no_result_error(batch_size, what) from error
                 raise
             self._bar.update(batch_size - self._bar.n)
         if not sampled[0].keys:
-            raise _nothing_collected(batch_size, what)
+            raise _no_result_error(batch_size, what)
         return sampled
 
     def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:

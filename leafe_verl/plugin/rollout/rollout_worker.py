@@ -1,4 +1,4 @@
-"""The custom rollout worker: explores for training, plays plain episodes for GRPO and, by default, for validation."""
+"""Our rollout worker, which chooses the agent loop of each task, and the manager that replaces workers that die."""
 
 from __future__ import annotations
 
@@ -23,54 +23,56 @@ from leafe_verl.core.statistics import total
 from leafe_verl.environments.simulator import processes_lost
 from leafe_verl.plugin.rollout.evaluation import validation_loop
 from leafe_verl.plugin.rollout.explore_loops import EXPLORE, REPLAY
-from leafe_verl.plugin.rollout.task_loop import warn_once_of_model_types
+from leafe_verl.plugin.rollout.task_loop import warn_once_about_model_types
 from leafe_verl.plugin.rollout.worker_state import WorkerState
 from leafe_verl.sandbox import sandboxes_lost
 
 logger = logging.getLogger(__name__)
 
-# AgentLoopWorkerTQ is a Ray actor class, which cannot be subclassed; the class it was made from can.
+# AgentLoopWorkerTQ is a Ray actor class, which cannot be subclassed. The class that it was made from can be.
 _WorkerTQ = AgentLoopWorkerTQ.__ray_metadata__.modified_class
 
 PING_SECONDS = 5.0
+"""Seconds between two checks for dead workers."""
 STUCK_SECONDS = 600.0
-"""After this long without an answer, its start included, a worker is taken for dead."""
-DEATHS_OF_A_TASK = 2
-"""Workers that may die while they play a task; then it is given up, since it may well be what kills them."""
+"""A worker that gives no answer for this long, including the time it takes to start, counts as dead."""
+MAX_DEATHS_PER_TASK = 2
+"""A task is given up once this many workers have died while they played it, since it may be what kills them."""
 
 
 @dataclass(frozen=True)
-class Holdings:
-    """What a worker's process holds, and what its environments have lost."""
+class ProcessUsage:
+    """The resources that a worker's process uses, and the number of environment processes that it has lost."""
 
     memory: float
-    """Resident, in MiB."""
+    """Resident memory, in MiB."""
     descriptors: float
-    """Share of what the system allows the process."""
+    """Open file descriptors as a share, 0 to 1, of the process's limit."""
     losses: dict[str, int]
-    """Processes of environments and sandboxes that died and were replaced."""
+    """Number of environment and sandbox processes that died and were replaced, by kind."""
 
     def leaks(self, memory: float) -> bool:
+        """Return whether the process uses more than `memory` MiB, or more than half of its descriptors."""
         return self.memory > memory or self.descriptors > 0.5
 
 
-def holdings() -> Holdings:
-    """Return those of this process."""
+def measure_usage() -> ProcessUsage:
+    """Measure this process."""
     process = psutil.Process()
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     losses = {"environment_processes_lost": processes_lost(), "sandboxes_lost": sandboxes_lost()}
-    return Holdings(process.memory_info().rss / 2**20, process.num_fds() / allowed, losses)
+    return ProcessUsage(process.memory_info().rss / 2**20, process.num_fds() / allowed, losses)
 
 
 class RolloutWorker(_WorkerTQ):  # type: ignore[misc, valid-type]
-    """Chooses the loop: `rollout.agent.default_agent_loop` in training, `leafe.evaluation.loop` in validation."""
+    """verl's worker. It plays `rollout.agent.default_agent_loop` in training, `leafe.evaluation.loop` in validation."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._ended = asyncio.Event()
+        self._task_ended = asyncio.Event()
         self._state = WorkerState()
-        self.llm_client.worker_state = self._state  # verl hands the client to each loop
-        warn_once_of_model_types()
+        self.llm_client.worker_state = self._state  # verl passes the client to each loop
+        warn_once_about_model_types()
 
     async def _run_prompt(
         self, prompt: dict[str, Any], sampling_params: dict[str, Any], trajectory: dict[str, Any], trace: bool = False
@@ -78,76 +80,86 @@ class RolloutWorker(_WorkerTQ):  # type: ignore[misc, valid-type]
         if trajectory["validate"]:
             prompt["agent_name"] = validation_loop(self.config.leafe.evaluation)
         elif prompt["agent_name"] in (EXPLORE, REPLAY):
-            prompt["__rollout_n__"] = 1  # one tree a task; its number of roots is rollout.n
+            prompt["__rollout_n__"] = 1  # one tree for each task, with rollout.n roots
         await super()._run_prompt(prompt, sampling_params, trajectory, trace)
-        self._ended.set()
+        self._task_ended.set()
 
     async def next_end(self) -> None:
-        """Answer as soon as a task has ended since the last answer."""
-        await self._ended.wait()
-        self._ended.clear()
+        """Return once a task has ended, or immediately if one has ended since the last call returned."""
+        await self._task_ended.wait()
+        self._task_ended.clear()
 
     async def ping(self) -> None:
-        """Answer: the process lives."""
+        """Do nothing. An answer shows that the process is alive."""
 
-    async def holdings(self) -> Holdings:
-        return holdings()
+    async def usage(self) -> ProcessUsage:
+        """Return what this process uses and has lost."""
+        return measure_usage()
 
     async def stop_exploring(self, step: int) -> None:
-        """Cut short the trees of a training step that waits for them no longer."""
+        """Cut short the trees of a training step that no longer waits for them."""
         self._state.stop_signal(step).set()
 
 
 class RolloutManager(AgentLoopManagerTQ):  # type: ignore[misc]  # verl is Any to mypy
-    """verl's manager, with our worker; one that dies is replaced, and plays again what it had not finished."""
+    """verl's manager with our worker. A worker that dies is replaced, and its unfinished tasks are played again."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.agent_loop_workers_class = ray.remote(RolloutWorker)
         self.faults: Counter[str] = Counter(rollout_worker_deaths=0, rollout_worker_leaks=0)
-        """Workers replaced so far because they died, and because they leaked."""
+        """Number of workers replaced so far because they died, and because they leaked."""
         self._losses: dict[int, dict[str, int]] = {}
+        """Losses reported by each present worker, by the worker's number."""
         self._past_losses: Counter[str] = Counter()
+        """Losses reported by workers that have been replaced."""
         self._sent: dict[int, list[TensorDict]] = {}
-        self._deaths_of: Counter[str] = Counter()
+        """Tasks sent to each worker in this step, by the worker's number."""
+        self._deaths_by_task: Counter[str] = Counter()
         self._pings: dict[int, ray.ObjectRef[None]] = {}
-        self._ends: dict[int, ray.ObjectRef[None]] = {}
-        self._looked = 0.0
+        self._task_ends: dict[int, ray.ObjectRef[None]] = {}
+        self._checked_at = 0.0
 
     def generate_sequences(self, prompts: TensorDict) -> None:
-        """Hand each worker its share of the tasks, and remember which; returns before they are played."""
+        """Send each worker its share of the tasks, and remember which. Returns before they are played."""
         self._sent = {}
         self._replace_leaking()
         for worker, share in enumerate(prompts.chunk(len(self.agent_loop_workers))):
             self._send(worker, share)
 
     def wait_for_end(self, seconds: float) -> None:
-        """Return as soon as a task has ended, and after so many seconds at the latest."""
+        """Return as soon as a task has ended, or after `seconds` if none has."""
         for number, worker in enumerate(self.agent_loop_workers):
-            if number not in self._ends:
-                self._ends[number] = worker.next_end.remote()
-        answered, _ = ray.wait([*self._ends.values()], timeout=seconds)
-        self._ends = {number: end for number, end in self._ends.items() if end not in answered}
+            if number not in self._task_ends:
+                self._task_ends[number] = worker.next_end.remote()
+        answered, _ = ray.wait([*self._task_ends.values()], timeout=seconds)
+        self._task_ends = {number: end for number, end in self._task_ends.items() if end not in answered}
         try:
             ray.get(answered)
-        except RayActorError:  # a dead worker answers at once, again and again until it is replaced
+        except RayActorError:  # until it is replaced, every call to a dead worker fails at once
             time.sleep(seconds)
 
     def stop_exploring(self, step: int) -> None:
+        """Tell all workers to cut short the trees of a training step."""
         for worker in self.agent_loop_workers:
             worker.stop_exploring.remote(step)
 
     def losses(self) -> dict[str, int]:
-        """Return what the workers' environments have lost so far, as far as the workers lived to tell."""
+        """Return how many environment processes were lost so far, without those that a dying worker did not report."""
         for worker in range(len(self.agent_loop_workers)):
             self._ask(worker)
         return total([self._past_losses, *self._losses.values()])
 
     def replace_dead(self, unfinished: set[str], partition_id: str) -> None:
-        """Replace the workers that have died; `unfinished` are the uids that training or validation still waits for."""
-        if time.monotonic() - self._looked < PING_SECONDS:
+        """Replace dead workers, and play their unfinished tasks again.
+
+        Args:
+            unfinished: The uids of the tasks that training or validation still waits for.
+            partition_id: TransferQueue's partition of these tasks, `train` or `val`.
+        """
+        if time.monotonic() - self._checked_at < PING_SECONDS:
             return
-        self._looked = time.monotonic()
+        self._checked_at = time.monotonic()
         for worker in range(len(self.agent_loop_workers)):
             if self._is_dead(worker):
                 self._note_death(worker)
@@ -160,7 +172,7 @@ class RolloutManager(AgentLoopManagerTQ):  # type: ignore[misc]  # verl is Any t
         self._sent.setdefault(worker, []).append(share)
         try:
             ray.get(self.agent_loop_workers[worker].generate_sequences.remote(share))
-        except RayActorError:  # it died between two steps: no task is to blame
+        except RayActorError:  # it died between two steps, so no task is to blame
             self._note_death(worker)
             self._replace(worker)
             ray.get(self.agent_loop_workers[worker].generate_sequences.remote(share))
@@ -171,7 +183,7 @@ class RolloutManager(AgentLoopManagerTQ):  # type: ignore[misc]  # verl is Any t
             self._pings[worker] = self.agent_loop_workers[worker].ping.remote()
             return False
         answered, _ = ray.wait([ping], timeout=0)
-        if not answered:  # busy, or about to be known as dead
+        if not answered:  # it is busy, or Ray has not noticed its death yet
             return False
         del self._pings[worker]
         try:
@@ -181,39 +193,43 @@ class RolloutManager(AgentLoopManagerTQ):  # type: ignore[misc]  # verl is Any t
         return False
 
     def _replace_leaking(self) -> None:
-        most = self.config.leafe.collection.worker_memory
+        limit = self.config.leafe.collection.worker_memory
         for worker, handle in enumerate(self.agent_loop_workers):
-            held = self._ask(worker)
-            if held is None:
+            usage = self._ask(worker)
+            if usage is None:
                 self._note_death(worker)
-            elif held.leaks(most):
+            elif usage.leaks(limit):
                 self.faults["rollout_worker_leaks"] += 1
                 logger.error(
-                    "rollout worker %d holds %.0f MiB and %.0f %% of its descriptors, and is replaced: an environment "
-                    "leaks; leafe.collection.worker_memory is %d", worker, held.memory, 100 * held.descriptors, most
-                )  # fmt: skip
+                    "rollout worker %d uses %.0f MiB and %.0f %% of its file descriptors and is replaced, because an "
+                    "environment leaks; leafe.collection.worker_memory allows %d MiB",
+                    worker,
+                    usage.memory,
+                    100 * usage.descriptors,
+                    limit,
+                )
             else:
                 continue
             ray.kill(handle)
             self._replace(worker)
 
-    def _ask(self, worker: int) -> Holdings | None:
-        """Return what a worker holds; None when it is dead, or does not answer."""
+    def _ask(self, worker: int) -> ProcessUsage | None:
+        """Return what a worker uses, and note its losses; None if it is dead or does not answer."""
         try:
-            held: Holdings = ray.get(self.agent_loop_workers[worker].holdings.remote(), timeout=STUCK_SECONDS)
+            usage: ProcessUsage = ray.get(self.agent_loop_workers[worker].usage.remote(), timeout=STUCK_SECONDS)
         except (RayActorError, GetTimeoutError):
             return None
-        self._losses[worker] = held.losses
-        return held
+        self._losses[worker] = usage.losses
+        return usage
 
     def _note_death(self, worker: int) -> None:
         self.faults["rollout_worker_deaths"] += 1
-        logger.error("rollout worker %d has died and is replaced; its log says why", worker)
+        logger.error("rollout worker %d died and is replaced; its log says why it died", worker)
 
     def _replace(self, worker: int) -> None:
         self._pings.pop(worker, None)
         self._past_losses.update(self._losses.pop(worker, {}))
-        self._ends.pop(worker, None)
+        self._task_ends.pop(worker, None)
         self.agent_loop_workers[worker] = self.agent_loop_workers_class.options(
             name=f"agent_loop_worker_{worker}_{uuid4().hex[:8]}"
         ).remote(self.config, self.llm_client, self.teacher_client, self.reward_loop_worker_handles)
@@ -221,10 +237,10 @@ class RolloutManager(AgentLoopManagerTQ):  # type: ignore[misc]  # verl is Any t
     def _play_again(self, worker: int, share: TensorDict, unfinished: set[str], partition_id: str) -> None:
         uids = [str(uid) for uid in share["uid"]]
         lost = [uid for uid in uids if uid in unfinished]
-        self._deaths_of.update(lost)
-        given_up = [uid for uid in lost if self._deaths_of[uid] >= DEATHS_OF_A_TASK]
+        self._deaths_by_task.update(lost)
+        given_up = [uid for uid in lost if self._deaths_by_task[uid] >= MAX_DEATHS_PER_TASK]
         for uid in given_up:
-            logger.error("a task is given up: %d rollout workers died while they played it", DEATHS_OF_A_TASK)
+            logger.error("a task is given up: %d rollout workers died while they played it", MAX_DEATHS_PER_TASK)
             tq.kv_put(key=uid, partition_id=partition_id, tag={"status": "failure"})
         rows = [row for row, uid in enumerate(uids) if uid in lost and uid not in given_up]
         if rows:

@@ -1,4 +1,4 @@
-"""The policy served by verl's inference servers, token-exact across turns."""
+"""The policy on verl's inference servers. Histories contain sampled turns token for token."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 from verl.utils.tokenizer.continuous_token import ContinuousTokenBuilder
 from verl.workers.rollout.llm_server import LLMServerClient
+from verl.workers.rollout.replica import TokenOutput
 
 from leafe_verl.core.policy import (
     ContextOverflow,
@@ -27,34 +28,37 @@ from leafe_verl.core.settings import GenerationSettings, ReflectionSettings
 
 @dataclass
 class ServerPolicy:
-    """A `Policy` over `LLMServerClient`, for one exploration tree or one episode."""
+    """A `Policy` that samples through verl's `LLMServerClient`, for one exploration tree or one episode."""
 
     client: LLMServerClient
     builder: ContinuousTokenBuilder
     sampling_params: dict[str, Any]
-    """verl's sampling parameters of an action: temperature, top_p, top_k, logprobs, ..."""
+    """verl's sampling parameters for an action: temperature, top_p, top_k, logprobs, ..."""
     window: int
-    """Tokens the model can hold, prompt and turn together."""
+    """Maximum number of tokens of prompt and turn together."""
     request_id: str
-    """verl's sticky-session key: what shares it shares a replica, and so its prefix cache."""
+    """verl's sticky-session key. Requests with the same key go to the same replica and share its prefix cache."""
     generation: GenerationSettings
     reflection: ReflectionSettings
     grammar: bool = False
-    """Whether the engine decodes under a JSON schema."""
+    """Whether reflections are decoded under their JSON schema."""
     seed: str | None = None
-    """What tells this tree from all others, and one run's seed from another's; every request is then sampled by a seed
-    drawn from it. None: as the engine's own generator has it."""
+    """Text that is unique to this tree and to the run's seed, from which the sampling seed of each request is derived.
+    None: the engine's own random generator is used."""
     weight_versions: set[int] = field(default_factory=set)
-    """Training steps whose weights sampled for this policy."""
+    """Training steps whose weights have sampled for this policy."""
     seconds: float = 0.0
-    """Time spent waiting for the servers, summed over requests."""
+    """Seconds spent waiting for the servers, summed over requests."""
 
     async def begin(self, messages: Sequence[Message]) -> History:
         token_ids = await asyncio.to_thread(self.builder.build_initial_tokens, [dict(m) for m in messages])
         return History(tuple(token_ids), tuple(messages))
 
     async def extend(self, history: History, turn: Turn, observation: str) -> History:
-        """See `Policy.extend`. A cut turn is closed by an end-of-turn token, which is context, not an action."""
+        """Extend a history as `Policy.extend` does.
+
+        A turn that the token limit cut off is closed by an end-of-turn token, which is context and not trained on.
+        """
         sampled = history.token_ids + turn.token_ids
         closed = sampled if turn.complete else (*sampled, self.builder.tokenizer.eos_token_id)
         spoken = [*map(dict, history.messages), {"role": "assistant", "content": turn.text}]
@@ -85,15 +89,20 @@ class ServerPolicy:
                 f"a prompt of {length} tokens leaves no room for a turn of {max_tokens} in a window of {self.window}; "
                 "raise data.max_prompt_length or data.max_response_length, or lower leafe.generation.max_tokens"
             )
+        request_id, seed = self._identity(request, length)
+        params = {**self.sampling_params, **params, **seed, "max_tokens": max_tokens}
+        output = await self._generate(request_id, list(history.token_ids), params)
+        self.weight_versions.add(int(output.extra_fields.get("global_steps") or 0))
+        cached = output.extra_fields.get("num_cached_tokens")
+        prompted = None if cached is None else PromptUsage(length, cached)
+        return self._turn(output.token_ids, output.log_probs, max_tokens, prompted)
+
+    async def _generate(self, request_id: str, prompt_ids: list[int], params: dict[str, Any]) -> TokenOutput:
+        """Ask a server for a turn within the time limit. Raises PolicyFailure if none comes."""
         begun = asyncio.get_running_loop().time()
-        request_id, seeded = self._identity(request, length)
-        answer = self.client.generate(
-            request_id,
-            prompt_ids=list(history.token_ids),
-            sampling_params={**self.sampling_params, **params, **seeded, "max_tokens": max_tokens},
-        )
+        answer = self.client.generate(request_id, prompt_ids=prompt_ids, sampling_params=params)
         try:
-            output = await asyncio.wait_for(answer, self.generation.timeout)
+            output: TokenOutput = await asyncio.wait_for(answer, self.generation.timeout)
         except (TimeoutError, asyncio.TimeoutError):
             raise PolicyTimeout(
                 f"no turn within {self.generation.timeout:g} s; leafe.generation.timeout sets the limit"
@@ -103,15 +112,12 @@ class ServerPolicy:
         self.seconds += asyncio.get_running_loop().time() - begun
         if not output.token_ids or output.stop_reason == "aborted":
             raise PolicyFailure(f"the inference server gave no tokens (stop reason {output.stop_reason!r})")
-        self.weight_versions.add(int(output.extra_fields.get("global_steps") or 0))
-        cached = output.extra_fields.get("num_cached_tokens")
-        prompted = None if cached is None else PromptUsage(length, cached)
-        return self._turn(output.token_ids, output.log_probs, max_tokens, prompted)
+        return output
 
     def _identity(self, request: str, length: int) -> tuple[str, dict[str, int]]:
-        """The id of a request and its sampling seed.
+        """Return the id of a request and, for full determinism, its sampling seed.
 
-        Under `rollout.full_determinism` verl hands the id on to vLLM (llm_server.py), where no two may be the same.
+        With `rollout.full_determinism`, verl passes the id on to vLLM (llm_server.py), where every id must be unique.
         """
         if self.seed is None:
             return self.request_id, {}

@@ -1,4 +1,4 @@
-"""The base of our agent loops: settings, the policy, and the form of an output."""
+"""The base class of our agent loops: it reads the settings, makes the policy and builds outputs for verl."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from leafe_verl.plugin.settings import RunSettings
 
 
 class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
-    """verl makes one loop for each prompt. Subclasses implement `run`."""
+    """Base class of our agent loops. verl makes one loop for each prompt; subclasses implement `run`."""
 
     server_manager: RetryingClient
     continuous_token_builder: ContinuousTokenBuilder
@@ -45,16 +45,21 @@ class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
 
     @property
     def worker(self) -> WorkerState:
-        """What all loops of this process share. The rollout worker puts it on the client that verl gives each loop."""
+        """State that all loops of this process share. The rollout worker sets it on the client that each loop gets."""
         return self.server_manager.worker_state
 
     def finished(self, tree: ExplorationTree, examples: list[Example]) -> None:
-        """Hook that is called with every tree that has come to its end, scored or not."""
+        """Hook, called with every finished tree, scored or not, and with its examples."""
 
     def explorer(
         self, task: Task, sampling_params: dict[str, Any], played_for: str, stop: asyncio.Event | None = None
     ) -> tuple[Explorer, ServerPolicy]:
-        """Return the explorer of one tree and its policy. `played_for` tells the tree from others of the same task."""
+        """Return the explorer of one tree and its policy.
+
+        Args:
+            played_for: Distinguishes the tree from others of the same task; see `describe_row`.
+            stop: Set once the tree is to be returned as it is; None if the tree is never cut short.
+        """
         environment = self.settings.environment
         policy = self._policy(sampling_params, f"{played_for} {task.key}")
         make_environment = functools.partial(make, task.environment, **environment.options)
@@ -77,6 +82,7 @@ class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
         )
 
     def playbook(self) -> Playbook:
+        """Return ACE's playbook as it is on disk now; an empty one for other methods."""
         return read_playbook(self.settings.playbook.path)
 
     def output(
@@ -88,12 +94,14 @@ class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
         info: dict[str, float],
         record: dict[str, Any] | None = None,
     ) -> AgentLoopOutput:
-        """Return one row for TransferQueue: the prompt goes up to the first trained token, the response from there.
+        """Return one row for TransferQueue. The response begins at the first trained token, the prompt ends before it.
 
         Args:
-            policy: The policy that sampled the tokens; None where they come from a store.
+            policy: The policy that sampled the tokens; None if they come from a store.
+            reward: Reward of the row.
+            num_turns: Number of chat messages after the opening prompt.
             info: Numbers that verl averages in validation, such as `acc`.
-            record: Entry of a `wire` record for `extra_fields`.
+            record: Entry for `extra_fields` that carries a record of `wire`; None for rows without one.
         """
         split = sequence.prompt_length
         versions = (policy.weight_versions if policy else None) or {0}
@@ -111,21 +119,21 @@ class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
 
 
 def describe_row(row: dict[str, Any]) -> str:
-    """Return the training step and the session that verl handed a row to an agent loop for."""
+    """Return a name for one playing of a row: its training step and verl's session."""
     return f"step {int(row['global_steps'])}, session {row['session_id']}"
 
 
 def chatml_family(chosen: ContinuousTokenBuilder, chat_template: str) -> str | None:
-    """Return the builder family for a ChatML model whose type verl does not know, such as SmolLM2; else None.
+    """Return the builder family for a ChatML model whose type is unknown to verl, such as SmolLM2; None for others.
 
-    For unknown types verl chooses its default builder, which loses the line break after the end-of-turn token.
+    verl gives unknown types its default builder, which loses the line break after the end-of-turn token.
     """
     unknown = type(chosen) is ContinuousTokenBuilder
     return "qwen" if unknown and "<|im_start|>" in chat_template else None
 
 
 class _FirstOnly(logging.Filter):
-    """Lets each message through once."""
+    """Lets each message pass once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,8 +146,8 @@ class _FirstOnly(logging.Filter):
         return new
 
 
-def warn_once_of_model_types() -> None:
-    """Make this process log each warning about a model's type once. verl logs it for every attempt."""
+def warn_once_about_model_types() -> None:
+    """Log each of verl's warnings about a model's type once in this process. verl logs them for every attempt."""
     logger = logging.getLogger(create_continuous_token_builder.__module__)
     if not any(isinstance(each, _FirstOnly) for each in logger.filters):
         logger.addFilter(_FirstOnly())

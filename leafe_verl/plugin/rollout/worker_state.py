@@ -1,4 +1,4 @@
-"""What the agent loops of one rollout worker share: environment slots, stop signals, open stores.
+"""State that the agent loops of one rollout worker share: environment slots, stop signals and open stores.
 
 The rollout worker owns one `WorkerState` and puts it on the client that verl hands to each loop.
 """
@@ -13,8 +13,10 @@ from leafe_verl.trees import TreeWriter
 
 
 class WorkerState:
-    """Made once in a rollout worker's process. Slots and signals belong to the worker's event loop; stores are opened
-    from threads."""
+    """State of one rollout worker's process.
+
+    Slots and signals are used in the worker's event loop only; stores may be opened from several threads.
+    """
 
     def __init__(self) -> None:
         self._slots: dict[int, asyncio.Semaphore] = {}
@@ -24,22 +26,22 @@ class WorkerState:
         self._writers: dict[str, TreeWriter] = {}
 
     def environment_slots(self, number: int) -> asyncio.Semaphore:
-        """Return the semaphore that bounds environment calls at once to `number`."""
+        """Return the semaphore that lets at most `number` environment calls run at the same time."""
         return self._slots.setdefault(number, asyncio.Semaphore(number))
 
     def stop_signal(self, step: int) -> asyncio.Event:
-        """Return the signal that training step `step` no longer waits for its trees."""
+        """Return the event that is set once training step `step` no longer waits for its trees."""
         return self._stop_signals.setdefault(step, asyncio.Event())
 
     def collected_trees(self, store: str) -> CollectedTrees:
-        """Return this process's view of a training store. The first of several threads reads its index."""
+        """Return this process's view of a store of trees. The first caller reads its index, and others wait for it."""
         with self._opening:
             if store not in self._collected:
                 self._collected[store] = CollectedTrees(store)
             return self._collected[store]
 
     def tree_writer(self, store: str) -> TreeWriter:
-        """Return the writer of this process's own file in the store of an evaluation."""
+        """Return the writer for this process's own file in the store of an evaluation."""
         with self._opening:
             if store not in self._writers:
                 self._writers[store] = TreeWriter(store)

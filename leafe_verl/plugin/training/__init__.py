@@ -1,1 +1,1 @@
-"""From SFT examples to new weights: the trainers, the SFT role, and training on prefix trees."""
+"""Everything that turns SFT examples into new weights: the trainers, the SFT role and training on prefix trees."""

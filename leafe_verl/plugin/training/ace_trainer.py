@@ -1,4 +1,4 @@
-"""The trainer mode `ace`: merges into a playbook what the policy learned from its attempts, and trains no weights."""
+"""The trainer mode `ace`, which merges what the policy learned from its attempts into a playbook."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from leafe_verl.plugin.training.records import tree_records
 
 @register_trainer("ace")
 class ACETrainer(CollectingTrainer):
-    """Collects advice from plain attempts."""
+    """Collects advice from plain attempts and merges it into the playbook. It trains no weights."""
 
     trains_weights = False
 
@@ -27,6 +27,7 @@ class ACETrainer(CollectingTrainer):
         logging_prefix: str = "global_seqlen",
         keep_minibatch: bool = False,
     ) -> KVBatchMeta:
+        """Update the playbook from the batch's records and return the batch as it is."""
         trees = tree_records(batch)
         self._log_counts(trees, metrics)
         # Attempts finish in any order, and the playbook must not depend on it.
@@ -47,4 +48,5 @@ class ACETrainer(CollectingTrainer):
         metrics["leafe/advice"] = len(playbook.advice)
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        """Do nothing, because ACE trains no weights."""
         return batch

@@ -1,4 +1,4 @@
-"""Which examples make a mini-batch, on which rank: trees stay together, ranks compute about as many tokens."""
+"""Assigns examples to mini-batches and ranks, so that trees stay together and ranks have equal work."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ from leafe_verl.plugin.training.prefix_tree import cut_into, merged_length
 
 @dataclass(frozen=True)
 class ExampleRow:
-    """An example, as a record of TransferQueue."""
+    """An example, as a row of TransferQueue."""
 
     key: str
+    """The row's key in TransferQueue."""
     tree: tuple[str, int]
-    """Task key and number of the exploration tree that it comes from."""
+    """Key of the task, and number of the exploration tree among the stored trees of that task."""
     length: int
-    """Tokens."""
+    """Number of tokens."""
     shared: int
-    """Its first tokens that the row before it in the tree has as well, in depth-first order; 0 to compute them anew."""
+    """Number of leading tokens shared with the previous row of the tree, in shared-prefix order; 0 to share none."""
 
 
 @dataclass(frozen=True)
 class BatchLayout:
-    """Rows of every mini-batch and rank."""
+    """The rows of every mini-batch on every rank."""
 
     cells: tuple[tuple[tuple[ExampleRow, ...], ...], ...]
-    """By mini-batch, then by rank."""
+    """The rows of each cell, indexed by mini-batch, then by rank."""
 
     def rows_per_cell(self, multiple: int = 1) -> int:
-        """Rows of a cell once padding has made them equal, as verl needs them; a multiple of `multiple`."""
+        """Return the number of rows of a cell after padding, which verl needs to be equal; a multiple of `multiple`."""
         most = max(len(cell) for mini_batch in self.cells for cell in mini_batch)
         return math.ceil(most / multiple) * multiple
 
     def keys(self, padding: Sequence[str], multiple: int = 1) -> list[str]:
-        """Keys rank by rank, and mini-batch by mini-batch within a rank, each cell filled up from `padding`."""
+        """Return keys ordered by rank, then by mini-batch, each cell filled up with keys of `padding`."""
         size, spare = self.rows_per_cell(multiple), iter(padding)
         found: list[str] = []
         for cell in itertools.chain(*zip(*self.cells, strict=True)):
@@ -47,17 +48,20 @@ class BatchLayout:
 
     @property
     def imbalance(self) -> float:
-        """Tokens of the busiest rank over the ranks' mean, in all mini-batches together; 1 is perfect."""
+        """Tokens of the busiest rank over the mean of the ranks, for all mini-batches together; 1 is perfect."""
         tokens = [[_tokens(cell) for cell in mini_batch] for mini_batch in self.cells]
         return sum(map(max, tokens)) * len(tokens[0]) / sum(map(sum, tokens))
 
 
 def lay_out(rows: Sequence[ExampleRow], *, mini_batches: int, ranks: int, draw: random.Random | None) -> BatchLayout:
-    """Divide rows, given tree by tree and in depth-first order, into mini-batches, and each of them over the ranks.
+    """Divide rows into mini-batches, and each mini-batch over the ranks.
 
-    Mini-batches have equal numbers of examples, or one fewer, of trees in an order drawn by `draw` (None: as given).
-    Over ranks they are divided by the tokens that are left to compute once each rank has merged what begins alike. A
-    tree is only cut where a mini-batch or a rank ends within it.
+    The numbers of examples of two mini-batches differ by at most one. Ranks are balanced by the number of tokens that
+    they compute after merging shared prefixes. A tree is cut only where a mini-batch or a rank ends within it.
+
+    Args:
+        rows: Rows ordered by tree, and within a tree in shared-prefix order (`sort_by_shared_prefix`).
+        draw: Shuffles the trees; None keeps them in the given order.
     """
     trees = [list(tree) for _, tree in itertools.groupby(rows, key=lambda row: row.tree)]
     if draw:
@@ -77,13 +81,13 @@ def _tokens(rows: Sequence[ExampleRow]) -> int:
 
 
 class MiniBatchOrder:
-    """A sampler for verl's data loader: whole mini-batches, in another order every epoch, the same on all ranks.
+    """A sampler for verl's data loader that shuffles whole mini-batches in each epoch, in the same order on all ranks.
 
-    verl's own shuffles the rows of each rank apart, which would tear trees and balanced mini-batches.
+    verl's own sampler shuffles the rows of each rank separately, which would break up trees and the balance of ranks.
     """
 
     def __init__(self, mini_batches: int, rows: int, seed: int | None) -> None:
-        """`rows` of a rank in each mini-batch; no `seed`, no shuffling."""
+        """Take the number of rows that a rank has in each mini-batch; `seed` None means no shuffling."""
         self._mini_batches, self._rows, self._seed = mini_batches, rows, seed
         self._epoch = 0
 

@@ -1,6 +1,6 @@
-"""What all our trainer modes share, and the mode `grpo`, which is verl's GRPO on our environments.
+"""The base class of our trainer modes, and the mode `grpo`, which is verl's GRPO on our environments.
 
-Every difference from verl's loop is an override of one of its hooks.
+Every difference from verl's training loop is an override of one of its hooks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from leafe_verl.plugin.wire import TreeRecord
 
 
 class EpisodeTrainer(CheckpointingTrainer):
-    """verl's synchronous trainer with a worker of ours, unbiased Pass@k in validation, and processes that may die."""
+    """verl's synchronous trainer with our worker, unbiased Pass@k in validation, and restarts of processes that die."""
 
     worker_cls: type[ActorRolloutRefWorker] = PolicyWorker
     agent_loop_manager: RolloutManager
@@ -39,11 +39,12 @@ class EpisodeTrainer(CheckpointingTrainer):
         self._servers = InferenceServers(self.llm_server_manager)
 
     def get_llm_client(self) -> RetryingClient:
+        """Return the client that rollout workers use, which survives the death of a server."""
         client: RetryingClient = self.llm_server_manager.get_client(client_cls=RetryingClient)
         return client
 
     def _log_counts(self, trees: Iterable[TreeRecord], metrics: dict[str, Any]) -> None:
-        """Add to a step's metrics what was collected, what is missing, and which processes were lost."""
+        """Add to a step's metrics what was collected, how much is missing, and how many processes were lost."""
         summed = total(tree.counts for tree in trees)
         metrics.update({f"leafe/{name}": value for name, value in summed.items()})
         metrics.update({f"leafe/{name}": value for name, value in ratios(summed).items()})
@@ -58,11 +59,11 @@ class EpisodeTrainer(CheckpointingTrainer):
         super()._load_checkpoint()
 
     def on_init_end(self) -> None:
-        self._weights_of = self.global_steps
+        self._weights_step = self.global_steps
         self._servers.give_weights(super().on_init_end)
 
     def on_step_end(self) -> None:
-        self._weights_of = self.global_steps
+        self._weights_step = self.global_steps
         if self._servers.replace_dead(now=True):
             self._servers.admit()
         self._servers.give_weights(super().on_step_end)
@@ -76,7 +77,7 @@ class EpisodeTrainer(CheckpointingTrainer):
         self._attach()
 
     def _attach(self) -> None:
-        """Tie the replay buffer to the rollout workers, which are there only once verl has built this trainer."""
+        """Connect the replay buffer to the rollout workers, which exist only after verl has built this trainer."""
         self.replay_buffer.on_poll, self.replay_buffer.wait = self._watch, self.agent_loop_manager.wait_for_end
 
     def on_sample_end(self) -> None:
@@ -84,34 +85,33 @@ class EpisodeTrainer(CheckpointingTrainer):
         super().on_sample_end()
 
     def _watch(self, partition_id: str, ended: int, unfinished: set[str]) -> None:
-        """Called while a batch of tasks is being played."""
+        """Replace workers and servers that have died. The replay buffer calls this while it waits for tasks."""
         self.agent_loop_manager.replace_dead(unfinished, partition_id)
         self._replace_dead_servers()
 
     def _replace_dead_servers(self, *, now: bool = False) -> None:
         if self._servers.replace_dead(now=now):
-            self._servers.give_weights(lambda: self.checkpoint_manager.update_weights(self._weights_of))
+            self._servers.give_weights(lambda: self.checkpoint_manager.update_weights(self._weights_step))
             self._servers.admit()
 
     @property
     def collected_per_task(self) -> int:
-        """Records with counts that a task gives: one for each attempt."""
+        """Number of tree records that a task gives: one for each attempt."""
         return int(self.config.actor_rollout_ref.rollout.n)
 
     @property
     def trainer_mode(self) -> str:
-        """`sync`, whatever mode was chosen: trainer_base.py takes any other name for an asynchronous trainer."""
+        """Always `sync`, because trainer_base.py treats any other name as an asynchronous trainer."""
         return "sync"
 
     @trainer_mode.setter
     def trainer_mode(self, configured: str) -> None:
-        """The base class assigns the configured mode; it is kept in the configuration alone."""
+        """Ignore the mode that the base class assigns. The configuration keeps it."""
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
-        verls = ActorRolloutRefWorker
         for role, actor_class in self.role_worker_mapping.items():
-            if issubclass(actor_class.__ray_metadata__.modified_class, verls):
+            if issubclass(actor_class.__ray_metadata__.modified_class, ActorRolloutRefWorker):
                 self.role_worker_mapping[role] = ray.remote(self.worker_cls)
 
     def _val_metrics_update(
@@ -122,9 +122,9 @@ class EpisodeTrainer(CheckpointingTrainer):
         sample_turns: list[int],
         expected_acc_counts: dict[tuple[str, str], int] | None = None,
     ) -> dict[str, float]:
-        """Add unbiased Pass@k to verl's metrics, whose best@N resamples with replacement and reads low.
+        """Add unbiased Pass@k to verl's metrics, because verl's best@N resamples with replacement, which is biased low.
 
-        Attempts without an outcome are counted as `unscored`, not as wrong.
+        Attempts without an outcome are counted as `unscored`, not as failures.
         """
         metrics: dict[str, float] = super()._val_metrics_update(
             data_sources, sample_uids, reward_extra_infos_dict, sample_turns, expected_acc_counts=expected_acc_counts
@@ -157,7 +157,7 @@ class EpisodeTrainer(CheckpointingTrainer):
 
 @register_trainer("grpo")
 class GRPOTrainer(EpisodeTrainer):
-    """verl's GRPO, with unbiased Pass@k in validation and what was spent in the metrics."""
+    """verl's GRPO, with unbiased Pass@k in validation and counts of what was collected in the metrics."""
 
     def _balance_batch(
         self,
@@ -166,5 +166,6 @@ class GRPOTrainer(EpisodeTrainer):
         logging_prefix: str = "global_seqlen",
         keep_minibatch: bool = False,
     ) -> KVBatchMeta:
+        """Log the counts of the batch's attempts, then balance the batch as verl does."""
         self._log_counts(tree_records(batch), metrics)
         return super()._balance_batch(batch, metrics, logging_prefix, keep_minibatch)

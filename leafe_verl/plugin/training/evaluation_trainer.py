@@ -1,4 +1,4 @@
-"""The trainer mode of `leafe-verl evaluate`: it plays the validation set once and trains nothing."""
+"""The trainer mode of `leafe-verl evaluate`, which plays the validation set once and trains nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from leafe_verl.plugin.training.episode_trainer import EpisodeTrainer
 
 @register_trainer("evaluate")
 class EvaluationTrainer(EpisodeTrainer):
-    """Plays the validation set once, for the store."""
+    """Plays the validation set once. Its agent loops write the attempts to the store of the evaluation."""
 
     def _val_metrics_update(
         self,
@@ -21,5 +21,8 @@ class EvaluationTrainer(EpisodeTrainer):
         sample_turns: list[int],
         expected_acc_counts: dict[tuple[str, str], int] | None = None,
     ) -> dict[str, float]:
-        """Count alone: verl's own statistics resample each task 1,000 times, and the store holds the outcomes."""
+        """Return only the number of attempts, since the store holds their outcomes.
+
+        verl's own statistics would resample each task 1,000 times.
+        """
         return {"evaluation/collected": len(sample_uids)}

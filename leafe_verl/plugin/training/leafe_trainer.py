@@ -1,4 +1,4 @@
-"""The trainer mode `leafe`: collect exploration trees, distil their examples by SFT, sync the weights, validate."""
+"""The trainer mode `leafe`, which collects exploration trees and distils their examples by SFT."""
 
 from __future__ import annotations
 
@@ -29,12 +29,14 @@ logger = logging.getLogger(__name__)
 
 
 class CollectingTrainer(EpisodeTrainer):
-    """What needs neither log-probs nor advantages of what it collected."""
+    """A trainer that needs neither log-probs nor advantages of the tokens that it collected."""
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        """Do nothing."""
         return batch
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        """Do nothing."""
         return batch
 
     def _compute_metrics(
@@ -45,7 +47,7 @@ class CollectingTrainer(EpisodeTrainer):
         global_steps: int,
         epoch: int,
     ) -> None:
-        """verl's own computes advantages' and returns' statistics."""
+        """Add the step, timings and sampling speed. verl's hook needs advantages and returns, which are absent."""
         metrics.update({"training/global_step": global_steps, "training/epoch": epoch})
         metrics.update({f"timing_s/{name}": seconds for name, seconds in timing_raw.items()})
         if seconds := timing_raw.get("gen"):
@@ -54,21 +56,21 @@ class CollectingTrainer(EpisodeTrainer):
 
 @register_trainer("leafe")
 class LeafeTrainer(CollectingTrainer):
-    """Collect exploration trees, distil their examples by SFT, sync the weights, validate."""
+    """In each step, collects exploration trees, distils their examples by SFT, syncs the weights and validates."""
 
     worker_cls = SFTWorker
-    collected_per_task = 1  # the tree
+    collected_per_task = 1  # one tree for each task
 
     def __init__(self, config: DictConfig) -> None:
         self._stages = config.leafe.schedule.stages
         self.trains_weights = self._stages != "explore"
         if store := config.leafe.collection.store:
-            # Workers may run in another folder.
+            # Workers may run in another folder, so the path must be absolute.
             config.leafe.collection.store = str(Path(store).expanduser().resolve())
         if self._stages == "distil":
-            # verl's own way to do without inference servers; see `_setup` in trainer_base.py.
+            # This is verl's flag for running without inference servers; see `_setup` in trainer_base.py.
             self._enable_hybrid_replicas = False
-            config.actor_rollout_ref.rollout.nnodes = 1  # asked for even where none is started: llm_server.py
+            config.actor_rollout_ref.rollout.nnodes = 1  # llm_server.py reads it even if no server is started
             config.actor_rollout_ref.rollout.agent.default_agent_loop = REPLAY
             config.trainer.val_before_train, config.trainer.test_freq = False, -1
         super().__init__(config)
@@ -96,12 +98,13 @@ class LeafeTrainer(CollectingTrainer):
         super().on_sample_begin()
 
     def on_sample_end(self) -> None:
-        if self._interrupted:  # requests that nobody waits for must not meet a sleeping server
+        if self._interrupted:  # abort abandoned requests before the servers sleep
             self.checkpoint_manager.abort_replicas()
             self.checkpoint_manager.resume_generation_replicas()
         super().on_sample_end()
 
     def _watch(self, partition_id: str, ended: int, unfinished: set[str]) -> None:
+        """Also stop exploring once `leafe.collection.share` of the step's tasks have ended."""
         super()._watch(partition_id, ended, unfinished)
         enough = math.ceil(self.config.leafe.collection.share * self.config.data.train_batch_size)
         if partition_id == "train" and ended >= enough and unfinished and not self._interrupted:
@@ -109,7 +112,7 @@ class LeafeTrainer(CollectingTrainer):
             self.agent_loop_manager.stop_exploring(self.global_steps)
 
     def _save_checkpoint(self) -> None:
-        """Stage 1 alone changes no weights: its store is what it leaves."""
+        """Save nothing if only stage 1 runs, because it changes no weights. Its result is the store of trees."""
         if self._stages != "explore":
             super()._save_checkpoint()
 
@@ -120,13 +123,13 @@ class LeafeTrainer(CollectingTrainer):
         logging_prefix: str = "global_seqlen",
         keep_minibatch: bool = False,
     ) -> KVBatchMeta:
-        """Take the trees' summaries out of the batch and lay out its examples. verl trains on what this returns."""
+        """Drop the summaries of trees and lay out the examples. verl trains on the batch that is returned."""
         trees, examples = split_records(batch)
         self._log_counts(trees, metrics)
         self._track_branches(trees)
         self._refuse_unkept_trees(metrics)
         self._phases: list[Phase] = []
-        """What `_update_actor`, the next hook that verl calls, distils."""
+        """The phases that `_update_actor`, which verl calls next, distils."""
         if self._stages == "explore" or not self._has_examples(examples, len(trees)):
             return batch
         self._drop_summaries(batch, examples)
@@ -135,28 +138,28 @@ class LeafeTrainer(CollectingTrainer):
         return join_batches([phase.batch for phase in self._phases])
 
     def _track_branches(self, trees: Iterable[TreeRecord]) -> None:
-        """Log the most telling branches before the step's metrics: W&B takes nothing more once the next step began."""
+        """Log the most telling branches before the step's metrics, because W&B closes a step when the next begins."""
         branches = [tree.branch for tree in trees if tree.branch]
         track(self.logger.logger, most_telling(branches, self.config.leafe.tracking.branches), self.global_steps)
 
     def _refuse_unkept_trees(self, metrics: dict[str, Any]) -> None:
         if metrics[f"leafe/{TREES_UNKEPT}"] and not metrics.get("leafe/trees"):
             raise RuntimeError(
-                f"none of {metrics[f'leafe/{TREES_UNKEPT}']} trees could be kept in "
-                f"{self.config.leafe.collection.store}: the log of the rollout workers says why; once that is fixed, "
-                "the same command goes on from here"
+                f"none of {metrics[f'leafe/{TREES_UNKEPT}']} trees could be written to leafe.collection.store="
+                f"{self.config.leafe.collection.store}; the log of the rollout workers says why. Once that is fixed, "
+                "run the same command again to resume from here"
             )
 
     def _has_examples(self, examples: Mapping[str, ExampleRecord], trees: int) -> bool:
         if not examples:
-            logger.warning("step %d: no example in %d trees, nothing to distil", self.global_steps, trees)
+            logger.warning("step %d: %d trees gave no SFT example, so nothing is distilled", self.global_steps, trees)
         return bool(examples)
 
     def _drop_summaries(self, batch: KVBatchMeta, examples: Mapping[str, ExampleRecord]) -> None:
         tq.kv_clear(keys=[key for key in batch.keys if key not in examples], partition_id=batch.partition_id)
 
     def _phase_builder(self) -> PhaseBuilder:
-        ranks = max(self.actor_rollout_wg._query_dispatch_info("actor")) + 1  # as trainer_base.py counts them
+        ranks = max(self.actor_rollout_wg._query_dispatch_info("actor")) + 1  # trainer_base.py counts them in this way
         return PhaseBuilder(self.config, ranks, self.global_steps, self.tokenizer.eos_token_id)
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:

@@ -1,4 +1,4 @@
-"""The phases of a step's distillation: which examples are trained together, and how they are laid out over ranks."""
+"""Divides a step's examples into distillation phases, and lays each phase out over mini-batches and ranks."""
 
 from __future__ import annotations
 
@@ -23,29 +23,31 @@ from leafe_verl.plugin.wire import TERM, DistillationInfo, ExampleRecord
 
 @dataclass(frozen=True)
 class Phase:
-    """Examples that are distilled together. The next phase begins where this one ends."""
+    """Examples that are distilled together. The next phase starts from the weights that this one ends with."""
 
     name: str
+    """A key of `core.sft_examples.PHASES`."""
     batch: KVBatchMeta
     """Padded rows, ordered by rank, then by mini-batch."""
     weights: dict[str, float]
-    """Loss terms with their weights."""
+    """The weight of each loss term."""
     num_mini_batches: int
     """Number of optimiser steps in one epoch."""
     rows_per_rank: int
     """Rows of one mini-batch on one rank, padding included."""
     epochs: int
+    """Number of passes over the examples."""
     imbalance: float
     """Tokens of the busiest rank over the mean of the ranks; 1 is perfect."""
 
     @property
     def updates(self) -> int:
-        """Number of optimiser steps."""
+        """Number of optimiser steps of all epochs."""
         return self.num_mini_batches * self.epochs
 
 
 def phase_weights(beta: float) -> dict[str, dict[str, float]]:
-    """Return the loss terms of each phase with their weights; `beta` weighs the rehearsal loss."""
+    """Return the weight of each loss term, for each phase. `beta` is the weight of the rehearsal loss."""
     return {
         name: {kind.value: beta if kind is Kind.REHEARSAL else 1.0 for kind in kinds} for name, kinds in PHASES.items()
     }
@@ -59,10 +61,11 @@ class PhaseBuilder:
     ranks: int
     """Number of data-parallel ranks."""
     step: int
+    """The training step, which enters the seed of the order of trees."""
     pad_token_id: int
 
     def build(self, batch: KVBatchMeta, examples: Mapping[str, ExampleRecord]) -> list[Phase]:
-        """Return the phases that have examples. `examples` maps keys of `batch` to their records."""
+        """Return the phases that have examples. `examples` maps keys of rows in `batch` to their records."""
         phases = []
         for name, weights in phase_weights(self.config.leafe.distillation.beta).items():
             if mine := {key: example for key, example in examples.items() if example.kind.value in weights}:
@@ -96,7 +99,7 @@ class PhaseBuilder:
     ) -> tuple[KVBatchMeta, int]:
         """Return the rows in the order of the layout, each cell padded to the same size, and that size."""
         actor = self.config.actor_rollout_ref.actor
-        # Without shared prefixes verl divides a rank's rows into micro-batches of one size.
+        # Without shared prefixes verl divides a rank's rows into micro-batches of equal size.
         multiple = 1 if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu
         rows_per_rank = layout.rows_per_cell(multiple)
         padded = upsample_batch_to_divisible_size(batch, mini_batches * self.ranks * rows_per_rank, self.pad_token_id)
@@ -105,14 +108,14 @@ class PhaseBuilder:
 
 
 def _put_terms(batch: KVBatchMeta, terms: list[str], examples: Mapping[str, ExampleRecord]) -> None:
-    """Write each row's loss term to TransferQueue. Rows of padding train nothing and may belong to any term."""
+    """Write the index of each row's loss term to TransferQueue. Padding rows train nothing, so they get term 0."""
     indices = [terms.index(examples[key].kind.value) if key in examples else 0 for key in batch.keys]
     fields = TensorDict({TERM: torch.tensor(indices)}, batch_size=len(indices))
     tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
 
 
 def prepare_update(phase: Phase, config: DictConfig) -> None:
-    """Write into the phase's batch what verl's workers and ours need to know to train on it."""
+    """Add to the phase's batch the settings that verl's workers and ours need to train on it."""
     actor = config.actor_rollout_ref.actor
     mini_batch_size = len(phase.batch) // phase.num_mini_batches
     seed = actor.data_loader_seed if actor.shuffle else None
@@ -124,7 +127,7 @@ def prepare_update(phase: Phase, config: DictConfig) -> None:
             "epochs": phase.epochs,
             "seed": actor.data_loader_seed,
             "dataloader_kwargs": {"sampler": MiniBatchOrder(phase.num_mini_batches, phase.rows_per_rank, seed)},
-            "temperature": 1.0,  # trains the policy itself, not the tempered one that sampled
+            "temperature": 1.0,  # train the policy itself, not the one at the sampling temperature
             **info.to_extra_info(),
         }
     )

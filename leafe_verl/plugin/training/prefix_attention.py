@@ -1,9 +1,9 @@
-"""Attention over a prefix tree, as one of transformers' attention functions. A token sees the tokens that it follows,
-and no sibling.
+"""Attention over a prefix tree, registered as an attention function of transformers. A token sees itself and the
+tokens that it follows, but no tokens of other branches.
 
-Each segment of the tree attends to the tokens before it and to itself, whose keys and values are gathered; nothing is
-computed that a mask would then throw away. flash-attention takes all segments in one call, where it is installed and
-numbers have 16 bits; otherwise each is a call of PyTorch's scaled_dot_product_attention.
+The keys and values that each segment of the tree sees are gathered, so no work is done that a mask would discard.
+If flash-attention is installed and numbers have 16 bits, it computes all segments in one call. Otherwise each segment
+is a call of PyTorch's scaled_dot_product_attention.
 """
 
 from __future__ import annotations
@@ -22,30 +22,34 @@ from leafe_verl.plugin.training.prefix_tree import split_segments
 
 NAME = "leafe_prefix_tree"
 """Name of `attend` in transformers' registry of attention functions."""
-OFF = "leafe.distillation.share_prefixes=false trains one by one"
+OFF = "leafe.distillation.share_prefixes=false trains on examples one by one"
+"""Advice in messages that prefixes cannot be shared."""
 
 
 class SegmentLayout(NamedTuple):
-    """What each segment of a prefix tree attends to. Segments stand in the order of the tree's tokens."""
+    """The tokens that each segment of a prefix tree attends to. Segments are in the order of the tree's tokens."""
 
     places: torch.Tensor
-    """(keys,): for each segment in turn, the positions of the tokens that it follows and of its own."""
+    """Shape (sum of `keys`,): for each segment, the places of the tokens that it follows, then of its own."""
     queries: list[int]
     """Number of tokens of each segment."""
     keys: list[int]
-    """For each segment, the number of tokens that its last token sees."""
+    """For each segment, the number of tokens that its last token sees, itself included."""
     masks: list[torch.Tensor | None]
-    """For each segment, (queries, keys), true where a token is seen; None where plain causal attention does."""
+    """For each segment, shape (queries, keys), true where a token is seen; None if it is plain causal attention."""
 
 
 class PrefixTreeInputs(NamedTuple):
+    """The inputs that a model needs for a prefix tree, beside its token ids."""
+
     position_ids: torch.Tensor
-    """(tokens,): the number of tokens that each token follows."""
+    """Shape (tokens,): the number of tokens that each token follows."""
     layout: SegmentLayout
+    """Passed to `attend`."""
 
 
 def tree_inputs(parents: Sequence[int], device: torch.device | str) -> PrefixTreeInputs:
-    """Return the inputs that a model needs beside the token ids of a prefix tree. `parents` is `PrefixTree.parents`."""
+    """Return the inputs of a prefix tree that is given by its `PrefixTree.parents`."""
     segments = split_segments(parents)
     positions = [range(len(s.before), len(s.before) + s.end - s.begin) for s in segments]
     places = [place for s in segments for place in itertools.chain(s.before, range(s.begin, s.end))]
@@ -79,17 +83,17 @@ def attend(
     """Attend within a prefix tree.
 
     Args:
-        query: (1, heads, tokens, head size); `key` and `value` the same with their own number of heads.
-        layout: What each segment sees.
+        query: Shape (1, heads, tokens, head size); `key` and `value` have their own number of heads.
+        layout: The tokens that each segment sees.
 
     Returns:
-        (1, tokens, heads, head size), and no attention weights.
+        The output, shape (1, tokens, heads, head size), and None in place of attention weights.
 
     Raises:
         NotImplementedError: The model's attention has a window, sinks or a soft cap.
     """
     if unknown := [name for name in ("sliding_window", "s_aux", "softcap") if kwargs.get(name) is not None]:
-        raise NotImplementedError(f"prefixes cannot be shared with attention that has {', '.join(unknown)}; {OFF}")
+        raise NotImplementedError(f"prefixes cannot be shared by attention with {', '.join(unknown)}; {OFF}")
     key, value = key.index_select(2, layout.places), value.index_select(2, layout.places)
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and is_flash_attn_2_available():
         return _flash(query, key, value, layout, scaling, dropout), None
@@ -115,7 +119,7 @@ def _flash(
     scaling: float | None,
     dropout: float,
 ) -> torch.Tensor:
-    """Compute all segments in one call. With fewer queries than keys, `causal` aligns the last of both."""
+    """Compute all segments in one call. `causal` aligns the last query with the last key, as segments need."""
     from flash_attn import flash_attn_varlen_func
 
     def cumulative(lengths: list[int]) -> torch.Tensor:
@@ -139,7 +143,7 @@ AttentionInterface.register(NAME, attend)
 
 @contextmanager
 def attending_within_trees(config: PretrainedConfig) -> Iterator[None]:
-    """Make the model of `config` use `attend`, which then expects `layout` among the model's inputs."""
+    """Make the model of `config` use `attend`, which needs `layout` among the model's inputs."""
     usual = config._attn_implementation
     config._attn_implementation = NAME
     try:
@@ -153,9 +157,9 @@ def unsupported_reason(model: PreTrainedModel) -> str | None:
     config = model.config
     layers = set(getattr(config, "layer_types", None) or ["full_attention"])
     if not model._supports_attention_backend or not model._supports_sdpa:
-        return f"{type(model).__name__} brings an attention of its own"
+        return f"{type(model).__name__} has its own attention, which transformers cannot replace"
     if layers != {"full_attention"} or (not hasattr(config, "layer_types") and getattr(config, "sliding_window", None)):
-        return f"{type(model).__name__} has layers that do not attend to all tokens before"
+        return f"{type(model).__name__} has layers that do not attend to all earlier tokens"
     if hasattr(config, "vision_config"):
-        return f"{type(model).__name__} reads pictures"
+        return f"{type(model).__name__} takes images"
     return None

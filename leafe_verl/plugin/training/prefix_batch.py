@@ -1,6 +1,6 @@
-"""The examples of a mini-batch as prefix trees. Each tree is one row, and so one micro-batch.
+"""Merges the examples of a mini-batch into prefix trees. Each tree is one row, and thus one micro-batch.
 
-examples (rows of TransferQueue)  ─►  depth-first order  ─►  balanced pieces  ─►  trees (rows of the engine)
+examples (rows of TransferQueue)  ─►  shared-prefix order  ─►  balanced pieces  ─►  trees (rows of the engine)
 """
 
 from __future__ import annotations
@@ -18,21 +18,23 @@ from leafe_verl.plugin.wire import MERGED, PARENTS, TARGETS, TERM
 
 @dataclass(frozen=True)
 class TrainedExample:
-    """An example up to its last trained token. Nothing after that token reaches the loss."""
+    """An example up to its last trained token, since no later token affects the loss."""
 
     token_ids: tuple[int, ...]
     trained: tuple[int, ...]
     """Positions of the trained tokens in `token_ids`."""
     term: int
+    """Index of the loss term."""
     length: int
-    """Number of tokens of the whole example."""
+    """Number of tokens of the whole example, with those after the last trained one."""
 
 
 def trained_examples(data: TensorDict) -> list[TrainedExample]:
-    """Return the rows of a batch that train anything. Rows of padding do not.
+    """Return the rows of a batch that have trained tokens, which leaves out padding.
 
     Args:
-        data: `input_ids` and `response_mask`, both nested, where the mask covers the last tokens of each row; `TERM`.
+        data: A batch with `TERM`, shape (rows,), `input_ids`, nested (rows, tokens), and `response_mask`, nested, which
+            covers the last tokens of each row.
     """
     found = []
     rows = zip(data["input_ids"].unbind(), data["response_mask"].unbind(), data[TERM].reshape(-1), strict=True)
@@ -46,14 +48,13 @@ def trained_examples(data: TensorDict) -> list[TrainedExample]:
 
 
 def in_shared_prefix_order(examples: Sequence[TrainedExample]) -> tuple[list[TrainedExample], list[int]]:
-    """Order examples so that those that begin alike are adjacent. Also return how many leading tokens each shares with
-    the one before it."""
+    """Return the examples in shared-prefix order, and how many leading tokens each shares with the one before it."""
     order = sort_by_shared_prefix([example.token_ids for example in examples])
     return [examples[index] for index, _ in order], [shared for _, shared in order]
 
 
 def tree_batch(pieces: Iterable[Sequence[TrainedExample]], terms: int, data: TensorDict) -> TensorDict:
-    """Merge each piece into one row. The entries of `data` that are no tensors are kept.
+    """Merge each piece into one row. Entries of `data` that are not tensors are kept.
 
     A piece without examples becomes a row of one token that trains nothing, because FSDP needs every rank to take
     part in each forward and backward pass.

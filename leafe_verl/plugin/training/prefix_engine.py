@@ -1,4 +1,4 @@
-"""verl's FSDP engine, able to train on prefix trees. It computes logits only for trained tokens."""
+"""verl's FSDP engine, extended to train on prefix trees, for which it computes logits of trained tokens only."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ BACKENDS, DEVICES = ["fsdp", "fsdp2"], ["cpu", "cuda"]
 
 @EngineRegistry.register(model_type=MODEL_TYPE, backend=BACKENDS, device=DEVICES)
 class PrefixTreeEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # verl is Any to mypy
-    """Computes batches that have `PARENTS` as prefix trees, one row a micro-batch, and all others as verl does."""
+    """Computes batches with `PARENTS` as prefix trees, one row per micro-batch, and all other batches as verl does."""
 
     unsupported_reason: str | None = None
-    """Why this model or its configuration cannot train on prefix trees; None if it can."""
+    """The reason why this model or its configuration cannot train on prefix trees; None if it can."""
 
     def __init__(self, model_config: Any, *args: Any, **kwargs: Any) -> None:
-        # The registry has chosen this engine by the name; verl builds the usual language model from here on.
+        # MODEL_TYPE made the registry choose this engine. verl's code expects the usual name from here on.
         model_config.model_type = "language_model"
         super().__init__(model_config, *args, **kwargs)
 
@@ -38,7 +38,7 @@ class PrefixTreeEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # verl is A
         self._tree_config = module.config
         self.unsupported_reason = self._unsupported_setting() or unsupported_reason(module)
         if self.unsupported_reason is None and "logits_to_keep" not in inspect.signature(module.forward).parameters:
-            self.unsupported_reason = f"{type(module).__name__} computes logits of all tokens or none"
+            self.unsupported_reason = f"{type(module).__name__} does not take logits_to_keep"
         return module
 
     def _unsupported_setting(self) -> str | None:
@@ -53,10 +53,11 @@ class PrefixTreeEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # verl is A
     ) -> Any:
         if PARENTS not in data:
             return super().forward_backward_batch(data, loss_function, forward_only)
-        with attending_within_trees(self._tree_config):  # the backward pass too: checkpointing recomputes
+        with attending_within_trees(self._tree_config):  # also in the backward pass, where checkpointing recomputes
             return super().forward_backward_batch(data, loss_function, forward_only)
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the model's inputs, and `targets`: the places of the trained tokens."""
         if PARENTS not in micro_batch:
             usual: tuple[dict[str, Any], dict[str, Any]] = super().prepare_model_inputs(micro_batch)
             return usual
@@ -77,7 +78,7 @@ class PrefixTreeEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # verl is A
     def prepare_model_outputs(
         self, output: Any, output_args: dict[str, Any], micro_batch: TensorDict, logits_processor_func: Any
     ) -> dict[str, torch.Tensor]:
-        """Return `log_probs`, nested, (rows, tokens): zero for tokens that are not trained."""
+        """Return `log_probs`, nested (rows, tokens), which are zero for tokens that are not trained."""
         if PARENTS not in micro_batch:
             usual: dict[str, torch.Tensor] = super().prepare_model_outputs(
                 output, output_args, micro_batch, logits_processor_func

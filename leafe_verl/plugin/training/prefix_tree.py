@@ -1,4 +1,4 @@
-"""Token sequences merged where they begin alike, so that what they share is computed once.
+"""Merges token sequences that begin alike into a prefix tree, so that shared tokens are computed once.
 
 a b c d                        a b c d
 a b e         becomes              e f         token_ids   a  b  c  d  e  f
@@ -17,23 +17,26 @@ from leafe_verl.core.shared_prefix import sort_by_shared_prefix
 
 @dataclass(frozen=True)
 class PrefixTree:
-    """Every token of the merged sequences once, after all tokens that it follows."""
+    """The merged sequences. Each token appears once, and after all tokens that it follows."""
 
     token_ids: tuple[int, ...]
+    """The tokens, in the order in which `sort_by_shared_prefix` meets them."""
     parents: tuple[int, ...]
-    """Place of the token that each follows directly; -1 for the first token of a sequence."""
+    """For each token, the place of the token before it; -1 for the first token of a sequence."""
     paths: tuple[tuple[int, ...], ...]
-    """For each merged sequence, in the order given, the places of its tokens."""
+    """For each merged sequence, in the order in which they were given, the places of its tokens."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Tokens of a prefix tree that stand side by side and follow each other."""
+    """Adjacent tokens of a prefix tree, each of which follows the one before it."""
 
     begin: int
+    """Place of the first token."""
     end: int
+    """Place after the last token."""
     before: tuple[int, ...]
-    """Places of all tokens that they follow, first to last."""
+    """Places of all earlier tokens of the sequence, first to last."""
 
 
 def merge(sequences: Sequence[tuple[int, ...]]) -> PrefixTree:
@@ -52,7 +55,7 @@ def merge(sequences: Sequence[tuple[int, ...]]) -> PrefixTree:
 
 
 def split_segments(parents: Sequence[int]) -> list[Segment]:
-    """Split a prefix tree, given as in `PrefixTree.parents`, where a token does not follow the one beside it."""
+    """Split a prefix tree, given by its `PrefixTree.parents`, wherever a token does not follow the adjacent one."""
     begins = [place for place, parent in enumerate(parents) if place == 0 or parent != place - 1]
     found: list[Segment] = []
     for begin, end in itertools.pairwise([*begins, len(parents)]):
@@ -65,14 +68,20 @@ def split_segments(parents: Sequence[int]) -> list[Segment]:
 
 
 def merged_length(lengths: Sequence[int], shared: Sequence[int], piece: range) -> int:
-    """Tokens of the prefix tree of some adjacent sequences, whose `lengths` and `shared` are in depth-first order."""
+    """Return the number of tokens of the prefix tree of some adjacent sequences.
+
+    Args:
+        lengths: Number of tokens of each sequence, in shared-prefix order (`sort_by_shared_prefix`).
+        shared: Number of leading tokens that each sequence shares with the one before it.
+        piece: Indices of the sequences to merge.
+    """
     return sum(lengths[i] - (shared[i] if i > piece.start else 0) for i in piece)
 
 
 def cut_at(lengths: Sequence[int], shared: Sequence[int], limit: int) -> list[range]:
-    """Cut sequences, in depth-first order, into as few pieces as merge to at most `limit` tokens each.
+    """Cut sequences into the fewest pieces that merge to at most `limit` tokens each.
 
-    A sequence longer than `limit` is a piece of its own.
+    `lengths` and `shared` are those of `merged_length`. A sequence longer than `limit` becomes a piece of its own.
     """
     begins, tokens = [0], 0
     for i, length in enumerate(lengths):
@@ -84,9 +93,10 @@ def cut_at(lengths: Sequence[int], shared: Sequence[int], limit: int) -> list[ra
 
 
 def cut_into(lengths: Sequence[int], shared: Sequence[int], parts: int) -> list[range]:
-    """Cut sequences, in depth-first order, into `parts` pieces, the largest of them as small as it can be.
+    """Cut sequences into `parts` pieces so that the largest merges to as few tokens as possible.
 
-    What two pieces have in common is in both. Pieces at the end are empty where fewer suffice.
+    `lengths` and `shared` are those of `merged_length`. Tokens that two pieces share are counted in both. The last
+    pieces are empty if fewer suffice.
     """
     least, most = max(lengths, default=0), sum(lengths)
     while least < most:

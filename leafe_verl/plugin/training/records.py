@@ -1,4 +1,4 @@
-"""The records of a batch of TransferQueue, and batches made of some of its rows."""
+"""Reads the records of a TransferQueue batch, and selects and joins its rows."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from leafe_verl.plugin.wire import ExampleRecord, Record, TreeRecord, read_recor
 
 
 def read_records(batch: KVBatchMeta) -> dict[str, Record | None]:
-    """Return the record of each row by its key, in the order of the batch."""
+    """Return the record of each row, or None for rows without one, by the row's key in the order of the batch."""
     rows = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
     return {key: read_record(extra) for key, extra in zip(batch.keys, rows["extra_fields"], strict=True)}
 
 
 def tree_records(batch: KVBatchMeta) -> list[TreeRecord]:
-    """Return the batch's summaries of trees."""
+    """Return the summaries of trees in the batch."""
     return [record for record in read_records(batch).values() if isinstance(record, TreeRecord)]
 
 
 def split_records(batch: KVBatchMeta) -> tuple[list[TreeRecord], dict[str, ExampleRecord]]:
-    """Return the batch's summaries of trees, and its SFT examples by the keys of their rows."""
+    """Return the summaries of trees in the batch, and the records of its SFT examples by the keys of their rows."""
     records = read_records(batch)
     trees = [record for record in records.values() if isinstance(record, TreeRecord)]
     return trees, {key: record for key, record in records.items() if isinstance(record, ExampleRecord)}
 
 
 def select_rows(batch: KVBatchMeta, keys: Iterable[str]) -> KVBatchMeta:
-    """Return the rows of `keys`, in the order of `keys`."""
+    """Return a batch of the rows that `keys` names, in that order."""
     tags, keys = dict(zip(batch.keys, batch.tags, strict=True)), list(keys)
     return KVBatchMeta(
         partition_id=batch.partition_id,
@@ -40,7 +40,7 @@ def select_rows(batch: KVBatchMeta, keys: Iterable[str]) -> KVBatchMeta:
 
 
 def join_batches(batches: Sequence[KVBatchMeta]) -> KVBatchMeta:
-    """Return the rows of all batches, one batch after another."""
+    """Return one batch with the rows of all batches, in order."""
     return KVBatchMeta(
         partition_id=batches[0].partition_id,
         keys=[key for batch in batches for key in batch.keys],

@@ -39,17 +39,19 @@ logger = logging.getLogger(__name__)
 def distillation_loss(
     model_output: dict[str, torch.Tensor], data: TensorDict, dp_group: Any = None
 ) -> tuple[torch.Tensor, dict[str, Metric]]:
-    """Weighted sum of terms, each the mean over its own tokens of the mini-batch on all ranks: L_cf + beta * L_reh.
+    """Compute L_cf + beta * L_reh, or the loss terms of another phase, weighted and summed.
+
+    Each term is a mean over its own tokens in the mini-batch of all ranks.
 
     Args:
-        model_output: `log_probs`, nested, (rows, tokens), of examples or of prefix trees.
-        data: A micro-batch of examples, with `prompts`, `responses` and `response_mask` (nested; the mask is 1 where
-            the loss is computed) and `TERM` (rows,), or of prefix trees (prefix_batch.py); and the mini-batch's
-            DistillationInfo, term tokens and `dp_size`.
+        model_output: `log_probs`, nested (rows, tokens), of examples or of prefix trees.
+        data: A micro-batch, either of examples or of prefix trees (prefix_batch.py). Examples have `prompts`,
+            `responses` and `response_mask` (nested; the mask is 1 where the loss is computed) and `TERM`, shape
+            (rows,). Both carry the mini-batch's DistillationInfo, term tokens and `dp_size`.
 
     Returns:
-        This micro-batch's share of the loss times `dp_size` (FSDP averages gradients over ranks), and metrics whose
-        sum over micro-batches and mean over ranks are the terms and numbers of tokens.
+        This micro-batch's share of the loss times `dp_size`, because FSDP averages gradients over ranks; and metrics,
+        which give the terms and numbers of tokens when summed over micro-batches and averaged over ranks.
     """
     weights, tokens = DistillationInfo.from_batch(data).weights, get_term_tokens(data)
     sums = _tree_sums(model_output, data) if PARENTS in data else _example_sums(model_output, data, len(weights))
@@ -64,7 +66,7 @@ def distillation_loss(
 
 def _example_sums(model_output: dict[str, torch.Tensor], data: TensorDict, terms: int) -> torch.Tensor:
     """Return the sum of -log p over the trained tokens of each term, shape (terms,)."""
-    # The engine autocasts to bfloat16, which resolves only 0.06 near a loss of 10, so the sums are taken in float32.
+    # The engine autocasts to bfloat16, whose steps near a loss of 10 are 0.06, so the sums are taken in float32.
     log_probs = no_padding_2_padding(model_output["log_probs"], data).float()
     mask = torch.nested.to_padded_tensor(data["response_mask"], 0.0).float()
     nll: torch.Tensor = -(log_probs * mask).sum(dim=1)
@@ -73,6 +75,7 @@ def _example_sums(model_output: dict[str, torch.Tensor], data: TensorDict, terms
 
 
 def _tree_sums(model_output: dict[str, torch.Tensor], data: TensorDict) -> torch.Tensor:
+    """Return the same sums as `_example_sums`, of prefix trees."""
     log_probs, targets = model_output["log_probs"].values().float(), data[TARGETS].values()
     # A matrix product would be autocast to bfloat16.
     sums: torch.Tensor = -(log_probs.unsqueeze(1) * targets).sum(dim=0)
@@ -80,7 +83,7 @@ def _tree_sums(model_output: dict[str, torch.Tensor], data: TensorDict) -> torch
 
 
 def _token_counts(data: TensorDict) -> dict[str, int]:
-    """Count the tokens of the examples one by one, the tokens that the model computes, and those that are padding."""
+    """Count the tokens of the examples before merging, the tokens that the model computes, and padding tokens."""
     lengths = data["input_ids"].offsets().diff()
     computed = int(lengths.sum())
     if PARENTS in data:
@@ -94,8 +97,10 @@ def _token_counts(data: TensorDict) -> dict[str, int]:
 
 
 class SFTTrainingWorker(TrainingWorker):  # type: ignore[misc]  # verl is Any to mypy
-    """verl's training worker with two additions before each optimiser step: it counts the tokens of each loss term over
-    all ranks, and it merges examples that begin alike."""
+    """verl's training worker, with two additions before each optimiser step.
+
+    It counts the tokens of each loss term over all ranks, and it merges examples that begin alike.
+    """
 
     _bar: tqdm | None = None
     _warned = False
@@ -106,6 +111,7 @@ class SFTTrainingWorker(TrainingWorker):  # type: ignore[misc]  # verl is Any to
         super().__init__(config)
 
     def train_batch(self, data: TensorDict) -> TensorDict:
+        """Take one optimiser step on a mini-batch. See `TrainingWorker.train_batch`."""
         tokens = torch.stack([row.sum() for row in data["response_mask"].unbind()]).float()
         terms = data[TERM].reshape(-1).long().to(tokens.device)
         info = DistillationInfo.from_batch(data)
@@ -120,17 +126,17 @@ class SFTTrainingWorker(TrainingWorker):  # type: ignore[misc]  # verl is Any to
         return output
 
     def _can_share(self) -> bool:
-        """Return whether the engine can train on prefix trees; warn once where it cannot."""
+        """Return whether the engine can train on prefix trees, and warn once if it cannot."""
         reason: str | None = f"the engine is a {type(self.engine).__name__}"
         if isinstance(self.engine, PrefixTreeEngine):
             reason = self.engine.unsupported_reason
         if reason and self.rank == 0 and not self._warned:
-            logger.warning("prefixes are not shared, examples are trained on one by one: %s; %s", reason, OFF)
+            logger.warning("prefixes are not shared, so examples are trained on one by one: %s; %s", reason, OFF)
             self._warned = True
         return reason is None
 
     def _merged(self, data: TensorDict, terms: int) -> TensorDict:
-        """Return the examples as prefix trees, on every rank the same number of them, of about the same size."""
+        """Return the examples as prefix trees of similar sizes, the same number of them on every rank."""
         examples, shared = in_shared_prefix_order(trained_examples(data))
         lengths = [len(example.token_ids) for example in examples]
         parts = torch.tensor(self._num_trees(lengths, shared), device=self.device_name)
@@ -138,18 +144,18 @@ class SFTTrainingWorker(TrainingWorker):  # type: ignore[misc]  # verl is Any to
         torch.distributed.all_reduce(parts, op=torch.distributed.ReduceOp.MAX, group=group)
         pieces = [examples[piece.start : piece.stop] for piece in cut_into(lengths, shared, int(parts))]
         merged = tree_batch(pieces, terms, data)
-        # verl would count the FLOPs of examples one by one. Without token counts it reports no utilisation at all.
+        # Without token counts verl reports no FLOPs utilisation. With them it would count examples one by one.
         plain = {"use_dynamic_bsz": False, "micro_batch_size_per_gpu": 1, "global_token_num": None}
         return tu.assign_non_tensor(merged, **plain)
 
     def _num_trees(self, lengths: list[int], shared: list[int]) -> int:
-        """Return how many micro-batches this rank needs."""
+        """Return the number of prefix trees, and thus of micro-batches, that this rank needs."""
         config = self.engine_config
         if not config.use_dynamic_bsz:
             return max(math.ceil(len(lengths) / int(config.micro_batch_size_per_gpu)), 1)
         if (longest := max(lengths, default=0)) > config.max_token_len_per_gpu:
             raise ValueError(
-                f"an example has {longest} tokens, a micro-batch at most {config.max_token_len_per_gpu}; "
+                f"an example has {longest} tokens, but a micro-batch holds at most {config.max_token_len_per_gpu}; "
                 "raise actor_rollout_ref.actor.ppo_max_token_len_per_gpu"
             )
         return len(cut_at(lengths, shared, config.max_token_len_per_gpu))
@@ -164,26 +170,29 @@ class SFTTrainingWorker(TrainingWorker):  # type: ignore[misc]  # verl is Any to
 
 
 class PolicyWorker(ActorRolloutRefWorker):  # type: ignore[misc]  # verl is Any to mypy
-    """verl's hybrid worker, able to train without an accelerator."""
+    """verl's hybrid worker, which can also train without an accelerator and reach restarted inference servers."""
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)  # type: ignore[untyped-decorator]
     def init_model(self) -> None:
+        """Prepare this process for the CPU where needed, then build the model as verl does."""
         prepare_engine()
         super().init_model()
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL, blocking=False)  # type: ignore[untyped-decorator]
     async def update_weights(self, global_steps: int | None = None, mode: str = "auto") -> Any:
-        # Makes verl look the server up by its name again: another one may have replaced a dead one.
+        """Send the weights to this worker's inference server, which may have been restarted."""
+        # Without a handle, verl looks up the server by its name.
         self.rollout.server_handle = None
         return await super().update_weights(global_steps=global_steps, mode=mode)
 
 
 class SFTWorker(PolicyWorker):
-    """The SFT trainer role. It has the engine and the vLLM of verl's PPO role, with another loss."""
+    """The SFT trainer role, which is verl's PPO role with our training worker and loss."""
 
     actor_worker_cls = SFTTrainingWorker
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)  # type: ignore[untyped-decorator]
     def init_model(self) -> None:
+        """Build the model and set the distillation loss."""
         super().init_model()
         self.actor.set_loss_fn(distillation_loss)

@@ -1,6 +1,6 @@
-"""A step's most telling branches, with pictures of their trees, to W&B and TensorBoard where verl's tracking has them.
+"""Logs a step's most telling branches, with pictures of their trees, to W&B and TensorBoard.
 
-verl passes numbers alone to the trackers of `trainer.logger`; what else there is to see goes to the same trackers here.
+verl logs only numbers to the trackers of `trainer.logger`. This module logs tables and pictures to the same trackers.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TABLE = "leafe/branches"
+"""Name of the table of branches in a tracker."""
 PICTURE = "leafe/tree"
+"""Name of the pictures of trees in a tracker."""
 _WRAPPER = textwrap.TextWrapper(width=100, expand_tabs=False, replace_whitespace=False, drop_whitespace=False)
-"""TensorBoard itself wraps no line."""
+"""Wraps lines, because TensorBoard does not."""
 ENTITIES = str.maketrans({"`": "&#96;", "~": "&#126;", "\n": "&#10;"})
-"""What Markdown would take for the fence of a code block, wherever it stands."""
+"""Characters that TensorBoard's Markdown could take for a code fence, with the HTML entities that replace them."""
 Rows = Sequence[Sequence[str | int | float | bool | None]]
-"""A branch's values of COLUMNS, of each branch."""
+"""The table's rows: for each branch, its values for COLUMNS."""
 Pictures = Sequence[np.ndarray]
-"""[height, width, 3] of bytes each."""
+"""RGB pictures, each of shape (height, width, 3) and type uint8."""
 COLUMNS = (
     "task",
     "blamed step",
@@ -48,10 +50,10 @@ COLUMNS = (
 
 
 def track(trackers: Mapping[str, Any], branches: Sequence[TellingBranch], step: int) -> None:
-    """Log the branches of training step `step`; `trackers` are those of verl's `Tracking.logger`, by name."""
+    """Log the branches of training step `step`. `trackers` is verl's `Tracking.logger`: trackers by their names."""
     if not branches or not TRACKERS & trackers.keys():
         return
-    rows = [build_row(told) for told in branches]
+    rows = [build_row(branch) for branch in branches]
     pictures = draw(branches)
     if "tensorboard" in trackers:
         _to_tensorboard(trackers["tensorboard"].writer, rows, pictures, step)
@@ -59,25 +61,25 @@ def track(trackers: Mapping[str, Any], branches: Sequence[TellingBranch], step: 
         _to_wandb(trackers["wandb"], rows, pictures, step)
 
 
-def build_row(told: TellingBranch) -> list[str | int | float | bool | None]:
-    """The branch's values of COLUMNS, of text that a tracker can store: lone surrogates would stop it."""
+def build_row(branch: TellingBranch) -> list[str | int | float | bool | None]:
+    """Return the branch's values for COLUMNS. Lone surrogates, which trackers cannot store, are made visible."""
     return [
-        visible(told.task_key),
-        told.step,
-        visible(told.experience),
-        visible(told.failed_action),
-        visible(told.revised_action),
-        told.before if math.isfinite(told.before) else None,
-        told.after if math.isfinite(told.after) else None,
-        told.improved,
-        "the model's" if told.parsed else "the fallback's",
+        visible(branch.task_key),
+        branch.step,
+        visible(branch.experience),
+        visible(branch.failed_action),
+        visible(branch.revised_action),
+        branch.before if math.isfinite(branch.before) else None,
+        branch.after if math.isfinite(branch.after) else None,
+        branch.improved,
+        "the model's" if branch.parsed else "the fallback's",
     ]
 
 
 def draw(branches: Sequence[TellingBranch]) -> Pictures:
-    """Return pictures of the branches' trees; none, with a warning, where matplotlib is missing."""
+    """Return pictures of the branches' trees; an empty list, after a warning, if matplotlib is missing."""
     try:
-        return [_pixels(told.shape) for told in branches]
+        return [_pixels(branch.shape) for branch in branches]
     except ValueError as error:
         logger.warning("%s; or set leafe.tracking.branches=0", error)
         return []
@@ -99,7 +101,7 @@ def _to_tensorboard(writer: SummaryWriter, rows: Rows, pictures: Pictures, step:
 
 
 def html_table(rows: Rows) -> str:
-    """The table as TensorBoard shows it: Markdown may hold HTML, whose `pre` keeps the lines of an action apart."""
+    """Return the table as HTML, which TensorBoard's Markdown accepts. Its `pre` keeps the line breaks of actions."""
     heading = "".join(f"<th>{name}</th>" for name in COLUMNS)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     return f"<table><thead><tr>{heading}</tr></thead><tbody>{body}</tbody></table>"
@@ -114,8 +116,8 @@ def _cell(value: Any) -> str:
 
 
 def _to_wandb(wandb: Any, rows: Rows, pictures: Pictures, step: int) -> None:
-    """`wandb` is the module, as verl keeps it."""
+    """Log to W&B. `wandb` is the module, which verl keeps as the tracker."""
     table = wandb.Table(columns=list(COLUMNS), data=[list(row) for row in rows])
-    # Beside the table: W&B keeps pictures within one only where a server takes them as it is logged.
+    # Pictures are logged beside the table: W&B keeps pictures in a table only if a server receives them meanwhile.
     shown = [wandb.Image(picture, caption=row[0]) for row, picture in zip(rows, pictures, strict=False)]
     wandb.log({TABLE: table, **({PICTURE: shown} if shown else {})}, step=step)

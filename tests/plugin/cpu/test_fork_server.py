@@ -61,10 +61,10 @@ def seen(tmp_path, name):
     raise AssertionError(f"{name} did not run")
 
 
-def test_the_first_worker_becomes_the_zygote_and_each_is_a_fork_of_it(worker, tmp_path):
+def test_the_first_worker_becomes_the_fork_server_and_each_is_a_fork_of_it(worker, tmp_path):
     first = worker("one", "--a", "b c", VARIABLE="x")
     one = seen(tmp_path, "one")
-    assert worker("two", VARIABLE="y").wait(60) == 0, "the client of a zygote is done at once"
+    assert worker("two", VARIABLE="y").wait(60) == 0, "the client of a fork server is done at once"
     two = seen(tmp_path, "two")
     assert one["parent"] == two["parent"] == first.pid
     assert one["imported"] and two["imported"]
@@ -76,7 +76,7 @@ def test_the_first_worker_becomes_the_zygote_and_each_is_a_fork_of_it(worker, tm
     assert (one["group"], two["group"]) == (one["pid"], two["pid"]), "a worker that dies takes none with it"
 
 
-def test_another_job_has_a_zygote_of_its_own(worker, tmp_path):
+def test_another_job_has_a_fork_server_of_its_own(worker, tmp_path):
     first, second = worker("one"), worker("two", RAY_JOB_ID="02")
     assert seen(tmp_path, "one")["parent"] == first.pid
     assert seen(tmp_path, "two")["parent"] == second.pid
@@ -89,13 +89,13 @@ def test_workers_that_are_started_at_once_share_one(worker, tmp_path):
 
 
 @pytest.mark.parametrize("cluster", [None, "no-such-folder"])
-def test_without_a_zygote_a_plain_interpreter_runs_the_script(cluster, worker, tmp_path):
+def test_without_a_fork_server_a_plain_interpreter_runs_the_script(cluster, worker, tmp_path):
     process = worker("one", "x", cluster=cluster)
     one = seen(tmp_path, "one")
     assert one["pid"] == process.pid and one["arguments"][-1] == "x" and not one["imported"]
 
 
-def test_a_dead_zygote_is_not_waited_for(worker, tmp_path):
+def test_a_dead_fork_server_is_not_waited_for(worker, tmp_path):
     first = worker("one")
     seen(tmp_path, "one")
     first.kill()
@@ -104,20 +104,20 @@ def test_a_dead_zygote_is_not_waited_for(worker, tmp_path):
     assert seen(tmp_path, "two")["pid"] == process.pid
 
 
-def test_the_zygote_ends_with_its_raylet(tmp_path):
+def test_the_fork_server_ends_with_its_raylet(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     raylet = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {CLIENT!r}, *sys.argv[1:]])"
     command = [sys.executable, "-c", raylet, "script.py", f"--raylet-name={tmp_path}/raylet"]
     process = subprocess.Popen(command, cwd=tmp_path)
-    zygote_pid = seen(tmp_path, ".")["parent"]
+    fork_server_pid = seen(tmp_path, ".")["parent"]
     process.kill()
     process.wait()
     with suppress(ProcessLookupError):
         for _ in range(6000):
-            os.kill(zygote_pid, 0)
+            os.kill(fork_server_pid, 0)
             time.sleep(0.01)
-        os.kill(zygote_pid, signal.SIGKILL)
-        pytest.fail("the zygote outlived its raylet")
+        os.kill(fork_server_pid, signal.SIGKILL)
+        pytest.fail("the fork server outlived its raylet")
 
 
 def test_an_orphan_of_a_raylet_that_has_ended_runs_nothing(worker, tmp_path):

@@ -164,6 +164,6 @@ def test_weights_are_not_waited_for_where_a_server_dies_meanwhile(manager, monke
     with pytest.raises(ZeroDivisionError):
         servers.give_weights(lambda: 1 / 0)
     manager.server_handles[1].dead = True
-    with pytest.raises(RuntimeError, match="died while it was given its weights"):
+    with pytest.raises(RuntimeError, match="died while weights were sent to it"):
         servers.give_weights(never.wait)
     never.set()

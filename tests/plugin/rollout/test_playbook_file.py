@@ -20,5 +20,5 @@ def test_what_was_written_is_read(tmp_path):
 def test_another_file_is_named(tmp_path):
     path = tmp_path / "playbook.json"
     path.write_text("[]")
-    with pytest.raises(ValueError, match="leafe.playbook.path .*playbook.json: no playbook"):
+    with pytest.raises(ValueError, match="leafe.playbook.path .*playbook.json: not a playbook"):
         read_playbook(str(path))

@@ -14,7 +14,7 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
 from verl.utils.tensordict_utils import get_tensordict
 
 from leafe_verl.plugin.rollout import rollout_worker
-from leafe_verl.plugin.rollout.rollout_worker import DEATHS_OF_A_TASK, Holdings, RolloutManager, holdings
+from leafe_verl.plugin.rollout.rollout_worker import MAX_DEATHS_PER_TASK, ProcessUsage, RolloutManager, measure_usage
 
 
 class Method:
@@ -29,8 +29,8 @@ class Worker:
     def __init__(self):
         self.dead, self.played, self.stopped = False, [], []
         self.ping = self.next_end = Method(self, lambda: None)
-        self.held = Holdings(memory=100, descriptors=0.1, losses={"sandboxes_lost": 1})
-        self.holdings = Method(self, lambda: self.held)
+        self.held = ProcessUsage(memory=100, descriptors=0.1, losses={"sandboxes_lost": 1})
+        self.usage = Method(self, lambda: self.held)
         self.generate_sequences = Method(self, lambda share: self.played.append([str(uid) for uid in share["uid"]]))
 
     def answer(self, call, *arguments):
@@ -134,7 +134,7 @@ def test_a_dead_worker_s_unfinished_tasks_are_played_again(manager, ray, given_u
 
 def test_a_task_that_kills_every_worker_is_given_up(manager, ray, given_up):
     manager.generate_sequences(tasks(4))
-    for _ in range(DEATHS_OF_A_TASK):
+    for _ in range(MAX_DEATHS_PER_TASK):
         manager.agent_loop_workers[0].dead = True
         look(manager, {"u0"})
     assert given_up == [("u0", "failure")]
@@ -159,6 +159,6 @@ def test_a_worker_that_leaks_is_replaced_when_a_step_begins(manager, ray, held):
 
 
 def test_a_process_knows_what_it_holds():
-    held = holdings()
+    held = measure_usage()
     assert held.memory > 10 and 0 < held.descriptors < 1
     assert set(held.losses) == {"sandboxes_lost", "environment_processes_lost"}

@@ -144,7 +144,7 @@ def test_what_the_engine_cannot_share_is_trained_one_by_one_with_a_warning(train
     finally:
         trainer.engine.unsupported_reason = None
     assert numbers["tokens_computed"] >= numbers["tokens"] == 189
-    assert "it is a test; leafe.distillation.share_prefixes=false trains one by one" in caplog.text
+    assert "it is a test; leafe.distillation.share_prefixes=false trains on examples one by one" in caplog.text
 
 
 def test_a_tree_knows_who_trains_each_token():

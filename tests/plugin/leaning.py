@@ -1,0 +1,324 @@
+"""Tables of what the plugin leans on, by the place that has it; leafe_verl/plugin/README.md says why.
+
+A place is FILE:NAME, where NAME is a class, a function or a method of the file, and may be empty for the whole file.
+"""
+
+BASE = "verl/trainer/ppo/v1/trainer_base.py"
+BUFFER = "verl/trainer/ppo/v1/replay_buffer.py"
+LOOPS = "verl/trainer/ppo/v1/agent_loop_tq.py"
+AGENT_LOOP = "verl/experimental/agent_loop/agent_loop.py"
+WORKERS = "verl/workers/engine_workers.py"
+ENGINE = "verl/workers/engine/fsdp/transformer_impl.py"
+SERVER = "verl/workers/rollout/vllm_rollout/vllm_async_server.py"
+
+MESSAGES = {
+    "No available servers in load balancer": "verl/workers/rollout/router.py:GlobalRequestLoadBalancer.acquire_server",
+    "EngineDeadError": "vllm/v1/engine/exceptions.py:EngineDeadError",
+    "no materializable trajectories": f"{BUFFER}:ReplayBuffer.sample",
+}
+"""Errors of theirs that we recognise by their text."""
+
+STRINGS = {
+    # Files of a checkpoint.
+    f"{BASE}:PPOTrainer._save_checkpoint": "latest_checkpointed_iteration.txt data.pt global_step_ actor",
+    "verl/utils/checkpoint/fsdp_checkpoint_manager.py:FSDPCheckpointManager.save_checkpoint": (
+        "fsdp_config.json huggingface"
+    ),
+    # A row of the data set, as verl hands it to an agent loop.
+    "verl/utils/dataset/rl_dataset.py:RLHFDataset.__getitem__": "extra_info index",
+    f"{LOOPS}:AgentLoopWorkerTQ.generate_sequences": "agent_name global_steps",
+    f"{LOOPS}:AgentLoopWorkerTQ._run_prompt": "uid validate session_id __rollout_n__ train failure",
+    f"{BASE}:PPOTrainer._validate": "__rollout_n__ extra_fields",
+    # An agent loop's output, and what TransferQueue keeps of it.
+    f"{AGENT_LOOP}:AgentLoopOutput.as_dict": "response_mask prompts responses",
+    f"{LOOPS}:AgentLoopWorkerTQ._agent_loop_postprocess": (
+        "reward_extra_info min_global_steps max_global_steps seq_len loss_mask input_ids"
+    ),
+    f"{BUFFER}:ReplayBuffer._sync_metadata_from_transfer_queue": "status failure",
+    # A request to an inference server, and its answer.
+    f"{SERVER}:vLLMHttpServer.generate": "max_tokens seed num_cached_tokens global_steps aborted",
+    "vllm/sampling_params.py:SamplingParams": "structured_outputs temperature",
+    # What a batch tells the training workers.
+    f"{BASE}:PPOTrainer._update_actor": "global_batch_size mini_batch_size epochs seed dataloader_kwargs temperature",
+    f"{WORKERS}:TrainingWorker.train_mini_batch": "mini_batch_size epochs seed dataloader_kwargs metrics",
+    f"{WORKERS}:TrainingWorker.train_batch": (
+        "use_dynamic_bsz micro_batch_size_per_gpu global_token_num use_remove_padding"
+    ),
+    f"{ENGINE}:FSDPEngine.forward_backward_batch": "dp_size loss_mask",
+    f"{ENGINE}:FSDPEngineWithLMHead.prepare_model_outputs": "log_probs",
+    # Metrics and trackers.
+    f"{BASE}:PPOTrainer._val_metrics_update": "acc val-core val-aux",
+    f"{BASE}:PPOTrainer._compute_metrics": "training/global_step training/epoch",
+    f"{BASE}:PPOTrainer._step_once": "gen",
+    "verl/utils/tracking.py:FileLogger": "VERL_FILE_LOGGER_PATH step data",
+    "verl/utils/tracking.py:Tracking": "tensorboard wandb",
+    # Environment variables, command lines, names in registries.
+    "verl/plugin/platform/platform_manager.py:_detect_platform_name": "VERL_PLATFORM",
+    f"{SERVER}:vLLMHttpServer": "VLLM_BATCH_INVARIANT",
+    "vllm/envs.py:": "VLLM_CPU_KVCACHE_SPACE VLLM_CPU_NUM_OF_RESERVED_CPU VLLM_ENABLE_V1_MULTIPROCESSING",
+    "ray/_private/ray_constants.py:": "RAY_RUNTIME_ENV_HOOK RAY_RAYLET_PID RAY_JOB_ID",
+    "ray/_private/workers/default_worker.py:": "--raylet-name",
+    "ray/_private/runtime_env/py_executable.py:": "py_executable",
+    "verl/third_party/vllm/__init__.py:": "vllm",
+    f"{ENGINE}:": "language_model",
+    f"{BASE}:PPOTrainer._build_replay_buffer": "sync",
+    "verl/utils/import_utils.py:": "pkg://",
+    "verl/model_merger/base_model_merger.py:": "--backend --local_dir --target_dir",
+}
+"""Names, keys and files of theirs that our code spells too."""
+
+CODE = {
+    # Loading and launching.
+    "verl/__init__.py:": {'_entry_points(group="verl.plugins")': "verl does not load the plugin"},
+    "vllm/plugins/__init__.py:": {'"vllm.general_plugins"': "vLLM does not load the weight patch"},
+    "verl/trainer/ppo/v1/__init__.py:": {
+        "trainer_sync": "register.py waits for the import of a module that nothing imports: no trainer mode of ours"
+    },
+    "verl/trainer/main_ppo.py:TaskRunnerV1.run": {
+        "get_trainer_cls(config.trainer.v1.trainer_mode)": "verl's own trainer runs"
+    },
+    "verl/trainer/main_ppo.py:TaskRunnerV1.init_agent_loop_manager": {
+        'get("agent_loop_manager_class")': "verl's own rollout workers run",
+        "llm_client=self.trainer.get_llm_client()": "requests are not sent again when a server dies",
+    },
+    "verl/trainer/main_ppo.py:run_ppo": {
+        "OmegaConf.merge(default_runtime_env, runtime_env_kwargs)": (
+            "workers do not see the variables of ray_kwargs.ray_init.runtime_env"
+        )
+    },
+    "hydra/_internal/callbacks.py:Callbacks._notify": {
+        "except Exception as e": "a refusal, which is a SystemExit, becomes a warning and the run starts"
+    },
+    # The trainer.
+    f"{BASE}:PPOTrainer.__init__": {
+        "self.trainer_mode = self.config.trainer.v1.trainer_mode": "verl takes our modes for asynchronous ones"
+    },
+    f"{BASE}:PPOTrainer._build_replay_buffer": {
+        'ReplayBuffer if self.trainer_mode == "sync" else ReplayBufferAsync': "`trainer_mode` need not be overridden",
+        "load_extern_type(custom_sampler.path, custom_sampler.name)": "verl's own replay buffer runs",
+    },
+    f"{BASE}:PPOTrainer._init_resource_pool_mgr": {
+        "self.role_worker_mapping[role] = ray.remote(ActorRolloutRefWorker)": "verl's PPO role trains"
+    },
+    f"{BASE}:PPOTrainer._setup": {
+        'getattr(self, "_enable_hybrid_replicas", True)': "stage 2 alone starts inference servers",
+        "self.llm_server_manager": "dead servers cannot be found",
+    },
+    f"{BASE}:PPOTrainer._balance_batch": {
+        "worker_group._query_dispatch_info(role)": "the number of data-parallel ranks is not known"
+    },
+    f"{BASE}:PPOTrainer.fit": {
+        "self.config.trainer.save_freq > 0 and ( is_last_step or": "no checkpoint is written at the end of a run",
+        "self.logger = Tracking(": "branches go to no tracker",
+    },
+    f"{BASE}:PPOTrainer._save_checkpoint": {
+        'self.config.trainer.get("max_actor_ckpt_to_keep", None)': "verl removes the best checkpoint"
+    },
+    "verl/utils/tracking.py:_TensorboardAdapter.__init__": {
+        "self.writer = SummaryWriter(": "branches do not go to TensorBoard"
+    },
+    "verl/trainer/ppo/v1/utils.py:compute_advantage_for_multi_trajectories": {
+        'key.rsplit("_", 2)': "an attempt of several sequences weighs more than one in its group of GRPO"
+    },
+    # The replay buffer.
+    f"{BUFFER}:ReplayBuffer._wait_for_next_poll": {
+        "time.sleep(self.poll_interval)": "the trainer notices a finished task up to two seconds late"
+    },
+    f"{BUFFER}:ReplayBuffer.sample": {
+        "self._wait_for_next_poll(partition_id, last_debug_time)": "dead workers and servers are not noticed"
+    },
+    f"{BUFFER}:ReplayBuffer.__init__": {
+        f"self.{name}": "the progress bar and the watch over workers have nothing to read"
+        for name in ("poll_interval", "pending_keys", "running_keys", "finished_keys", "failure_keys")
+    },
+    # Rollout workers and agent loops.
+    f"{LOOPS}:AgentLoopManagerTQ.__init__": {
+        "self.agent_loop_workers_class = AgentLoopWorkerTQ": "verl's own rollout workers run"
+    },
+    f"{AGENT_LOOP}:AgentLoopManager._init_agent_loop_workers": {
+        ".remote( self.config, self.llm_client, self.teacher_client, self.reward_loop_worker_handles, )": (
+            "a worker that replaces a dead one is started with other arguments"
+        )
+    },
+    f"{AGENT_LOOP}:AgentLoopWorker._run_agent_loop": {
+        "server_manager=self.llm_client": "agent loops do not find the state that their process shares"
+    },
+    f"{LOOPS}:AgentLoopWorkerTQ._agent_loop_postprocess": {
+        "output.reward_score = final_output.reward_score": "the outputs of one attempt do not share its reward",
+        'keys.append(f"{uid}_{session_id}_{i}")': "keys of TransferQueue have another form",
+    },
+    "verl/utils/tokenizer/continuous_token_wiring.py:infer_continuous_token_model_family": {
+        "logger.warning": "the warning that we let through once is another one, or none"
+    },
+    # Inference servers.
+    "verl/workers/rollout/llm_server.py:LLMServerManager": {
+        f"self.{name} =": "a dead server is not replaced"
+        for name in ("rollout_replicas", "server_handles", "server_addresses", "global_load_balancer")
+    },
+    "verl/workers/rollout/replica.py:RolloutReplica": {"self.servers": "a dead server is not found"},
+    "verl/workers/rollout/llm_server.py:LLMServerClient._vllm_request_id": {
+        "return request_id": "two requests of one tree have the same id under full determinism"
+    },
+    f"{SERVER}:vLLMHttpServer.generate": {
+        'sampling_params.setdefault("seed", self.replica_rank + self.config.seed)': "our seeds are overwritten",
+        "SamplingParams(max_tokens=max_tokens, **sampling_params)": "grammar and seed do not reach vLLM",
+    },
+    "verl/workers/rollout/vllm_rollout/vllm_rollout.py:ServerAdapter._ensure_server_handle": {
+        "if self.server_handle is None": "weights go to the dead server instead of the one that replaced it"
+    },
+    f"{SERVER}:vLLMReplica.launch_servers": {"self._server_handle = self.servers[0]": "a dead server is not replaced"},
+    "vllm/v1/engine/async_llm.py:AsyncLLM.errored": {"engine_dead": "a dead engine counts as alive"},
+    # Training workers and the engine.
+    f"{WORKERS}:ActorRolloutRefWorker.init_model": {
+        "self.actor = self.actor_worker_cls(config=actor_training_config)": "verl's PPO worker trains, with its loss"
+    },
+    f"{WORKERS}:TrainingWorker.__init__": {
+        "EngineRegistry.new( model_type=self.config.model_type": "verl's own engine trains: no prefix is shared",
+        "self.model_config.model_type = self.config.model_type": "verl's own engine trains: no prefix is shared",
+    },
+    f"{WORKERS}:TrainingWorker.train_mini_batch": {
+        "self.train_batch(mini_batch_td)": "examples are not merged, and the tokens of loss terms are not counted"
+    },
+    f"{WORKERS}:TrainingWorker.train_batch": {
+        "if key not in data.keys(): tu.assign_non_tensor": "verl overwrites the micro-batch size of prefix trees"
+    },
+    f"{ENGINE}:FSDPEngineWithLMHead.forward_step": {
+        "self.prepare_model_inputs(": "prefix trees are computed as if they were sequences",
+        "self.prepare_model_outputs(": "prefix trees are computed as if they were sequences",
+    },
+    f"{ENGINE}:FSDPEngine": {"self.use_ulysses_sp =": "sequence parallelism is not refused for prefix trees"},
+    # Attention over prefix trees.
+    "transformers/models/llama/modeling_llama.py:LlamaAttention.forward": {
+        "self.config._attn_implementation, eager_attention_forward": "siblings of a prefix tree see each other"
+    },
+    "transformers/models/qwen2/modeling_qwen2.py:Qwen2Attention.forward": {
+        "self.config._attn_implementation, eager_attention_forward": "siblings of a prefix tree see each other"
+    },
+    "transformers/models/llama/modeling_llama.py:LlamaForCausalLM.forward": {
+        "if isinstance(logits_to_keep, int) else logits_to_keep": "logits are not those of the trained tokens"
+    },
+    # Running without a GPU.
+    "verl/plugin/platform/platform_manager.py:_detect_platform_name": {
+        'return "nvidia"': "verl does not fall back to the platform that we replace"
+    },
+    "verl/utils/distributed.py:initialize_global_process_group_ray": {
+        "if not torch.distributed.is_initialized()": "verl asks torch for a backend that it refuses"
+    },
+    "vllm/model_executor/layers/linear.py:UnquantizedLinearMethod.process_weights_after_loading": {
+        # Imported when it is called, so that the patched function is found.
+        "from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm "
+        "dispatch_cpu_unquantized_gemm(layer, remove_weight=True)": "the first weight sync fails"
+    },
+    "vllm/model_executor/layers/utils.py:dispatch_cpu_unquantized_gemm": {
+        "layer: torch.nn.Module, remove_weight: bool": "the patch hands on other arguments than it gets"
+    },
+    "ray/_private/worker.py:": {
+        "load_class(os.environ[ray_constants.RAY_RUNTIME_ENV_HOOK])(runtime_env)": "Ray's workers are not forked"
+    },
+    "ray/_private/runtime_env/context.py:": {"self.py_executable": "Ray's workers are not forked"},
+    "ray/actor.py:": {"def __ray_call__": "a server cannot be asked whether its engine lives"},
+}
+"""Code of theirs whose form we count on, blanks aside, with what goes wrong without it."""
+
+ORDER = {
+    f"{BASE}:PPOTrainer._step_once": """on_sample_begin( replay_buffer.sample( on_sample_end( _balance_batch(
+        _compute_old_log_prob( _compute_advantage( _update_actor(""",
+    f"{BASE}:PPOTrainer.fit": "on_train_begin( step( _save_checkpoint( on_step_end( _validate() _compute_metrics(",
+    f"{BASE}:PPOTrainer._setup": "_init_dataloader( _init_resource_pool_mgr( _load_checkpoint(",
+}
+"""Hooks that verl calls, each `self.HOOK`, in the order that ours count on."""
+
+HOOKS = {
+    "PPOTrainer": """_setup get_llm_client _init_dataloader _init_resource_pool_mgr _load_checkpoint _save_checkpoint
+        step on_train_begin on_validate_begin on_sample_begin _balance_batch _compute_old_log_prob _compute_advantage
+        _update_actor _compute_metrics _validate _val_metrics_update""",
+    "PPOTrainerSync": "on_init_end on_step_end on_sample_end",
+    "ReplayBuffer": "sample _wait_for_next_poll",
+    "RLHFDataset": "_download _read_files_and_tokenize",
+    "AgentLoopBase": "run",
+    "AgentLoopWorkerTQ": "_run_prompt",
+    "AgentLoopManagerTQ": "generate_sequences",
+    "LLMServerClient": "generate",
+    "ActorRolloutRefWorker": "init_model update_weights actor_worker_cls",
+    "TrainingWorker": "train_batch",
+    "FSDPEngine": "_build_module forward_backward_batch",
+    "FSDPEngineWithLMHead": "prepare_model_inputs prepare_model_outputs",
+}
+"""What we override, by the class of verl that defines it; constructors, the platform and Hydra's callbacks left out."""
+
+CALLS = {
+    "verl.workers.rollout.llm_server:LLMServerManager.get_client": "client_cls",
+    "verl.workers.rollout.llm_server:LLMServerManager.get_replicas": "",
+    "verl.workers.rollout.llm_server:LLMServerClient.generate": "request_id prompt_ids sampling_params",
+    "verl.workers.rollout.router:GlobalRequestLoadBalancer.add_servers": "servers",
+    "verl.workers.rollout.router:GlobalRequestLoadBalancer.remove_servers": "server_ids",
+    "verl.workers.rollout.router:GlobalRequestLoadBalancer.get_all_servers": "",
+    "verl.workers.rollout.replica:RolloutReplica.launch_servers": "",
+    "verl.checkpoint_engine:CheckpointEngineManager.update_weights": "global_steps",
+    "verl.checkpoint_engine:CheckpointEngineManager.abort_replicas": "",
+    "verl.checkpoint_engine:CheckpointEngineManager.resume_generation_replicas": "",
+    "verl.trainer.ppo.padding_utils:upsample_batch_to_divisible_size": "batch batch_multiple eos_token_id",
+    "verl.trainer.ppo.v1.trainer_base:register_trainer": "name",
+    "verl.experimental.agent_loop.agent_loop:register": "agent_name",
+    "verl.workers.engine:EngineRegistry.register": "model_type backend device",
+    "verl.plugin.platform:PlatformRegistry.register": "platform",
+    "verl.plugin.platform:PlatformBase.is_platform_available": "use_smi_check",
+    "verl.plugin.platform:set_platform": "platform",
+    "verl.utils.distributed:initialize_global_process_group_ray": "backend",
+    "verl.utils.tokenizer.continuous_token_wiring:create_continuous_token_builder": (
+        "tokenizer model_family hf_model_type chat_template_kwargs"
+    ),
+    "verl.utils.tokenizer.continuous_token_wiring:list_continuous_token_builder_families": "",
+    "verl.utils.tokenizer.continuous_token:ContinuousTokenBuilder.build_initial_tokens": "messages",
+    "verl.utils.tokenizer.continuous_token:ContinuousTokenBuilder.merge_context_tokens": (
+        "previous_messages updated_messages runtime_token_ids"
+    ),
+    "verl.workers.utils.padding:no_padding_2_padding": "tensor data",
+    "verl.utils.torch_functional:logprobs_from_logits": "logits labels",
+    "verl.utils.tensordict_utils:get_non_tensor_data": "data key default",
+    "verl.utils.tensordict_utils:assign_non_tensor": "",
+    "verl.utils.tensordict_utils:index_select_tensor_dict": "",
+    "verl.utils.metric:reduce_metrics": "metrics",
+    "verl.utils.py_functional:rename_dict": "",
+    "verl.utils.debug:marked_timer": "name timing_raw color",
+    "verl.single_controller.base.decorator:register": "dispatch_mode blocking",
+    "transfer_queue:kv_put": "key partition_id tag",
+    "transfer_queue:kv_batch_get": "keys partition_id select_fields",
+    "transfer_queue:kv_batch_put": "keys partition_id fields",
+    "transfer_queue:kv_clear": "keys partition_id",
+    "transformers:AttentionInterface.register": "",
+    "transformers.integrations.sdpa_attention:sdpa_attention_forward": (
+        "module query key value attention_mask dropout scaling is_causal"
+    ),
+}
+"""Functions of theirs that we call, with the parameters that we name."""
+
+ATTRIBUTES = {
+    "verl.experimental.agent_loop.agent_loop:AgentLoopOutput": """prompt_ids response_ids response_mask
+        response_logprobs reward_score num_turns metrics extra_fields""",
+    "verl.experimental.agent_loop.agent_loop:AgentLoopMetrics": "generate_sequences",
+    "verl.workers.rollout.replica:TokenOutput": "token_ids log_probs stop_reason extra_fields",
+    "verl.workers.rollout.replica:RolloutReplica": "server_handle server_address",
+    "verl.workers.config:TrainingWorkerConfig": "model_type engine_config",
+    "verl.workers.config:FSDPEngineConfig": """strategy use_dynamic_bsz micro_batch_size_per_gpu
+        max_token_len_per_gpu""",
+    "verl.utils.tokenizer.continuous_token:MergeResult": "token_ids",
+    "verl.workers.engine:EngineRegistry": "_engines",
+    "verl.trainer.ppo.v1.trainer_base:": "TRAINER_REGISTRY",
+    "verl.utils.metric.utils:AggregationType": "SUM",
+    "verl.single_controller.base:Worker": "_query_dispatch_info",
+    "transfer_queue:KVBatchMeta": "keys tags partition_id extra_info",
+    "transformers:PretrainedConfig": "_attn_implementation",
+    "transformers:PreTrainedModel": "_supports_attention_backend _supports_sdpa",
+}
+"""Attributes that we read or set, fields of models and of dataclasses among them."""
+
+OUR_CONFIG_KEYS = ("leafe", "run_dir", "data.environment", "data.store", "data.attempts")
+"""Keys of our configurations that verl does not know begin like this."""
+HANDED_ON = (
+    "ray_kwargs.ray_init.",  # to ray.init
+    "actor_rollout_ref.rollout.engine_kwargs.vllm.",  # to vLLM's engine
+    "actor_rollout_ref.model.override_config.",  # to the model's configuration in transformers
+    "actor_rollout_ref.actor.fsdp_config.mixed_precision.",  # to torch
+)
+"""Keys whose values verl hands on as they are begin like this."""
