@@ -97,3 +97,17 @@ def test_trees_of_training_are_not_results(tmp_path):
 
 def test_a_folder_without_attempts_holds_none(tmp_path):
     assert read_evaluation(tmp_path / "nowhere") == []
+
+
+def test_a_batch_that_cannot_be_merged_loses_nothing(tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("leafe_verl.trees.writer.os.replace", full)
+        write_store(tmp_path, {"a": "+" * COMPACTED})
+    assert "the last trees stay in batches of one (no space left on device)" in caplog.text
+    assert len(list(tmp_path.glob("*.part"))) == 1, "as a killed process leaves it"
+    assert len(read_evaluation(tmp_path)) == COMPACTED
+    write_store(tmp_path, {"a": "-" * (COMPACTED + 1)})
+    assert len(read_evaluation(tmp_path)) == 2 * COMPACTED + 1
