@@ -1,4 +1,8 @@
-"""One attempt: start at the root or at a rollback point, then act and observe until the end."""
+"""One attempt: start at the root or at a rollback point, then act and observe until the end.
+
+A branch has two token sequences. The prompt that its actions are sampled from contains the experience, after the
+observation of the step that it returns to; the history that is recorded and trained on does not.
+"""
 
 from __future__ import annotations
 
@@ -81,10 +85,10 @@ class AttemptRun:
         """Steps before the rollback point, which are the parent's."""
         return self.rollback.path[: self.rollback.step - 1] if self.rollback else ()
 
-    async def run(self) -> Attempt:
+    async def play(self) -> Attempt:
         """Play the attempt and return it, without its place in the tree. A failure makes it unscored."""
         try:
-            await unless_stopped(self.stop, self._play())
+            await unless_stopped(self.stop, self._play_to_the_end())
         except (EnvironmentFailure, PolicyFailure) as failure:
             outcome = next(outcome for kind, outcome in OUTCOMES.items() if isinstance(failure, kind))
             return Attempt(None, tuple(self.steps), outcome, str(failure), self.replayed_steps)
@@ -92,7 +96,7 @@ class AttemptRun:
             await self._close()
         return Attempt(None, tuple(self.steps), self.outcome, None, self.replayed_steps)
 
-    async def _play(self) -> None:
+    async def _play_to_the_end(self) -> None:
         environment: Environment = await self._call("make", self.make_environment)
         self.environment = environment
         environment.horizon = self.settings.environment.horizon or environment.horizon

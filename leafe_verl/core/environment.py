@@ -148,6 +148,16 @@ async def call_within(seconds: float, what: str, function: Callable[..., T], *ar
     Each call runs in a daemon thread of its own, since a hung call can be neither cancelled nor waited for, and would
     occupy a thread of a pool forever.
     """
+    result = _start_in_thread(what, function, *arguments)
+    try:
+        return await asyncio.wait_for(result, seconds)
+    except (TimeoutError, asyncio.TimeoutError):
+        raise EnvironmentTimeout(
+            f"{what} took longer than {seconds:g} s; leafe.environment.step_timeout sets the limit"
+        ) from None
+
+
+def _start_in_thread(what: str, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
     loop = asyncio.get_running_loop()
     result: asyncio.Future[T] = loop.create_future()
 
@@ -164,12 +174,7 @@ async def call_within(seconds: float, what: str, function: Callable[..., T], *ar
             loop.call_soon_threadsafe(deliver, *outcome)
 
     threading.Thread(target=run, name=f"environment {what}", daemon=True).start()
-    try:
-        return await asyncio.wait_for(result, seconds)
-    except (TimeoutError, asyncio.TimeoutError):
-        raise EnvironmentTimeout(
-            f"{what} took longer than {seconds:g} s; leafe.environment.step_timeout sets the limit"
-        ) from None
+    return result
 
 
 def _as_failure(what: str, error: BaseException) -> EnvironmentFailure:

@@ -3,8 +3,8 @@
 root attempt ─► reflection (tau, e) ─► roll back to step tau ─► branch, told e ─► reflection ─► ...
 root attempt ─► ...
 
-`Explorer._grow` and `Explorer._branch` are the algorithm. Whatever the budget is certain to hold runs concurrently;
-growth.py decides that.
+`Explorer._grow` and `Explorer._reflect_and_branch` are the algorithm. Whatever the budget is certain to hold runs
+concurrently, which growth.py decides.
 """
 
 from __future__ import annotations
@@ -66,13 +66,15 @@ class Explorer:
         branches = await growth.add_branches(node, attempt, wanted=len(times) * each)
         shares = [branches[first : first + each] for first in range(0, len(branches), each)]
         # The budget may hold the branches of fewer reflections than there are times to reflect.
-        asked = enumerate(zip(times, shares, strict=False))
-        await gather_or_cancel(self._branch(task, growth, node, number, t, share) for number, (t, share) in asked)
+        looks = enumerate(zip(times, shares, strict=False))
+        await gather_or_cancel(
+            self._reflect_and_branch(task, growth, node, number, t, share) for number, (t, share) in looks
+        )
 
-    async def _branch(
+    async def _reflect_and_branch(
         self, task: Task, growth: Growth, node: Node, number: int, t: int, branches: Sequence[Node]
     ) -> None:
-        """Reflect on the first t steps of a node's path, and grow the branches that follow from the reflection."""
+        """Reflect on the first t steps of a node's path, and grow branches from the step that the reflection names."""
         reflection = None if self.stop.is_set() else await self._reflect(node, number, t)
         if reflection and not self.stop.is_set():
             node.reflections[number] = reflection
@@ -83,7 +85,7 @@ class Explorer:
 
     async def attempt(self, task: Task, rollback: RollbackPoint | None = None, name: str = "0") -> Attempt:
         """Play one attempt, from the root or from a rollback point, to its end. `name` is unique within its tree."""
-        run = AttemptRun(
+        attempt = AttemptRun(
             task,
             self.make_environment,
             self.policy,
@@ -94,7 +96,7 @@ class Explorer:
             self.playbook,
             rollback,
         )
-        return await run.run()
+        return await attempt.play()
 
     async def _reflect(self, node: Node, number: int, t: int) -> Reflection:
         """Ask the policy for (tau, e) after step t. If that fails, use the fallback."""

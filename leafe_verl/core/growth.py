@@ -89,7 +89,7 @@ class Growth:
         """
         if self.budget.environment_steps is None:
             return True
-        return await self._until_certain(lambda: self._holds_steps_of(node))
+        return await self._until_certain(lambda: self._has_steps_for(node))
 
     def drop(self, node: Node) -> None:
         """Leave a node out of the tree."""
@@ -139,7 +139,7 @@ class Growth:
             generations.append([child for node in generations[-1] for child in node.children or ()])
         return generations
 
-    def _holds_steps_of(self, node: Node) -> bool | None:
+    def _has_steps_for(self, node: Node) -> bool | None:
         """Return whether the budget of environment steps holds a node; None while that depends on running attempts."""
         generations, budget = self._generations(), self.budget.environment_steps or 0
         if len(generations) <= node.depth:

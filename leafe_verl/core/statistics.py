@@ -13,37 +13,36 @@ from leafe_verl.core.tree import ExplorationTree, Outcome
 
 def count(tree: ExplorationTree, examples: Iterable[Example]) -> dict[str, int]:
     """Return the counts of one tree. Counts of several trees can be added up with `total`."""
-    attempts, branches = tree.attempts, tree.branches()
     counts = Counter({f"outcome/{outcome.value}": 0 for outcome in Outcome})
-    counts.update(f"outcome/{attempt.outcome.value}" for attempt in attempts)
+    counts.update(f"outcome/{attempt.outcome.value}" for attempt in tree.attempts)
     counts.update({f"examples/{kind.value}": 0 for kind in Kind})
     counts.update(f"examples/{example.kind.value}" for example in examples)
+    return dict(counts) | _branch_counts(tree) | _pivot_counts(tree) | _prompt_counts(tree) | _totals(tree)
+
+
+def _totals(tree: ExplorationTree) -> dict[str, int]:
+    """Count the tree itself, its attempts, branches and reflections, and what they cost."""
+    attempts, branches = tree.attempts, tree.branches()
     turns = [step.action for attempt in attempts for step in attempt.steps]
     reflections = [reflection for _, reflection in tree.reflections]
-    return (
-        dict(counts)
-        | _branch_counts(tree)
-        | _pivot_counts(tree)
-        | _prompt_counts(tree)
-        | {
-            "trees": 1,
-            "trees_scored": int(any(attempt.outcome.scored for attempt in attempts)),
-            "solved": int(any(attempt.outcome is Outcome.SUCCESS for attempt in attempts)),
-            "attempts": len(attempts),
-            "attempts_scored": sum(attempt.outcome.scored for attempt in attempts),
-            "branches": len(branches),
-            "branches_scored": sum(attempts[index].outcome.scored for index, _ in branches),
-            "branches_improved": sum(tree.improved(index) for index, _ in branches),
-            "branches_succeeded": sum(attempts[index].outcome is Outcome.SUCCESS for index, _ in branches),
-            "reflections": len(reflections),
-            "reflections_parsed": sum(reflection.parsed for reflection in reflections),
-            "reflections_fallback": sum(not reflection.parsed for reflection in reflections),
-            "environment_steps": len(turns),
-            "replayed_steps": sum(attempt.replayed_steps for attempt in attempts),
-            "incomplete_actions": sum(not turn.complete for turn in turns),
-            "sampled_tokens": sum(len(turn.token_ids) for turn in turns) + sum(r.num_tokens for r in reflections),
-        }
-    )
+    return {
+        "trees": 1,
+        "trees_scored": int(any(attempt.outcome.scored for attempt in attempts)),
+        "solved": int(any(attempt.outcome is Outcome.SUCCESS for attempt in attempts)),
+        "attempts": len(attempts),
+        "attempts_scored": sum(attempt.outcome.scored for attempt in attempts),
+        "branches": len(branches),
+        "branches_scored": sum(attempts[index].outcome.scored for index, _ in branches),
+        "branches_improved": sum(tree.improved(index) for index, _ in branches),
+        "branches_succeeded": sum(attempts[index].outcome is Outcome.SUCCESS for index, _ in branches),
+        "reflections": len(reflections),
+        "reflections_parsed": sum(reflection.parsed for reflection in reflections),
+        "reflections_fallback": sum(not reflection.parsed for reflection in reflections),
+        "environment_steps": len(turns),
+        "replayed_steps": sum(attempt.replayed_steps for attempt in attempts),
+        "incomplete_actions": sum(not turn.complete for turn in turns),
+        "sampled_tokens": sum(len(turn.token_ids) for turn in turns) + sum(r.num_tokens for r in reflections),
+    }
 
 
 def _branch_counts(tree: ExplorationTree) -> dict[str, int]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
+from leafe_verl.environments.rows import build_verl_row
 from leafe_verl.environments.state_environment import StateEnvironment
 from leafe_verl.sandbox import CodeVerdict
 
@@ -30,9 +31,10 @@ class CodeState:
 class CodeEnvironment(StateEnvironment[CodeState]):
     """Base class. An attempt's return is the share of the tests that the code of its last action passed."""
 
+    @staticmethod
     @abstractmethod
-    def build_request(self, task: Task) -> str:
-        """Return the first observation, which asks for the code."""
+    def build_request(task: Task) -> str:
+        """Return the first observation, which asks for the code. It is also the prompt of a single-turn run."""
 
     @abstractmethod
     def judge(self, answer: str, task: Task) -> CodeVerdict:
@@ -41,6 +43,11 @@ class CodeEnvironment(StateEnvironment[CodeState]):
     @abstractmethod
     def describe(self, verdict: CodeVerdict, task: Task) -> str:
         """Return the observation after an answer. It must not show hidden tests."""
+
+    @classmethod
+    def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
+        """Return verl's parquet row, which `task` reads back and a file in reward_fns/ scores."""
+        return build_verl_row(task, "code", split, index, cls.build_request(task))
 
     def reset(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
         self.state = CodeState(task)

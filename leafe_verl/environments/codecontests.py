@@ -9,7 +9,6 @@ from leafe_verl.core.task import Task
 from leafe_verl.environments.code_environment import NO_CODE, CodeEnvironment, extract_code
 from leafe_verl.environments.codecontests_rows import (
     build_request,
-    build_row,
     build_tests,
     parse_task,
     time_limit_seconds,
@@ -88,12 +87,8 @@ class CodeContests(CodeEnvironment):
         """
         return parse_task(row, default_key)
 
-    @classmethod
-    def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
-        """Return verl's parquet row, which `task` reads back and reward_fns/codecontests.py scores."""
-        return build_row(task, split, index)
-
-    def build_request(self, task: Task) -> str:
+    @staticmethod
+    def build_request(task: Task) -> str:
         return build_request(task)
 
     def judge(self, answer: str, task: Task) -> CodeVerdict:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from leafe_verl.core.task import Task
-from leafe_verl.environments.rows import build_verl_row, parse_ground_truth, read_fields, read_strings, task_key
+from leafe_verl.environments.rows import parse_ground_truth, read_fields, read_strings, task_key
 from leafe_verl.sandbox import ProgramTest
 
 NAME = "codecontests"
@@ -35,11 +35,6 @@ def parse_task(row: Mapping[str, Any], default_key: str | None) -> Task:
         return Task(key, text.strip(), NAME, check_data(fields))
     except ValueError as error:
         raise ValueError(f"task {key}: {error}") from None
-
-
-def build_row(task: Task, split: str, index: int) -> dict[str, Any]:
-    """See `CodeContests.verl_row`."""
-    return build_verl_row(task, "code", split, index, build_request(task))
 
 
 def check_data(fields: Mapping[str, Any]) -> dict[str, Any]:

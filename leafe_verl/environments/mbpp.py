@@ -7,10 +7,11 @@ from typing import Any
 
 from leafe_verl.core.task import Task
 from leafe_verl.environments.code_environment import NO_CODE, CodeEnvironment, extract_code
-from leafe_verl.environments.mbpp_rows import build_request, build_row, parse_task
+from leafe_verl.environments.mbpp_rows import build_request, parse_task
 from leafe_verl.environments.options import require_at_least
 from leafe_verl.sandbox import CodeVerdict, Limits, Sandbox, TestResult, cut_middle, default_pool, judge
-from leafe_verl.sandbox.protocol import ENDED_EARLY, KILLED, MALFORMED, OUTPUT_TOO_LARGE, TIMEOUT
+from leafe_verl.sandbox.programs import describe_ending
+from leafe_verl.sandbox.protocol import ENDED_EARLY, MALFORMED, OUTPUT_TOO_LARGE, TIMEOUT
 
 CLOSING = "Send the corrected complete code in one ```python block."
 SHOWN_VALUE_CHARACTERS = 120
@@ -57,12 +58,8 @@ class MBPP(CodeEnvironment):
         """
         return parse_task(row, default_key)
 
-    @classmethod
-    def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
-        """Return verl's parquet row, which `task` reads back and reward_fns/mbpp.py scores."""
-        return build_row(task, split, index)
-
-    def build_request(self, task: Task) -> str:
+    @staticmethod
+    def build_request(task: Task) -> str:
         return build_request(task)
 
     def judge(self, answer: str, task: Task) -> CodeVerdict:
@@ -106,7 +103,7 @@ def _describe_failures(verdict: CodeVerdict, num_shown: int) -> str:
     failing = [test for test in shown if not test.passed]
     if failing and failing[0].error == NO_CODE:
         return NO_CODE
-    if failing and verdict.failure is not None and _describe_ending(verdict.failure) is None:
+    if failing and verdict.failure is not None and describe_ending(verdict.failure, _ENDINGS) is None:
         return f"The code fails before any test runs:\n{verdict.failure}"
     if failing:
         return f"{_count_passing(len(shown) - len(failing), len(shown))} This one fails:\n{_describe_test(failing[0])}"
@@ -129,13 +126,8 @@ def _describe_test(test: TestResult) -> str:
         expected = "" if test.expected is None else f"; expected {cut_middle(test.expected, SHOWN_VALUE_CHARACTERS)}"
         lines.append(f"It returned {cut_middle(test.got, SHOWN_VALUE_CHARACTERS)}{expected}.")
     if test.error is not None:
-        lines.append(_describe_ending(test.error) or cut_middle(test.error, 2 * SHOWN_VALUE_CHARACTERS))
+        lines.append(describe_ending(test.error, _ENDINGS) or cut_middle(test.error, 2 * SHOWN_VALUE_CHARACTERS))
     return "\n".join(lines)
-
-
-def _describe_ending(failure: str) -> str | None:
-    """Return what ended a run from outside, in words; None if the code itself raised."""
-    return f"The program was {failure}." if failure.startswith(KILLED) else _ENDINGS.get(failure)
 
 
 _ENDINGS = {

@@ -8,7 +8,6 @@ from typing import Any
 
 from leafe_verl.core.task import Task
 from leafe_verl.environments.rows import (
-    build_verl_row,
     parse_ground_truth,
     read_ground_truth,
     read_strings,
@@ -37,11 +36,6 @@ def parse_task(row: Mapping[str, Any], default_key: str | None) -> Task:
         return _checked_task(key, **fields)
     except ValueError as error:
         raise ValueError(f"task {key}: {error}") from None
-
-
-def build_row(task: Task, split: str, index: int) -> dict[str, Any]:
-    """See `MBPP.verl_row`."""
-    return build_verl_row(task, "code", split, index, build_request(task))
 
 
 def parse_tests(ground_truth: str | Mapping[str, Any]) -> dict[str, Any]:

@@ -43,14 +43,16 @@ def parse_rows(
             problems.append(f"  row {number}: {error}")
     if problems:
         heading = f"{source}: {len(problems)} rows are not tasks of {environment_name!r}"
-        if not (leave_out and tasks):
-            raise ValueError("\n".join([f"{heading}:", *_first(problems)]))
-        logger.warning("\n".join([f"{heading} and are left out:", *_first(problems)]))
+        _report(heading, problems, left_out=leave_out and bool(tasks))
     if not tasks:
         raise ValueError(f"{source} holds no rows; expected at least one task")
     return list(tasks.values())
 
 
-def _first(problems: list[str]) -> list[str]:
+def _report(heading: str, problems: list[str], left_out: bool) -> None:
+    """Log the first problems if the rows are left out, else raise them as a ValueError."""
     hidden = len(problems) - SHOWN_PROBLEMS
-    return problems[:SHOWN_PROBLEMS] + ([f"  and {hidden} more"] if hidden > 0 else [])
+    shown = problems[:SHOWN_PROBLEMS] + ([f"  and {hidden} more"] if hidden > 0 else [])
+    if not left_out:
+        raise ValueError("\n".join([f"{heading}:", *shown]))
+    logger.warning("\n".join([f"{heading} and are left out:", *shown]))

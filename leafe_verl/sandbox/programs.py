@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 
@@ -196,7 +196,7 @@ def describe_failure(test: TestResult, characters: int = 600) -> str:
     """
     parts = [f"Input:\n{_part(test.source, characters // 4)}"]
     if test.error is not None:
-        parts.append(_describe_ending(test.error) or _part(test.error, characters // 2))
+        parts.append(describe_ending(test.error, _ENDINGS) or _part(test.error, characters // 2))
     else:
         parts.append(f"Output:\n{_part(test.got or '', characters // 4)}")
         parts.append(f"Expected output:\n{_part(test.expected or '', characters // 4)}")
@@ -209,9 +209,12 @@ def _part(text: str, characters: int) -> str:
     return cut_middle(shown, characters) or "(empty)"
 
 
-def _describe_ending(failure: str) -> str | None:
-    """Return what ended a program from outside, in words; None if the code itself raised."""
-    return f"The program was {failure}." if failure.startswith(KILLED) else _ENDINGS.get(failure)
+def describe_ending(failure: str, endings: Mapping[str, str]) -> str | None:
+    """Return what ended a program from outside, in words; None if the code itself raised.
+
+    `endings`: the words for each constant of protocol.py and NOT_RUN that can occur, without KILLED.
+    """
+    return f"The program was {failure}." if failure.startswith(KILLED) else endings.get(failure)
 
 
 _ENDINGS = {

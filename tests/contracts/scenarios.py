@@ -21,7 +21,7 @@ class Scenario:
     """Tasks and lists of actions; every list is played on every task."""
 
     new: Callable[[], Environment]
-    """Makes an instance. Of the module's top level, so that a fresh interpreter finds it."""
+    """Makes an instance. Must be at the top level of its module, so that a fresh interpreter finds it."""
     tasks: tuple[Task, ...]
     plays: tuple[tuple[str, ...], ...]
     """Good, bad, nonsense and empty actions; none ends the attempt before its list does."""
@@ -30,7 +30,7 @@ class Scenario:
     random_action: Callable[[random.Random, str], str] | None = None
     """Draws an action for the observation before it. None: any of `plays`."""
     episodes: int = 50
-    """Of random play; fewer where a reset takes most of a second. LEAFE_TEST_EPISODES=50 plays so many of each."""
+    """Number of random episodes; smaller if a reset takes most of a second. LEAFE_TEST_EPISODES=50 overrides it."""
 
 
 class Counter(ReplayEnvironment):
@@ -222,11 +222,11 @@ SCENARIOS: Mapping[str, Callable[[], Scenario]] = {
 
 
 def transcript(environment: Environment, task: Task, actions: tuple[str, ...], seed: int = 0) -> list[Any]:
-    """Everything that an environment answers from reset on."""
+    """Return everything that an environment answers, from the reset on."""
     return [environment.reset(task, seed), *(environment.step(action) for action in actions)]
 
 
 def all_transcripts(name: str) -> list[list[Any]]:
-    """Of each task in turn, one for each play."""
+    """Return the transcripts of each play on the first task, then on the second, and so on."""
     scenario = SCENARIOS[name]()
     return [transcript(scenario.new(), task, actions) for task in scenario.tasks for actions in scenario.plays]

@@ -1,4 +1,4 @@
-"""What every environment promises, so that an attempt can be rolled back: the suite of all of them."""
+"""The contract of core's `Environment`, checked on every registered environment."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from leafe_verl.core.task import Task
 from leafe_verl.environments import environment_class, names
 
 STEP_SECONDS = 20
-"""Limit of a call that is expected to end; generous, since it shows a hang and nothing else."""
+"""Time limit of a call; generous, because only a hang should reach it."""
 
 
 @pytest.fixture(scope="module", params=sorted(SCENARIOS))
@@ -108,7 +108,7 @@ def test_an_instance_can_be_reset_to_another_task(scenario: Scenario, transcript
 
 
 def take_snapshots(environment: Environment, task: Task, actions: tuple[str, ...]) -> list[Any]:
-    """Before each action and after the last."""
+    """Play the actions. Returns the snapshots before each of them and after the last."""
     environment.reset(task, 0)
     taken = [environment.snapshot()]
     for action in actions:

@@ -21,7 +21,7 @@ STEPS = 30
 EVERY = 5
 """Steps between two snapshots, where an attempt has that many."""
 LIMIT_SECONDS = 1800
-"""Of a fresh interpreter; generous, since it shows a hang and nothing else."""
+"""Time limit of a fresh interpreter; generous, because only a hang should reach it."""
 
 
 @dataclass(frozen=True)

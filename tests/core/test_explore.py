@@ -427,7 +427,7 @@ class TestRollback:
     @pytest.mark.parametrize("kind", [Corridor, ReplayCorridor])
     def test_to_a_step_of_the_grandparent(self, kind):
         def reflect(messages, t):
-            # The root is told to mend step 3, its branch to mend step 2, which the root played.
+            # The root is told to fix step 3, its branch to fix step 2, which the root played.
             return reflection(3, "back") if [m["content"] for m in messages].count("L") == 0 else reflection(2, "on")
 
         def act(messages):

@@ -36,12 +36,8 @@ class Guess(ReplayEnvironment):
         row = row.get("extra_info", row)
         if not isinstance(row.get("number"), int):
             raise ValueError(f"number is {row.get('number')!r}; expected an integer")
-        return Task(
-            str(row.get("task_id", default_key)),
-            "Guess my number.",
-            "environments.example:Guess",
-            {"number": row["number"]},
-        )
+        key, path = str(row.get("task_id", default_key)), f"{cls.__module__}:{cls.__name__}"
+        return Task(key, "Guess my number.", path, {"number": row["number"]})
 
     @classmethod
     def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Text environments of Gymnasium's form: one with a state of its own, one that can be copied, one that can neither."""
+"""Text environments with Gymnasium's interface: one can be copied, one offers its state, one does neither."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Answer = tuple[str, float, bool, bool, dict[str, Any]]
 
 
 class Doors:
-    """A corridor of doors: open `left` or `right`; the right one of each door is drawn by the seed. No way back."""
+    """A corridor of doors. At each, `left` or `right` is correct, as drawn by the seed. There is no way back."""
 
     def __init__(self, num_doors: int = 4) -> None:
         self.usual_doors = num_doors
@@ -38,7 +38,7 @@ class Doors:
 
 
 class StatefulDoors(Doors):
-    """Offers its state, which its lambda does not let be copied."""
+    """Offers its state. It cannot be copied, because it holds a lambda."""
 
     def __init__(self, num_doors: int = 4) -> None:
         super().__init__(num_doors)
@@ -59,7 +59,7 @@ class UncopyableDoors(Doors):
 
 
 class DriftingDoors(UncopyableDoors):
-    """Counts its steps over all attempts."""
+    """Counts its steps over all attempts, so that a replay differs."""
 
     drift = 0
 
@@ -70,7 +70,7 @@ class DriftingDoors(UncopyableDoors):
 
 
 class Numbers(Doors):
-    """Its observations are no texts."""
+    """Gives observations that are not strings."""
 
     def reset(self, **_: Any) -> Any:
         return 3, {}
@@ -83,7 +83,7 @@ except ImportError:
 else:
 
     class GymnasiumDoors(Doors, gymnasium.Env[str, str]):
-        """As `gymnasium.make` wants it."""
+        """`Doors` with what `gymnasium.make` requires."""
 
         observation_space = gymnasium.spaces.Text(100)
         action_space = gymnasium.spaces.Text(100)

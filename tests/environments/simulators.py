@@ -1,4 +1,4 @@
-"""A simulator for the tests of worker processes, which breaks in whatever way it is told to."""
+"""A simulator for the tests of worker processes, which breaks in the way that an action names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from leafe_verl.environments.simulator import SimulatorEnvironment
 
 
 class Fragile:
-    """Counts."""
+    """Counts its actions."""
 
     def __init__(self, how: str = "") -> None:
         if how == "hang":
@@ -46,7 +46,7 @@ class Fragile:
         return f"{self.count} after {action}"
 
     def child(self) -> int:
-        """Start a process that would outlive this one."""
+        """Start a process that would outlive this one. Returns its process id."""
         return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).pid
 
     def surroundings(self) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class Fragile:
 
 
 class Counting(SimulatorEnvironment):
-    """Core's Environment of `Fragile`. A task's data: the number to start from."""
+    """The environment of `Fragile`. The data of a task hold the number to start from."""
 
     horizon = 1000
 

@@ -1,11 +1,11 @@
-"""Environments of a kind, played at random all at once while their processes are killed at random.
+"""Soak test: plays environments of a kind at random, many at once, while their processes are killed at random.
 
     python tests/environments/soak.py [NAME...] --seconds 600 --environments 8
 
-Each kind (tests/contracts/scenarios.py, and a simulator of ours) is played in an interpreter of its own: attempts of
-random and hostile actions, rolled back to random steps and played on as before, closed, or forgotten. Prints what came
-of it, and last a line of JSON. The exit code is 1 when a rollback gave something else, when more attempts broke than
-processes were killed, or when processes, descriptors or files were left, or memory grew.
+Each kind (of tests/contracts/scenarios.py, and a simulator of ours) is played in an interpreter of its own. Attempts
+take random and hostile actions, are rolled back to random steps, repeat their actions, and are closed or forgotten.
+Prints the results, and a line of JSON at the end. The exit code is 1 if a rollback gave other results, if more attempts
+broke than processes were killed, if processes, descriptors or files were left, or if memory grew.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ from sandbox.host import descendants, memory_bytes, open_descriptors, settled
 SIMULATOR = "a simulator"
 HOSTILE = ("", "\0", "no such action", "Action: " + "x" * 2000, "Action: \ud800")
 WIDE = {"processes": 4, "start_seconds": 300, "call_seconds": 120, "wait_seconds": 300}
-"""Options of those that run in processes: fewer than there are environments, and time for a busy machine."""
+"""Options of environments that run in processes: fewer processes than environments, and time for a busy machine."""
 HEAPS = {"scienceworld": 400}
-"""MiB of a process that a JVM may fill before it collects: a heap of 256, and itself."""
+"""Memory of a process that a JVM may fill before it collects garbage, MiB: a heap of 256, and the JVM itself."""
 KILLED = "SIGKILL"
-"""In an observation: so ended the agent's program, which nobody can tell from one that the kernel killed."""
+"""Text in an observation if a kill ended the agent's program, which looks the same as a kill by the kernel."""
 QUARTERS = 4
 MIB = 2**20
 
@@ -66,7 +66,7 @@ KINDS: dict[str, Callable[[], Scenario]] = {**SCENARIOS, SIMULATOR: _simulator}
 
 @dataclass
 class Report:
-    """What a soak came to."""
+    """The results of a soak test."""
 
     name: str
     seconds: float
@@ -75,27 +75,27 @@ class Report:
     steps: int = 0
     rollbacks: int = 0
     broken: list[str] = field(default_factory=list)
-    """Attempts that an exception ended."""
+    """Messages of the exceptions that ended attempts."""
     kills: int = 0
     wrong: list[str] = field(default_factory=list)
-    """Rollbacks after which the same actions gave something else."""
+    """Rollbacks after which the same actions gave other results."""
     most_processes: int = 0
     processes_left: int = 0
     descriptors_left: int = 0
     files_left: list[str] = field(default_factory=list)
     host_mib: list[float] = field(default_factory=list)
-    """Resident memory at the start and at each quarter's end."""
+    """Resident memory at the start and at the end of each quarter, MiB."""
     below_mib: list[float] = field(default_factory=list)
-    """The same, of the largest process that it started."""
+    """The same for the largest process that it started, MiB."""
 
     @property
     def growth_mib(self) -> float:
-        """Between the end of the first quarter and the end; until then caches fill."""
+        """Growth of memory after the first quarter, in which caches fill, MiB."""
         below = max(self.below_mib[-1] - max(self.below_mib[1], HEAPS.get(self.name, 0)), 0)
         return max(self.host_mib[-1] - self.host_mib[1], below)
 
     def problems(self, growth_mib: float) -> list[str]:
-        """What is wrong, in words, when memory may grow by `growth_mib`."""
+        """Return in words what is wrong, if memory may grow by `growth_mib`."""
         found = [f"wrong after rollback: {each}" for each in self.wrong]
         if len(self.broken) > self.kills:
             found.append(f"{len(self.broken)} attempts broke, {self.kills} kills: {self.broken[:3]}")
@@ -117,7 +117,7 @@ class Soak:
         self.report, self.kill_seconds = report, kill_seconds
         self.lock = threading.Lock()
         self.others = descendants(os.getpid())
-        """Processes that are none of the environments'."""
+        """Processes that do not belong to the environments."""
         self.seen: set[int] = set()
 
     def play_until(self, deadline: float, seed: int) -> None:
@@ -182,7 +182,7 @@ class Soak:
 
 
 def soak(name: str, seconds: float, environments: int, kill_seconds: float) -> Report:
-    """Play for `seconds` and look what is left. In an interpreter of its own: it closes the pools that all share."""
+    """Play for `seconds` and check what is left. It closes the shared pools, so it needs its own interpreter."""
     report = Report(name, seconds)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TMPDIR"] = tempfile.tempdir = folder

@@ -150,7 +150,7 @@ def test_verls_row_and_back() -> None:
 
 
 class Array:
-    """As numpy gives it to those who read parquet with pandas."""
+    """An array as pandas gives it for a list in a parquet file."""
 
     def tolist(self) -> list[str]:
         return ["0\n"]

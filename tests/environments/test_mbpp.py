@@ -215,7 +215,7 @@ def test_the_sanitized_form_is_read() -> None:
 
 
 class Array:
-    """As numpy gives it to those who read parquet with pandas."""
+    """An array as pandas gives it for a list in a parquet file."""
 
     def __init__(self, items: list[Any]) -> None:
         self.items = items

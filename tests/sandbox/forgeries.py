@@ -1,7 +1,7 @@
-"""Programs that solve nothing and try to be judged as right, for tests that none is.
+"""Programs that solve nothing and try to be judged as right. Tests check that none of them succeeds.
 
-Each must define `f` or end before; the tests call it. What a test expects is drawn anew for each run, so that a forgery
-must find it out, change it, or make it not count.
+Each program defines `f`, which the tests call, or ends before that. The expected values are drawn anew for each run, so
+a forgery must find them out, change them, or keep them from being compared.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Secret:
-    """What one test asks for, and what no program can know."""
+    """A test whose expected value no program can know."""
 
     argument: int
     wanted: object
@@ -20,7 +20,7 @@ class Secret:
 
     @classmethod
     def draw(cls) -> tuple[Secret, ...]:
-        """One compared with a number, one with a list, and one that takes more than a comparison."""
+        """Return a test that compares with a number, one with a list, and one that needs more than a comparison."""
         first, second, third = (random.randrange(10**5, 10**6) for _ in range(3))
         return (
             cls(3, first, f"assert f(3) == {first}"),
@@ -35,7 +35,7 @@ class Forgery:
     kind: str
     code: str
     fools_naive: bool = True
-    """Whether a judge that compares inside the tested process believes it (tests/sandbox/naive_judge.py)."""
+    """Whether it fools a judge that compares inside the tested process (tests/sandbox/naive_judge.py)."""
 
 
 def _of_kind(kind: str, *, fools_naive: bool = True, **codes: str) -> list[Forgery]:

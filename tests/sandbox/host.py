@@ -1,4 +1,4 @@
-"""What hostile programs are after, and the evidence of what they did to it."""
+"""The targets of hostile programs, and the evidence of harm that was done to them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from leafe_verl.sandbox.pool import SandboxPool
 from leafe_verl.sandbox.protocol import Sandbox
 
 CANARY = "the canary sings"
-"""Content of a file that anybody may read and write: only the sandbox keeps a program from it."""
+"""Content of a file that anybody may read and write, so that only the sandbox keeps a program from it."""
 VARIABLE = "SANDBOX_TEST_SECRET"
 WRITABLE_FOLDERS = tuple(
     dict.fromkeys((tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm", "/run", ".", str(Path.home())))
 )
 GONE_SECONDS = 10.0
-"""How long to wait at most, on a busy machine, until processes that were killed are gone or others have started."""
+"""Longest wait until killed processes are gone or others have started; generous, for a busy machine."""
 
 PRELUDE = """
 import os, sys
@@ -64,12 +64,12 @@ except (NameError, OSError):
 
 @dataclass(frozen=True)
 class Target:
-    """What one program is given to harm, so that a harm tells who did it."""
+    """The targets of one program. Each program has its own, so that a harm tells which program did it."""
 
     mark: str
-    """At most 15 characters: the name of its processes, and part of the name of all that it makes."""
+    """Name of the program's processes, and part of the name of everything that it makes; at most 15 characters."""
     key: int
-    """Of the System V objects that it makes: memory, semaphores and queues, which outlive all processes."""
+    """Key of the System V objects that it makes: memory, semaphores and queues, which outlive all processes."""
     folder: Path
     canary: Path
 
@@ -84,7 +84,7 @@ class Target:
         return target
 
     def harms(self) -> list[str]:
-        """What has been done to it, in words."""
+        """Return in words what has been done to the targets."""
         if [path.name for path in self.folder.iterdir()] != [self.canary.name]:
             return ["made or deleted files"]
         if self.canary.is_symlink() or self.canary.read_text() != CANARY:
@@ -99,7 +99,7 @@ class Target:
 class Host:
     """The judge's side: servers that should hear nothing, a signal that should not come, a secret in the environment.
 
-    A context manager. `secrets` must be found in nothing that a program returns.
+    It is a context manager. Nothing that a program returns may contain one of `secrets`.
     """
 
     def __init__(self) -> None:
@@ -150,7 +150,7 @@ class Host:
                 system.remove(self._libc, identifier)
 
     def _serve(self, family: int, kind: int, address: str | tuple[str, int]) -> Any:
-        """Return the address that the server got."""
+        """Start a server and return its address."""
         server = self._stack.enter_context(socket.socket(family, kind))
         server.bind(address)
         if kind == socket.SOCK_STREAM:
@@ -159,7 +159,7 @@ class Host:
         return server.getsockname()
 
     def prelude(self, name: str) -> str:
-        """Source that tells the program of that name where everything is: it should not even have to guess."""
+        """Return source that tells the program of that name where everything is, so that it need not even guess."""
         number = next(self._numbers)
         mark, key = f"{self._mark}-{number}", self._keys + number
         target = self._targets[name] = Target.make(mark, key, self._folder / name)
@@ -177,7 +177,7 @@ class Host:
         )
 
     def harms(self) -> dict[str, list[str]]:
-        """What has been done, in words, by the name of who did it; "" where nobody can tell."""
+        """Return in words what has been done, by the name of the program that did it; "" if the program is unknown."""
         left = [*_made(self._mark), *_still_there(self._mark)]
         found = {name: target.harms() for name, target in self._targets.items()}
         for name, target in self._targets.items():
@@ -192,7 +192,7 @@ class Host:
         return found
 
     def _new_callers(self) -> Iterator[str]:
-        """The marks that came over the network."""
+        """Yield the marks that came over the network."""
         while ready := select.select(self._servers, [], [], 0)[0]:
             for server in ready:
                 channel = server.accept()[0] if server.type == socket.SOCK_STREAM else server
@@ -208,7 +208,7 @@ class SystemV:
     remove: Callable[[ctypes.CDLL, int], int]
 
     def objects(self) -> dict[int, int]:
-        """Each object's key, by its number."""
+        """Return the number and the key of each object."""
         lines = Path("/proc/sysvipc", self.kind).read_text().splitlines()[1:]
         return {int(line.split()[1]): int(line.split()[0]) for line in lines}
 
@@ -228,7 +228,7 @@ def _own_settings() -> list[object]:
 
 
 def _made(mark: str) -> Iterator[tuple[str, Path]]:
-    """(its whole mark, path) of what bears the mark in a folder that anybody may write to, or in a folder there."""
+    """Yield (whole mark, path) of files with the mark in folders that anybody may write to, or one level below."""
     for folder in map(Path, WRITABLE_FOLDERS):
         for pattern in (f"*{mark}*", f"*/*{mark}*"):
             with contextlib.suppress(OSError):
@@ -243,7 +243,7 @@ def _still_there(mark: str) -> list[tuple[str, str]]:
 
 
 def _marked(mark: str) -> Iterator[tuple[str, str]]:
-    """Processes that bear the mark in their name or their arguments, wherever their parent is."""
+    """Yield (whole mark, process) of processes with the mark in their name or arguments, whatever their parent."""
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
@@ -254,7 +254,7 @@ def _marked(mark: str) -> Iterator[tuple[str, str]]:
 
 
 def descendants(ancestor: int) -> set[int]:
-    """All processes below one, the process itself left out."""
+    """Return all processes that descend from one, without the process itself."""
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -276,7 +276,7 @@ def open_descriptors() -> int:
 
 
 def settled(excess: Callable[[], int]) -> int:
-    """Wait until there is no excess; return what there still is after GONE_SECONDS."""
+    """Wait until there is no excess. Returns the excess that is left, after GONE_SECONDS at the latest."""
     deadline = time.monotonic() + GONE_SECONDS
     while (more := excess()) > 0 and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -284,20 +284,20 @@ def settled(excess: Callable[[], int]) -> int:
 
 
 def memory_bytes(pid: int) -> int:
-    """Resident memory; 0 for a process that is gone."""
+    """Return the resident memory of a process; 0 if it is gone."""
     with contextlib.suppress(OSError):
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0
 
 
 def use_every_worker(pool: SandboxPool) -> None:
-    """So that all its processes have been started."""
+    """Make a pool start all of its processes."""
     for run in [pool.execute("import time\ntime.sleep(0.3)", "") for _ in range(2 * pool.workers)]:
         run.result()
 
 
 def answers_rightly(sandbox: Sandbox) -> bool:
-    """Whether a good program still gets its values, and its output."""
+    """Return whether a good program still gets its values and its output."""
     called = sandbox.call("def f(x): return x + 1", "", ["f(1)", "f(2)"])
     program = sandbox.execute("print(input())", "7")
     return [call.value for call in called.result().calls] == [2, 3] and program.result().stdout == "7\n"

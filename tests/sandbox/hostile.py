@@ -1,7 +1,7 @@
-"""Programs that nobody should run, for tests that they come to nothing.
+"""Programs that try to do harm. Tests check that none of them does.
 
-Each runs after `host.PRELUDE`, which tells it where everything is. It reports what it got hold of by `answer()`, whose
-right value no program knows, and by what it writes. Numbers of system calls are those of x86-64.
+Each runs after `host.PRELUDE`, which tells it where everything is. It reports what it has got hold of by `answer()`,
+whose right value no program knows, and by what it writes. Numbers of system calls are those of x86-64.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class Hostile:
     kind: str
     code: str
     as_program: bool = False
-    """Whether it matters how it is run, so that it is run with stdin and stdout besides for a value."""
+    """Whether it is run as a whole program, too, because that may make a difference."""
 
 
 def _of_kind(kind: str, *, as_program: bool = False, **codes: str) -> list[Hostile]:

@@ -1,4 +1,4 @@
-"""A judge as many are written: the tests run inside of the tested process. Only to show that forgeries work."""
+"""A common kind of judge, which runs the tests inside the tested process. It shows that the forgeries work."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Good, wrong, hostile and slow programs all at once through one pool: python tests/sandbox/soak.py --seconds 60
 
-Prints what came of them, and one line of JSON at the end. The exit code is 1 when a verdict was wrong, or when
-processes, descriptors or files were left, or memory grew.
+Prints the results, and a line of JSON at the end. The exit code is 1 if a verdict was wrong, if processes, descriptors
+or files were left, or if memory grew.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sandbox.hostile import HOSTILE, NEEDS_SECCOMP
 
 LIMITS = Limits(cpu_seconds=1, wall_seconds=2.5, memory_bytes=256 * 2**20)
 HONEST = Limits(cpu_seconds=5, wall_seconds=20)
-"""Of programs that are right: wide, so that a busy machine makes none of them fail."""
+"""Limits of right programs; generous, so that none of them fails on a busy machine."""
 QUARTERS = 4
 SHARES = {"good": 40, "good program": 20, "wrong": 15, "forged": 10, "slow": 10, "hostile": 5}
 """How often each kind is drawn."""
@@ -40,7 +40,7 @@ SHARES = {"good": 40, "good program": 20, "wrong": 15, "forged": 10, "slow": 10,
 
 @dataclass
 class Report:
-    """What a soak came to."""
+    """The results of a soak test."""
 
     seconds: float
     runs: dict[str, int] = field(default_factory=dict)
@@ -48,21 +48,21 @@ class Report:
     false_verdicts: list[str] = field(default_factory=list)
     unscored: int = 0
     harms: dict[str, list[str]] = field(default_factory=dict)
-    """What was done to the host, files and processes left by name included, by the name of the hostile program."""
+    """What was done to the host, including files and processes that were left, by the name of the hostile program."""
     processes_left: int = 0
     descriptors_left: int = 0
     judge_mib: list[float] = field(default_factory=list)
-    """Resident memory at the start and at each quarter's end."""
+    """Resident memory at the start and at the end of each quarter, MiB."""
     sandbox_mib: list[float] = field(default_factory=list)
-    """The same, of the largest process of the sandbox that waits for work."""
+    """The same for the largest idle process of the sandbox, MiB."""
 
     @property
     def growth_mib(self) -> float:
-        """Of memory, between the end of the first quarter and the end; until then caches fill."""
+        """Growth of memory after the first quarter, in which caches fill, MiB."""
         return max(self.judge_mib[-1] - self.judge_mib[1], self.sandbox_mib[-1] - self.sandbox_mib[1])
 
     def problems(self, growth_mib: float) -> list[str]:
-        """What is wrong, in words, when memory may grow by `growth_mib`."""
+        """Return in words what is wrong, if memory may grow by `growth_mib`."""
         left = {"processes": self.processes_left, "descriptors": self.descriptors_left}
         found = [f"false verdict: {verdict}" for verdict in self.false_verdicts]
         found += [f"{self.unscored} programs went unscored"] if self.unscored else []

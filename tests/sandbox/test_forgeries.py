@@ -38,7 +38,7 @@ class Judged:
 
 @pytest.fixture(scope="module", params=available_tiers(), ids=str)
 def judged(request: pytest.FixtureRequest) -> dict[str, Judged]:
-    """Of all forgeries and, after them, of a right and a wrong answer, all through one pool."""
+    """Outcomes of all forgeries and then of a right and a wrong answer, all through one pool."""
     with SandboxPool(WORKERS, request.param.number) as pool, ThreadPoolExecutor(AT_A_TIME) as threads:
 
         def judge_both_ways(code: str) -> Judged:

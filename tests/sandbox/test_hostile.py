@@ -45,7 +45,7 @@ class Recording:
         return self._kept(self._sandbox.execute(code, stdin, limits))
 
     def close(self) -> None:
-        """The other sandbox is its owner's."""
+        """Do nothing: the owner of the other sandbox closes it."""
 
     def _kept(self, future: Future) -> Future:  # type: ignore[type-arg]
         future.add_done_callback(lambda done: self.came.append(repr(done.exception() or done.result())))
@@ -54,18 +54,18 @@ class Recording:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one program."""
+    """The outcome of one program."""
 
     verdicts: tuple[CodeVerdict, ...]
     came: str
-    """All that came out of the sandbox, as text."""
+    """Everything that came out of the sandbox, as text."""
     error: RuntimeError | None = None
     """Why there is no verdict."""
 
 
 @dataclass(frozen=True)
 class Aftermath:
-    """Of one tier, when all programs have run through one pool."""
+    """The state on one tier after all programs have run through one pool."""
 
     tier: Tier
     outcomes: dict[str, Outcome]

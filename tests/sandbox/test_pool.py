@@ -44,7 +44,7 @@ from leafe_verl.sandbox.worker import Ending, WorkerLost
 QUICK = Limits(cpu_seconds=1, wall_seconds=10)
 """Short for a program that computes without end, and long for one that waits for a busy machine."""
 GRACE_SECONDS = 3
-"""For starting and reaping a process on a busy machine."""
+"""Time to start and reap a process; generous, for a busy machine."""
 
 
 def run(code: str, *calls: str, setup: str = "", limits: Limits = QUICK) -> RunResult:

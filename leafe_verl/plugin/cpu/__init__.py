@@ -1,1 +1,1 @@
-"""What verl and vLLM need to run without an accelerator."""
+"""Everything that verl and vLLM need to run without an accelerator."""

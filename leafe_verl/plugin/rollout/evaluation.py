@@ -39,7 +39,7 @@ class RecordingLoop(TaskLoop):
         if (store := self.settings.evaluation.store) is None:
             raise ValueError(f"agent loops named {RECORD}* keep what they play: set leafe.evaluation.store")
         provenance = Provenance(
-            run=self.config.trainer.experiment_name,
+            run=str(self.config.trainer.experiment_name),
             seed=self.settings.seed,
             model=self.config.actor_rollout_ref.model.path,
             has_tokens=False,

@@ -41,7 +41,7 @@ class WorkerState:
             return self._collected[store]
 
     def tree_writer(self, store: str) -> TreeWriter:
-        """Return the writer for this process's own file in the store of an evaluation."""
+        """Return the writer of this process's own file in the store of an evaluation."""
         with self._opening:
             if store not in self._writers:
                 self._writers[store] = TreeWriter(store)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from transfer_queue import KVBatchMeta
@@ -19,12 +19,15 @@ from leafe_verl.checkpoints import repair_tracker
 from leafe_verl.core.statistics import ratios, total
 from leafe_verl.evaluation.pass_at_k import ks_up_to, mean_pass_at_k
 from leafe_verl.plugin.rollout.inference_servers import InferenceServers, RetryingClient
-from leafe_verl.plugin.rollout.replay_buffer import ProgressReplayBuffer
-from leafe_verl.plugin.rollout.rollout_worker import RolloutManager
 from leafe_verl.plugin.training.checkpointing_trainer import CheckpointingTrainer
 from leafe_verl.plugin.training.records import tree_records
 from leafe_verl.plugin.training.sft_worker import PolicyWorker
 from leafe_verl.plugin.wire import TreeRecord
+
+if TYPE_CHECKING:
+    # Both import verl.trainer.ppo.v1, which imports this module: a Ray worker that imports them first could not.
+    from leafe_verl.plugin.rollout.replay_buffer import ProgressReplayBuffer
+    from leafe_verl.plugin.rollout.rollout_worker import RolloutManager
 
 
 class EpisodeTrainer(CheckpointingTrainer):

@@ -1,4 +1,4 @@
-"""Ray workers forked from a process that has imported before: they are what an interpreter of their own would be."""
+"""Ray workers that are forked by the fork server run as they would in an interpreter of their own."""
 
 import json
 import os

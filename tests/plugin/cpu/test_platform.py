@@ -1,4 +1,4 @@
-"""What a CPU computes in."""
+"""The number format that training uses on a CPU."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The loops' outputs, and what verl makes of several of one attempt."""
+"""The outputs of the agent loops, and the advantages that verl gives to several outputs of one attempt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The playbook's file: absent, present, foreign."""
+"""Reading the playbook's file if it is absent, present, or holds something else."""
 
 import pytest
 

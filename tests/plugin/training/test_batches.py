@@ -1,4 +1,4 @@
-"""Mini-batches: every example once, trees together, ranks balanced by what is left to compute."""
+"""Mini-batches hold every example once, keep trees together and balance the computed tokens of ranks."""
 
 from __future__ import annotations
 

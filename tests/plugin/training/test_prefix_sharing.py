@@ -1,4 +1,4 @@
-"""Examples as prefix trees give the loss and gradients of the same examples one by one, under verl's FSDP engine."""
+"""Under verl's FSDP engine, prefix trees give the same loss and gradients as their examples one by one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prefix trees: what is merged, what stands before each token, and how sequences are cut into balanced pieces."""
+"""Prefix trees: which tokens are merged, what each token follows, and how sequences are cut into balanced pieces."""
 
 from __future__ import annotations
 

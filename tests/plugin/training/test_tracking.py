@@ -1,4 +1,4 @@
-"""What reaches TensorBoard and W&B, read back from what they wrote."""
+"""The branches that reach TensorBoard and W&B, read back from the files that these write."""
 
 import dataclasses
 import json
