@@ -41,6 +41,13 @@ def compare(
     kinds = [[run for run in read if run.manifest.explores is explores] for explores in (False, True)]
     comparisons = [compare_runs(kind, baseline, ks) for kind in kinds if kind]
     costs = {name: training_cost(run_dirs) for name, run_dirs in training.items()}
+    _write_comparison(out, comparisons, costs)
+    return 0
+
+
+def _write_comparison(
+    out: Path, comparisons: Sequence[EvaluationComparison], costs: Mapping[str, Mapping[str, float]]
+) -> None:
     sections = [*(section for each in comparisons for section in _sections(each)), *_cost_sections(costs)]
     notes = [note for each in comparisons for note in each.notes]
     curves = next((each.curves for each in comparisons if each.curves), None)
@@ -54,7 +61,6 @@ def compare(
         draw_curves(curves, picture)
         print(f"\n{text_curves(curves)}")
     print(f"\nwritten: {out}.md, .json" + (", .svg" if picture else ""))
-    return 0
 
 
 def _sections(comparison: EvaluationComparison) -> list[tuple[str, Rows]]:

@@ -121,11 +121,11 @@ def training_cost(runs: Sequence[str]) -> dict[str, float]:
 
     Raises ValueError if the metrics do not hold these counts.
     """
-    costs = [_cost_of_one(run) for run in runs]
+    costs = [_run_cost(run) for run in runs]
     return {label: sum(cost[label] for cost in costs) for label in TRAINING}
 
 
-def _cost_of_one(run: str) -> dict[str, float]:
+def _run_cost(run: str) -> dict[str, float]:
     run_dir, _, last = run.rpartition("@") if re.search(r"@\d+$", run) else (run, "", "")
     # Step 0 is a validation.
     steps = [values for step, values in read_metrics(Path(run_dir)).items() if 0 < step <= int(last or step)]

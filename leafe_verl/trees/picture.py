@@ -46,7 +46,7 @@ class AttemptShape(NamedTuple):
 Shape = Sequence[AttemptShape]
 
 
-def shape_of(tree: ExplorationTree) -> Shape:
+def build_shape(tree: ExplorationTree) -> Shape:
     """Return the shape of a tree, one entry for each attempt."""
     return [_attempt_shape(tree, index) for index in range(len(tree.attempts))]
 
@@ -107,7 +107,7 @@ def _draw_path(axes: Axes, shape: Shape, index: int) -> None:
     if attempt.parent is None:
         axes.plot([attempt.start - 0.5, end], [index, index], color=LINE, zorder=1)
         return
-    above = _row_of_state(shape, attempt.parent, attempt.start)
+    above = _state_row(shape, attempt.parent, attempt.start)
     x = _rollback_x(shape, attempt.start, above)
     axes.plot([x, x, end], [above, index, index], color=BRANCH_LINE, linestyle="--", zorder=1)
     axes.plot([x], [above], marker="D", markersize=7, color="white", markeredgecolor=BRANCH_LINE, zorder=3)
@@ -116,14 +116,14 @@ def _draw_path(axes: Axes, shape: Shape, index: int) -> None:
 def _rollback_x(shape: Shape, start: int, row: int) -> float:
     """Return the x of a rollback point. Points before the same step in different rows are drawn side by side."""
     parents = [each.parent for each in shape if each.parent is not None and each.start == start]
-    rows = sorted({_row_of_state(shape, parent, start) for parent in parents})
+    rows = sorted({_state_row(shape, parent, start) for parent in parents})
     return start - 0.5 + LANE * (rows.index(row) - (len(rows) - 1) / 2)
 
 
-def _row_of_state(shape: Shape, index: int, step: int) -> int:
+def _state_row(shape: Shape, index: int, step: int) -> int:
     """Return the row that holds the state before a step. A branch takes its first state from its parent."""
     parent = shape[index].parent
-    return index if parent is None or step > shape[index].start else _row_of_state(shape, parent, step)
+    return index if parent is None or step > shape[index].start else _state_row(shape, parent, step)
 
 
 def _draw_steps(axes: Axes, shape: Shape, index: int) -> None:

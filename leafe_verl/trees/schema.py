@@ -123,49 +123,50 @@ REFLECTION = pa.struct(
 )
 
 
+_PROVENANCE = [
+    pa.field("run", pa.string()),
+    pa.field("step", pa.int64()),  # training step that collected the tree; null outside training
+    pa.field("seed", pa.int64()),  # leafe.seed
+    pa.field("model", pa.string()),
+    pa.field("tokenizer", pa.string()),
+    pa.field("weight_version_min", pa.int64()),
+    pa.field("weight_version_max", pa.int64()),
+    pa.field("collected_at", pa.timestamp("us", tz="UTC")),
+    pa.field("has_tokens", pa.bool_()),  # null means true
+]
+_TASK = [
+    _required("task_key", pa.string()),
+    _required("environment", pa.string()),
+    _required("instruction", pa.string()),
+    _required("task_data", pa.string()),  # Task.data as JSON
+]
+# Computed from the tree, so that trees can be selected without reading them.
+_COMPUTED = [
+    pa.field("num_attempts", pa.int64()),
+    pa.field("num_branches", pa.int64()),
+    pa.field("num_improved", pa.int64()),  # branches with a higher best return than the attempt they left
+    pa.field("solved", pa.bool_()),  # an attempt ended in success
+    pa.field("best_return", pa.float64()),  # highest return of a scored attempt after any step; null if none
+    pa.field("sampled_tokens", pa.int64()),  # tokens of actions and reflections
+    pa.field("environment_steps", pa.int64()),  # without replayed steps
+]
+
+
 def _schema(tokens: bool) -> pa.Schema:
-    return pa.schema(
-        [
-            # Provenance
-            pa.field("run", pa.string()),
-            pa.field("step", pa.int64()),  # training step that collected the tree; null outside training
-            pa.field("seed", pa.int64()),  # leafe.seed
-            pa.field("model", pa.string()),
-            pa.field("tokenizer", pa.string()),
-            pa.field("weight_version_min", pa.int64()),
-            pa.field("weight_version_max", pa.int64()),
-            pa.field("collected_at", pa.timestamp("us", tz="UTC")),
-            pa.field("has_tokens", pa.bool_()),  # null means true
-            # The task
-            _required("task_key", pa.string()),
-            _required("environment", pa.string()),
-            _required("instruction", pa.string()),
-            _required("task_data", pa.string()),  # Task.data as JSON
-            # The tree
-            _required("attempts", pa.list_(_attempt(tokens))),  # in breadth-first order
-            _required("reflections", pa.list_(REFLECTION)),  # in the order of their requests
-            # Computed from the tree, so that trees can be selected without reading them
-            pa.field("num_attempts", pa.int64()),
-            pa.field("num_branches", pa.int64()),
-            pa.field("num_improved", pa.int64()),  # branches with a higher best return than the attempt they left
-            pa.field("solved", pa.bool_()),  # an attempt ended in success
-            pa.field("best_return", pa.float64()),  # highest return of a scored attempt after any step; null if none
-            pa.field("sampled_tokens", pa.int64()),  # tokens of actions and reflections
-            pa.field("environment_steps", pa.int64()),  # without replayed steps
-            pa.field("counts", pa.string()),  # counts of core.statistics as JSON, in evaluations; else null
-        ],
-        metadata={VERSION_KEY: VERSION},
-    )
+    tree = [
+        _required("attempts", pa.list_(_attempt(tokens))),  # in breadth-first order
+        _required("reflections", pa.list_(REFLECTION)),  # in the order of their requests
+    ]
+    counts = pa.field("counts", pa.string())  # counts of core.statistics as JSON, in evaluations; else null
+    return pa.schema([*_PROVENANCE, *_TASK, *tree, *_COMPUTED, counts], metadata={VERSION_KEY: VERSION})
 
 
 SCHEMA = _schema(tokens=True)
 TEXT_SCHEMA = _schema(tokens=False)
 
 REQUIRED = tuple(column.name for column in SCHEMA if not column.nullable)
-PROVENANCE = tuple(SCHEMA.names[: SCHEMA.names.index("task_key")])
-COMPUTED = tuple(SCHEMA.names[SCHEMA.names.index("reflections") + 1 : SCHEMA.names.index("counts")])
-"""Columns that are computed from the tree."""
-SUMMARY = (*PROVENANCE, "task_key", "environment", *COMPUTED)
+PROVENANCE = tuple(column.name for column in _PROVENANCE)
+SUMMARY = (*PROVENANCE, "task_key", "environment", *(column.name for column in _COMPUTED))
 """Columns with one short value, which `--where` can compare."""
 
 

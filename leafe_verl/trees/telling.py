@@ -13,7 +13,7 @@ from typing import Any
 
 from leafe_verl.core import Branch, ExplorationTree, Outcome
 from leafe_verl.core.reflection import shorten
-from leafe_verl.trees.picture import AttemptShape, Shape, shape_of
+from leafe_verl.trees.picture import AttemptShape, Shape, build_shape
 
 TEXT_CHARACTERS = 2000
 """Maximum number of characters of each text of a branch."""
@@ -90,5 +90,5 @@ def _build_branch(tree: ExplorationTree, index: int, branch: Branch) -> TellingB
         before=tree.best_return(branch.parent),
         after=tree.best_return(index),
         improved=tree.improved(index),
-        shape=shape_of(tree),
+        shape=build_shape(tree),
     )

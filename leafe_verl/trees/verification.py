@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from leafe_verl.core import build_sequence
+from leafe_verl.core import ExplorationTree, build_sequence
 from leafe_verl.trees.errors import DamagedFile
 from leafe_verl.trees.listing import require_files
 from leafe_verl.trees.reader import Folder, TreeKey, files, read_file, tree_key
@@ -60,15 +60,7 @@ def check_row(row: Row) -> dict[str, int]:
     its parent, and the computed columns must agree with the tree.
     """
     tree = from_row(row)
-    for index, branch in tree.branches():
-        if branch.depth != tree.attempts[branch.parent].depth + 1:
-            raise ValueError(f"task {tree.task.key!r}: attempt {index} is of depth {branch.depth}, unlike its parent")
-    for index, attempt in enumerate(tree.attempts):
-        if attempt.steps:
-            try:
-                build_sequence(tree.path(index))
-            except ValueError as error:
-                raise ValueError(f"task {tree.task.key!r}, attempt {index}: {error}") from error
+    _check_tree(tree)
     computed = summarize(tree)
     if row["has_tokens"] is False:
         computed["sampled_tokens"] = _count_tokens(row)
@@ -80,6 +72,18 @@ def check_row(row: Row) -> dict[str, int]:
         "reflections": len(tree.reflections),
         "sampled_tokens": computed["sampled_tokens"],
     }
+
+
+def _check_tree(tree: ExplorationTree) -> None:
+    for index, branch in tree.branches():
+        if branch.depth != tree.attempts[branch.parent].depth + 1:
+            raise ValueError(f"task {tree.task.key!r}: attempt {index} is of depth {branch.depth}, unlike its parent")
+    for index, attempt in enumerate(tree.attempts):
+        if attempt.steps:
+            try:
+                build_sequence(tree.path(index))
+            except ValueError as error:
+                raise ValueError(f"task {tree.task.key!r}, attempt {index}: {error}") from error
 
 
 def _count_tokens(row: Row) -> int:

@@ -97,3 +97,23 @@ def test_trees_of_training_are_not_results(tmp_path):
 
 def test_a_folder_without_attempts_holds_none(tmp_path):
     assert read_evaluation(tmp_path / "nowhere") == []
+
+
+def test_a_batch_that_cannot_be_merged_loses_nothing(tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError("no space left on device")
+
+    tree = ExplorationTree(task("a"))
+    tree.add(attempt(Outcome.SUCCESS))
+    writer = TreeWriter(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr("leafe_verl.trees.writer.os.replace", full)
+        for _ in range(COMPACTED):
+            append(writer, tree)
+    assert "the last trees stay in batches of one (no space left on device)" in caplog.text
+    assert len(list(tmp_path.glob("*.part"))) == 1, "as a killed process leaves it"
+    assert len(read_evaluation(tmp_path)) == COMPACTED
+    for _ in range(COMPACTED + 1):
+        append(writer, tree)
+    assert len(read_evaluation(tmp_path)) == 2 * COMPACTED + 1
+    assert not list(tmp_path.glob("*.part"))

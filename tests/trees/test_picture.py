@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from leafe_verl.trees.picture import LEVELS, AttemptShape, draw_shape, shape_of
+from leafe_verl.trees.picture import LEVELS, AttemptShape, build_shape, draw_shape
 from report.samples import hostile, rescued, wandered
 
 
@@ -21,7 +21,7 @@ def drawn(figure):
 
 def test_a_picture_has_a_mark_for_each_step_and_each_rollback_point():
     pytest.importorskip("matplotlib", reason="matplotlib is missing; pip install leafe-verl[plots]")
-    figure = draw_shape(shape_of(rescued()))
+    figure = draw_shape(build_shape(rescued()))
     steps = [(1, 0), (2, 0), (3, 0), (4, 0), (2, 1), (3, 1)]
     assert [(x, y) for x, y, marker, _ in drawn(figure) if marker == "o"] == steps
     assert [(x, y) for x, y, marker, _ in drawn(figure) if marker == "D"] == [(1.5, 0)]
@@ -48,7 +48,7 @@ def test_colours_tell_returns(value, level):
 @pytest.mark.parametrize("tree", [*map(wandered, range(6)), hostile()])
 def test_trees_of_every_kind_are_drawn(tree):
     pytest.importorskip("matplotlib", reason="matplotlib is missing; pip install leafe-verl[plots]")
-    figure = draw_shape(shape_of(tree))
+    figure = draw_shape(build_shape(tree))
     steps = sum(len(attempt.steps) for attempt in tree.attempts)
     assert sum(marker in "os" for _, _, marker, _ in drawn(figure)) == steps
 
@@ -56,4 +56,4 @@ def test_trees_of_every_kind_are_drawn(tree):
 def test_without_matplotlib_the_install_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ValueError, match=r"pip install 'leafe-verl\[plots\]'"):
-        draw_shape(shape_of(rescued()))
+        draw_shape(build_shape(rescued()))

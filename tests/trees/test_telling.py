@@ -2,7 +2,7 @@
 
 from fakes import turn
 from leafe_verl.core import Attempt, Branch, ExplorationTree, History, Outcome, Reflection, StepRecord, Task
-from leafe_verl.trees.picture import AttemptShape, shape_of
+from leafe_verl.trees.picture import AttemptShape, build_shape
 from leafe_verl.trees.telling import TEXT_CHARACTERS, TellingBranch, most_telling, telling_branch
 from report.samples import LONG_LINE, hostile, rescued
 
@@ -65,7 +65,7 @@ def test_plain_values_make_the_branch_again():
 
 
 def test_the_shape_of_a_tree():
-    assert shape_of(rescued()) == [
+    assert build_shape(rescued()) == [
         AttemptShape(None, 1, [1, 0, 0, 0], [False, False, False, False], "horizon"),
         AttemptShape(0, 2, [2, 3], [False, False], "success"),
     ]
