@@ -61,7 +61,7 @@ class Node:
 
     @property
     def prefix(self) -> tuple[StepRecord, ...]:
-        """Its parent's steps before the rollback point."""
+        """Return the parent's steps before the rollback point."""
         return self.parent.path[: self.step - 1] if self.parent else ()
 
     @property

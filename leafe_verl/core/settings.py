@@ -28,7 +28,7 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True)
 class Source:
-    """Where a default comes from: the paper (arXiv 2603.16843), a baseline's paper, or us."""
+    """The origin of a default: the paper (arXiv 2603.16843), a baseline's paper, or us."""
 
     text: str
 

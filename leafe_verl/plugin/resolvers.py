@@ -58,6 +58,12 @@ def metrics_file(folder: str) -> str:
     return str(Path(folder) / f"metrics-{int(time.time())}.jsonl")
 
 
+def tree_store(checkpoints: str) -> str:
+    """Return the folder of a run's trees. A run that an earlier version began goes on in its folder `experience`."""
+    store, former = Path(checkpoints, "trees"), Path(checkpoints, "experience")
+    return str(former if former.is_dir() and not store.is_dir() else store)
+
+
 RESOLVERS: dict[str, Callable[..., Any]] = {
     "leafe_basename": lambda path: Path(path).name,
     "leafe_cores": lambda: str(len(os.sched_getaffinity(0))),
@@ -71,6 +77,7 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
     "leafe_metrics_file": metrics_file,
     "leafe_on": lambda device, cpu, gpu: cpu if device == "cpu" else gpu,
     "leafe_run_dir": run_dir,
+    "leafe_tree_store": tree_store,
 }
 
 

@@ -34,7 +34,7 @@ UNKNOWN = datetime.max.replace(tzinfo=timezone.utc)
 
 @dataclass(frozen=True)
 class Location:
-    """Where a tree is stored."""
+    """The place of a stored tree."""
 
     path: Path
     offset: int

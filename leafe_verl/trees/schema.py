@@ -172,7 +172,7 @@ SUMMARY = (*PROVENANCE, "task_key", "environment", *(column.name for column in _
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a tree comes from."""
+    """The origin of a tree."""
 
     run: str | None = None
     """Name of the run, usually the name of its RUN_DIR."""
