@@ -129,8 +129,9 @@ def test_early_experience_predicts_observations_then_imitates_successes(model, t
 
 
 def test_ace_writes_advice_and_plays_with_it(model, tmp_path):
-    # Room for the longest answer that the grammar allows: random text seldom ends one early.
-    short = ["leafe.playbook.lessons=1", "leafe.reflection.max_tokens=448"]
+    # Room for the longest answer that the grammar allows, since random text seldom ends early; and advice that leaves
+    # room for turns, since each of its characters is a token here.
+    short = ["leafe.playbook.lessons=1", "leafe.playbook.max_characters=300", "leafe.reflection.max_tokens=448"]
     metrics = launch("ace", model, tmp_path, *short, "trainer.total_training_steps=1")
     playbook = Playbook.from_json((tmp_path / "checkpoints/playbook.json").read_text())
     assert metrics[1]["leafe/looks_back"] == 12
