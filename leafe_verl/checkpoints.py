@@ -14,6 +14,12 @@ STEP = "global_step_"
 TRACKER = "latest_checkpointed_iteration.txt"
 
 
+def tree_store(checkpoints: Path) -> Path:
+    """Return the folder of a run's trees. A run that an earlier version began has them in `experience`."""
+    store, former = checkpoints / "trees", checkpoints / "experience"
+    return former if former.is_dir() and not store.is_dir() else store
+
+
 def hf_folder(model: str) -> str:
     """Return a Hugging Face folder or hub name for `model`, merging a checkpoint's shards if need be.
 

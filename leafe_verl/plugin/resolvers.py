@@ -15,6 +15,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from leafe_verl.checkpoints import tree_store
 from leafe_verl.embedded import DATA, model_folder
 from leafe_verl.plugin.cpu.platform import cpu_dtype
 
@@ -58,12 +59,6 @@ def metrics_file(folder: str) -> str:
     return str(Path(folder) / f"metrics-{int(time.time())}.jsonl")
 
 
-def tree_store(checkpoints: str) -> str:
-    """Return the folder of a run's trees. A run that an earlier version began goes on in its folder `experience`."""
-    store, former = Path(checkpoints, "trees"), Path(checkpoints, "experience")
-    return str(former if former.is_dir() and not store.is_dir() else store)
-
-
 RESOLVERS: dict[str, Callable[..., Any]] = {
     "leafe_basename": lambda path: Path(path).name,
     "leafe_cores": lambda: str(len(os.sched_getaffinity(0))),
@@ -77,7 +72,7 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
     "leafe_metrics_file": metrics_file,
     "leafe_on": lambda device, cpu, gpu: cpu if device == "cpu" else gpu,
     "leafe_run_dir": run_dir,
-    "leafe_tree_store": tree_store,
+    "leafe_tree_store": lambda checkpoints: str(tree_store(Path(checkpoints))),
 }
 
 

@@ -14,12 +14,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from leafe_verl.checkpoints import TRACKER
+from leafe_verl.checkpoints import TRACKER, tree_store
 from leafe_verl.core import ExplorationTree, Reflection
 from leafe_verl.core.statistics import count, total
 from leafe_verl.evaluation.summary import Metrics
 from leafe_verl.report.overview import select_counts, sum_counts
-from leafe_verl.report.runs import CONFIGURATION, TREES, read_configuration, tree_store
+from leafe_verl.report.runs import CONFIGURATION, TREES, read_configuration
 from leafe_verl.trees import Provenance, StoreFollower, read_tree
 from leafe_verl.trees.reader import arrow_files
 
@@ -195,7 +195,7 @@ class RunFollower:
 
     def __post_init__(self) -> None:
         self._metrics = MetricsFollower(self.folder)
-        self._trees = TreesFollower(tree_store(self.folder))
+        self._trees = TreesFollower(tree_store(self.folder / CHECKPOINTS))
 
     def look(self) -> Progress:
         """Return how far the run has come. Raises ValueError for trees of an unsupported version."""
@@ -265,7 +265,7 @@ class RunFollower:
         return seconds if seconds > 0 else None  # trees of a killed process may be older than the metrics
 
     def _written(self) -> datetime | None:
-        written = [*self.folder.glob("metrics-*.jsonl"), *arrow_files(tree_store(self.folder))]
+        written = [*self.folder.glob("metrics-*.jsonl"), *arrow_files(tree_store(self.folder / CHECKPOINTS))]
         written += [self.folder / CONFIGURATION, self.folder / CHECKPOINTS / TRACKER]
         times = [path.stat().st_mtime for path in written if path.is_file()]
         return datetime.fromtimestamp(max(times), timezone.utc) if times else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from leafe_verl.checkpoints import tree_store
 from leafe_verl.core import Settings
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.evaluation.manifest import FILE, read_manifest
@@ -18,7 +19,6 @@ from leafe_verl.report.stored_trees import evaluation_trees, training_trees
 from leafe_verl.trees.reader import arrow_files
 
 TREES = Path("checkpoints", "trees")
-EARLIER_TREES = Path("checkpoints", "experience")
 """Where earlier versions kept the trees of a run."""
 CONFIGURATION = Path("hydra", ".hydra", "config.yaml")
 TOKENIZERS = "checkpoints/global_step_*/actor/huggingface/tokenizer.json"
@@ -40,7 +40,7 @@ def find_run(folder: Path) -> ReportedRun:
     """Return the training run or the evaluation in a folder. Raises ValueError if there is neither."""
     if (folder / FILE).is_file():
         return _evaluation(folder)
-    store = tree_store(folder)
+    store = tree_store(folder / "checkpoints")
     store = store if store.is_dir() else folder
     stored = bool(arrow_files(store))
     measured = any(folder.glob("metrics-*.jsonl"))
@@ -50,12 +50,6 @@ def find_run(folder: Path) -> ReportedRun:
             "evaluation, or trees-*.arrow of a tree store"
         )
     return _training(folder, store if stored else None, measured)
-
-
-def tree_store(folder: Path) -> Path:
-    """Return the folder of a training run's trees, which an earlier version may have written."""
-    earlier = folder / EARLIER_TREES
-    return earlier if earlier.is_dir() and not (folder / TREES).is_dir() else folder / TREES
 
 
 def _evaluation(folder: Path) -> ReportedRun:

@@ -68,7 +68,7 @@ def rescued(tokenizer):
 
 
 def as_parquet(out, tmp_path):
-    """Of JSON lines, as export.py says."""
+    """Turn JSON lines into Parquet, as export.py says."""
     if out.suffix == ".jsonl":
         lines = datasets.load_dataset("json", data_files=str(out), split="train", cache_dir=str(tmp_path / "cache"))
         lines.to_parquet(tmp_path / "of_lines.parquet")

@@ -23,7 +23,7 @@ class Order(torch.utils.data.Dataset):
 
 
 def loader() -> StatefulDataLoader:
-    """As verl/trainer/ppo/v1/trainer_base.py makes it."""
+    """Make it as verl/trainer/ppo/v1/trainer_base.py does."""
     sampler = create_rl_sampler(OmegaConf.create({"shuffle": True, "seed": 1}), Order())
     return StatefulDataLoader(dataset=Order(), batch_size=BATCH, num_workers=0, drop_last=True, sampler=sampler)
 
