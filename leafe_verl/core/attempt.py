@@ -25,6 +25,7 @@ from leafe_verl.core.environment import (
 )
 from leafe_verl.core.policy import ContextOverflow, History, Policy, PolicyFailure, PolicyTimeout, annotate
 from leafe_verl.core.reflection import experience_note
+from leafe_verl.core.rollback import roll_back
 from leafe_verl.core.settings import Settings
 from leafe_verl.core.task import Task
 from leafe_verl.core.tree import Attempt, Outcome, StepRecord
@@ -117,9 +118,10 @@ class AttemptRun:
     async def _start(self, environment: Environment) -> History:
         """Return h_1 after a reset, or h_tau after rolling the environment back to E_tau."""
         if self.rollback:
-            point = self.rollback.path[self.rollback.step - 1]
-            self.replayed_steps = await self._call("restore", environment.restore, point.snapshot)
-            return point.history
+            path, step = self.rollback.path, self.rollback.step
+            where = (environment, self.task, self.settings.seed, path, step)
+            self.replayed_steps = await self._call("restore", roll_back, *where)
+            return path[step - 1].history
         observation, _ = await self._call("reset", environment.reset, self.task, self.settings.seed)
         self._check_length(observation)
         system = "\n\n".join(filter(None, (environment.system_prompt, self.playbook)))
