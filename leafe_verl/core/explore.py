@@ -19,6 +19,7 @@ from leafe_verl.core.attempt import AttemptRun, RollbackPoint
 from leafe_verl.core.concurrency import gather_or_cancel, unless_stopped
 from leafe_verl.core.context import PromptNote, history_after
 from leafe_verl.core.environment import Environment
+from leafe_verl.core.given import GivenHistory
 from leafe_verl.core.growth import Growth, Node
 from leafe_verl.core.policy import Policy, PolicyFailure, Turn
 from leafe_verl.core.reflection import (
@@ -83,8 +84,17 @@ class Explorer:
                 branch.step = reflection.step if self.settings.reflection.rollback == "step" else 1
         await gather_or_cancel(self._grow(task, growth, branch) for branch in branches)
 
-    async def attempt(self, task: Task, rollback: RollbackPoint | None = None, name: str = "0") -> Attempt:
-        """Play one attempt, from the root or from a rollback point, to its end. `name` is unique within its tree."""
+    async def attempt(
+        self,
+        task: Task,
+        rollback: RollbackPoint | None = None,
+        name: str = "0",
+        given: GivenHistory | None = None,
+    ) -> Attempt:
+        """Play one attempt, from the root or from a rollback point, to its end. `name` is unique within its tree.
+
+        A root goes on from a given history, if there is one, instead of the task's start.
+        """
         attempt = AttemptRun(
             task,
             self.make_environment,
@@ -95,6 +105,7 @@ class Explorer:
             f"attempt {name}",
             self.playbook,
             rollback,
+            given,
         )
         return await attempt.play()
 
