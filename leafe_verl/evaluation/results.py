@@ -27,6 +27,13 @@ class EvaluatedTree:
     """Whether an attempt ended in success."""
     counts: Mapping[str, int]
     """Counts of core.statistics."""
+    history_key: str | None = None
+    """Name of the given history that it goes on from; None if it begins at the task's start."""
+
+    @property
+    def start(self) -> str:
+        """What it begins at: the key of its given history, or of its task."""
+        return self.history_key or self.task_key
 
     @property
     def scored(self) -> bool:
@@ -41,10 +48,11 @@ def read_evaluation(store: str | os.PathLike[str]) -> list[EvaluatedTree]:
     read, and for trees that no evaluation wrote.
     """
     trees = []
-    for location, row in read_rows(store, ("task_key", "solved", "counts")):
+    for location, row in read_rows(store, ("task_key", "solved", "counts", "history_key")):
         if row["counts"] is None:
             raise ValueError(f"{location}: a tree without counts; expected those that leafe-verl evaluate writes")
-        trees.append(EvaluatedTree(unescape(row["task_key"]), row["solved"], json.loads(row["counts"])))
+        counts = json.loads(row["counts"])
+        trees.append(EvaluatedTree(unescape(row["task_key"]), row["solved"], counts, row["history_key"]))
     return trees
 
 
@@ -58,11 +66,11 @@ def successes_by_task(trees: Iterable[EvaluatedTree]) -> dict[str, list[bool]]:
 
 
 def missing_attempts(trees: Iterable[EvaluatedTree], keys: Iterable[str], attempts: int) -> dict[str, int]:
-    """Return task key -> number of scored trees still missing of `attempts`, in the order of `keys`.
+    """Return key -> number of scored trees still missing of `attempts`, in the order of `keys`.
 
-    Tasks with enough scored trees are left out.
+    The keys are those of tasks, or of given histories. Those with enough scored trees are left out.
     """
-    present = Counter(tree.task_key for tree in trees if tree.scored)
+    present = Counter(tree.start for tree in trees if tree.scored)
     return {key: attempts - present[key] for key in keys if present[key] < attempts}
 
 
