@@ -46,7 +46,7 @@ def recovery_differences(ours: TaskCounts, theirs: TaskCounts) -> dict[str, Esti
 
 def recovery_rows(estimates: Mapping[str, Estimate]) -> list[tuple[str, str, str, str]]:
     """Return label, percentage, interval and number of tasks of each figure, and by turn where several have failed."""
-    by_turn = {name: f"  after a failed turn {turn}" for turn, name in turns_of(estimates).items()}
+    by_turn = {name: f"  after a failed turn {turn}" for turn, name in turns_of(estimates, "recovery").items()}
     labels = {"recovery": FIGURES["recovery"], **(by_turn if len(by_turn) > 1 else {}), **FIGURES}
     rows = []
     for name, label in labels.items():
@@ -56,10 +56,10 @@ def recovery_rows(estimates: Mapping[str, Estimate]) -> list[tuple[str, str, str
     return rows
 
 
-def turns_of(names: Iterable[str]) -> dict[int, str]:
-    """Return turn -> the figure of recovery after it, among the names of figures."""
-    figures = [name for name in names if name.removeprefix("recovery_").isdecimal()]
-    return {int(name.removeprefix("recovery_")): name for name in figures}
+def turns_of(names: Iterable[str], figure: str) -> dict[int, str]:
+    """Return failed turn -> the name under which a figure stands for it, among the names of figures."""
+    begins = f"{figure}_"
+    return {int(name.removeprefix(begins)): name for name in names if name.removeprefix(begins).isdecimal()}
 
 
 def count_failures(tasks: TaskCounts) -> int | None:
