@@ -60,17 +60,19 @@ def bootstrap_ratio(
     if not all(wholes.sum() > 0 for _, wholes in sides):
         return None
     number = sides[0].shape[1]
-    drawn = [_difference([side[:, tasks] for side in sides]) for tasks in _draws(number, resamples, seed)]
-    known = np.concatenate(drawn)
-    found = _difference([side[:, None, :] for side in sides])[0]
+    drawn = np.concatenate([_difference(sides, tasks) for tasks in _draws(number, resamples, seed)])
+    (found,) = _difference(sides, np.arange(number)[None])
     tasks = np.any([wholes > 0 for _, wholes in sides], axis=0).sum()
-    return Estimate(float(found), *_interval(known[~np.isnan(known)], level), int(tasks))
+    return Estimate(float(found), *_interval(drawn[~np.isnan(drawn)], level), int(tasks))
 
 
-def _difference(sides: Sequence[np.ndarray]) -> np.ndarray:
-    """Map (parts, wholes) of each side, [2, resamples, tasks], to the first ratio without the second, [resamples]."""
+def _difference(sides: Sequence[np.ndarray], drawn: np.ndarray) -> np.ndarray:
+    """Return the first side's ratio without the second's, [resamples], over the drawn tasks, [resamples, tasks].
+
+    A side is its parts and its wholes, [2, tasks]. Where a whole is zero, the difference is NaN.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = [parts.sum(axis=1) / wholes.sum(axis=1) for parts, wholes in sides]
+        ratios = [parts[drawn].sum(axis=1) / wholes[drawn].sum(axis=1) for parts, wholes in sides]
     difference: np.ndarray = ratios[0] - sum(ratios[1:])
     return difference
 
