@@ -24,18 +24,18 @@ from typing import Any
 from leafe_verl.core.tree import Attempt, ExplorationTree, Outcome, StepRecord
 
 PREFIX = "recovery/"
-"""Prefix of all counts and shares of this module."""
+"""Prefix of all counts of this module."""
 NAMED_TURNS = 8
 """Figures by turn are counted up to this turn. Those over all turns count every turn."""
 SHARES = {
-    "rate": ("recovered", "failures"),
-    "fresh_rate": ("fresh", "compared"),
-    "repeat_rate": ("repeats", "failed_turns"),
-    "first_turn_rate": ("first_turns_solved", "attempts"),
+    "recovery": ("recovered", "failures"),
+    "recovery_fresh": ("fresh", "compared"),
+    "repeat": ("repeats", "failed_turns"),
+    "first_turn": ("first_turns_solved", "attempts"),
 }
 """Share -> the count of the part, and the count of the whole."""
-SHARES_BY_TURN = ("rate", "fresh_rate")
-"""Shares that are also counted by the turn that failed, under names such as `rate_1`."""
+SHARES_BY_TURN = ("recovery", "recovery_fresh")
+"""Shares that are also counted by the turn that failed, under names such as `recovery_1`."""
 
 
 @dataclass(frozen=True)
@@ -140,4 +140,4 @@ def share_parts(counts: Iterable[str]) -> dict[str, tuple[str, str]]:
     for turn, name in itertools.product(turns, SHARES_BY_TURN):
         part, whole = SHARES[name]
         pairs[f"{name}{turn}"] = f"{part}{turn}", f"{whole}{turn}"
-    return {f"{PREFIX}{name}": (f"{PREFIX}{part}", f"{PREFIX}{whole}") for name, (part, whole) in pairs.items()}
+    return {name: (f"{PREFIX}{part}", f"{PREFIX}{whole}") for name, (part, whole) in pairs.items()}

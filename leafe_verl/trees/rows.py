@@ -25,6 +25,7 @@ from leafe_verl.core import (
     Turn,
 )
 from leafe_verl.core.given import history_key
+from leafe_verl.core.recovery_figures import plain_attempts
 from leafe_verl.core.shared_prefix import shared_prefix_length
 from leafe_verl.trees.schema import PROVENANCE, Provenance
 from leafe_verl.trees.text import escape, map_text, unescape
@@ -51,6 +52,7 @@ def to_row(tree: ExplorationTree, provenance: Provenance, counts: Mapping[str, i
         "reflections": [reflection_to_row(attempt, reflection) for attempt, reflection in tree.reflections],
         **summarize(tree),
         "counts": None if counts is None else json.dumps(counts),
+        "plain_attempts": None if counts is None else [each.as_mapping() for each in plain_attempts(tree)],
     }
     escaped: Row = map_text(row, escape)
     return escaped

@@ -43,8 +43,7 @@ def counted(*attempts):
 
 
 def shares(*attempts):
-    found = ratios(count_recovery(plain_attempts(tree_of(*attempts))))
-    return {name.removeprefix("recovery/"): share for name, share in found.items()}
+    return ratios(count_recovery(plain_attempts(tree_of(*attempts))))
 
 
 def test_what_is_kept_of_an_attempt():
@@ -62,8 +61,8 @@ def test_two_turns_as_they_are_counted_by_hand():
     }  # fmt: skip
     third = pytest.approx(1 / 3)
     assert shares(*attempts) == {
-        "rate": third, "fresh_rate": third, "repeat_rate": third, "first_turn_rate": 0.25, "rate_1": third,
-        "fresh_rate_1": third,
+        "recovery": third, "recovery_fresh": third, "repeat": third, "first_turn": 0.25, "recovery_1": third,
+        "recovery_fresh_1": third,
     }  # fmt: skip
 
 
@@ -87,16 +86,16 @@ def test_an_attempt_counts_once_over_all_turns_from_its_first_failure():
 
 
 def test_without_a_failure_recovery_is_unknown_and_not_zero():
-    assert shares(judged("a", "+"), judged("b", "+")) == {"first_turn_rate": 1.0}
+    assert shares(judged("a", "+"), judged("b", "+")) == {"first_turn": 1.0}
     assert counted(judged("a", "+"))["failures"] == 0
 
 
 def test_a_task_of_one_attempt_has_no_fresh_sample():
-    assert shares(judged("ab", "+")) == {"rate": 1.0, "repeat_rate": 0.0, "first_turn_rate": 0.0, "rate_1": 1.0}
+    assert shares(judged("ab", "+")) == {"recovery": 1.0, "repeat": 0.0, "first_turn": 0.0, "recovery_1": 1.0}
 
 
 def test_an_attempt_of_one_turn_has_nothing_to_recover_in():
-    assert shares(judged("a", "-"), judged("a", "+")) == {"first_turn_rate": 0.5}
+    assert shares(judged("a", "-"), judged("a", "+")) == {"first_turn": 0.5}
 
 
 def test_a_failed_turn_that_ended_its_attempt_is_no_failure_to_recover_from():
@@ -153,8 +152,8 @@ def test_only_the_first_turns_have_figures_of_their_own():
     counts = counted(judged("abcdefghijklmn", "+"))
     assert f"failures_{NAMED_TURNS}" in counts and f"failures_{NAMED_TURNS + 1}" not in counts
     parts = share_parts(f"recovery/{name}" for name in counts)
-    assert parts["recovery/rate_8"] == ("recovery/recovered_8", "recovery/failures_8")
-    assert [name for name in parts if name.startswith("recovery/rate_")][:2] == ["recovery/rate_1", "recovery/rate_2"]
+    assert parts["recovery_8"] == ("recovery/recovered_8", "recovery/failures_8")
+    assert list(parts)[4:7] == ["recovery_1", "recovery_fresh_1", "recovery_2"]
 
 
 def test_an_attempt_is_written_and_read():
