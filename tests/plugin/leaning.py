@@ -24,6 +24,12 @@ STRINGS = {
     "verl/utils/checkpoint/fsdp_checkpoint_manager.py:FSDPCheckpointManager.save_checkpoint": (
         "fsdp_config.json huggingface"
     ),
+    "verl/utils/checkpoint/fsdp_checkpoint_manager.py:FSDPCheckpointManager._save_lora_train_meta": (
+        "lora_train_meta.json"
+    ),
+    "verl/model_merger/base_model_merger.py:BaseModelMerger.save_lora_adapter": (
+        "lora_adapter adapter_config.json adapter_model.safetensors base_model.model. lora_"
+    ),
     # A row of the data set, as verl hands it to an agent loop.
     "verl/utils/dataset/rl_dataset.py:RLHFDataset.__getitem__": "extra_info index",
     f"{LOOPS}:AgentLoopWorkerTQ.generate_sequences": "agent_name global_steps",
