@@ -245,6 +245,7 @@ HOOKS = {
     "AgentLoopWorkerTQ": "_run_prompt",
     "AgentLoopManagerTQ": "generate_sequences",
     "LLMServerClient": "generate",
+    "ContinuousTokenBuilder": "_render_tokens _tokenize_single_non_tool",
     "ActorRolloutRefWorker": "init_model update_weights actor_worker_cls",
     "TrainingWorker": "train_batch",
     "FSDPEngine": "_build_module forward_backward_batch",
@@ -276,6 +277,10 @@ CALLS = {
     ),
     "verl.utils.tokenizer.continuous_token_wiring:list_continuous_token_builder_families": "",
     "verl.utils.tokenizer.continuous_token:ContinuousTokenBuilder.build_initial_tokens": "messages",
+    "verl.utils.tokenizer.continuous_token:ContinuousTokenBuilder.tokenize_context_incremental_messages": (
+        "previous_messages updated_messages"
+    ),
+    "verl.utils.tokenizer:hf_tokenizer": "name_or_path",
     "verl.utils.tokenizer.continuous_token:ContinuousTokenBuilder.merge_context_tokens": (
         "previous_messages updated_messages runtime_token_ids"
     ),
