@@ -49,6 +49,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_check(check: argparse.ArgumentParser) -> None:
     check.add_argument("--no-ray", action="store_true", help="do not start Ray to check one of its workers")
+    check.add_argument(
+        "--model",
+        metavar="PATH",
+        help="also ask this model's chat template whether and how turns can be appended to it",
+    )
     check.set_defaults(run=_check)
 
 
@@ -192,7 +197,7 @@ def _add_export(export: argparse.ArgumentParser) -> None:
 def _check(options: argparse.Namespace) -> int:
     from leafe_verl.check import run_checks
 
-    return run_checks(with_ray=not options.no_ray)
+    return run_checks(with_ray=not options.no_ray, model=options.model)
 
 
 def _summary(options: argparse.Namespace) -> int:

@@ -162,8 +162,9 @@ class GenerationSettings(Section):
     timeout: Annotated[float, Field(gt=0), OURS] = 600.0
     """Seconds that one turn may take. A slower one ends the attempt as `policy_timeout`."""
     chat_family: Annotated[str | None, OURS] = None
-    """Family of verl's continuous-token builder, such as `qwen`. null: chosen by the model's type, or `qwen` if verl
-    does not know the type and the chat template is ChatML."""
+    """Family of verl's continuous-token builder, such as `qwen`, or `template` for ours, which appends turns as the
+    chat template renders them. null: verl's for the model's type or for ChatML, if it appends the template's tokens,
+    else `template`."""
 
 
 class Settings(Section):

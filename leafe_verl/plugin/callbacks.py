@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from leafe_verl.checkpoints import hf_folder
 from leafe_verl.embedded import model_folder, prepare_model
 from leafe_verl.evaluation.summary import read_metrics, render_summary
+from leafe_verl.plugin.chat_check import describe_chat
 from leafe_verl.plugin.cpu.fork_server import with_fork_server
 from leafe_verl.plugin.preflight import find_problems
 
@@ -71,6 +72,7 @@ class Preflight(Callback):
             problems = find_problems(config)
         if problems:
             raise SystemExit("leafe_verl refuses to start:\n" + "\n".join(f"- {problem}" for problem in problems))
+        print(describe_chat(config, config.leafe.generation.chat_family), flush=True)
 
 
 class ForkWorkers(Callback):

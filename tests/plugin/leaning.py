@@ -24,6 +24,12 @@ STRINGS = {
     "verl/utils/checkpoint/fsdp_checkpoint_manager.py:FSDPCheckpointManager.save_checkpoint": (
         "fsdp_config.json huggingface"
     ),
+    "verl/utils/checkpoint/fsdp_checkpoint_manager.py:FSDPCheckpointManager._save_lora_train_meta": (
+        "lora_train_meta.json"
+    ),
+    "verl/model_merger/base_model_merger.py:BaseModelMerger.save_lora_adapter": (
+        "lora_adapter adapter_config.json adapter_model.safetensors base_model.model. lora_"
+    ),
     # A row of the data set, as verl hands it to an agent loop.
     "verl/utils/dataset/rl_dataset.py:RLHFDataset.__getitem__": "extra_info index",
     f"{LOOPS}:AgentLoopWorkerTQ.generate_sequences": "agent_name global_steps",
@@ -239,6 +245,7 @@ HOOKS = {
     "AgentLoopWorkerTQ": "_run_prompt",
     "AgentLoopManagerTQ": "generate_sequences",
     "LLMServerClient": "generate",
+    "ContinuousTokenBuilder": "_render_tokens _tokenize_single_non_tool",
     "ActorRolloutRefWorker": "init_model update_weights actor_worker_cls",
     "TrainingWorker": "train_batch",
     "FSDPEngine": "_build_module forward_backward_batch",
@@ -270,6 +277,10 @@ CALLS = {
     ),
     "verl.utils.tokenizer.continuous_token_wiring:list_continuous_token_builder_families": "",
     "verl.utils.tokenizer.continuous_token:ContinuousTokenBuilder.build_initial_tokens": "messages",
+    "verl.utils.tokenizer.continuous_token:ContinuousTokenBuilder.tokenize_context_incremental_messages": (
+        "previous_messages updated_messages"
+    ),
+    "verl.utils.tokenizer:hf_tokenizer": "name_or_path",
     "verl.utils.tokenizer.continuous_token:ContinuousTokenBuilder.merge_context_tokens": (
         "previous_messages updated_messages runtime_token_ids"
     ),

@@ -24,6 +24,7 @@ from leafe_verl.core.policy import (
     Turn,
 )
 from leafe_verl.core.settings import GenerationSettings, ReflectionSettings
+from leafe_verl.plugin.rollout.chat_format import ChatFormat
 
 
 @dataclass
@@ -31,7 +32,7 @@ class ServerPolicy:
     """A `Policy` that samples through verl's `LLMServerClient`, for one exploration tree or one episode."""
 
     client: LLMServerClient
-    builder: ContinuousTokenBuilder
+    chat: ChatFormat
     sampling_params: dict[str, Any]
     """verl's sampling parameters for an action: temperature, top_p, top_k, logprobs, ..."""
     window: int
@@ -50,17 +51,23 @@ class ServerPolicy:
     seconds: float = 0.0
     """Seconds spent waiting for the servers, summed over requests."""
 
+    @property
+    def builder(self) -> ContinuousTokenBuilder:
+        return self.chat.builder
+
     async def begin(self, messages: Sequence[Message]) -> History:
-        token_ids = await asyncio.to_thread(self.builder.build_initial_tokens, [dict(m) for m in messages])
-        return History(tuple(token_ids), tuple(messages))
+        opening = self.chat.opening(messages)
+        token_ids = await asyncio.to_thread(self.builder.build_initial_tokens, [dict(m) for m in opening])
+        return History(tuple(token_ids), tuple(opening))
 
     async def extend(self, history: History, turn: Turn, observation: str) -> History:
         """Extend a history as `Policy.extend` does.
 
-        A turn that the token limit cut off is closed by an end-of-turn token, which is context and not trained on.
+        A turn that does not end with the template's end of turn, because the token limit cut it or the model ended the
+        text instead, is closed by that token, which is context and not trained on.
         """
         sampled = history.token_ids + turn.token_ids
-        closed = sampled if turn.complete else (*sampled, self.builder.tokenizer.eos_token_id)
+        closed = sampled if sampled[-1] == self.chat.end_of_turn else (*sampled, self.chat.end_of_turn)
         spoken = [*map(dict, history.messages), {"role": "assistant", "content": turn.text}]
         answered = [*spoken, {"role": "user", "content": observation}]
         merged = await asyncio.to_thread(self.builder.merge_context_tokens, spoken, answered, list(closed))
@@ -90,7 +97,7 @@ class ServerPolicy:
                 "raise data.max_prompt_length or data.max_response_length, or lower leafe.generation.max_tokens"
             )
         request_id, seed = self._identity(request, length)
-        params = {**self.sampling_params, **params, **seed, "max_tokens": max_tokens}
+        params = {**self.sampling_params, **self._stop(), **params, **seed, "max_tokens": max_tokens}
         output = await self._generate(request_id, list(history.token_ids), params)
         self.weight_versions.add(int(output.extra_fields.get("global_steps") or 0))
         cached = output.extra_fields.get("num_cached_tokens")
@@ -114,6 +121,11 @@ class ServerPolicy:
             raise PolicyFailure(f"the inference server gave no tokens (stop reason {output.stop_reason!r})")
         return output
 
+    def _stop(self) -> dict[str, list[int]]:
+        """The engine stops at the tokenizer's eos, which is not the template's end of turn in many base tokenizers."""
+        end, eos = self.chat.end_of_turn, self.builder.tokenizer.eos_token_id
+        return {} if end == eos else {"stop_token_ids": [end]}
+
     def _identity(self, request: str, length: int) -> tuple[str, dict[str, int]]:
         """Return the id of a request and, for full determinism, its sampling seed.
 
@@ -128,8 +140,8 @@ class ServerPolicy:
         self, token_ids: list[int], log_probs: list[float] | None, max_tokens: int, prompted: PromptUsage | None
     ) -> Turn:
         tokenizer = self.builder.tokenizer
-        text = tokenizer.decode(token_ids, skip_special_tokens=True)
-        complete = len(token_ids) < max_tokens or token_ids[-1] == tokenizer.eos_token_id
+        text = self.chat.answer(token_ids)
+        complete = len(token_ids) < max_tokens or token_ids[-1] in (tokenizer.eos_token_id, self.chat.end_of_turn)
         return Turn(text, tuple(token_ids), tuple(log_probs) if log_probs else None, complete, prompted)
 
 

@@ -17,6 +17,7 @@ from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token
 from leafe_verl.core import Example, ExplorationTree, Explorer, Task, TokenSequence
 from leafe_verl.core.playbook import Playbook
 from leafe_verl.environments import make
+from leafe_verl.plugin.rollout.chat_format import ChatFormat, ask_tokenizer
 from leafe_verl.plugin.rollout.inference_servers import RetryingClient
 from leafe_verl.plugin.rollout.playbook_file import read_playbook
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
@@ -29,19 +30,21 @@ class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
 
     server_manager: RetryingClient
     continuous_token_builder: ContinuousTokenBuilder
+    chat: ChatFormat
 
     def __init__(self, *args: Any, hf_model_type: str | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, hf_model_type=hf_model_type, **kwargs)
+        # Without a type verl makes its default builder. Those of a family raise for tokenizers that do not suit them,
+        # and ours is chosen below.
+        super().__init__(*args, hf_model_type=None, **kwargs)
         values = cast(dict[str, Any], OmegaConf.to_container(self.config.leafe, resolve=True))
         self.settings = RunSettings.from_mapping(values)
-        inferred = chatml_family(self.continuous_token_builder, str(self.tokenizer.chat_template))
-        if family := self.settings.generation.chat_family or inferred:
-            self.continuous_token_builder = create_continuous_token_builder(
-                self.tokenizer,
-                model_family=family,
-                hf_model_type=hf_model_type,
-                chat_template_kwargs=self.apply_chat_template_kwargs,
-            )
+        self.chat = ask_tokenizer(
+            self.tokenizer,
+            family=self.settings.generation.chat_family,
+            model_type=hf_model_type,
+            template_options=self.apply_chat_template_kwargs,
+        )
+        self.continuous_token_builder = self.chat.builder
 
     @property
     def worker(self) -> WorkerState:
@@ -71,7 +74,7 @@ class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
         rollout = self.rollout_config
         return ServerPolicy(
             client=self.server_manager,
-            builder=self.continuous_token_builder,
+            chat=self.chat,
             sampling_params=sampling_params,
             window=rollout.max_model_len or rollout.prompt_length + rollout.response_length,
             request_id=uuid4().hex,
@@ -123,15 +126,6 @@ def describe_row(row: dict[str, Any]) -> str:
     return f"step {int(row['global_steps'])}, session {row['session_id']}"
 
 
-def chatml_family(chosen: ContinuousTokenBuilder, chat_template: str) -> str | None:
-    """Return the builder family for a ChatML model whose type is unknown to verl, such as SmolLM2; None for others.
-
-    verl gives unknown types its default builder, which loses the line break after the end-of-turn token.
-    """
-    unknown = type(chosen) is ContinuousTokenBuilder
-    return "qwen" if unknown and "<|im_start|>" in chat_template else None
-
-
 class _FirstOnly(logging.Filter):
     """Lets each message pass once."""
 
@@ -141,7 +135,8 @@ class _FirstOnly(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        new = message not in self._seen
+        # We ask verl for its default builder, and choose the one that is used ourselves.
+        new = message not in self._seen and "model_type=None" not in message
         self._seen.add(message)
         return new
 

@@ -10,13 +10,13 @@ import pytest
 pytest.importorskip("verl", reason="verl is not installed")
 
 from transformers import AutoTokenizer
-from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
 from end_to_end.tiny_model import make_tiny_model
 from leafe_verl.core import ContextOverflow, PolicyFailure, PolicyTimeout
 from leafe_verl.core.policy import annotate
 from leafe_verl.core.reflection import reflection_schema
 from leafe_verl.core.settings import GenerationSettings, ReflectionSettings
+from leafe_verl.plugin.rollout.chat_format import ask_tokenizer
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
 
 
@@ -45,7 +45,7 @@ class Server:
 def policy(tokenizer, server, **changes):
     given = {
         "client": server,
-        "builder": create_continuous_token_builder(tokenizer, model_family="qwen"),
+        "chat": ask_tokenizer(tokenizer, family="qwen"),
         "sampling_params": {"temperature": 0.8},
         "window": 512,
         "request_id": "tree",
