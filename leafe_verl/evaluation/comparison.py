@@ -116,23 +116,17 @@ def compare_runs(runs: Sequence[EvaluationRun], baseline: str | None, ks: Sequen
     base = next((run for run in runs if run.name == baseline), runs[0])
     explores = base.manifest.explores
     chosen = SOLVED if explores else _checked_ks(runs, ks)
-    differences, shared = {}, {}
-    for run in runs:
-        if run is not base:
-            differences[run.name] = _differences(run, base, chosen)
-            shared[run.name] = len(run.results.keys() & base.results.keys())
+    others = [run for run in runs if run is not base]
     return EvaluationComparison(
         kind="trees" if explores else "attempts",
         ks=chosen,
         baseline=base.name,
         estimates={run.name: pass_estimates(run.results, chosen) for run in runs},
         curves={} if explores else {run.name: pass_estimates(run.results, ks_up_to(run.attempts)) for run in runs},
-        differences=differences,
-        shared=shared,
+        differences={run.name: _differences(run, base, chosen) for run in others},
+        shared={run.name: len(run.results.keys() & base.results.keys()) for run in others},
         recovery={run.name: recovery_estimates(run.recovery) for run in runs},
-        recovery_differences={
-            run.name: recovery_differences(run.recovery, base.recovery) for run in runs if run is not base
-        },
+        recovery_differences={run.name: recovery_differences(run.recovery, base.recovery) for run in others},
         failures={run.name: count_failures(run.recovery) for run in runs},
         spent={run.name: run.spent for run in runs},
         diagnostics={run.name: ratios(run.counts) for run in runs if run.manifest.explores},
