@@ -6,9 +6,13 @@ import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
+from leafe_verl.core.recovery_figures import share_parts
 from leafe_verl.core.sft_examples import Example, Kind
 from leafe_verl.core.tree import ExplorationTree, Outcome
+
+Number = TypeVar("Number", int, float)
 
 
 def count(tree: ExplorationTree, examples: Iterable[Example]) -> dict[str, int]:
@@ -79,15 +83,16 @@ def _prompt_counts(tree: ExplorationTree) -> dict[str, int]:
     return dict(counts)
 
 
-def total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+def total(counts: Iterable[Mapping[str, Number]]) -> dict[str, Number]:
     """Add up the counts of several trees."""
-    summed: Counter[str] = Counter()
+    summed: dict[str, Number] = {}
     for each in counts:
-        summed.update(each)
-    return dict(summed)
+        for name, number in each.items():
+            summed[name] = summed[name] + number if name in summed else number
+    return summed
 
 
-def ratios(counts: Mapping[str, int]) -> dict[str, float]:
+def ratios(counts: Mapping[str, float]) -> dict[str, float]:
     """Return success rates and other shares, each of what was scored. A share of nothing is absent, not zero."""
     pairs = {
         "task_success": ("solved", "trees_scored"),
@@ -99,6 +104,7 @@ def ratios(counts: Mapping[str, int]) -> dict[str, float]:
     }
     groups = [key.removesuffix("_succeeded") for key in counts if re.fullmatch(r"branches_\w+_succeeded", key)]
     pairs |= {f"{group.replace('branches', 'branch_success', 1)}": (f"{group}_succeeded", group) for group in groups}
+    pairs |= share_parts(counts)
     kinds = [key.removeprefix("cached_tokens/") for key in counts if key.startswith("cached_tokens/")]
     pairs |= {f"prefix_cache/{kind}": (f"cached_tokens/{kind}", f"prompt_tokens/{kind}") for kind in kinds}
     return {name: counts[part] / counts[whole] for name, (part, whole) in pairs.items() if counts.get(whole)}

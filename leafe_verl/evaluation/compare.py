@@ -17,6 +17,7 @@ from leafe_verl.evaluation.comparison import (
     training_cost,
 )
 from leafe_verl.evaluation.picture import draw_curves, text_curves
+from leafe_verl.evaluation.recovery import ABOVE_FRESH, FIGURES, UNKNOWN
 from leafe_verl.evaluation.tables import Rows, markdown_table, percent, percent_interval, text_table
 
 
@@ -79,10 +80,33 @@ def _sections(comparison: EvaluationComparison) -> list[tuple[str, Rows]]:
                 _estimate_rows(comparison.differences, names, sign=True),
             )
         )
+    sections += _recovery_sections(comparison)
     spent = [("run", *SPENT)]
     spent += [(name, *(f"{values[label]:,.1f}" for label in SPENT)) for name, values in comparison.spent.items()]
     sections.append((f"Spent on {'the tree of a task' if trees else 'an attempt'}, on average", spent))
     return [*sections, *_diagnostic_sections(comparison.diagnostics)]
+
+
+def _recovery_sections(comparison: EvaluationComparison) -> list[tuple[str, Rows]]:
+    """Return the table of recovery, and that of the differences to the baseline."""
+    rows = [("run", *FIGURES.values(), "failures")]
+    for name, found in comparison.recovery.items():
+        failures = comparison.failures[name]
+        rows.append((name, *_figure_cells(found, FIGURES), UNKNOWN if failures is None else f"{failures:,}"))
+    sections: list[tuple[str, Rows]] = [("Recovery, % (95 % interval over tasks)", rows)]
+    if comparison.recovery_differences:
+        shown = {figure: label for figure, label in FIGURES.items() if figure != ABOVE_FRESH}
+        rows = [("run", *shown.values())]
+        rows += [
+            (name, *_figure_cells(found, shown, sign=True)) for name, found in comparison.recovery_differences.items()
+        ]
+        title = f"Recovery, difference to {comparison.baseline}, points (95 % interval over shared tasks)"
+        sections.append((title, rows))
+    return sections
+
+
+def _figure_cells(found: Mapping[str, Estimate], figures: Iterable[str], *, sign: bool = False) -> list[str]:
+    return [_cell(found[figure], sign or figure == ABOVE_FRESH) if figure in found else UNKNOWN for figure in figures]
 
 
 DIAGNOSTICS = {

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from leafe_verl.core.recovery_figures import PlainAttempt, recovery_by_task
 from leafe_verl.core.statistics import total
 from leafe_verl.trees import read_rows
 from leafe_verl.trees.text import unescape
@@ -27,6 +28,8 @@ class EvaluatedTree:
     """Whether an attempt ended in success."""
     counts: Mapping[str, int]
     """Counts of core.statistics."""
+    plain_attempts: tuple[PlainAttempt, ...] | None
+    """The scored roots, for the figures of recovery; None if an earlier version wrote the tree."""
 
     @property
     def scored(self) -> bool:
@@ -41,10 +44,12 @@ def read_evaluation(store: str | os.PathLike[str]) -> list[EvaluatedTree]:
     read, and for trees that no evaluation wrote.
     """
     trees = []
-    for location, row in read_rows(store, ("task_key", "solved", "counts")):
+    for location, row in read_rows(store, ("task_key", "solved", "counts", "plain_attempts")):
         if row["counts"] is None:
             raise ValueError(f"{location}: a tree without counts; expected those that leafe-verl evaluate writes")
-        trees.append(EvaluatedTree(unescape(row["task_key"]), row["solved"], json.loads(row["counts"])))
+        found = row["plain_attempts"]
+        plain = None if found is None else tuple(map(PlainAttempt.from_mapping, found))
+        trees.append(EvaluatedTree(unescape(row["task_key"]), row["solved"], json.loads(row["counts"]), plain))
     return trees
 
 
@@ -55,6 +60,11 @@ def successes_by_task(trees: Iterable[EvaluatedTree]) -> dict[str, list[bool]]:
         if tree.scored:
             successes.setdefault(tree.task_key, []).append(tree.solved)
     return successes
+
+
+def recovery_counts(trees: Iterable[EvaluatedTree]) -> dict[str, dict[str, float]]:
+    """Return task key -> the counts of core.recovery_figures, without trees of earlier versions."""
+    return recovery_by_task((tree.task_key, tree.plain_attempts or ()) for tree in trees)
 
 
 def missing_attempts(trees: Iterable[EvaluatedTree], keys: Iterable[str], attempts: int) -> dict[str, int]:

@@ -9,7 +9,8 @@ a mini-batch (`TERM` and those of prefix trees) are columns of verl's TensorDict
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from verl.utils import tensordict_utils as tu
 
 from leafe_verl.core import Kind
 from leafe_verl.core.playbook import Delta
+from leafe_verl.core.recovery_figures import PlainAttempt
 from leafe_verl.trees.telling import TellingBranch
 
 _RECORD = "leafe_record"
@@ -26,6 +28,9 @@ TREES_UNKEPT = "trees_unkept"
 """Count in a tree record: trees that could not be written to the store of trees. They are not trained on."""
 TREES_FROM_STORE = "trees_from_store"
 """Count in a tree record: trees that were read from the store of trees instead of being sampled."""
+
+ATTEMPT = "leafe_attempt"
+"""Key among the numbers that verl averages in validation: `PlainAttempt` as JSON. verl passes over texts."""
 
 TERM = "leafe_term"
 """Column of a mini-batch, shape (rows,): index of the loss term that each example belongs to."""
@@ -43,6 +48,10 @@ class TreeRecord:
 
     counts: Mapping[str, int]
     """Counts of `core.statistics.count`, with `TREES_UNKEPT` and `TREES_FROM_STORE`."""
+    task_key: str = ""
+    """Key of the task; empty if the tree could not be kept."""
+    plain_attempts: tuple[PlainAttempt, ...] = ()
+    """The scored roots. The figures of recovery compare those of one task, which GRPO has in several records."""
     branch: TellingBranch | None = None
     """The tree's most telling branch; None if no tracker shows it or the tree has no branch."""
     delta: Delta | None = None
@@ -52,6 +61,8 @@ class TreeRecord:
         """Return the entry of verl's `extra_fields` that carries this record."""
         value = {
             "counts": dict(self.counts),
+            "task_key": self.task_key,
+            "plain_attempts": [attempt.as_mapping() for attempt in self.plain_attempts],
             "branch": self.branch.as_mapping() if self.branch else None,
             "delta": dataclasses.asdict(self.delta) if self.delta else None,
         }
@@ -100,8 +111,24 @@ def read_record(extra_fields: Any) -> Record | None:
     if example := value.get("example"):
         return ExampleRecord(**{**example, "kind": Kind(example["kind"])})
     tree = value["tree"]
-    branch = TellingBranch.from_mapping(tree["branch"]) if tree["branch"] else None
-    return TreeRecord(tree["counts"], branch, Delta(**tree["delta"]) if tree["delta"] else None)
+    return TreeRecord(
+        tree["counts"],
+        tree["task_key"],
+        tuple(map(PlainAttempt.from_mapping, tree["plain_attempts"])),
+        TellingBranch.from_mapping(tree["branch"]) if tree["branch"] else None,
+        Delta(**tree["delta"]) if tree["delta"] else None,
+    )
+
+
+def attempt_to_info(attempt: PlainAttempt) -> dict[str, str]:
+    """Return the entry of verl's `reward_extra_info` that carries an attempt to the trainer's validation."""
+    return {ATTEMPT: json.dumps(attempt.as_mapping())}
+
+
+def attempts_from_infos(infos: Mapping[str, Sequence[Any]], number: int) -> list[PlainAttempt | None]:
+    """Return the attempt of each of `number` validated rows; None where a row carries none."""
+    texts = infos.get(ATTEMPT, [None] * number)
+    return [PlainAttempt.from_mapping(json.loads(text)) if text else None for text in texts]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from leafe_verl.checkpoints import tree_store
 from leafe_verl.core import Settings
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.evaluation.manifest import FILE, read_manifest
-from leafe_verl.evaluation.results import read_evaluation, successes_by_task, total_counts
+from leafe_verl.evaluation.results import read_evaluation, recovery_counts, successes_by_task, total_counts
 from leafe_verl.evaluation.summary import read_metrics
 from leafe_verl.report.sources import ReportedRun, ReportedTree, Vocabulary
 from leafe_verl.report.stored_trees import evaluation_trees, training_trees
@@ -61,6 +61,7 @@ def _evaluation(folder: Path) -> ReportedRun:
         evaluation_trees(folder, explores=manifest.explores),
         results=successes_by_task(trees),
         counts=total_counts(trees),
+        recovery=recovery_counts(trees),
         explores=manifest.explores,
         notes=(f"Evaluation of {manifest.model}.", "An evaluation keeps no tokens."),
     )

@@ -24,6 +24,7 @@ from leafe_verl.core import (
     Task,
     Turn,
 )
+from leafe_verl.core.recovery_figures import plain_attempts
 from leafe_verl.core.shared_prefix import shared_prefix_length
 from leafe_verl.trees.schema import PROVENANCE, Provenance
 from leafe_verl.trees.text import escape, map_text, unescape
@@ -49,6 +50,7 @@ def to_row(tree: ExplorationTree, provenance: Provenance, counts: Mapping[str, i
         "reflections": [reflection_to_row(attempt, reflection) for attempt, reflection in tree.reflections],
         **summarize(tree),
         "counts": None if counts is None else json.dumps(counts),
+        "plain_attempts": None if counts is None else [each.as_mapping() for each in plain_attempts(tree)],
     }
     escaped: Row = map_text(row, escape)
     return escaped
@@ -180,6 +182,7 @@ def _step_to_row(step: StepRecord, base: History) -> Row:
         "observation": step.observation,
         "reward": step.reward,
         "error": step.error,
+        "failed": step.failed,
         "command": step.command,
         "answered": _history_to_row(step.answered, continuation(step)) if step.answered else None,
     }
@@ -192,8 +195,11 @@ def _step_from_row(row: Row, base: History, before: StepRecord | None) -> StepRe
     turn = Turn(
         action["text"], tuple(token_ids), None if log_probs is None else tuple(log_probs), complete=action["complete"]
     )
-    command = row.get("command")
-    step = StepRecord(history, turn, row["observation"], row["reward"], row["error"], snapshot=None, command=command)
+    error, failed, command = row["error"], row.get("failed"), row.get("command")
+    if failed is None and error:  # a store of an earlier version, which has no verdicts
+        failed = True
+    told = (row["observation"], row["reward"], error, None, command)
+    step = StepRecord(history, turn, *told, failed=failed)
     if answered := row.get("answered"):
         return dataclasses.replace(step, answered=_history_from_row(answered, continuation(step), step))
     return step

@@ -82,6 +82,9 @@ def _step(tokens: bool) -> pa.DataType:
             _required("observation", pa.string()),
             _required("reward", pa.float64()),
             _required("error", pa.bool_()),  # the observation reports an error
+            # The environment's verdict: the action has failed; null if it has none. Stores of earlier versions lack the
+            # column; there an error is a failed action.
+            pa.field("failed", pa.bool_()),
             pa.field("command", pa.string()),  # the executed part of the action; null if the environment does not say
             *answered,
         ]
@@ -123,6 +126,17 @@ REFLECTION = pa.struct(
 )
 
 
+# A scored root, as core.recovery_figures.PlainAttempt keeps it.
+PLAIN_ATTEMPT = pa.struct(
+    [
+        _required("solved", pa.bool_()),
+        _required("turns", pa.int32()),
+        _required("failed", pa.list_(pa.int32())),  # turns that failed and were followed by another, counted from 1
+        _required("repeats", pa.int32()),
+    ]
+)
+
+
 _PROVENANCE = [
     pa.field("run", pa.string()),
     pa.field("step", pa.int64()),  # training step that collected the tree; null outside training
@@ -157,8 +171,11 @@ def _schema(tokens: bool) -> pa.Schema:
         _required("attempts", pa.list_(_attempt(tokens))),  # in breadth-first order
         _required("reflections", pa.list_(REFLECTION)),  # in the order of their requests
     ]
-    counts = pa.field("counts", pa.string())  # counts of core.statistics as JSON, in evaluations; else null
-    return pa.schema([*_PROVENANCE, *_TASK, *tree, *_COMPUTED, counts], metadata={VERSION_KEY: VERSION})
+    evaluated = [  # null outside of evaluations
+        pa.field("counts", pa.string()),  # counts of core.statistics as JSON
+        pa.field("plain_attempts", pa.list_(PLAIN_ATTEMPT)),  # null in evaluations of earlier versions
+    ]
+    return pa.schema([*_PROVENANCE, *_TASK, *tree, *_COMPUTED, *evaluated], metadata={VERSION_KEY: VERSION})
 
 
 SCHEMA = _schema(tokens=True)

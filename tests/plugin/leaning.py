@@ -123,6 +123,9 @@ CODE = {
     "verl/utils/tracking.py:_TensorboardAdapter.__init__": {
         "self.writer = SummaryWriter(": "branches do not go to TensorBoard"
     },
+    "verl/trainer/ppo/metric_utils.py:process_validation_metrics": {
+        "if not var_vals or isinstance(var_vals[0], str): continue": "verl averages the texts that carry attempts"
+    },
     "verl/trainer/ppo/v1/utils.py:compute_advantage_for_multi_trajectories": {
         'key.rsplit("_", 2)': "an attempt of several sequences weighs more than one in its group of GRPO"
     },

@@ -9,12 +9,13 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
 
 from leafe_verl.core import ExplorationTree, Outcome
 from leafe_verl.core.playbook import Delta, look_back
+from leafe_verl.core.recovery_figures import plain_attempts
 from leafe_verl.core.sft_examples import build_sequences
 from leafe_verl.core.statistics import count
 from leafe_verl.plugin.rollout.dataset import read_task
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
 from leafe_verl.plugin.rollout.task_loop import TaskLoop, describe_row
-from leafe_verl.plugin.wire import TreeRecord
+from leafe_verl.plugin.wire import TreeRecord, attempt_to_info
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +45,12 @@ class EpisodeLoop(TaskLoop):
             logger.warning("task %r: unscored attempt, %s: %s", task.key, attempt.outcome.value, attempt.error)
             return []
         *earlier, last = [sequence for _, sequence in build_sequences(attempt.steps)]
-        info = {"acc": float(attempt.outcome is Outcome.SUCCESS), "steps": float(len(attempt.steps))}
+        info: dict[str, float | str] = {"acc": float(attempt.outcome is Outcome.SUCCESS)}
+        info["steps"] = float(len(attempt.steps))
+        for plain in plain_attempts(tree):  # one at most
+            info |= attempt_to_info(plain)
         played = (policy, tree.total_return(0), 2 * len(attempt.steps), info)
-        record = TreeRecord(count(tree, []), delta=await self.learned(tree, policy))
+        record = TreeRecord(count(tree, []), task.key, plain_attempts(tree), delta=await self.learned(tree, policy))
         outputs = [self.output(sequence, *played) for sequence in earlier]
         return [*outputs, self.output(last, *played, record.to_extra_fields())]
 

@@ -10,6 +10,7 @@ from typing import Any
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
 
 from leafe_verl.core import Example, ExplorationTree, Outcome, Task, TokenSequence
+from leafe_verl.core.recovery_figures import plain_attempts
 from leafe_verl.core.sft_examples import PHASES, build_examples
 from leafe_verl.core.shared_prefix import sort_by_shared_prefix
 from leafe_verl.core.statistics import count
@@ -65,7 +66,8 @@ class ExploreLoop(TaskLoop):
         counts = count(tree, examples) | {TREES_UNKEPT: 0, TREES_FROM_STORE: int(policy is None)}
         branch = telling_branch(tree) if tracks_branches(self.config) else None
         success = max((float(attempt.outcome is Outcome.SUCCESS) for attempt in tree.attempts), default=0.0)
-        return self._summary_row(policy, TreeRecord(counts, branch), success)
+        record = TreeRecord(counts, tree.task.key, plain_attempts(tree), branch)
+        return self._summary_row(policy, record, success)
 
     def _summary_row(self, policy: ServerPolicy | None, record: TreeRecord, success: float) -> AgentLoopOutput:
         """Return a row that carries `record` and no token to train on."""

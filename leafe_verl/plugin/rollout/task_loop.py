@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 import os
+from collections.abc import Mapping
 from typing import Any, cast
 from uuid import uuid4
 
@@ -94,7 +95,7 @@ class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
         policy: ServerPolicy | None,
         reward: float,
         num_turns: int,
-        info: dict[str, float],
+        info: Mapping[str, float | str],
         record: dict[str, Any] | None = None,
     ) -> AgentLoopOutput:
         """Return one row for TransferQueue. The response begins at the first trained token, the prompt ends before it.
@@ -103,7 +104,7 @@ class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
             policy: The policy that sampled the tokens; None if they come from a store.
             reward: Reward of the row.
             num_turns: Number of chat messages after the opening prompt.
-            info: Numbers that verl averages in validation, such as `acc`.
+            info: Numbers that verl averages in validation, such as `acc`, and texts, which it passes over.
             record: Entry for `extra_fields` that carries a record of `wire`; None for rows without one.
         """
         split = sequence.prompt_length
@@ -117,7 +118,7 @@ class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
             reward_score=reward,
             num_turns=num_turns,
             metrics=AgentLoopMetrics(generate_sequences=policy.seconds if policy else 0.0),
-            extra_fields={"reward_extra_info": info, **steps, **(record or {})},
+            extra_fields={"reward_extra_info": dict(info), **steps, **(record or {})},
         )
 
 

@@ -16,13 +16,15 @@ from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from leafe_verl.checkpoints import repair_tracker
+from leafe_verl.core.recovery_figures import recovery_by_task
 from leafe_verl.core.statistics import ratios, total
 from leafe_verl.evaluation.pass_at_k import ks_up_to, mean_pass_at_k
 from leafe_verl.plugin.rollout.inference_servers import InferenceServers, RetryingClient
 from leafe_verl.plugin.training.checkpointing_trainer import CheckpointingTrainer
 from leafe_verl.plugin.training.records import tree_records
 from leafe_verl.plugin.training.sft_worker import PolicyWorker
-from leafe_verl.plugin.wire import TreeRecord
+from leafe_verl.plugin.training.validation import recovery_metrics
+from leafe_verl.plugin.wire import TreeRecord, attempts_from_infos
 
 if TYPE_CHECKING:
     # Both import verl.trainer.ppo.v1, which imports this module: a Ray worker that imports them first could not.
@@ -48,7 +50,9 @@ class EpisodeTrainer(CheckpointingTrainer):
 
     def _log_counts(self, trees: Iterable[TreeRecord], metrics: dict[str, Any]) -> None:
         """Add to a step's metrics what was collected, how much is missing, and how many processes were lost."""
-        summed = total(tree.counts for tree in trees)
+        trees = list(trees)
+        recovery = recovery_by_task((tree.task_key, tree.plain_attempts) for tree in trees)
+        summed: dict[str, float] = {**total(tree.counts for tree in trees), **total(recovery.values())}
         metrics.update({f"leafe/{name}": value for name, value in summed.items()})
         metrics.update({f"leafe/{name}": value for name, value in ratios(summed).items()})
         expected = self.config.data.train_batch_size * self.collected_per_task
@@ -127,7 +131,7 @@ class EpisodeTrainer(CheckpointingTrainer):
     ) -> dict[str, float]:
         """Add unbiased Pass@k to verl's metrics, because verl's best@N resamples with replacement, which is biased low.
 
-        Attempts without an outcome are counted as `unscored`, not as failures.
+        Attempts without an outcome are counted as `unscored`, not as failures. The figures of recovery are added, too.
         """
         metrics: dict[str, float] = super()._val_metrics_update(
             data_sources, sample_uids, reward_extra_infos_dict, sample_turns, expected_acc_counts=expected_acc_counts
@@ -135,7 +139,9 @@ class EpisodeTrainer(CheckpointingTrainer):
         scored: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
         for source, uid, acc in zip(data_sources, sample_uids, reward_extra_infos_dict.get("acc", []), strict=True):
             scored[source][uid].append(bool(acc))
-        return metrics | self._pass_at_k(scored, expected_acc_counts or {})
+        metrics |= self._pass_at_k(scored, expected_acc_counts or {})
+        attempts = attempts_from_infos(reward_extra_infos_dict, len(sample_uids))
+        return metrics | recovery_metrics(zip(data_sources, sample_uids, attempts, strict=True))
 
     def _pass_at_k(
         self, scored: Mapping[str, dict[str, list[bool]]], expected_attempts: Mapping[tuple[str, str], int]

@@ -19,12 +19,13 @@ from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
 from fakes import TASK, ScriptedPolicy, World, experience_in, grow, observation_in, reflection
 from leafe_verl.core import Explorer, Kind, Settings
+from leafe_verl.core.recovery_figures import PlainAttempt
 from leafe_verl.plugin.rollout.dataset import TASK_FIELD
 from leafe_verl.plugin.rollout.episode_loops import EpisodeLoop
 from leafe_verl.plugin.rollout.explore_loops import ExploreLoop
 from leafe_verl.plugin.rollout.worker_state import WorkerState
 from leafe_verl.plugin.settings import RunSettings
-from leafe_verl.plugin.wire import TREES_UNKEPT, ExampleRecord, TreeRecord, read_record
+from leafe_verl.plugin.wire import TREES_UNKEPT, ExampleRecord, TreeRecord, attempts_from_infos, read_record
 
 
 def play(**settings):
@@ -42,7 +43,11 @@ def play(**settings):
 def test_an_attempt_is_one_output():
     (output,), policy = play()
     assert (output.reward_score, output.response_mask.count(1)) == (3.0, 6)
-    assert output.extra_fields["reward_extra_info"] == {"acc": 1.0, "steps": 3.0}
+    info = output.extra_fields["reward_extra_info"]
+    assert (info["acc"], info["steps"]) == (1.0, 3.0)
+    record, attempt = read_record(output.extra_fields), PlainAttempt(True, 3, (), 0)
+    assert (record.task_key, record.plain_attempts) == (TASK.key, (attempt,))
+    assert attempts_from_infos({name: [value] for name, value in info.items()}, 1) == [attempt]
 
 
 def test_a_window_gives_an_output_for_each_prompt_that_begins_anew():
