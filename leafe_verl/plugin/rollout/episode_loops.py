@@ -43,7 +43,8 @@ class EpisodeLoop(TaskLoop):
         if not attempt.outcome.scored:
             logger.warning("task %r: unscored attempt, %s: %s", task.key, attempt.outcome.value, attempt.error)
             return []
-        *earlier, last = [sequence for _, sequence in build_sequences(attempt.steps)]
+        # GRPO learns from the probabilities of what was sampled; an end-of-turn token that we added has none.
+        *earlier, last = [sequence for _, sequence in build_sequences(attempt.steps, added_tokens=False)]
         info = {"acc": float(attempt.outcome is Outcome.SUCCESS), "steps": float(len(attempt.steps))}
         played = (policy, tree.total_return(0), 2 * len(attempt.steps), info)
         record = TreeRecord(count(tree, []), delta=await self.learned(tree, policy))
