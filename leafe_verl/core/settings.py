@@ -159,6 +159,10 @@ class GenerationSettings(Section):
 
     max_tokens: Annotated[int, Field(ge=1), OURS] = 512
     """Token limit of one turn."""
+    stop_at: Annotated[Literal["fence"] | None, Source("ours; null is the paper's")] = "fence"
+    """Where an action is over although the model may go on. `fence`: if answers are code, behind the closing fence of
+    the first block that compiles, outside thoughts; an end-of-turn token is added, which SFT trains on and GRPO does
+    not. null: nowhere."""
     timeout: Annotated[float, Field(gt=0), OURS] = 600.0
     """Seconds that one turn may take. A slower one ends the attempt as `policy_timeout`."""
     chat_family: Annotated[str | None, OURS] = None

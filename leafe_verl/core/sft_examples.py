@@ -10,6 +10,7 @@ A counterfactual example, for a branch that leaves its parent at step 2 with the
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 from collections.abc import Sequence
@@ -43,7 +44,7 @@ class TokenSequence:
 
     token_ids: tuple[int, ...]
     mask: tuple[int, ...]
-    """1 for tokens that the loss is computed on: sampled tokens, end-of-turn tokens included. 0 for all others."""
+    """1 for tokens that the loss is computed on: those of actions, end-of-turn tokens included. 0 for all others."""
     log_probs: tuple[float, ...]
     """Log-probabilities at sampling time where `mask` is 1 and the engine returned them; else 0.0. A revised action
     was sampled with the experience in the prompt, so that importance ratios must not be computed from them."""
@@ -69,9 +70,12 @@ class Example:
     """First step that is trained on, counted from 1 along the attempt's path."""
 
 
-def build_sequence(steps: Sequence[StepRecord], first: int = 1, *, incomplete_actions: bool = True) -> TokenSequence:
+def build_sequence(
+    steps: Sequence[StepRecord], first: int = 1, *, incomplete_actions: bool = True, added_tokens: bool = True
+) -> TokenSequence:
     """Return the path's tokens up to its last action; the actions of steps `first` and later are trained on.
 
+    `added_tokens` says whether this includes end-of-turn tokens that nobody sampled (`Turn.num_added`).
     Raises ValueError if a history does not continue the one before it, because a chat template rewrote earlier turns.
     """
     last = steps[-1]
@@ -83,7 +87,8 @@ def build_sequence(steps: Sequence[StepRecord], first: int = 1, *, incomplete_ac
         if token_ids[:end] != step.history.token_ids + step.action.token_ids:
             raise ValueError("a step's tokens are not a prefix of its path's: the chat template rewrote them")
         if step.action.complete or incomplete_actions:
-            mask[begin:end] = [1] * (end - begin)
+            trained = len(step.action.token_ids) if added_tokens else step.action.num_sampled
+            mask[begin : begin + trained] = [1] * trained
             log_probs[begin:end] = step.action.log_probs or [0.0] * (end - begin)
     prompt_length = len(steps[first - 1].history.token_ids)
     return TokenSequence(token_ids, tuple(mask), tuple(log_probs), prompt_length)
@@ -103,17 +108,15 @@ def split_where_window_moved(steps: Sequence[StepRecord]) -> list[range]:
 
 
 def build_sequences(
-    steps: Sequence[StepRecord], first: int = 1, *, incomplete_actions: bool = True
+    steps: Sequence[StepRecord], first: int = 1, *, incomplete_actions: bool = True, added_tokens: bool = True
 ) -> list[tuple[int, TokenSequence]]:
     """Return the path as one sequence for each prompt that was built anew, trained on from step `first` on.
 
     Each comes with the first step that it trains on. No sequence contains a prompt that the policy did not see.
     """
     own = steps[first - 1 :]
-    return [
-        (first + run[0], build_sequence(own[run[0] : run[-1] + 1], incomplete_actions=incomplete_actions))
-        for run in split_where_window_moved(own)
-    ]
+    build = functools.partial(build_sequence, incomplete_actions=incomplete_actions, added_tokens=added_tokens)
+    return [(first + run[0], build(own[run[0] : run[-1] + 1])) for run in split_where_window_moved(own)]
 
 
 def build_examples(tree: ExplorationTree, settings: DistillationSettings, seed: int) -> list[Example]:

@@ -45,7 +45,8 @@ def _totals(tree: ExplorationTree) -> dict[str, int]:
         "environment_steps": len(turns),
         "replayed_steps": sum(attempt.replayed_steps for attempt in attempts),
         "incomplete_actions": sum(not turn.complete for turn in turns),
-        "sampled_tokens": sum(len(turn.token_ids) for turn in turns) + sum(r.num_tokens for r in reflections),
+        "stopped_actions": sum(turn.num_added > 0 for turn in turns),
+        "sampled_tokens": sum(turn.num_sampled for turn in turns) + sum(r.num_tokens for r in reflections),
     }
 
 

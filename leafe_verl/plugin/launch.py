@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from leafe_verl.checkpoints import hf_folder
 from leafe_verl.core import Task
 from leafe_verl.environments import make
+from leafe_verl.environments.code_environment import answers_with_code
 from leafe_verl.evaluation.manifest import Manifest, fingerprint, read_manifest, write_manifest
 from leafe_verl.evaluation.report import render_evaluation
 from leafe_verl.evaluation.results import missing_attempts, read_evaluation
@@ -171,6 +172,8 @@ def _decisive(values: Mapping[str, Any], loop: str) -> dict[str, Any]:
     """The `leafe` settings that decide what is played; how fast, and what would be trained, are left out."""
     environment = {key: values["environment"][key] for key in ("name", "step_timeout", "options")}
     generation = {key: values["generation"][key] for key in ("max_tokens", "chat_family")}
+    if values["generation"]["stop_at"] and answers_with_code(environment["name"]):
+        generation["stop_at"] = values["generation"]["stop_at"]
     decisive = {"environment": environment, "generation": generation, "seed": values["seed"]}
     if loop == "explore":
         decisive |= {"budget": values["budget"], "reflection": values["reflection"]}

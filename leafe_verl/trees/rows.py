@@ -91,7 +91,7 @@ def summarize(tree: ExplorationTree) -> Row:
         "num_improved": sum(tree.improved(index) for index, _ in branches),
         "solved": any(attempt.outcome is Outcome.SUCCESS for attempt in attempts),
         "best_return": max(returns, default=None),
-        "sampled_tokens": sum(len(action.token_ids) for action in actions) + reflection_tokens,
+        "sampled_tokens": sum(action.num_sampled for action in actions) + reflection_tokens,
         "environment_steps": len(actions),
     }
 
@@ -176,7 +176,8 @@ def _step_to_row(step: StepRecord, base: History) -> Row:
             "text": action.text,
             "token_ids": list(action.token_ids),
             "log_probs": None if action.log_probs is None else list(action.log_probs),
-            "num_tokens": len(action.token_ids),
+            "num_tokens": action.num_sampled,
+            "num_added": action.num_added,
             "complete": action.complete,
         },
         "observation": step.observation,
@@ -193,7 +194,11 @@ def _step_from_row(row: Row, base: History, before: StepRecord | None) -> StepRe
     log_probs = action.get("log_probs")
     token_ids = action.get("token_ids", ()) if "num_tokens" in action else action["token_ids"]
     turn = Turn(
-        action["text"], tuple(token_ids), None if log_probs is None else tuple(log_probs), complete=action["complete"]
+        action["text"],
+        tuple(token_ids),
+        None if log_probs is None else tuple(log_probs),
+        complete=action["complete"],
+        num_added=action.get("num_added") or 0,
     )
     error, failed, command = row["error"], row.get("failed"), row.get("command")
     if failed is None and error:  # a store of an earlier version, which has no verdicts

@@ -59,8 +59,9 @@ def _history(tokens: bool) -> pa.DataType:
 
 def _action(tokens: bool) -> pa.DataType:
     token_columns = [
-        _required("token_ids", pa.list_(pa.int32())),  # as sampled
+        _required("token_ids", pa.list_(pa.int32())),  # as sampled, then `num_added` others
         pa.field("log_probs", pa.list_(pa.float64())),  # natural logarithm, one for each token; null if unknown
+        pa.field("num_added", pa.int32()),  # end-of-turn tokens that nobody sampled; null means 0
     ]
     return pa.struct(
         [

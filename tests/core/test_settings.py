@@ -43,6 +43,7 @@ INVALID = {
     "leafe.playbook.max_characters": [0, None],
     "leafe.playbook.lessons": [0, None],
     "leafe.generation.max_tokens": [0, None],
+    "leafe.generation.stop_at": ["block", True],
     "leafe.generation.timeout": [0, None],
     "leafe.generation.chat_family": [3],
 }
@@ -54,6 +55,7 @@ OPTIONAL = [
     "reflection.interval",
     "reflection.temperature",
     "playbook.path",
+    "generation.stop_at",
     "generation.chat_family",
 ]
 

@@ -43,7 +43,7 @@ STRINGS = {
     f"{BUFFER}:ReplayBuffer._sync_metadata_from_transfer_queue": "status failure",
     # A request to an inference server, and its answer.
     f"{SERVER}:vLLMHttpServer.generate": "max_tokens seed num_cached_tokens global_steps aborted",
-    "vllm/sampling_params.py:SamplingParams": "structured_outputs temperature",
+    "vllm/sampling_params.py:SamplingParams": "structured_outputs temperature stop include_stop_str_in_output",
     # What a batch tells the training workers.
     f"{BASE}:PPOTrainer._update_actor": "global_batch_size mini_batch_size epochs seed dataloader_kwargs temperature",
     f"{WORKERS}:TrainingWorker.train_mini_batch": "mini_batch_size epochs seed dataloader_kwargs metrics",
@@ -170,12 +170,16 @@ CODE = {
     },
     f"{SERVER}:vLLMHttpServer.generate": {
         'sampling_params.setdefault("seed", self.replica_rank + self.config.seed)': "our seeds are overwritten",
-        "SamplingParams(max_tokens=max_tokens, **sampling_params)": "grammar and seed do not reach vLLM",
+        "SamplingParams(max_tokens=max_tokens, **sampling_params)": "grammar, seed and stop do not reach vLLM",
     },
     "verl/workers/rollout/vllm_rollout/vllm_rollout.py:ServerAdapter._ensure_server_handle": {
         "if self.server_handle is None": "weights go to the dead server instead of the one that replaced it"
     },
     f"{SERVER}:vLLMReplica.launch_servers": {"self._server_handle = self.servers[0]": "a dead server is not replaced"},
+    "vllm/v1/engine/detokenizer.py:BaseIncrementalDetokenizer.update": {
+        # Only the text is cut at a stop string.
+        "self.token_ids.append(new_token_id)": "an action that vLLM stopped at a fence lacks the fence's tokens"
+    },
     "vllm/v1/engine/async_llm.py:AsyncLLM.errored": {"engine_dead": "a dead engine counts as alive"},
     # Training workers and the engine.
     f"{WORKERS}:ActorRolloutRefWorker.init_model": {

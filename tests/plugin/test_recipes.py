@@ -99,6 +99,15 @@ def test_the_embedded_model_alone_gets_two_turns(compose):
     assert compose("leafe", "device=cpu", "leafe.environment.horizon=3").leafe.environment.horizon == 3
 
 
+def test_without_a_gpu_a_run_validates_on_a_part_of_the_held_out_tasks(compose):
+    samples = [
+        compose(name, f"device={device}").data.val_max_samples
+        for name in ("leafe", "evaluate")
+        for device in ("cpu", "gpu")
+    ]
+    assert samples == [64, -1, -1, -1]
+
+
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_any_name_that_the_file_system_takes_stays_itself(compose, name):
     from omegaconf import OmegaConf

@@ -44,7 +44,8 @@ class EpisodeLoop(TaskLoop):
         if not attempt.outcome.scored:
             logger.warning("task %r: unscored attempt, %s: %s", task.key, attempt.outcome.value, attempt.error)
             return []
-        *earlier, last = [sequence for _, sequence in build_sequences(attempt.steps)]
+        # GRPO learns from the probabilities of what was sampled; an end-of-turn token that we added has none.
+        *earlier, last = [sequence for _, sequence in build_sequences(attempt.steps, added_tokens=False)]
         info: dict[str, float | str] = {"acc": float(attempt.outcome is Outcome.SUCCESS)}
         info["steps"] = float(len(attempt.steps))
         for plain in plain_attempts(tree):  # one at most

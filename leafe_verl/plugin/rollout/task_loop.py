@@ -18,6 +18,8 @@ from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token
 from leafe_verl.core import Example, ExplorationTree, Explorer, Task, TokenSequence
 from leafe_verl.core.playbook import Playbook
 from leafe_verl.environments import make
+from leafe_verl.environments.code_environment import answers_with_code
+from leafe_verl.environments.fences import PAUSES, find_code_end
 from leafe_verl.plugin.rollout.chat_format import ChatFormat, ask_tokenizer
 from leafe_verl.plugin.rollout.inference_servers import RetryingClient
 from leafe_verl.plugin.rollout.playbook_file import read_playbook
@@ -65,14 +67,15 @@ class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
             stop: Set once the tree is to be returned as it is; None if the tree is never cut short.
         """
         environment = self.settings.environment
-        policy = self._policy(sampling_params, f"{played_for} {task.key}")
+        policy = self._policy(sampling_params, f"{played_for} {task.key}", task.environment)
         make_environment = functools.partial(make, task.environment, **environment.options)
         slots = self.worker.environment_slots(environment.concurrency or os.cpu_count() or 1)
         stop = stop or asyncio.Event()
         return Explorer(make_environment, policy, self.settings, slots, self.playbook().render(), stop), policy
 
-    def _policy(self, sampling_params: dict[str, Any], name: str) -> ServerPolicy:
+    def _policy(self, sampling_params: dict[str, Any], name: str, environment: str) -> ServerPolicy:
         rollout = self.rollout_config
+        stops_at_fence = self.settings.generation.stop_at == "fence" and answers_with_code(environment)
         return ServerPolicy(
             client=self.server_manager,
             chat=self.chat,
@@ -83,6 +86,8 @@ class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
             reflection=self.settings.reflection,
             grammar=self.settings.reflection.grammar and rollout.name == "vllm",
             seed=f"{rollout.seed} {name}" if rollout.full_determinism else None,
+            find_end=find_code_end if stops_at_fence else None,
+            pauses=PAUSES if stops_at_fence and rollout.name == "vllm" else (),
         )
 
     def playbook(self) -> Playbook:

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from verl import DataProto
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
-from fakes import TASK, ScriptedPolicy, World, experience_in, grow, observation_in, reflection
+from fakes import TASK, ScriptedPolicy, Stopped, World, experience_in, grow, observation_in, reflection
 from leafe_verl.core import Explorer, Kind, Settings
 from leafe_verl.core.recovery_figures import PlainAttempt
 from leafe_verl.plugin.rollout.dataset import TASK_FIELD
@@ -28,9 +28,9 @@ from leafe_verl.plugin.settings import RunSettings
 from leafe_verl.plugin.wire import TREES_UNKEPT, ExampleRecord, TreeRecord, attempts_from_infos, read_record
 
 
-def play(**settings):
+def play(answer="R", **settings):
     """One attempt of three steps to the right."""
-    policy = ScriptedPolicy(lambda messages: "R")
+    policy = ScriptedPolicy(lambda messages: answer)
     policy.weight_versions, policy.seconds = {3}, 0.5
     loop = object.__new__(EpisodeLoop)
     loop.rollout_config = SimpleNamespace(calculate_log_probs=True)
@@ -48,6 +48,14 @@ def test_an_attempt_is_one_output():
     record, attempt = read_record(output.extra_fields), PlainAttempt(True, 3, (), 0)
     assert (record.task_key, record.plain_attempts) == (TASK.key, (attempt,))
     assert attempts_from_infos({name: [value] for name, value in info.items()}, 1) == [attempt]
+
+
+def test_an_end_of_turn_that_nobody_sampled_is_not_trained_on_by_grpo():
+    (stopped,), _ = play(Stopped("R"))
+    (whole,), _ = play()
+    assert stopped.response_ids == whole.response_ids
+    trained = [token for token, mask in zip(stopped.response_ids, stopped.response_mask, strict=True) if mask]
+    assert trained == [ord("R")] * 3
 
 
 def test_a_window_gives_an_output_for_each_prompt_that_begins_anew():
