@@ -14,6 +14,7 @@ from leafe_verl.core.controls import Volume
 from leafe_verl.core.sft_examples import PHASES, Kind, build_examples
 from leafe_verl.core.shared_prefix import sort_by_shared_prefix
 from leafe_verl.core.statistics import count
+from leafe_verl.plugin.precision import find_precision
 from leafe_verl.plugin.rollout.collected import CollectedTrees, fingerprint
 from leafe_verl.plugin.rollout.dataset import read_task
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
@@ -129,6 +130,7 @@ class ExploreLoop(TaskLoop):
             tokenizer=fingerprint(str(self.tokenizer.chat_template), len(self.tokenizer)),
             weight_version_min=min(policy.weight_versions, default=None),
             weight_version_max=max(policy.weight_versions, default=None),
+            dtype=find_precision(self.config),
         )
         store.keep(tree, provenance)
 
