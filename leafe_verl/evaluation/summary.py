@@ -29,6 +29,8 @@ SUMMED = {
     "sampled tokens": "leafe/sampled_tokens",
     "counterfactual examples": "leafe/examples/counterfactual",
     "rehearsal examples": "leafe/examples/rehearsal",
+    "trained tokens": "leafe/trained_tokens",
+    "optimiser steps": "leafe/updates",
 }
 """Label -> metric that is summed over the training steps; None: counted by `count_updates`."""
 

@@ -14,6 +14,7 @@ from leafe_verl.core.settings import SettingsError
 from leafe_verl.embedded import model_folder
 from leafe_verl.environments import make
 from leafe_verl.plugin.chat_check import chat_problems
+from leafe_verl.plugin.precision import precision_problems
 from leafe_verl.plugin.rollout.chat_format import TEMPLATE
 from leafe_verl.plugin.rollout.playbook_file import read_playbook
 from leafe_verl.plugin.settings import RunSettings
@@ -28,6 +29,7 @@ def find_problems(config: DictConfig) -> list[str]:
     problems += _model_problems(config.actor_rollout_ref.model.path)
     problems += [] if config.trainer.val_only else _batch_problems(config)
     problems += _determinism_problems(config)
+    problems += [] if config.trainer.val_only else precision_problems(config)
     values: Any = OmegaConf.to_container(config.leafe, resolve=True)
     try:
         settings = RunSettings.from_mapping(values)

@@ -254,7 +254,7 @@ HOOKS = {
     "LLMServerClient": "generate",
     "ContinuousTokenBuilder": "_render_tokens _tokenize_single_non_tool",
     "ActorRolloutRefWorker": "init_model update_weights actor_worker_cls",
-    "TrainingWorker": "train_batch",
+    "TrainingWorker": "train_batch train_mini_batch",
     "FSDPEngine": "_build_module forward_backward_batch",
     "FSDPEngineWithLMHead": "prepare_model_inputs prepare_model_outputs",
 }

@@ -4,6 +4,8 @@
 const KINDS = {
   counterfactual: "L_cf, the revised action",
   rehearsal: "L_reh, a successful attempt",
+  preference: "DPO, the preferred action",
+  rejected: "DPO, the rejected action",
   world_model: "world model, the feedback",
 };
 
