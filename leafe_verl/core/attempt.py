@@ -22,6 +22,7 @@ from leafe_verl.core.environment import (
     EnvironmentTimeout,
     ReplayDivergence,
     call_within,
+    read_verdict,
 )
 from leafe_verl.core.policy import ContextOverflow, History, Policy, PolicyFailure, PolicyTimeout, annotate
 from leafe_verl.core.reflection import experience_note
@@ -135,7 +136,8 @@ class AttemptRun:
         step = await self._call("step", environment.step, action.text)
         self._check_length(step.observation)
         error, command = bool(step.info.get("error")), step.info.get("action")
-        self.steps.append(StepRecord(history, action, step.observation, step.reward, error, snapshot, command))
+        told = (step.observation, step.reward, error, snapshot, command)
+        self.steps.append(StepRecord(history, action, *told, failed=read_verdict(step)))
         if step.terminated:
             self.outcome = Outcome.SUCCESS if step.info.get("success") else Outcome.FAILURE
         return bool(step.terminated or step.truncated)

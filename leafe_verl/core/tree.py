@@ -62,6 +62,9 @@ class StepRecord:
     answered: History | None = None
     """History including this action and observation. Set only on the last step of a token sequence, for world-model
     training; else None."""
+    failed: bool | None = None
+    """Whether the action has failed, as the environment says: an error, or a verdict that is not success. None where it
+    has no verdict, as on a step that only leads on; see `core.environment.read_verdict`."""
 
 
 @dataclass(frozen=True)

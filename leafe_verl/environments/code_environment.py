@@ -63,7 +63,10 @@ class CodeEnvironment(StateEnvironment[CodeState]):
             reward=verdict.share - before.score,
             terminated=solved,
             truncated=False,
-            info={"success": solved, "error": not solved, "passed": verdict.passed, "total": len(verdict.tests)},
+            info={
+                **{"success": solved, "error": not solved, "action": extract_code(action)},
+                **{"passed": verdict.passed, "total": len(verdict.tests)},
+            },
         )
 
 

@@ -180,6 +180,7 @@ def _step_to_row(step: StepRecord, base: History) -> Row:
         "observation": step.observation,
         "reward": step.reward,
         "error": step.error,
+        "failed": step.failed,
         "command": step.command,
         "answered": _history_to_row(step.answered, continuation(step)) if step.answered else None,
     }
@@ -192,8 +193,11 @@ def _step_from_row(row: Row, base: History, before: StepRecord | None) -> StepRe
     turn = Turn(
         action["text"], tuple(token_ids), None if log_probs is None else tuple(log_probs), complete=action["complete"]
     )
-    command = row.get("command")
-    step = StepRecord(history, turn, row["observation"], row["reward"], row["error"], snapshot=None, command=command)
+    error, failed, command = row["error"], row.get("failed"), row.get("command")
+    if failed is None and error:  # a store of an earlier version, which has no verdicts
+        failed = True
+    told = (row["observation"], row["reward"], error, None, command)
+    step = StepRecord(history, turn, *told, failed=failed)
     if answered := row.get("answered"):
         return dataclasses.replace(step, answered=_history_from_row(answered, continuation(step), step))
     return step

@@ -82,6 +82,9 @@ def _step(tokens: bool) -> pa.DataType:
             _required("observation", pa.string()),
             _required("reward", pa.float64()),
             _required("error", pa.bool_()),  # the observation reports an error
+            # The environment's verdict: the action has failed; null if it has none. Stores of earlier versions lack the
+            # column; there an error is a failed action.
+            pa.field("failed", pa.bool_()),
             pa.field("command", pa.string()),  # the executed part of the action; null if the environment does not say
             *answered,
         ]

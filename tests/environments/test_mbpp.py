@@ -64,7 +64,7 @@ def test_the_first_observation_is_mbpps_prompt() -> None:
 
 def test_the_reference_solution_ends_the_attempt_in_success() -> None:
     (step,) = play(fenced(ROW["code"]))
-    info = {"success": True, "error": False, "passed": 4, "total": 4}
+    info = {"success": True, "error": False, "action": f"{ROW['code']}\n", "passed": 4, "total": 4}
     assert step == Step("All 4 tests pass.", 1.0, True, False, info)
 
 
