@@ -26,6 +26,7 @@ SUMMED = {
     "sampled tokens": "leafe/sampled_tokens",
     "counterfactual examples": "leafe/examples/counterfactual",
     "rehearsal examples": "leafe/examples/rehearsal",
+    "recovery examples": "leafe/examples/recovery",
 }
 """Label -> metric that is summed over the training steps; None: counted by `count_updates`."""
 

@@ -46,11 +46,16 @@ class Phase:
         return self.num_mini_batches * self.epochs
 
 
-def phase_weights(beta: float) -> dict[str, dict[str, float]]:
-    """Return the weight of each loss term, for each phase. `beta` is the weight of the rehearsal loss."""
-    return {
-        name: {kind.value: beta if kind is Kind.REHEARSAL else 1.0 for kind in kinds} for name, kinds in PHASES.items()
+def phase_weights(distillation: DictConfig) -> dict[str, dict[str, float]]:
+    """Return the weight of each loss term, for each phase. What `leafe.distillation` turns off is no term."""
+    weights = {
+        Kind.WORLD_MODEL: 1.0,
+        Kind.COUNTERFACTUAL: 1.0,
+        Kind.REHEARSAL: distillation.beta,
+        **({Kind.RECOVERY: distillation.recovery_weight} if distillation.recovery_targets else {}),
+        **({Kind.HOLD: distillation.hold_weight} if distillation.hold_share else {}),
     }
+    return {name: {kind.value: weights[kind] for kind in kinds if kind in weights} for name, kinds in PHASES.items()}
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class PhaseBuilder:
     def build(self, batch: KVBatchMeta, examples: Mapping[str, ExampleRecord]) -> list[Phase]:
         """Return the phases that have examples. `examples` maps keys of rows in `batch` to their records."""
         phases = []
-        for name, weights in phase_weights(self.config.leafe.distillation.beta).items():
+        for name, weights in phase_weights(self.config.leafe.distillation).items():
             if mine := {key: example for key, example in examples.items() if example.kind.value in weights}:
                 phases.append(self._phase(name, weights, select_rows(batch, mine), mine))
         return phases
