@@ -3,6 +3,8 @@
 root attempt ─► reflection (tau, e) ─► roll back to step tau ─► branch, told e ─► reflection ─► ...
 root attempt ─► ...
 
+Beyond the paper, recovery targets are confirmed once the tree has grown; see recovery.py.
+
 `Explorer._grow` and `Explorer._reflect_and_branch` are the algorithm. Whatever the budget is certain to hold runs
 concurrently, which growth.py decides.
 """

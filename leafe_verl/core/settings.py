@@ -81,7 +81,8 @@ class BudgetSettings(Section):
     depth: Annotated[int, Field(ge=0), OURS] = 2
     """Maximum depth of a branch. Root attempts have depth 0, and 0 means that nothing branches."""
     environment_steps: Annotated[int | None, Field(ge=1), OURS] = None
-    """Maximum number of environment steps; replayed steps do not count. null: limited by attempts and horizon alone."""
+    """Maximum number of environment steps, those of recovery targets included; replayed steps do not count. null:
+    limited by attempts and horizon alone."""
 
 
 class ReflectionSettings(Section):
@@ -116,7 +117,8 @@ class ReflectionSettings(Section):
 
 
 class DistillationSettings(Section):
-    """Which training examples a finished tree gives, and how they are weighted: L = L_cf + beta * L_reh."""
+    """Which training examples a finished tree gives, and how they are weighted: L = L_cf + beta * L_reh, and two terms
+    beyond the paper: L_rec, of recovery targets, and L_hold. `preset` sets several of these at once; see above."""
 
     method: Annotated[
         Literal["leafe", "early_experience"], Source("paper; `early_experience` is a baseline, arXiv 2510.08558")
