@@ -100,7 +100,7 @@ def ratios(counts: Mapping[str, int]) -> dict[str, float]:
         "branch_improved": ("branches_improved", "branches_scored"),
         "branch_success": ("branches_succeeded", "branches_scored"),
         "reflection_parsed": ("reflections_parsed", "reflections"),
-        "recovery_confirmed": ("confirmations_confirmed", "confirmations"),
+        "confirmation_success": ("confirmations_confirmed", "confirmations"),
         "pivot_agreement": ("pivot_pairs_agreed", "pivot_pairs"),
     }
     groups = [key.removesuffix("_succeeded") for key in counts if re.fullmatch(r"branches_\w+_succeeded", key)]

@@ -255,4 +255,4 @@ def test_counts_include_the_confirmations():
     named = ("confirmations", "confirmations_confirmed", "confirmations_unscored", "environment_steps")
     assert [counts[name] for name in named] == [2, 1, 0, 4 + 2]
     assert counts[f"examples/{Kind.RECOVERY.value}"] == 1
-    assert ratios(counts)["recovery_confirmed"] == 0.5
+    assert ratios(counts)["confirmation_success"] == 0.5
