@@ -24,8 +24,9 @@ from leafe_verl.core.environment import (
     call_within,
     read_verdict,
 )
-from leafe_verl.core.policy import ContextOverflow, History, Policy, PolicyFailure, PolicyTimeout, annotate
+from leafe_verl.core.policy import ContextOverflow, History, Policy, PolicyFailure, PolicyTimeout, Turn, annotate
 from leafe_verl.core.reflection import experience_note
+from leafe_verl.core.rollback import roll_back
 from leafe_verl.core.settings import Settings
 from leafe_verl.core.task import Task
 from leafe_verl.core.tree import Attempt, Outcome, StepRecord
@@ -75,6 +76,8 @@ class AttemptRun:
     """Advice for the system prompt; empty for none."""
     rollback: RollbackPoint | None = None
     """None: the attempt starts at the root."""
+    action: Turn | None = None
+    """The only action, executed instead of a sampled one. None: actions are sampled until the attempt ends."""
     environment: Environment | None = field(default=None, init=False)
     steps: list[StepRecord] = field(default_factory=list, init=False)
     """Steps that this attempt has executed itself."""
@@ -106,7 +109,8 @@ class AttemptRun:
         if self.rollback and self.rollback.experience is not None:
             note = PromptNote(self.rollback.step, experience_note(self.rollback.experience))
             prompt = await annotate(self.policy, history, note.text)
-        first, last = len(self.prefix) + 1, environment.horizon
+        first = len(self.prefix) + 1
+        last = first if self.action else environment.horizon
         for t in range(first, last + 1):
             is_over = await self._take_step(environment, history, prompt) or t == last
             if self._trains_on_observations and (is_over or window_moves(t, self.settings.context)):
@@ -118,9 +122,10 @@ class AttemptRun:
     async def _start(self, environment: Environment) -> History:
         """Return h_1 after a reset, or h_tau after rolling the environment back to E_tau."""
         if self.rollback:
-            point = self.rollback.path[self.rollback.step - 1]
-            self.replayed_steps = await self._call("restore", environment.restore, point.snapshot)
-            return point.history
+            path, step = self.rollback.path, self.rollback.step
+            where = (environment, self.task, self.settings.seed, path, step)
+            self.replayed_steps = await self._call("restore", roll_back, *where)
+            return path[step - 1].history
         observation, _ = await self._call("reset", environment.reset, self.task, self.settings.seed)
         self._check_length(observation)
         system = "\n\n".join(filter(None, (environment.system_prompt, self.playbook)))
@@ -130,7 +135,7 @@ class AttemptRun:
     async def _take_step(self, environment: Environment, history: History, prompt: History) -> bool:
         """Sample an action, execute and record it. Returns whether the environment ended the attempt."""
         snapshot = await self._call("snapshot", environment.snapshot)
-        action = await self.policy.act(prompt, self.request)
+        action = self.action or await self.policy.act(prompt, self.request)
         step = await self._call("step", environment.step, action.text)
         self._check_length(step.observation)
         error, command = bool(step.info.get("error")), step.info.get("action")

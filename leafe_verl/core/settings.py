@@ -35,6 +35,7 @@ class Source:
 
 PAPER = Source("paper")
 OURS = Source("ours")
+BEYOND = Source("ours, beyond the paper")
 
 
 class Section(BaseModel):
@@ -80,7 +81,8 @@ class BudgetSettings(Section):
     depth: Annotated[int, Field(ge=0), OURS] = 2
     """Maximum depth of a branch. Root attempts have depth 0, and 0 means that nothing branches."""
     environment_steps: Annotated[int | None, Field(ge=1), OURS] = None
-    """Maximum number of environment steps; replayed steps do not count. null: limited by attempts and horizon alone."""
+    """Maximum number of environment steps, those of recovery targets included; replayed steps do not count. null:
+    limited by attempts and horizon alone."""
 
 
 class ReflectionSettings(Section):
@@ -115,7 +117,8 @@ class ReflectionSettings(Section):
 
 
 class DistillationSettings(Section):
-    """Which training examples a finished tree gives, and how they are weighted: L = L_cf + beta * L_reh."""
+    """Which training examples a finished tree gives, and how they are weighted: L = L_cf + beta * L_reh, and two terms
+    beyond the paper: L_rec, of recovery targets, and L_hold. `preset` sets several of these at once; see above."""
 
     method: Annotated[
         Literal["leafe", "early_experience"], Source("paper; `early_experience` is a baseline, arXiv 2510.08558")
@@ -135,6 +138,30 @@ class DistillationSettings(Section):
     """Share of the successful attempts that are rehearsed, drawn at random. 0: counterfactual examples only."""
     beta: Annotated[float, Field(ge=0), OURS] = 1.0
     """Weight of the rehearsal loss L_reh."""
+    counterfactual_histories: Annotated[Literal["every", "failed"], Source("paper; `failed` is ours, beyond it")] = (
+        "every"
+    )
+    """Which branches may give counterfactual examples by their history: all of them, or those whose history h_tau holds
+    a failed turn. The others teach to answer well at once, not to recover."""
+    rehearsal: Annotated[Literal["attempts", "at_once"], Source("paper; `at_once` is ours, beyond it")] = "attempts"
+    """What L_reh rehearses: all actions of successful attempts; or root attempts that succeeded without a failed turn,
+    which for code are first turns that were right. An action counts as often as it was sampled."""
+    recovery_targets: Annotated[int, Field(ge=0), BEYOND] = 0
+    """LEAFE: maximum number of recovery targets of one task. Each is an action that succeeded elsewhere in the tree,
+    executed after a failed turn and kept if the environment confirms it. At most twice as many are executed. They count
+    as environment steps, and `budget.environment_steps` keeps room for them. 0: none."""
+    recovery_weight: Annotated[float, Field(ge=0), BEYOND] = 1.0
+    """Weight of the loss of recovery targets."""
+    context_mask: Annotated[float, Field(ge=0, le=1), BEYOND] = 0.0
+    """Share of the tokens of failed turns that a padding token replaces in the histories of recovery targets, so that
+    small models do not copy what they see (CYCLE's past generation mask, arXiv 2403.18746)."""
+    hold_share: Annotated[float, Field(ge=0, le=1), BEYOND] = 0.0
+    """Share of the root attempts, drawn at random, whose actions up to the first failed turn hold the policy still,
+    successful or not. The policy sampled them itself, so that their cross-entropy is, but for a constant, an unbiased
+    estimate of the KL divergence from the policy that explored; no reference model is needed. At a sampling temperature
+    below 1 it also sharpens the policy, since the samples are sharper than the policy. 0: none."""
+    hold_weight: Annotated[float, Field(ge=0), BEYOND] = 1.0
+    """Weight of the loss that holds the policy still."""
     incomplete_actions: Annotated[bool, OURS] = False
     """Whether an action that the token limit cut off may be a target."""
     world_model_epochs: Annotated[int, Field(ge=1), OURS] = 1
@@ -164,6 +191,11 @@ class DistillationSettings(Section):
                 "leafe.distillation.method=leafe and target=action, since a pair is made of two actions"
             )
         return self
+
+    @property
+    def max_recoveries(self) -> int:
+        """Maximum number of recovery targets of one task; 0 for other methods than LEAFE."""
+        return self.recovery_targets if self.method == "leafe" else 0
 
 
 class PlaybookSettings(Section):
@@ -206,6 +238,24 @@ class Settings(Section):
     distillation: DistillationSettings = DistillationSettings()
     playbook: PlaybookSettings = PlaybookSettings()
     generation: GenerationSettings = GenerationSettings()
+
+    @property
+    def exploration_budget(self) -> BudgetSettings:
+        """The budget without the environment steps that are kept for recovery targets."""
+        if self.budget.environment_steps is None:
+            return self.budget
+        steps = self.budget.environment_steps - self.distillation.max_recoveries
+        return self.budget.model_copy(update={"environment_steps": steps})
+
+    @model_validator(mode="after")
+    def _recovery_targets_leave_steps_to_explore(self) -> Self:
+        steps, kept = self.budget.environment_steps, self.distillation.max_recoveries
+        if steps is not None and steps <= kept:
+            raise ValueError(
+                f"leafe.budget.environment_steps is {steps}; expected more than the {kept} that "
+                "leafe.distillation.recovery_targets keeps for itself"
+            )
+        return self
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:

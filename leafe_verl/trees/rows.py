@@ -19,6 +19,7 @@ from leafe_verl.core import (
     History,
     Message,
     Outcome,
+    Recovery,
     Reflection,
     StepRecord,
     Task,
@@ -48,6 +49,7 @@ def to_row(tree: ExplorationTree, provenance: Provenance, counts: Mapping[str, i
         "task_data": json.dumps(dict(tree.task.data), ensure_ascii=False),
         "attempts": [_attempt_to_row(tree, index) for index in range(len(tree.attempts))],
         "reflections": [reflection_to_row(attempt, reflection) for attempt, reflection in tree.reflections],
+        "recoveries": None if tree.recoveries is None else [_recovery_to_row(each) for each in tree.recoveries],
         **summarize(tree),
         "counts": None if counts is None else json.dumps(counts),
         "plain_attempts": None if counts is None else [each.as_mapping() for each in plain_attempts(tree)],
@@ -59,7 +61,8 @@ def to_row(tree: ExplorationTree, provenance: Provenance, counts: Mapping[str, i
 def from_row(row: Mapping[str, Any]) -> ExplorationTree:
     """Return the tree of a row. Unknown fields are ignored.
 
-    Raises ValueError if the row is not a tree: missing fields, rollback points outside the tree, unknown outcomes.
+    Raises ValueError if the row is not a tree: missing fields, rollback points or recovery targets outside the tree,
+    unknown outcomes.
     """
     row = map_text(dict(row), unescape)
     try:
@@ -68,6 +71,8 @@ def from_row(row: Mapping[str, Any]) -> ExplorationTree:
         tree.reflections += [(each["attempt"], _reflection_from_row(each)) for each in row["reflections"]]
         for attempt in row["attempts"]:
             tree.add(_attempt_from_row(tree, attempt))
+        if (recoveries := row.get("recoveries")) is not None:
+            tree.recoveries = [_recovery_from_row(tree, each) for each in recoveries]
     except (KeyError, IndexError, TypeError) as error:
         raise ValueError(f"task {row.get('task_key')!r}: no tree ({error!r})") from error
     return tree
@@ -92,7 +97,7 @@ def summarize(tree: ExplorationTree) -> Row:
         "solved": any(attempt.outcome is Outcome.SUCCESS for attempt in attempts),
         "best_return": max(returns, default=None),
         "sampled_tokens": sum(action.num_sampled for action in actions) + reflection_tokens,
-        "environment_steps": len(actions),
+        "environment_steps": tree.environment_steps,
     }
 
 
@@ -117,6 +122,19 @@ def reflection_to_row(attempt: int, reflection: Reflection) -> Row:
 
 def _reflection_from_row(row: Row) -> Reflection:
     return Reflection(row["step"], row["experience"], row["parsed"], row["text"], row["num_tokens"], row["num_steps"])
+
+
+def _recovery_to_row(recovery: Recovery) -> Row:
+    return {**dataclasses.asdict(recovery), "outcome": recovery.outcome.value}
+
+
+def _recovery_from_row(tree: ExplorationTree, row: Row) -> Recovery:
+    attempt, step, source = row["attempt"], row["step"], row["source"]
+    if not (0 <= attempt < len(tree.attempts) and 2 <= step <= len(tree.path(attempt))):
+        raise ValueError(f"task {tree.task.key!r}: attempt {attempt} has no step {step} after a failed turn")
+    if not (0 <= source < len(tree.attempts) and tree.attempts[source].outcome is Outcome.SUCCESS):
+        raise ValueError(f"task {tree.task.key!r}: a recovery target is of attempt {source}, no successful one")
+    return Recovery(attempt, step, source, Outcome(row["outcome"]), row["replayed_steps"])
 
 
 def _attempt_to_row(tree: ExplorationTree, index: int) -> Row:

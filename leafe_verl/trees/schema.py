@@ -126,6 +126,16 @@ REFLECTION = pa.struct(
     ]
 )
 
+RECOVERY = pa.struct(
+    [
+        _required("attempt", pa.int32()),  # index of the attempt whose step before `step` failed
+        _required("step", pa.int32()),  # t, at least 2, counted from 1 along that attempt's path
+        _required("source", pa.int32()),  # index of the successful attempt whose last action was executed there
+        _required("outcome", pa.string()),  # value of core.Outcome
+        _required("replayed_steps", pa.int32()),
+    ]
+)
+
 
 # A scored root, as core.recovery_figures.PlainAttempt keeps it.
 PLAIN_ATTEMPT = pa.struct(
@@ -164,7 +174,7 @@ _COMPUTED = [
     pa.field("solved", pa.bool_()),  # an attempt ended in success
     pa.field("best_return", pa.float64()),  # highest return of a scored attempt after any step; null if none
     pa.field("sampled_tokens", pa.int64()),  # tokens of actions and reflections
-    pa.field("environment_steps", pa.int64()),  # without replayed steps
+    pa.field("environment_steps", pa.int64()),  # of attempts and recovery targets, without replayed steps
 ]
 
 
@@ -172,6 +182,7 @@ def _schema(tokens: bool) -> pa.Schema:
     tree = [
         _required("attempts", pa.list_(_attempt(tokens))),  # in breadth-first order
         _required("reflections", pa.list_(REFLECTION)),  # in the order of their requests
+        pa.field("recoveries", pa.list_(RECOVERY)),  # in the order of their execution; null if they were not looked for
     ]
     evaluated = [  # null outside of evaluations
         pa.field("counts", pa.string()),  # counts of core.statistics as JSON

@@ -50,8 +50,8 @@ SETTINGS = [
     "trainer.save_freq=-1",
     "trainer.test_freq=-1",
 ]
-DISTILLATION = DistillationSettings(events="every", incomplete_actions=True, rehearsal_share=1.0)
-"""The distillation settings that SETTINGS and launch.SMALL configure."""
+DISTILLATION = DistillationSettings(events="every", incomplete_actions=True, rehearsal_share=1.0, recovery_targets=4)
+"""The distillation settings that the preset, SETTINGS and launch.SMALL configure."""
 
 
 def missing(name: str) -> str | None:

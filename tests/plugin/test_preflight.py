@@ -155,7 +155,7 @@ def test_verl_of_another_minor_version_is_refused():
 def test_the_yaml_and_the_models_have_the_same_defaults(config):
     from leafe_verl.plugin.settings import RunSettings
 
-    composed = config(device="gpu")
+    composed = config("~preset", device="gpu")
     settings = OmegaConf.to_container(composed.leafe, resolve=True)
     assert settings["collection"].pop("store") == f"{composed.trainer.default_local_dir}/trees"
     assert RunSettings.from_mapping(settings) == RunSettings()

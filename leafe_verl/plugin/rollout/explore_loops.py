@@ -67,7 +67,9 @@ class ExploreLoop(TaskLoop):
             policy: The policy that sampled the tree; None if the tree comes from a store.
             number: Number of the tree among the stored trees of its task.
         """
-        examples = build_examples(tree, self.settings.distillation, self.settings.seed)
+        distillation = self.settings.distillation
+        mask_id = find_mask_token(self.tokenizer) if distillation.context_mask else None
+        examples = build_examples(tree, distillation, self.settings.seed, mask_id)
         self.finished(tree, examples)
         return [self._tree_row(tree, examples, policy), *self._example_rows(tree, examples, policy, number)]
 
@@ -152,7 +154,31 @@ class ReplayLoop(ExploreLoop):
     """Reads the stored trees of a task instead of exploring it, to run stage 2 alone."""
 
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> list[AgentLoopOutput]:
-        """Return the rows of all stored trees of the task; no rows if the store has no tree of it."""
+        """Return the rows of all stored trees of the task; no rows if the store has no tree of it.
+
+        Recovery targets of trees that were collected without any are confirmed now, by replay.
+        """
         task, store = read_task(kwargs["extra_info"]), self._store()
         trees = await asyncio.to_thread(store.find_all, task.key) if store else []
+        explorer, _ = self.explorer(task, sampling_params, describe_row(kwargs))
+        for tree in trees:
+            if tree.recoveries is None:
+                await explorer.confirm_recoveries(tree)
         return [row for number, tree in enumerate(trees) for row in self.rows(tree, None, number)]
+
+
+def find_mask_token(tokenizer: Any) -> int:
+    """Return the token that `leafe.distillation.context_mask` puts into histories.
+
+    It is the mask token, else the padding token, else the unknown token, but never one that the chat template uses:
+    some tokenizers pad with the token that ends a turn.
+    """
+    in_use = {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    for name in ("mask_token_id", "pad_token_id", "unk_token_id"):
+        token = getattr(tokenizer, name, None)
+        if token is not None and token not in in_use:
+            return int(token)
+    raise ValueError(
+        "the tokenizer has no mask, padding or unknown token besides those that begin and end a text; set "
+        "leafe.distillation.context_mask=0"
+    )

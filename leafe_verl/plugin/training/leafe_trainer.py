@@ -15,7 +15,7 @@ from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.utils.metric import reduce_metrics
 from verl.utils.py_functional import rename_dict
 
-from leafe_verl.plugin.rollout.explore_loops import REPLAY
+from leafe_verl.plugin.rollout.explore_loops import REPLAY, find_mask_token
 from leafe_verl.plugin.training.episode_trainer import TRAINED_TOKENS, UPDATES, EpisodeTrainer
 from leafe_verl.plugin.training.matched_volume import match_volume
 from leafe_verl.plugin.training.phases import Phase, PhaseBuilder, prepare_update
@@ -78,6 +78,8 @@ class LeafeTrainer(CollectingTrainer):
 
     def _init_dataloader(self) -> None:
         config = self.config
+        if config.leafe.distillation.context_mask:
+            find_mask_token(self.tokenizer)  # a tokenizer without one is refused before anything is collected
         if config.leafe.schedule.collect == "all":
             sources = [config.data.train_files] if isinstance(config.data.train_files, str) else config.data.train_files
             tasks = sum(len(read_tasks(source, config.data.environment)) for source in sources)

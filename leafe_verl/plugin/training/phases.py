@@ -51,14 +51,16 @@ class Phase:
 
 
 def phase_weights(distillation: DictConfig) -> dict[str, dict[str, float]]:
-    """Return the weight of each loss term, for each phase."""
-    # Rehearsal alone is an objective of its own, which beta does not weigh against another.
-    beta = 1.0 if distillation.control == "rehearsal" else distillation.beta
-    unused = Kind.COUNTERFACTUAL if distillation.loss == "dpo" else Kind.PREFERENCE
-    return {
-        name: {kind.value: beta if kind is Kind.REHEARSAL else 1.0 for kind in kinds if kind is not unused}
-        for name, kinds in PHASES.items()
+    """Return the weight of each loss term, for each phase. What `leafe.distillation` turns off is no term."""
+    weights = {
+        Kind.WORLD_MODEL: 1.0,
+        Kind.PREFERENCE if distillation.loss == "dpo" else Kind.COUNTERFACTUAL: 1.0,
+        # Rehearsal alone is an objective of its own, which beta does not weigh against another.
+        Kind.REHEARSAL: 1.0 if distillation.control == "rehearsal" else distillation.beta,
+        **({Kind.RECOVERY: distillation.recovery_weight} if distillation.recovery_targets else {}),
+        **({Kind.HOLD: distillation.hold_weight} if distillation.hold_share else {}),
     }
+    return {name: {kind.value: weights[kind] for kind in kinds if kind in weights} for name, kinds in PHASES.items()}
 
 
 @dataclass(frozen=True)

@@ -314,7 +314,8 @@ def test_a_thought_that_the_prompt_opens_holds_no_end(tokenizer):
     served.find_end, served.pauses, served.generation = find_code_end, PAUSES, GenerationSettings(max_tokens=200)
     opening = History(tuple(tokenizer.encode("<|im_start|>assistant\n<think>\n")), ({"role": "user", "content": "go"},))
     turn = asyncio.run(served.act(opening, "attempt 0"))
-    assert turn.text == f"{CODE}\n</think>\n{CODE}"
+    assert turn.token_ids == (*tokenizer.encode(f"{CODE}\n</think>\n{CODE}"), tokenizer.eos_token_id)
+    assert turn.text == CODE
 
 
 def test_many_fences_make_few_requests(tokenizer):
