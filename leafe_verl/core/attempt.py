@@ -24,6 +24,7 @@ from leafe_verl.core.environment import (
     call_within,
     read_verdict,
 )
+from leafe_verl.core.given import GivenHistory
 from leafe_verl.core.policy import ContextOverflow, History, Policy, PolicyFailure, PolicyTimeout, Turn, annotate
 from leafe_verl.core.reflection import experience_note
 from leafe_verl.core.rollback import roll_back
@@ -78,16 +79,20 @@ class AttemptRun:
     """None: the attempt starts at the root."""
     action: Turn | None = None
     """The only action, executed instead of a sampled one. None: actions are sampled until the attempt ends."""
+    given: GivenHistory | None = None
+    """Steps of an earlier attempt that the root goes on from. None: it begins at the task's start."""
     environment: Environment | None = field(default=None, init=False)
     steps: list[StepRecord] = field(default_factory=list, init=False)
     """Steps that this attempt has executed itself."""
+    given_steps: tuple[StepRecord, ...] = field(default=(), init=False)
+    """The given steps with the histories that this policy sees."""
     replayed_steps: int = field(default=0, init=False)
     outcome: Outcome = field(default=Outcome.HORIZON, init=False)
 
     @property
     def prefix(self) -> tuple[StepRecord, ...]:
-        """Steps before the rollback point, which are the parent's."""
-        return self.rollback.path[: self.rollback.step - 1] if self.rollback else ()
+        """Steps before the attempt's own: the parent's up to the rollback point, or the given ones."""
+        return self.rollback.path[: self.rollback.step - 1] if self.rollback else self.given_steps
 
     async def play(self) -> Attempt:
         """Play the attempt and return it, without its place in the tree. A failure makes it unscored."""
@@ -120,14 +125,31 @@ class AttemptRun:
             history, prompt = await self._next_prompts(history, prompt, note)
 
     async def _start(self, environment: Environment) -> History:
-        """Return h_1 after a reset, or h_tau after rolling the environment back to E_tau."""
+        """Return h_1 after a reset, h_tau after rolling back to E_tau, or the history after the given steps."""
         if self.rollback:
             path, step = self.rollback.path, self.rollback.step
             where = (environment, self.task, self.settings.seed, path, step)
             self.replayed_steps = await self._call("restore", roll_back, *where)
             return path[step - 1].history
+        if self.given:
+            return await self._go_on(environment, self.given)
         observation, _ = await self._call("reset", environment.reset, self.task, self.settings.seed)
         self._check_length(observation)
+        return await self._open(environment, observation)
+
+    async def _go_on(self, environment: Environment, given: GivenHistory) -> History:
+        """Replay the given steps and return the history after them, as this policy would see it had it acted so."""
+        steps, after = given.steps, len(given.steps) + 1
+        where = (environment, self.task, given.seed, steps, after)
+        self.replayed_steps = await self._call("restore", roll_back, *where)
+        history = await self._open(environment, given.first_observation)
+        for step in steps:
+            self.given_steps += (dataclasses.replace(step, history=history),)
+            history = await history_after(self.policy, self.given_steps, self.settings.context)
+        return history
+
+    async def _open(self, environment: Environment, observation: str) -> History:
+        """Return h_1, the opening prompt with the first observation."""
         system = "\n\n".join(filter(None, (environment.system_prompt, self.playbook)))
         messages = [{"role": "system", "content": system}] if system else []
         return await self.policy.begin([*messages, {"role": "user", "content": observation}])

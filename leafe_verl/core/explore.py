@@ -21,6 +21,7 @@ from leafe_verl.core.attempt import AttemptRun, RollbackPoint
 from leafe_verl.core.concurrency import gather_or_cancel, unless_stopped
 from leafe_verl.core.context import PromptNote, history_after
 from leafe_verl.core.environment import Environment
+from leafe_verl.core.given import GivenHistory
 from leafe_verl.core.growth import Growth, Node
 from leafe_verl.core.policy import Policy, PolicyFailure, Turn
 from leafe_verl.core.recovery import confirm_recoveries
@@ -95,11 +96,17 @@ class Explorer:
             tree.recoveries = await confirm_recoveries(tree, self.settings, execute, self.stop)
 
     async def attempt(
-        self, task: Task, rollback: RollbackPoint | None = None, name: str = "0", action: Turn | None = None
+        self,
+        task: Task,
+        rollback: RollbackPoint | None = None,
+        name: str = "0",
+        action: Turn | None = None,
+        given: GivenHistory | None = None,
     ) -> Attempt:
         """Play one attempt, from the root or from a rollback point, to its end.
 
-        `name` is unique within its tree. `action` is the only one, and executed instead of what the policy would do.
+        `name` is unique within its tree. `action` is the only one, and executed instead of what the policy would do. A
+        root goes on from a given history, if there is one, instead of the task's start.
         """
         attempt = AttemptRun(
             task,
@@ -112,6 +119,7 @@ class Explorer:
             self.playbook,
             rollback,
             action,
+            given,
         )
         return await attempt.play()
 

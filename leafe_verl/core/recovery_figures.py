@@ -61,7 +61,9 @@ class PlainAttempt:
 
 
 def plain_attempts(tree: ExplorationTree) -> tuple[PlainAttempt, ...]:
-    """Return the scored roots of a tree, in their order."""
+    """Return the scored roots of a tree, in their order; none if they go on from a given history, see given.py."""
+    if tree.given:
+        return ()
     roots = [attempt for attempt in tree.attempts if attempt.branch is None and attempt.outcome.scored]
     return tuple(_plain_attempt(root) for root in roots if root.steps)
 
@@ -72,11 +74,12 @@ def _plain_attempt(root: Attempt) -> PlainAttempt:
         solved=root.outcome is Outcome.SUCCESS,
         turns=len(root.steps),
         failed=tuple(t for t, _, _ in followed),
-        repeats=sum(_executed(step) == _executed(following) for _, step, following in followed),
+        repeats=sum(executed(step) == executed(following) for _, step, following in followed),
     )
 
 
-def _executed(step: StepRecord) -> str:
+def executed(step: StepRecord) -> str:
+    """Return what the environment executed of a step's action; the whole action if it does not say."""
     return (step.action.text if step.command is None else step.command).strip()
 
 

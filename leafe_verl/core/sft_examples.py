@@ -214,7 +214,7 @@ def _preference(tree: ExplorationTree, settings: DistillationSettings, draw: ran
         if same_history and complete and not same_action:
             for path, attempt, rejected in ((revised, index, False), (failed, branch.parent, True)):
                 sequence = build_sequence(path[-1:], incomplete_actions=settings.incomplete_actions)
-                examples.append(Example(Kind.PREFERENCE, sequence, attempt, branch.step, rejected))
+                examples.append(Example(Kind.PREFERENCE, sequence, attempt, branch.step, rejected=rejected))
     return examples
 
 

@@ -87,7 +87,8 @@ class Attempt:
     branch: Branch | None
     """None for a root."""
     steps: tuple[StepRecord, ...]
-    """Steps that this attempt executed itself. Those before its rollback point are its parent's."""
+    """Steps that this attempt executed itself. Those before its rollback point are its parent's; those before a root
+    are `given` ones of the tree."""
     outcome: Outcome
     error: str | None = None
     """What failed, for an unscored outcome; else None."""
@@ -122,8 +123,11 @@ class Recovery:
 class ExplorationTree:
     """All attempts of one task, append-only. An attempt's index is its place in breadth-first order."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, given: tuple[StepRecord, ...] = ()) -> None:
         self.task = task
+        self.given = given
+        """Steps of an earlier attempt that the roots go on from; see given.py. No attempt of this tree executed them.
+        Empty: the roots begin at the task's start."""
         self.attempts: list[Attempt] = []
         self.reflections: list[tuple[int, Reflection]] = []
         """Every reflection, with the index of the attempt that it is on, in the order of the requests."""
@@ -144,7 +148,7 @@ class ExplorationTree:
         """Return all steps from the task's start to the attempt's end. Step t is at index t - 1."""
         attempt = self.attempts[index]
         if attempt.branch is None:
-            return attempt.steps
+            return self.given + attempt.steps
         return self.path(attempt.branch.parent)[: attempt.branch.step - 1] + attempt.steps
 
     def branches(self) -> list[tuple[int, Branch]]:

@@ -37,10 +37,11 @@ def render_evaluation(manifest: Manifest, trees: Iterable[EvaluatedTree]) -> str
     rows += [(name, percent(e.mean), percent_interval(e.low, e.high), str(e.tasks)) for name, e in figures.items()]
     rows += recovery_rows(recovery_estimates(recovery_counts(trees)))
     parts = [text_table(rows)] if figures else ["no scored attempt yet"]
-    return "\n\n".join([*parts, text_table(_collected_rows(trees))])
+    return "\n\n".join([*parts, text_table(collected_rows(trees))])
 
 
-def _collected_rows(trees: list[EvaluatedTree]) -> list[tuple[str, str]]:
+def collected_rows(trees: Sequence[EvaluatedTree]) -> list[tuple[str, str]]:
+    """Return the table of what was collected: attempts by how they ended, and what they spent."""
     counts = total_counts(trees)
     outcomes = {outcome: counts.get(f"outcome/{outcome.value}", 0) for outcome in Outcome}
     scored = sum(number for outcome, number in outcomes.items() if outcome.scored)

@@ -30,6 +30,13 @@ class EvaluatedTree:
     """Counts of core.statistics."""
     plain_attempts: tuple[PlainAttempt, ...] | None
     """The scored roots, for the figures of recovery; None if an earlier version wrote the tree."""
+    history_key: str | None = None
+    """Name of the given history that it goes on from; None if it begins at the task's start."""
+
+    @property
+    def start(self) -> str:
+        """What it begins at: the key of its given history, or of its task."""
+        return self.history_key or self.task_key
 
     @property
     def scored(self) -> bool:
@@ -44,12 +51,12 @@ def read_evaluation(store: str | os.PathLike[str]) -> list[EvaluatedTree]:
     read, and for trees that no evaluation wrote.
     """
     trees = []
-    for location, row in read_rows(store, ("task_key", "solved", "counts", "plain_attempts")):
+    for location, row in read_rows(store, ("task_key", "solved", "counts", "plain_attempts", "history_key")):
         if row["counts"] is None:
             raise ValueError(f"{location}: a tree without counts; expected those that leafe-verl evaluate writes")
-        found = row["plain_attempts"]
+        found, counts = row["plain_attempts"], json.loads(row["counts"])
         plain = None if found is None else tuple(map(PlainAttempt.from_mapping, found))
-        trees.append(EvaluatedTree(unescape(row["task_key"]), row["solved"], json.loads(row["counts"]), plain))
+        trees.append(EvaluatedTree(unescape(row["task_key"]), row["solved"], counts, plain, row["history_key"]))
     return trees
 
 
@@ -68,11 +75,11 @@ def recovery_counts(trees: Iterable[EvaluatedTree]) -> dict[str, dict[str, float
 
 
 def missing_attempts(trees: Iterable[EvaluatedTree], keys: Iterable[str], attempts: int) -> dict[str, int]:
-    """Return task key -> number of scored trees still missing of `attempts`, in the order of `keys`.
+    """Return key -> number of scored trees still missing of `attempts`, in the order of `keys`.
 
-    Tasks with enough scored trees are left out.
+    The keys are those of tasks, or of given histories. Those with enough scored trees are left out.
     """
-    present = Counter(tree.task_key for tree in trees if tree.scored)
+    present = Counter(tree.start for tree in trees if tree.scored)
     return {key: attempts - present[key] for key in keys if present[key] < attempts}
 
 

@@ -156,6 +156,8 @@ def _chat_problems(config: DictConfig, family: str | None) -> list[str]:
 
 
 def _data_problems(data: DictConfig, environment: str) -> list[str]:
+    if data.get("given"):  # the tasks are those of the given histories, and no file is read
+        return []
     problems = []
     for key in ("train_files", "val_files"):
         sources = data[key] if isinstance(data[key], list | ListConfig) else [data[key]]

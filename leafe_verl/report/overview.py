@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from leafe_verl.evaluation.given import BEYOND_FRESH, describe_histories, figure_rows
 from leafe_verl.evaluation.pass_at_k import ks_up_to
 from leafe_verl.evaluation.recovery import recovery_estimates
 from leafe_verl.evaluation.report import pass_estimates
@@ -44,10 +45,10 @@ def build_overview(run: ReportedRun, counts: Mapping[str, float]) -> dict[str, A
     recovered = recovery_estimates(run.recovery)
     charts = [*_pass_charts(run.metrics), *recovery_charts(run.metrics, recovered), *_step_charts(run.metrics)]
     recovery_tables = [recovery_table(recovered)] if run.results else []
-    tables = [*_evaluation_tables(run), *recovery_tables, *_spent_tables(run.metrics, collected)]
+    tables = [*_evaluation_tables(run), *recovery_tables, *_given_tables(run), *_spent_tables(run.metrics, collected)]
     # Plain attempts have neither branches nor reflections, and their Pass@k says what was solved.
-    shares = share_figures(collected) if run.explores or not run.results else []
-    figures = [*_pass_figures(run), *recovery_figures(recovered), *shares]
+    shares = share_figures(collected) if run.explores or not (run.results or run.given) else []
+    figures = [*_pass_figures(run), *recovery_figures(recovered), *_given_figures(run), *shares]
     return {"name": run.name, "notes": list(run.notes), "figures": figures, "tables": tables, "charts": charts}
 
 
@@ -154,6 +155,19 @@ def _evaluation_tables(run: ReportedRun) -> Iterable[dict[str, Any]]:
         [f"Pass@{k}", percent(e.mean), percent_interval(e.low, e.high), str(e.tasks)] for k, e in estimates.items()
     ]
     yield {"title": "Pass@k", "rows": rows}
+
+
+def _given_figures(run: ReportedRun) -> Iterable[list[str]]:
+    """Yield the recovery of an evaluation from given histories as figures."""
+    if run.given:
+        for label, mean, interval, tasks in figure_rows(run.given)[1:]:
+            yield [label, mean if label == BEYOND_FRESH else f"{mean} %", f"{interval}, {tasks} tasks"]
+
+
+def _given_tables(run: ReportedRun) -> Iterable[dict[str, Any]]:
+    if run.given:
+        rows = [list(row) for row in figure_rows(run.given)]
+        yield {"title": f"From the same failures: {describe_histories(run.given)}", "rows": rows}
 
 
 def _spent_tables(metrics: Metrics, counts: Mapping[str, float]) -> Iterable[dict[str, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from leafe_verl.core import (
@@ -25,6 +25,7 @@ from leafe_verl.core import (
     Task,
     Turn,
 )
+from leafe_verl.core.given import history_key
 from leafe_verl.core.recovery_figures import plain_attempts
 from leafe_verl.core.shared_prefix import shared_prefix_length
 from leafe_verl.trees.schema import PROVENANCE, Provenance
@@ -47,6 +48,7 @@ def to_row(tree: ExplorationTree, provenance: Provenance, counts: Mapping[str, i
         "instruction": tree.task.instruction,
         # Not as ASCII: JSON's own escapes would turn a surrogate pair into one character.
         "task_data": json.dumps(dict(tree.task.data), ensure_ascii=False),
+        "given": _steps_to_rows(tree.given, EMPTY),
         "attempts": [_attempt_to_row(tree, index) for index in range(len(tree.attempts))],
         "reflections": [reflection_to_row(attempt, reflection) for attempt, reflection in tree.reflections],
         "recoveries": None if tree.recoveries is None else [_recovery_to_row(each) for each in tree.recoveries],
@@ -67,7 +69,7 @@ def from_row(row: Mapping[str, Any]) -> ExplorationTree:
     row = map_text(dict(row), unescape)
     try:
         task = Task(row["task_key"], row["instruction"], row["environment"], json.loads(row["task_data"]))
-        tree = ExplorationTree(task)
+        tree = ExplorationTree(task, _steps_from_rows(row.get("given") or (), EMPTY))
         tree.reflections += [(each["attempt"], _reflection_from_row(each)) for each in row["reflections"]]
         for attempt in row["attempts"]:
             tree.add(_attempt_from_row(tree, attempt))
@@ -98,6 +100,7 @@ def summarize(tree: ExplorationTree) -> Row:
         "best_return": max(returns, default=None),
         "sampled_tokens": sum(action.num_sampled for action in actions) + reflection_tokens,
         "environment_steps": tree.environment_steps,
+        "history_key": history_key(tree.task, tree.given) if tree.given else None,
     }
 
 
@@ -139,32 +142,44 @@ def _recovery_from_row(tree: ExplorationTree, row: Row) -> Recovery:
 
 def _attempt_to_row(tree: ExplorationTree, index: int) -> Row:
     attempt = tree.attempts[index]
-    branch, base = attempt.branch, _first_base(tree, attempt.branch)
-    steps: list[Row] = []
-    for step in attempt.steps:
-        steps.append(_step_to_row(step, base))
-        base = continuation(step)
+    branch = attempt.branch
     return {
         "branch": _branch_to_row(tree, branch) if branch else None,
         "outcome": attempt.outcome.value,
         "error": attempt.error,
         "replayed_steps": attempt.replayed_steps,
-        "steps": steps,
+        "steps": _steps_to_rows(attempt.steps, _first_base(tree, branch)),
     }
+
+
+def _steps_to_rows(steps: Iterable[StepRecord], base: History) -> list[Row]:
+    rows: list[Row] = []
+    for step in steps:
+        rows.append(_step_to_row(step, base))
+        base = continuation(step)
+    return rows
+
+
+def _steps_from_rows(rows: Iterable[Row], base: History, before: StepRecord | None = None) -> tuple[StepRecord, ...]:
+    """`before` is the step that the first one continues; None if it begins a root or a branch."""
+    steps: list[StepRecord] = []
+    for each in rows:
+        steps.append(_step_from_row(each, base, steps[-1] if steps else before))
+        base = continuation(steps[-1])
+    return tuple(steps)
 
 
 def _attempt_from_row(tree: ExplorationTree, row: Row) -> Attempt:
     branch = _branch_from_row(tree, row["branch"]) if row["branch"] else None
-    base = _first_base(tree, branch)
-    steps: list[StepRecord] = []
-    for each in row["steps"]:
-        steps.append(_step_from_row(each, base, steps[-1] if steps else None))
-        base = continuation(steps[-1])
-    return Attempt(branch, tuple(steps), Outcome(row["outcome"]), row.get("error"), row["replayed_steps"])
+    before = tree.given[-1] if tree.given and branch is None else None
+    steps = _steps_from_rows(row["steps"], _first_base(tree, branch), before)
+    return Attempt(branch, steps, Outcome(row["outcome"]), row.get("error"), row["replayed_steps"])
 
 
 def _first_base(tree: ExplorationTree, branch: Branch | None) -> History:
-    return tree.path(branch.parent)[branch.step - 1].history if branch else EMPTY
+    if branch:
+        return tree.path(branch.parent)[branch.step - 1].history
+    return continuation(tree.given[-1]) if tree.given else EMPTY
 
 
 def _branch_to_row(tree: ExplorationTree, branch: Branch) -> Row:

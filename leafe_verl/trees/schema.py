@@ -15,6 +15,10 @@ There are two layouts. `SCHEMA` holds tokens, which training needs. `TEXT_SCHEMA
 ids, log-probs or `answered` histories, and an action has `num_tokens` instead. Its column `has_tokens` is false.
 Readers of version 1 that know `SCHEMA` alone can list such a file, and refuse to read its trees.
 
+A file whose trees begin at a given history has one more column, `given`: the steps that every root goes on from, whose
+first history has an empty base. Readers that do not know it refuse the trees, since their roots then share messages
+with an empty base.
+
 A history is stored as what it adds to the history that it continues (see `_history`), so that the size of an attempt
 grows with its tokens and not with its tokens times its steps. Text that UTF-8 cannot encode is escaped (see text.py).
 Snapshots of environments are not stored.
@@ -41,10 +45,10 @@ MESSAGE = pa.struct([_required("role", pa.string()), _required("content", pa.str
 
 def _history(tokens: bool) -> pa.DataType:
     token_columns = [
-        # Number of leading tokens shared with the base. For the first step of a root, the base is empty. For the first
-        # step of a branch, it is the history of the step that it rolled back to. For any other step, it is the history
-        # of the previous step followed by that step's action. For `answered`, it is the step's own history followed by
-        # its action.
+        # Number of leading tokens shared with the base. For the first step of a root, the base is empty, or the last
+        # given step's history followed by its action. For the first step of a branch, it is the history of the step
+        # that it rolled back to. For any other step, it is the history of the previous step followed by that step's
+        # action. For `answered`, it is the step's own history followed by its action.
         _required("shared_tokens", pa.int32()),
         _required("new_token_ids", pa.list_(pa.int32())),
     ]
@@ -175,6 +179,7 @@ _COMPUTED = [
     pa.field("best_return", pa.float64()),  # highest return of a scored attempt after any step; null if none
     pa.field("sampled_tokens", pa.int64()),  # tokens of actions and reflections
     pa.field("environment_steps", pa.int64()),  # of attempts and recovery targets, without replayed steps
+    pa.field("history_key", pa.string()),  # names the given steps (core.given); null if there are none
 ]
 
 
@@ -193,6 +198,15 @@ def _schema(tokens: bool) -> pa.Schema:
 
 SCHEMA = _schema(tokens=True)
 TEXT_SCHEMA = _schema(tokens=False)
+
+GIVEN = "given"
+
+
+def layout(*, tokens: bool, given: bool) -> pa.Schema:
+    """Return the columns of a file whose trees hold tokens or not, and begin at given steps or at the task's start."""
+    schema = SCHEMA if tokens else TEXT_SCHEMA
+    return schema.append(pa.field(GIVEN, pa.list_(_step(tokens)))) if given else schema
+
 
 REQUIRED = tuple(column.name for column in SCHEMA if not column.nullable)
 PROVENANCE = tuple(column.name for column in _PROVENANCE)

@@ -33,6 +33,7 @@ function stepView(tree, pieces, treeNumber, a, t) {
     { class: "step", "aria-labelledby": "step-heading" },
     h("h3", { id: "step-heading", tabindex: "-1" }, `Attempt ${a}, step ${t}`),
     stepLinks(tree, treeNumber, a, t),
+    t <= tree.given ? h("p", { class: "aside" }, "A given step: an earlier attempt executed it, and it was replayed here.") : null,
     isFirst ? causeOf(tree, attempt, step) : null,
     h(
       "div",
