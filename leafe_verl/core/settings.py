@@ -168,6 +168,29 @@ class DistillationSettings(Section):
     """Early Experience: epochs over a step's observations before the successful attempts are imitated."""
     share_prefixes: Annotated[bool, OURS] = True
     """Whether a prefix that several examples share is computed once. Loss and gradients are the same either way."""
+    loss: Annotated[Literal["nll", "dpo"], Source("paper; `dpo` is a control of ours, arXiv 2305.18290")] = "nll"
+    """Loss of the branches that are distilled: -log pi of the target, or DPO, which prefers the revised action a'_tau
+    to the failed action a_tau after the same history. Its reference is the policy that the training step began with."""
+    dpo_beta: Annotated[float, Field(gt=0), Source("DPO, arXiv 2305.18290")] = 0.1
+    """How strongly DPO holds the policy to its reference (beta in its paper)."""
+    control: Annotated[Literal["rehearsal"] | None, OURS] = None
+    """`rehearsal`: the control with matched volume. A step trains on its successful attempts alone, each as often as
+    the others, with as many trained tokens and optimiser steps as the examples of LEAFE that they replace. null: none.
+    """
+
+    @model_validator(mode="after")
+    def _controls_stand_alone(self) -> Self:
+        if self.control and (self.method, self.loss) != ("leafe", "nll"):
+            raise ValueError(
+                f"leafe.distillation.control is {self.control!r}, with method {self.method!r} and loss {self.loss!r}; "
+                "expected leafe.distillation.method=leafe and loss=nll, whose volume it matches"
+            )
+        if self.loss == "dpo" and (self.method, self.target) != ("leafe", "action"):
+            raise ValueError(
+                f"leafe.distillation.loss is 'dpo', with method {self.method!r} and target {self.target!r}; expected "
+                "leafe.distillation.method=leafe and target=action, since a pair is made of two actions"
+            )
+        return self
 
     @property
     def max_recoveries(self) -> int:

@@ -40,11 +40,13 @@ class Kind(str, Enum):
     """Beyond the paper: trains on what the policy did up to its first failed turn, so that it stays as it was."""
     WORLD_MODEL = "world_model"
     """Early Experience's first stage: trains on every observation, given the history and the action before it."""
+    PREFERENCE = "preference"
+    """DPO, a control: prefers the revised action to the failed one, given the history before both."""
 
 
 PHASES = {
     "world_model": (Kind.WORLD_MODEL,),
-    "actor": (Kind.COUNTERFACTUAL, Kind.REHEARSAL, Kind.RECOVERY, Kind.HOLD),
+    "actor": (Kind.COUNTERFACTUAL, Kind.REHEARSAL, Kind.PREFERENCE, Kind.RECOVERY, Kind.HOLD),
 }
 """Kinds that are trained on together, in the order of training. LEAFE has the second phase only. Early Experience has
 both: world modelling, then SFT on the successful attempts."""
@@ -90,6 +92,8 @@ class Example:
     """Index of the attempt in its tree."""
     step: int
     """First step that is trained on, counted from 1 along the attempt's path."""
+    rejected: bool = False
+    """Whether DPO trains the policy away from it. The chosen example of its pair is the one before it."""
     source: int | None = None
     """Index of the attempt whose last action is trained on at that step, for a recovery target. None: the attempt's own
     actions are trained on."""
@@ -147,13 +151,18 @@ def build_examples(
 ) -> list[Example]:
     """Return the examples of a tree. What is drawn at random is seeded by `seed` and the task's key.
 
-    `mask_id` is the token that `settings.context_mask` puts into histories; None leaves the histories as they were.
+    The control of rehearsal gets every successful attempt; the trainer draws from those of all trees, so that its
+    volume is matched over the step (core/controls.py). `mask_id` is the token that `settings.context_mask` puts into
+    histories; None leaves the histories as they were.
     """
     draw = _seeded(tree, f"{seed}")
     if settings.method == "early_experience":
         found = [*_world_model(tree), *_rehearsal(tree, settings, draw)]
+    elif settings.control == "rehearsal":
+        found = _rehearsal(tree, settings.model_copy(update={"rehearsal_share": 1.0}), draw)
     else:
-        found = [*_counterfactual(tree, settings, draw), *_rehearsal(tree, settings, draw)]
+        revised = _preference if settings.loss == "dpo" else _counterfactual
+        found = [*revised(tree, settings, draw), *_rehearsal(tree, settings, draw)]
         found += _recovery(tree, settings, _seeded(tree, f"mask {seed}"), mask_id)
         found += _hold(tree, settings, _seeded(tree, f"hold {seed}"))
     return [example for example in found if any(example.sequence.mask)]
@@ -166,17 +175,43 @@ def _seeded(tree: ExplorationTree, seed: str) -> random.Random:
 
 def _counterfactual(tree: ExplorationTree, settings: DistillationSettings, draw: random.Random) -> list[Example]:
     """L_cf, -log pi(a'_tau | h_tau, q), for a branch's first action or for all its actions, without the experience."""
-    events = [index for index, _ in tree.branches() if _distilled(tree, index, settings)]
-    if len(events) > settings.events_per_task:
-        events = sorted(draw.sample(events, settings.events_per_task))
     examples = []
-    for index in events:
+    for index in _draw_events(tree, settings, draw):
         branch = tree.attempts[index].branch
         assert branch is not None
         path = tree.path(index)
         end = len(path) if settings.target == "suffix" else branch.step
         found = build_sequences(path[:end], branch.step, incomplete_actions=settings.incomplete_actions)
         examples += [Example(Kind.COUNTERFACTUAL, sequence, index, step) for step, sequence in found]
+    return examples
+
+
+def _draw_events(tree: ExplorationTree, settings: DistillationSettings, draw: random.Random) -> list[int]:
+    """Return the indices of the branches that are distilled, at most `events_per_task` of them."""
+    events = [index for index, _ in tree.branches() if _distilled(tree, index, settings)]
+    if len(events) > settings.events_per_task:
+        events = sorted(draw.sample(events, settings.events_per_task))
+    return events
+
+
+def _preference(tree: ExplorationTree, settings: DistillationSettings, draw: random.Random) -> list[Example]:
+    """DPO on (h_tau, a_tau, a'_tau): pairs of a chosen and a rejected example, for the events that L_cf would draw.
+
+    An event gives no pair where the two actions are the same, where the failed one was cut, or where their histories
+    differ, since a window of the context moved.
+    """
+    examples = []
+    for index in _draw_events(tree, settings, draw):
+        branch = tree.attempts[index].branch
+        assert branch is not None
+        revised, failed = (tree.path(each)[: branch.step] for each in (index, branch.parent))
+        same_history = revised[-1].history.token_ids == failed[-1].history.token_ids
+        same_action = revised[-1].action.token_ids == failed[-1].action.token_ids
+        complete = failed[-1].action.complete or settings.incomplete_actions
+        if same_history and complete and not same_action:
+            for path, attempt, rejected in ((revised, index, False), (failed, branch.parent, True)):
+                sequence = build_sequence(path[-1:], incomplete_actions=settings.incomplete_actions)
+                examples.append(Example(Kind.PREFERENCE, sequence, attempt, branch.step, rejected))
     return examples
 
 
@@ -226,7 +261,7 @@ def _recovery(
                 positions = failed_positions(steps)
                 masked = draw.sample(positions, round(settings.context_mask * len(positions)))
                 sequence = sequence.with_masked_context(masked, mask_id)
-            examples.append(Example(Kind.RECOVERY, sequence, recovery.attempt, recovery.step, recovery.source))
+            examples.append(Example(Kind.RECOVERY, sequence, recovery.attempt, recovery.step, source=recovery.source))
     return examples
 
 

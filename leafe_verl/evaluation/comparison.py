@@ -92,8 +92,10 @@ def read_run(name: str, store: Path) -> EvaluationRun:
 def compare_runs(runs: Sequence[EvaluationRun], baseline: str | None, ks: Sequence[int] | None) -> EvaluationComparison:
     """Compare evaluations of one kind. The first is the baseline if `baseline` names none of them.
 
-    Raises ValueError for a k beyond what the attempts allow, and for one that shares no task with the baseline.
+    Raises ValueError for a k beyond what the attempts allow, for one that shares no task with the baseline, and for
+    evaluations that were computed in different precisions.
     """
+    _refuse_mixed_precision(runs)
     base = next((run for run in runs if run.name == baseline), runs[0])
     explores = base.manifest.explores
     chosen = SOLVED if explores else _checked_ks(runs, ks)
@@ -114,6 +116,17 @@ def compare_runs(runs: Sequence[EvaluationRun], baseline: str | None, ks: Sequen
         diagnostics={run.name: ratios(run.counts) for run in runs if run.manifest.explores},
         notes=[note for run in runs for note in _notes(run, base, chosen)],
     )
+
+
+def _refuse_mixed_precision(runs: Sequence[EvaluationRun]) -> None:
+    """Raise ValueError if two of the evaluations were computed in different precisions. Unknown ones are accepted."""
+    known = {run.name: run.manifest.dtype for run in runs if run.manifest.dtype}
+    if len({*known.values()}) > 1:
+        told = ", ".join(f"{name} in {dtype}" for name, dtype in known.items())
+        raise ValueError(
+            f"the evaluations were computed in different precisions: {told}. Expected one for all: evaluate again, "
+            "without a GPU with LEAFE_CPU_DTYPE=float32 or bfloat16 for all of them"
+        )
 
 
 def training_cost(runs: Sequence[str]) -> dict[str, float]:

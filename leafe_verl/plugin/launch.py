@@ -24,6 +24,7 @@ from leafe_verl.environments import make
 from leafe_verl.evaluation.manifest import Manifest, fingerprint, read_manifest, write_manifest
 from leafe_verl.evaluation.report import render_evaluation
 from leafe_verl.evaluation.results import missing_attempts, read_evaluation
+from leafe_verl.plugin.precision import describe_mixing, find_precision
 from leafe_verl.plugin.preflight import find_problems
 from leafe_verl.plugin.resolvers import read_variable
 from leafe_verl.plugin.settings import RunSettings
@@ -164,6 +165,7 @@ def _manifest(request: EvaluationRequest, config: DictConfig, tasks: Sequence[Ta
         window=rollout.max_model_len or config.data.max_prompt_length + config.data.max_response_length,
         leafe=_decisive(values, request.loop),
         attempts=request.attempts,
+        dtype=find_precision(config),
     )
 
 
@@ -191,6 +193,8 @@ def _resumed(out: Path, manifest: Manifest) -> Manifest:
                 f"{out} holds attempts but no evaluation.json that says how they came; choose another --out"
             )
         return manifest
+    if present.dtype and manifest.dtype and present.dtype != manifest.dtype:
+        raise ValueError(describe_mixing(f"the evaluation in {out}", present.dtype, manifest.dtype))
     if differences := manifest.differences(present):
         raise ValueError(
             f"{out} was made with other settings; choose another --out, or give the same:\n"

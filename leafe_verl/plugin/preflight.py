@@ -13,6 +13,7 @@ from leafe_verl.core import Settings
 from leafe_verl.core.settings import SettingsError
 from leafe_verl.embedded import model_folder
 from leafe_verl.environments import make
+from leafe_verl.plugin.precision import precision_problems
 from leafe_verl.plugin.rollout.playbook_file import read_playbook
 from leafe_verl.plugin.settings import RunSettings
 from leafe_verl.task_files import read_tasks
@@ -26,6 +27,7 @@ def find_problems(config: DictConfig) -> list[str]:
     problems += _model_problems(config.actor_rollout_ref.model.path)
     problems += [] if config.trainer.val_only else _batch_problems(config)
     problems += _determinism_problems(config)
+    problems += [] if config.trainer.val_only else precision_problems(config)
     values: Any = OmegaConf.to_container(config.leafe, resolve=True)
     try:
         settings = RunSettings.from_mapping(values)

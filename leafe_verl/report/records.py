@@ -202,7 +202,7 @@ def _tokens(step: StepRecord, action: Sequence[int] | None, feedback: Sequence[i
 
 def _example(tree: ExplorationTree, example: Example) -> dict[str, Any]:
     return {
-        "kind": example.kind.value,
+        "kind": "rejected" if example.rejected else example.kind.value,
         "attempt": example.attempt,
         "tokens": sum(example.sequence.mask),
         "parts": [part for part, _ in _parts(tree, example)],

@@ -146,6 +146,7 @@ _PROVENANCE = [
     pa.field("weight_version_max", pa.int64()),
     pa.field("collected_at", pa.timestamp("us", tz="UTC")),
     pa.field("has_tokens", pa.bool_()),  # null means true
+    pa.field("dtype", pa.string()),  # precision that rollout and trainer computed in; null if unknown
 ]
 _TASK = [
     _required("task_key", pa.string()),
@@ -206,6 +207,8 @@ class Provenance:
     """Time with a time zone, stored to the microsecond."""
     has_tokens: bool = True
     """Whether token ids and log-probs are stored. Evaluations store the text and the number of tokens alone."""
+    dtype: str | None = None
+    """Precision that rollout and trainer computed in, such as `float32`; None for trees of earlier versions."""
 
 
 def check_schema(schema: pa.Schema, where: object) -> None:

@@ -46,6 +46,9 @@ INVALID = {
     "leafe.distillation.incomplete_actions": ["false", None],
     "leafe.distillation.world_model_epochs": [0, 1.5],
     "leafe.distillation.share_prefixes": ["false", None],
+    "leafe.distillation.loss": ["ipo", None],
+    "leafe.distillation.dpo_beta": [0, None],
+    "leafe.distillation.control": ["cf", True],
     "leafe.playbook.path": [3],
     "leafe.playbook.max_characters": [0, None],
     "leafe.playbook.lessons": [0, None],
@@ -60,6 +63,7 @@ OPTIONAL = [
     "budget.environment_steps",
     "reflection.interval",
     "reflection.temperature",
+    "distillation.control",
     "playbook.path",
     "generation.chat_family",
 ]

@@ -71,7 +71,7 @@ def test_stage_two_alone_gives_the_losses_of_both_stages(two_stages, model, tmp_
     assert alone[1]["leafe/confirmations"] == both[1]["leafe/confirmations"] > 0
     examples = sum(alone[1][f"leafe/examples/{kind}"] for kind in ("counterfactual", "rehearsal", "recovery"))
     two_epochs = 2 * math.ceil(examples / MINI_BATCH)
-    assert alone[1]["leafe/optimizer_steps"] == both[1]["leafe/optimizer_steps"] == two_epochs > 0
+    assert alone[1]["leafe/updates"] == both[1]["leafe/updates"] == two_epochs > 0
     for term in ("loss_counterfactual", "loss_rehearsal", "loss_recovery", "grad_norm"):
         assert alone[1][f"actor/{term}"] == pytest.approx(both[1][f"actor/{term}"], rel=1e-5)
     assert "vLLMHttpServer" not in (tmp_path / "log.txt").read_text(errors="replace")

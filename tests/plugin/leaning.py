@@ -240,7 +240,7 @@ HOOKS = {
     "AgentLoopManagerTQ": "generate_sequences",
     "LLMServerClient": "generate",
     "ActorRolloutRefWorker": "init_model update_weights actor_worker_cls",
-    "TrainingWorker": "train_batch",
+    "TrainingWorker": "train_batch train_mini_batch",
     "FSDPEngine": "_build_module forward_backward_batch",
     "FSDPEngineWithLMHead": "prepare_model_inputs prepare_model_outputs",
 }

@@ -114,6 +114,17 @@ def test_unscored_attempts_are_said_and_tried_again(verl, evaluate, capsys):
     assert len(read_evaluation(evaluate.out)) == 4
 
 
+def test_another_precision_is_refused_on_the_same_store(verl, evaluate, capsys, monkeypatch):
+    monkeypatch.setenv("LEAFE_CPU_DTYPE", "float32")
+    evaluate("--attempts", "1")
+    assert read_manifest(evaluate.out).dtype == "float32"
+    monkeypatch.setenv("LEAFE_CPU_DTYPE", "bfloat16")
+    assert evaluate("--attempts", "2") == 1
+    shown = capsys.readouterr().err
+    assert "was computed in float32, and this run computes in bfloat16" in shown
+    assert "LEAFE_CPU_DTYPE=float32 computes in that precision" in shown
+
+
 @pytest.mark.parametrize(
     "given, said",
     [

@@ -6,6 +6,8 @@ const KINDS = {
   rehearsal: "L_reh, a successful attempt",
   recovery: "recovery, after a failed turn",
   hold: "hold, what the policy did at first",
+  preference: "DPO, the preferred action",
+  rejected: "DPO, the rejected action",
   world_model: "world model, the feedback",
 };
 
