@@ -49,6 +49,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_check(check: argparse.ArgumentParser) -> None:
     check.add_argument("--no-ray", action="store_true", help="do not start Ray to check one of its workers")
+    check.add_argument(
+        "--model",
+        metavar="PATH",
+        help="also ask this model's chat template whether and how turns can be appended to it",
+    )
     check.set_defaults(run=_check)
 
 
@@ -194,12 +199,15 @@ def _add_export(export: argparse.ArgumentParser) -> None:
         "--out", required=True, type=Path, metavar="FILE", help=".jsonl for trl; .parquet or .jsonl for verl"
     )
     export.add_argument("--format", choices=("trl", "verl"), default="trl", help="trainer that will read the file")
-    export.add_argument("--kinds", nargs="+", choices=("counterfactual", "rehearsal"), help="default both")
+    export.add_argument("--kinds", nargs="+", choices=("counterfactual", "rehearsal", "recovery"), help="default all")
     export.add_argument("--events", choices=("improved", "every", "success"), help="branching events to train on")
     export.add_argument("--target", choices=("action", "suffix"), help="what counterfactual examples train on")
     export.add_argument("--events-per-task", type=int, metavar="N")
     export.add_argument(
         "--rehearsal-share", type=float, metavar="SHARE", help="share of the successful attempts, from 0 to 1"
+    )
+    export.add_argument(
+        "--recovery-targets", type=int, metavar="N", help="recovery targets of one task that the trees hold, default 0"
     )
     export.add_argument("--seed", type=int, help="seed for choosing examples (default each tree's own)")
 
@@ -207,7 +215,7 @@ def _add_export(export: argparse.ArgumentParser) -> None:
 def _check(options: argparse.Namespace) -> int:
     from leafe_verl.check import run_checks
 
-    return run_checks(with_ray=not options.no_ray)
+    return run_checks(with_ray=not options.no_ray, model=options.model)
 
 
 def _summary(options: argparse.Namespace) -> int:

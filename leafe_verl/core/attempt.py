@@ -25,7 +25,7 @@ from leafe_verl.core.environment import (
     read_verdict,
 )
 from leafe_verl.core.given import GivenHistory
-from leafe_verl.core.policy import ContextOverflow, History, Policy, PolicyFailure, PolicyTimeout, annotate
+from leafe_verl.core.policy import ContextOverflow, History, Policy, PolicyFailure, PolicyTimeout, Turn, annotate
 from leafe_verl.core.reflection import experience_note
 from leafe_verl.core.rollback import roll_back
 from leafe_verl.core.settings import Settings
@@ -77,6 +77,8 @@ class AttemptRun:
     """Advice for the system prompt; empty for none."""
     rollback: RollbackPoint | None = None
     """None: the attempt starts at the root."""
+    action: Turn | None = None
+    """The only action, executed instead of a sampled one. None: actions are sampled until the attempt ends."""
     given: GivenHistory | None = None
     """Steps of an earlier attempt that the root goes on from. None: it begins at the task's start."""
     environment: Environment | None = field(default=None, init=False)
@@ -112,7 +114,8 @@ class AttemptRun:
         if self.rollback and self.rollback.experience is not None:
             note = PromptNote(self.rollback.step, experience_note(self.rollback.experience))
             prompt = await annotate(self.policy, history, note.text)
-        first, last = len(self.prefix) + 1, environment.horizon
+        first = len(self.prefix) + 1
+        last = first if self.action else environment.horizon
         for t in range(first, last + 1):
             is_over = await self._take_step(environment, history, prompt) or t == last
             if self._trains_on_observations and (is_over or window_moves(t, self.settings.context)):
@@ -154,7 +157,7 @@ class AttemptRun:
     async def _take_step(self, environment: Environment, history: History, prompt: History) -> bool:
         """Sample an action, execute and record it. Returns whether the environment ended the attempt."""
         snapshot = await self._call("snapshot", environment.snapshot)
-        action = await self.policy.act(prompt, self.request)
+        action = self.action or await self.policy.act(prompt, self.request)
         step = await self._call("step", environment.step, action.text)
         self._check_length(step.observation)
         error, command = bool(step.info.get("error")), step.info.get("action")

@@ -29,6 +29,8 @@ def _totals(tree: ExplorationTree) -> dict[str, int]:
     attempts, branches = tree.attempts, tree.branches()
     turns = [step.action for attempt in attempts for step in attempt.steps]
     reflections = [reflection for _, reflection in tree.reflections]
+    recoveries = tree.recoveries or []
+    executed = sum(recovery.outcome.scored for recovery in recoveries)
     return {
         "trees": 1,
         "trees_scored": int(any(attempt.outcome.scored for attempt in attempts)),
@@ -42,10 +44,14 @@ def _totals(tree: ExplorationTree) -> dict[str, int]:
         "reflections": len(reflections),
         "reflections_parsed": sum(reflection.parsed for reflection in reflections),
         "reflections_fallback": sum(not reflection.parsed for reflection in reflections),
-        "environment_steps": len(turns),
-        "replayed_steps": sum(attempt.replayed_steps for attempt in attempts),
+        "confirmations": executed,
+        "confirmations_confirmed": sum(recovery.confirmed for recovery in recoveries),
+        "confirmations_unscored": len(recoveries) - executed,
+        "environment_steps": tree.environment_steps,
+        "replayed_steps": tree.replayed_steps,
         "incomplete_actions": sum(not turn.complete for turn in turns),
-        "sampled_tokens": sum(len(turn.token_ids) for turn in turns) + sum(r.num_tokens for r in reflections),
+        "stopped_actions": sum(turn.num_added > 0 for turn in turns),
+        "sampled_tokens": sum(turn.num_sampled for turn in turns) + sum(r.num_tokens for r in reflections),
     }
 
 
@@ -100,6 +106,7 @@ def ratios(counts: Mapping[str, float]) -> dict[str, float]:
         "branch_improved": ("branches_improved", "branches_scored"),
         "branch_success": ("branches_succeeded", "branches_scored"),
         "reflection_parsed": ("reflections_parsed", "reflections"),
+        "confirmation_success": ("confirmations_confirmed", "confirmations"),
         "pivot_agreement": ("pivot_pairs_agreed", "pivot_pairs"),
     }
     groups = [key.removesuffix("_succeeded") for key in counts if re.fullmatch(r"branches_\w+_succeeded", key)]

@@ -111,33 +111,40 @@ def read_run(name: str, store: Path) -> EvaluationRun:
 def compare_runs(runs: Sequence[EvaluationRun], baseline: str | None, ks: Sequence[int] | None) -> EvaluationComparison:
     """Compare evaluations of one kind. The first is the baseline if `baseline` names none of them.
 
-    Raises ValueError for a k beyond what the attempts allow, and for one that shares no task with the baseline.
+    Raises ValueError for a k beyond what the attempts allow, for one that shares no task with the baseline, and for
+    evaluations that were computed in different precisions.
     """
+    _refuse_mixed_precision(runs)
     base = next((run for run in runs if run.name == baseline), runs[0])
     explores = base.manifest.explores
     chosen = SOLVED if explores else _checked_ks(runs, ks)
-    differences, shared = {}, {}
-    for run in runs:
-        if run is not base:
-            differences[run.name] = _differences(run, base, chosen)
-            shared[run.name] = len(run.results.keys() & base.results.keys())
+    others = [run for run in runs if run is not base]
     return EvaluationComparison(
         kind="trees" if explores else "attempts",
         ks=chosen,
         baseline=base.name,
         estimates={run.name: pass_estimates(run.results, chosen) for run in runs},
         curves={} if explores else {run.name: pass_estimates(run.results, ks_up_to(run.attempts)) for run in runs},
-        differences=differences,
-        shared=shared,
+        differences={run.name: _differences(run, base, chosen) for run in others},
+        shared={run.name: len(run.results.keys() & base.results.keys()) for run in others},
         recovery={run.name: recovery_estimates(run.recovery) for run in runs},
-        recovery_differences={
-            run.name: recovery_differences(run.recovery, base.recovery) for run in runs if run is not base
-        },
+        recovery_differences={run.name: recovery_differences(run.recovery, base.recovery) for run in others},
         failures={run.name: count_failures(run.recovery) for run in runs},
         spent={run.name: run.spent for run in runs},
         diagnostics={run.name: ratios(run.counts) for run in runs if run.manifest.explores},
         notes=[note for run in runs for note in _notes(run, base, chosen)],
     )
+
+
+def _refuse_mixed_precision(runs: Sequence[EvaluationRun]) -> None:
+    """Raise ValueError if two of the evaluations were computed in different precisions. Unknown ones are accepted."""
+    known = {run.name: run.manifest.dtype for run in runs if run.manifest.dtype}
+    if len({*known.values()}) > 1:
+        told = ", ".join(f"{name} in {dtype}" for name, dtype in known.items())
+        raise ValueError(
+            f"the evaluations were computed in different precisions: {told}. Expected one for all: evaluate again, "
+            "without a GPU with LEAFE_CPU_DTYPE=float32 or bfloat16 for all of them"
+        )
 
 
 def training_cost(runs: Sequence[str]) -> dict[str, float]:

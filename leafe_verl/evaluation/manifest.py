@@ -52,6 +52,8 @@ class Manifest:
     attempts."""
     collections: tuple[Mapping[str, Any], ...] = ()
     """One entry for each call that started verl: date, seed of the rollout, versions, machine."""
+    dtype: str | None = None
+    """Precision that was computed in, such as `float32`; None for evaluations of earlier versions."""
     given: Mapping[str, Any] | None = None
     """The failed histories that all attempts go on from (histories.py): `from`, the folder that they were drawn from;
     `turn`, the failed turn that they end with; `per_task` and `max_tasks`, at most how many; `seed` of the draw;
@@ -70,6 +72,8 @@ class Manifest:
     def differences(self, other: Manifest) -> list[str]:
         """Describe each setting in which two manifests differ, with this one's value first."""
         ours, theirs = _flat(self), _flat(other)
+        if None in (self.dtype, other.dtype):  # an earlier version did not write it down
+            del ours["dtype"], theirs["dtype"]
         return [
             f"{name} is {ours.get(name)!r}, not {theirs.get(name)!r}"
             for name in sorted(ours.keys() | theirs.keys())

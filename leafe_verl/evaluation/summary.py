@@ -29,6 +29,9 @@ SUMMED = {
     "sampled tokens": "leafe/sampled_tokens",
     "counterfactual examples": "leafe/examples/counterfactual",
     "rehearsal examples": "leafe/examples/rehearsal",
+    "recovery examples": "leafe/examples/recovery",
+    "trained tokens": "leafe/trained_tokens",
+    "optimiser steps": "leafe/updates",
 }
 """Label -> metric that is summed over the training steps; None: counted by `count_updates`."""
 

@@ -21,12 +21,14 @@ from omegaconf import DictConfig, OmegaConf
 from leafe_verl.checkpoints import hf_folder
 from leafe_verl.core import Task
 from leafe_verl.environments import make
+from leafe_verl.environments.code_environment import answers_with_code
 from leafe_verl.evaluation.given import GivenRun, render_given
 from leafe_verl.evaluation.histories import FOLDER
 from leafe_verl.evaluation.manifest import Manifest, fingerprint, read_manifest, write_manifest
 from leafe_verl.evaluation.report import render_evaluation
 from leafe_verl.evaluation.results import missing_attempts, read_evaluation
 from leafe_verl.plugin.given_histories import GivenHistories, GivenRequest, find_histories, require_room
+from leafe_verl.plugin.precision import describe_mixing, find_precision
 from leafe_verl.plugin.preflight import find_problems
 from leafe_verl.plugin.resolvers import read_variable
 from leafe_verl.plugin.settings import RunSettings
@@ -190,6 +192,7 @@ def _manifest(
         window=rollout.max_model_len or config.data.max_prompt_length + config.data.max_response_length,
         leafe=_decisive(values, request.loop),
         attempts=request.attempts,
+        dtype=find_precision(config),
         given=given.manifest if given else None,
     )
 
@@ -198,6 +201,8 @@ def _decisive(values: Mapping[str, Any], loop: str) -> dict[str, Any]:
     """The `leafe` settings that decide what is played; how fast, and what would be trained, are left out."""
     environment = {key: values["environment"][key] for key in ("name", "step_timeout", "options")}
     generation = {key: values["generation"][key] for key in ("max_tokens", "chat_family")}
+    if values["generation"]["stop_at"] and answers_with_code(environment["name"]):
+        generation["stop_at"] = values["generation"]["stop_at"]
     decisive = {"environment": environment, "generation": generation, "seed": values["seed"]}
     if loop == "explore":
         decisive |= {"budget": values["budget"], "reflection": values["reflection"]}
@@ -218,6 +223,8 @@ def _resumed(out: Path, manifest: Manifest) -> Manifest:
                 f"{out} holds attempts but no evaluation.json that says how they came; choose another --out"
             )
         return manifest
+    if present.dtype and manifest.dtype and present.dtype != manifest.dtype:
+        raise ValueError(describe_mixing(f"the evaluation in {out}", present.dtype, manifest.dtype))
     if differences := manifest.differences(present):
         raise ValueError(
             f"{out} was made with other settings; choose another --out, or give the same:\n"

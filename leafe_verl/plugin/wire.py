@@ -32,12 +32,26 @@ TREES_FROM_STORE = "trees_from_store"
 ATTEMPT = "leafe_attempt"
 """Key among the numbers that verl averages in validation: `PlainAttempt` as JSON. verl passes over texts."""
 
+REPLACED_EXAMPLES = "replaced_examples"
+"""Count in a tree record: examples that the tree gives to LEAFE, which the control of rehearsal replaces."""
+REPLACED_TOKENS = "replaced_tokens"
+"""Count in a tree record: tokens that these examples train in one epoch."""
+
 TERM = "leafe_term"
 """Column of a mini-batch, shape (rows,): index of the loss term that each example belongs to."""
 PARENTS = "leafe_parents"
 """Column of prefix trees, nested, (rows, tokens): `PrefixTree.parents`. Batches of examples do not have it."""
 TARGETS = "leafe_targets"
 """Column of prefix trees, nested, (rows, tokens, terms): number of examples of each term that train the token."""
+PAIR = "leafe_pair"
+"""Column of a mini-batch for DPO, shape (rows,): number of the pair in the phase; 0 for rows of no pair."""
+SIDE = "leafe_side"
+"""Column of a mini-batch for DPO, shape (rows,): 1 for the chosen row of a pair, -1 for the rejected one, else 0."""
+REFERENCE = "leafe_reference"
+"""Column of a mini-batch for DPO, shape (rows,): log-probability of the trained tokens before the phase began."""
+MARGIN = "leafe_margin"
+"""Column of a mini-batch for DPO, shape (rows,): by how much more the present policy prefers the chosen row of this
+row's pair to the rejected one than the reference does, as a difference of log-probabilities; 0 for rows of no pair."""
 MERGED = "leafe_merged"
 """Column of prefix trees, shape (rows,): total number of tokens of the row's examples before they were merged."""
 
@@ -84,6 +98,10 @@ class ExampleRecord:
     adjacent."""
     shared_tokens: int
     """Number of leading tokens that the example shares with the one at the place before it."""
+    trained_tokens: int = 0
+    """Number of tokens that the loss is computed on."""
+    rejected: bool = False
+    """Whether DPO trains the policy away from it. The chosen example of its pair is at the place before it."""
 
     @property
     def origin(self) -> tuple[str, int, int]:
@@ -141,6 +159,10 @@ class DistillationInfo:
     """Number of optimiser steps of the whole phase."""
     share_prefixes: bool
     """Whether examples that begin alike are merged into prefix trees."""
+    pairs: int = 0
+    """Number of pairs that DPO prefers one row of; 0 trains by plain SFT."""
+    dpo_beta: float = 0.1
+    """`leafe.distillation.dpo_beta`."""
 
     def to_extra_info(self) -> dict[str, Any]:
         """Return entries for a KVBatchMeta's `extra_info`, which verl hands to the workers with each mini-batch."""

@@ -121,6 +121,10 @@ def trained_tokens(tree: ExplorationTree, examples: Sequence[Example]) -> dict[P
 def _parts(tree: ExplorationTree, example: Example) -> Iterator[tuple[Part, tuple[int, ...]]]:
     """Yield the spans of trained tokens of one example. Each span is an action, or what lies between two actions."""
     mask, token_ids = example.sequence.mask, example.sequence.token_ids
+    if example.source is not None:
+        last = len(tree.path(example.source))
+        yield (example.source, last, ACTION), tuple(itertools.compress(token_ids, mask))
+        return
     for t, step in enumerate(tree.path(example.attempt), start=1):
         begin = len(step.history.token_ids)
         end = begin + len(step.action.token_ids)
@@ -200,7 +204,7 @@ def _tokens(step: StepRecord, action: Sequence[int] | None, feedback: Sequence[i
 
 def _example(tree: ExplorationTree, example: Example) -> dict[str, Any]:
     return {
-        "kind": example.kind.value,
+        "kind": "rejected" if example.rejected else example.kind.value,
         "attempt": example.attempt,
         "tokens": sum(example.sequence.mask),
         "parts": [part for part, _ in _parts(tree, example)],

@@ -19,6 +19,7 @@ from leafe_verl.core import (
     History,
     Message,
     Outcome,
+    Recovery,
     Reflection,
     StepRecord,
     Task,
@@ -50,6 +51,7 @@ def to_row(tree: ExplorationTree, provenance: Provenance, counts: Mapping[str, i
         "given": _steps_to_rows(tree.given, EMPTY),
         "attempts": [_attempt_to_row(tree, index) for index in range(len(tree.attempts))],
         "reflections": [reflection_to_row(attempt, reflection) for attempt, reflection in tree.reflections],
+        "recoveries": None if tree.recoveries is None else [_recovery_to_row(each) for each in tree.recoveries],
         **summarize(tree),
         "counts": None if counts is None else json.dumps(counts),
         "plain_attempts": None if counts is None else [each.as_mapping() for each in plain_attempts(tree)],
@@ -61,7 +63,8 @@ def to_row(tree: ExplorationTree, provenance: Provenance, counts: Mapping[str, i
 def from_row(row: Mapping[str, Any]) -> ExplorationTree:
     """Return the tree of a row. Unknown fields are ignored.
 
-    Raises ValueError if the row is not a tree: missing fields, rollback points outside the tree, unknown outcomes.
+    Raises ValueError if the row is not a tree: missing fields, rollback points or recovery targets outside the tree,
+    unknown outcomes.
     """
     row = map_text(dict(row), unescape)
     try:
@@ -70,6 +73,8 @@ def from_row(row: Mapping[str, Any]) -> ExplorationTree:
         tree.reflections += [(each["attempt"], _reflection_from_row(each)) for each in row["reflections"]]
         for attempt in row["attempts"]:
             tree.add(_attempt_from_row(tree, attempt))
+        if (recoveries := row.get("recoveries")) is not None:
+            tree.recoveries = [_recovery_from_row(tree, each) for each in recoveries]
     except (KeyError, IndexError, TypeError) as error:
         raise ValueError(f"task {row.get('task_key')!r}: no tree ({error!r})") from error
     return tree
@@ -93,8 +98,8 @@ def summarize(tree: ExplorationTree) -> Row:
         "num_improved": sum(tree.improved(index) for index, _ in branches),
         "solved": any(attempt.outcome is Outcome.SUCCESS for attempt in attempts),
         "best_return": max(returns, default=None),
-        "sampled_tokens": sum(len(action.token_ids) for action in actions) + reflection_tokens,
-        "environment_steps": len(actions),
+        "sampled_tokens": sum(action.num_sampled for action in actions) + reflection_tokens,
+        "environment_steps": tree.environment_steps,
         "history_key": history_key(tree.task, tree.given) if tree.given else None,
     }
 
@@ -120,6 +125,19 @@ def reflection_to_row(attempt: int, reflection: Reflection) -> Row:
 
 def _reflection_from_row(row: Row) -> Reflection:
     return Reflection(row["step"], row["experience"], row["parsed"], row["text"], row["num_tokens"], row["num_steps"])
+
+
+def _recovery_to_row(recovery: Recovery) -> Row:
+    return {**dataclasses.asdict(recovery), "outcome": recovery.outcome.value}
+
+
+def _recovery_from_row(tree: ExplorationTree, row: Row) -> Recovery:
+    attempt, step, source = row["attempt"], row["step"], row["source"]
+    if not (0 <= attempt < len(tree.attempts) and 2 <= step <= len(tree.path(attempt))):
+        raise ValueError(f"task {tree.task.key!r}: attempt {attempt} has no step {step} after a failed turn")
+    if not (0 <= source < len(tree.attempts) and tree.attempts[source].outcome is Outcome.SUCCESS):
+        raise ValueError(f"task {tree.task.key!r}: a recovery target is of attempt {source}, no successful one")
+    return Recovery(attempt, step, source, Outcome(row["outcome"]), row["replayed_steps"])
 
 
 def _attempt_to_row(tree: ExplorationTree, index: int) -> Row:
@@ -191,7 +209,8 @@ def _step_to_row(step: StepRecord, base: History) -> Row:
             "text": action.text,
             "token_ids": list(action.token_ids),
             "log_probs": None if action.log_probs is None else list(action.log_probs),
-            "num_tokens": len(action.token_ids),
+            "num_tokens": action.num_sampled,
+            "num_added": action.num_added,
             "complete": action.complete,
         },
         "observation": step.observation,
@@ -208,7 +227,11 @@ def _step_from_row(row: Row, base: History, before: StepRecord | None) -> StepRe
     log_probs = action.get("log_probs")
     token_ids = action.get("token_ids", ()) if "num_tokens" in action else action["token_ids"]
     turn = Turn(
-        action["text"], tuple(token_ids), None if log_probs is None else tuple(log_probs), complete=action["complete"]
+        action["text"],
+        tuple(token_ids),
+        None if log_probs is None else tuple(log_probs),
+        complete=action["complete"],
+        num_added=action.get("num_added") or 0,
     )
     error, failed, command = row["error"], row.get("failed"), row.get("command")
     if failed is None and error:  # a store of an earlier version, which has no verdicts

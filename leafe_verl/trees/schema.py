@@ -63,8 +63,9 @@ def _history(tokens: bool) -> pa.DataType:
 
 def _action(tokens: bool) -> pa.DataType:
     token_columns = [
-        _required("token_ids", pa.list_(pa.int32())),  # as sampled
+        _required("token_ids", pa.list_(pa.int32())),  # as sampled, then `num_added` others
         pa.field("log_probs", pa.list_(pa.float64())),  # natural logarithm, one for each token; null if unknown
+        pa.field("num_added", pa.int32()),  # end-of-turn tokens that nobody sampled; null means 0
     ]
     return pa.struct(
         [
@@ -129,6 +130,16 @@ REFLECTION = pa.struct(
     ]
 )
 
+RECOVERY = pa.struct(
+    [
+        _required("attempt", pa.int32()),  # index of the attempt whose step before `step` failed
+        _required("step", pa.int32()),  # t, at least 2, counted from 1 along that attempt's path
+        _required("source", pa.int32()),  # index of the successful attempt whose last action was executed there
+        _required("outcome", pa.string()),  # value of core.Outcome
+        _required("replayed_steps", pa.int32()),
+    ]
+)
+
 
 # A scored root, as core.recovery_figures.PlainAttempt keeps it.
 PLAIN_ATTEMPT = pa.struct(
@@ -151,6 +162,7 @@ _PROVENANCE = [
     pa.field("weight_version_max", pa.int64()),
     pa.field("collected_at", pa.timestamp("us", tz="UTC")),
     pa.field("has_tokens", pa.bool_()),  # null means true
+    pa.field("dtype", pa.string()),  # precision that rollout and trainer computed in; null if unknown
 ]
 _TASK = [
     _required("task_key", pa.string()),
@@ -166,7 +178,7 @@ _COMPUTED = [
     pa.field("solved", pa.bool_()),  # an attempt ended in success
     pa.field("best_return", pa.float64()),  # highest return of a scored attempt after any step; null if none
     pa.field("sampled_tokens", pa.int64()),  # tokens of actions and reflections
-    pa.field("environment_steps", pa.int64()),  # without replayed steps
+    pa.field("environment_steps", pa.int64()),  # of attempts and recovery targets, without replayed steps
     pa.field("history_key", pa.string()),  # names the given steps (core.given); null if there are none
 ]
 
@@ -175,6 +187,7 @@ def _schema(tokens: bool) -> pa.Schema:
     tree = [
         _required("attempts", pa.list_(_attempt(tokens))),  # in breadth-first order
         _required("reflections", pa.list_(REFLECTION)),  # in the order of their requests
+        pa.field("recoveries", pa.list_(RECOVERY)),  # in the order of their execution; null if they were not looked for
     ]
     evaluated = [  # null outside of evaluations
         pa.field("counts", pa.string()),  # counts of core.statistics as JSON
@@ -223,6 +236,8 @@ class Provenance:
     """Time with a time zone, stored to the microsecond."""
     has_tokens: bool = True
     """Whether token ids and log-probs are stored. Evaluations store the text and the number of tokens alone."""
+    dtype: str | None = None
+    """Precision that rollout and trainer computed in, such as `float32`; None for trees of earlier versions."""
 
 
 def check_schema(schema: pa.Schema, where: object) -> None:

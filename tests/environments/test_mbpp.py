@@ -16,7 +16,7 @@ from leafe_verl.environments.mbpp import CLOSING, MBPP
 
 REPOSITORY = Path(__file__).parents[2]
 DATA = REPOSITORY.parent / "shared" / "data" / "mbpp_train.jsonl"
-EMBEDDED = [REPOSITORY / "leafe_verl" / "data" / f"embedded_{split}.jsonl" for split in ("train", "heldout")]
+EMBEDDED = [REPOSITORY / "leafe_verl" / "data" / f"embedded_{split}.jsonl" for split in ("train", "dev", "heldout")]
 
 ROW = {
     "task_id": 5,

@@ -26,6 +26,7 @@ from leafe_verl.plugin.rollout.dataset import read_task
 from leafe_verl.plugin.rollout.evaluation import EvaluationDataset, validation_loop
 from leafe_verl.plugin.rollout.given_histories import HISTORY_FIELD
 from leafe_verl.trees import Provenance, TreeWriter
+from plugin.chat_templates import write_model
 
 LETTERS = "end_to_end.letters:Letters"
 
@@ -83,10 +84,7 @@ def source(tmp_path, letters):
 
 @pytest.fixture
 def evaluate(tmp_path, source):
-    model = tmp_path / "model"
-    model.mkdir()
-    for name in ("config.json", "model.safetensors"):
-        (model / name).write_text("{}")
+    model = write_model(tmp_path / "model")
 
     def run(*more, source=source, environment=f"leafe.environment.name={LETTERS}"):
         given = ["--model", str(model), "--from", str(source), "--out", str(run.out), "--device", "cpu"]

@@ -85,6 +85,23 @@ def test_examples_of_windowed_histories_come_back(tmp_path, method, window):
     assert compared > 10
 
 
+def test_added_tokens_come_back_and_are_not_counted_as_sampled(tmp_path):
+    tree = one_step(OPENING, Turn("R", (7, 8, 4), (-0.5, -0.5, 0.0), num_added=1))
+    assert to_row(tree, provenance())["sampled_tokens"] == 2
+    (read,) = stored(tmp_path, tree)
+    assert read.attempts == tree.attempts
+    assert verify(tmp_path).counts["sampled_tokens"] == count(tree, [])["sampled_tokens"] == 2
+
+
+def test_a_row_of_an_earlier_version_has_no_added_tokens():
+    row = to_row(one_step(OPENING, Turn("R", (7, 4))), provenance())
+    for added in ({"num_added": None}, {}):
+        action = row["attempts"][0]["steps"][0]["action"]
+        del action["num_added"]
+        action |= added
+        assert from_row(row).attempts[0].steps[0].action.num_added == 0
+
+
 def test_a_history_is_stored_as_what_it_adds(tmp_path):
     root, branch = to_row(rescued(), provenance())["attempts"]
     first, second = (step["history"] for step in root["steps"][:2])

@@ -7,7 +7,7 @@ from typing import Any
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
 
-from leafe_verl.core import ExplorationTree, Outcome
+from leafe_verl.core import ExplorationTree
 from leafe_verl.core.playbook import Delta, look_back
 from leafe_verl.core.recovery_figures import plain_attempts
 from leafe_verl.core.sft_examples import build_sequences
@@ -44,13 +44,13 @@ class EpisodeLoop(TaskLoop):
         if not attempt.outcome.scored:
             logger.warning("task %r: unscored attempt, %s: %s", task.key, attempt.outcome.value, attempt.error)
             return []
-        *earlier, last = [sequence for _, sequence in build_sequences(attempt.steps)]
-        info: dict[str, float | str] = {"acc": float(attempt.outcome is Outcome.SUCCESS)}
-        info["steps"] = float(len(attempt.steps))
-        for plain in plain_attempts(tree):  # one at most
-            info |= attempt_to_info(plain)
-        played = (policy, tree.total_return(0), 2 * len(attempt.steps), info)
-        record = TreeRecord(count(tree, []), task.key, plain_attempts(tree), delta=await self.learned(tree, policy))
+        # GRPO learns from the probabilities of what was sampled; an end-of-turn token that we added has none.
+        *earlier, last = [sequence for _, sequence in build_sequences(attempt.steps, added_tokens=False)]
+        (plain,) = plain_attempts(tree)
+        info: dict[str, float | str] = {"acc": float(plain.solved), "steps": float(plain.turns)}
+        info |= attempt_to_info(plain)
+        played = (policy, tree.total_return(0), 2 * plain.turns, info)
+        record = TreeRecord(count(tree, []), task.key, (plain,), delta=await self.learned(tree, policy))
         outputs = [self.output(sequence, *played) for sequence in earlier]
         return [*outputs, self.output(last, *played, record.to_extra_fields())]
 

@@ -16,6 +16,7 @@ from leafe_verl.core import Example, ExplorationTree
 from leafe_verl.core.given import GivenHistory, count_after_given
 from leafe_verl.core.statistics import count
 from leafe_verl.evaluation.results import missing_attempts, read_evaluation
+from leafe_verl.plugin.precision import find_precision
 from leafe_verl.plugin.rollout.dataset import TaskDataset, read_task
 from leafe_verl.plugin.rollout.episode_loops import EpisodeLoop
 from leafe_verl.plugin.rollout.explore_loops import ExploreLoop
@@ -53,6 +54,7 @@ class RecordingLoop(TaskLoop):
             seed=self.environment_seed,
             model=self.config.actor_rollout_ref.model.path,
             has_tokens=False,
+            dtype=find_precision(self.config),
         )
         self.worker.tree_writer(store).append(tree, provenance, self.counts(tree, examples))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
+import transfer_queue as tq
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.workers.engine_workers import ActorRolloutRefWorker
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
     # Both import verl.trainer.ppo.v1, which imports this module: a Ray worker that imports them first could not.
     from leafe_verl.plugin.rollout.replay_buffer import ProgressReplayBuffer
     from leafe_verl.plugin.rollout.rollout_worker import RolloutManager
+
+
+TRAINED_TOKENS = "leafe/trained_tokens"
+"""Metric: number of tokens that a step computed the loss on, in all its epochs."""
+UPDATES = "leafe/updates"
+"""Metric: number of optimiser steps of a training step."""
 
 
 class EpisodeTrainer(CheckpointingTrainer):
@@ -178,3 +185,11 @@ class GRPOTrainer(EpisodeTrainer):
         """Log the counts of the batch's attempts, then balance the batch as verl does."""
         self._log_counts(tree_records(batch), metrics)
         return super()._balance_batch(batch, metrics, logging_prefix, keep_minibatch)
+
+    def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        """Log how much is trained on, then update the policy as verl does."""
+        actor, rollout = self.config.actor_rollout_ref.actor, self.config.actor_rollout_ref.rollout
+        rows = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["response_mask"])
+        metrics[TRAINED_TOKENS] = actor.ppo_epochs * int(sum(mask.sum() for mask in rows["response_mask"].unbind()))
+        metrics[UPDATES] = actor.ppo_epochs * (len(batch) // (actor.ppo_mini_batch_size * rollout.n))
+        return super()._update_actor(batch, metrics)

@@ -4,6 +4,10 @@
 const KINDS = {
   counterfactual: "L_cf, the revised action",
   rehearsal: "L_reh, a successful attempt",
+  preference: "DPO, the preferred action",
+  rejected: "DPO, the rejected action",
+  recovery: "recovery, after a failed turn",
+  hold: "hold, what the policy did at first",
   world_model: "world model, the feedback",
 };
 

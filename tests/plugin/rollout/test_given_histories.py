@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("verl", reason="verl is not installed")
 
+from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
 from end_to_end.tiny_model import make_tiny_model
@@ -95,9 +96,8 @@ def go_on(folder, given, world, answer="R"):
     loop.rollout_config, loop.tokenizer = SimpleNamespace(calculate_log_probs=False), Tokenizer()
     evaluation = {"store": store, "given": str(folder / "histories")}
     loop.settings = RunSettings.from_mapping({"evaluation": evaluation, "environment": {"horizon": 4}})
-    loop.config = SimpleNamespace(
-        trainer=SimpleNamespace(experiment_name="out"),
-        actor_rollout_ref=SimpleNamespace(model=SimpleNamespace(path="tiny")),
+    loop.config = OmegaConf.create(
+        {"trainer": {"experiment_name": "out"}, "actor_rollout_ref": {"model": {"path": "tiny"}}}
     )
     loop.server_manager = SimpleNamespace(worker_state=WorkerState())
     explorer = Explorer(world, policy, Settings.from_mapping({"environment": {"horizon": 4}}))
