@@ -118,8 +118,8 @@ class Explorer:
             f"attempt {name}",
             self.playbook,
             rollback,
-            action,
-            given,
+            action=action,
+            given=given,
         )
         return await attempt.play()
 

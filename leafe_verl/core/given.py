@@ -12,7 +12,6 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from leafe_verl.core.recovery_figures import executed
 from leafe_verl.core.task import Task
 from leafe_verl.core.tree import ExplorationTree, Outcome, StepRecord
 
@@ -73,7 +72,7 @@ def choose_histories(histories: Sequence[GivenHistory], number: int, seed: int) 
     texts = [f"{seed}:{history.task.key}" for history in histories[:1]]
     draw = random.Random("".join(texts).encode("utf-8", "surrogatepass"))
     shuffled = draw.sample(sorted(known), len(known))
-    programs = {key: tuple(executed(step) for step in known[key].steps) for key in shuffled}
+    programs = {key: tuple(step.executed for step in known[key].steps) for key in shuffled}
     first = {program: key for key, program in reversed(programs.items())}
     preferred = sorted(shuffled, key=lambda key: first[programs[key]] != key)
     return [known[key] for key in sorted(preferred[:number])]
@@ -83,9 +82,9 @@ def count_after_given(tree: ExplorationTree) -> dict[str, int]:
     """Count what the scored roots of a tree did in the first turn after its given history."""
     played = [each for each in tree.attempts if each.branch is None and each.outcome.scored and each.steps]
     at_once = [each for each in played if len(each.steps) == 1 and each.outcome is Outcome.SUCCESS]
-    failed = executed(tree.given[-1])
+    failed = tree.given[-1].executed
     return {
         "given/next_turns": len(played),
         "given/next_turns_solved": len(at_once),
-        "given/next_turns_repeated": sum(executed(each.steps[0]) == failed for each in played),
+        "given/next_turns_repeated": sum(each.steps[0].executed == failed for each in played),
     }

@@ -20,7 +20,7 @@ from leafe_verl.core.attempt import RollbackPoint
 from leafe_verl.core.concurrency import gather_or_cancel
 from leafe_verl.core.policy import Turn
 from leafe_verl.core.settings import Settings
-from leafe_verl.core.tree import Attempt, ExplorationTree, Outcome, Recovery, StepRecord
+from leafe_verl.core.tree import Attempt, ExplorationTree, Outcome, Recovery
 
 Execute = Callable[[RollbackPoint, str, Turn], Coroutine[Any, Any, Attempt]]
 """Rolls an environment back, executes one action there, and returns that as an attempt. The text names the request."""
@@ -64,7 +64,7 @@ def draw_pairs(tree: ExplorationTree, settings: Settings) -> Iterator[Pair]:
     for number in range(len(places) * len(sources)):
         attempt, step = places[number % len(places)]
         source = sources[(number + number // begun) % len(sources)]
-        if program(tree.path(source)[-1]) != program(tree.path(attempt)[step - 2]):
+        if tree.path(source)[-1].executed != tree.path(attempt)[step - 2].executed:
             yield (attempt, step), source
 
 
@@ -78,7 +78,7 @@ def distinct_failures(tree: ExplorationTree) -> list[Place]:
         if attempt.branch is None and attempt.outcome.scored:
             for step, before in enumerate(attempt.steps[:-1], start=2):
                 if before.failed:
-                    places.setdefault(tuple(map(program, attempt.steps[: step - 1])), (index, step))
+                    places.setdefault(tuple(each.executed for each in attempt.steps[: step - 1]), (index, step))
     return [*places.values()]
 
 
@@ -90,13 +90,8 @@ def distinct_successes(tree: ExplorationTree, *, incomplete: bool) -> list[int]:
     sources: dict[str, int] = {}
     for index, attempt in enumerate(tree.attempts):
         if attempt.outcome is Outcome.SUCCESS and (attempt.steps[-1].action.complete or incomplete):
-            sources.setdefault(program(attempt.steps[-1]), index)
+            sources.setdefault(attempt.steps[-1].executed, index)
     return [*sources.values()]
-
-
-def program(step: StepRecord) -> str:
-    """Return what the environment executed of a step's action, which token ids and remarks around it do not change."""
-    return (step.action.text if step.command is None else step.command).strip()
 
 
 def _max_executions(tree: ExplorationTree, settings: Settings) -> int:

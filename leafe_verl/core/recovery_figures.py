@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from leafe_verl.core.tree import Attempt, ExplorationTree, Outcome, StepRecord
+from leafe_verl.core.tree import Attempt, ExplorationTree, Outcome
 
 PREFIX = "recovery/"
 """Prefix of all counts of this module."""
@@ -74,13 +74,8 @@ def _plain_attempt(root: Attempt) -> PlainAttempt:
         solved=root.outcome is Outcome.SUCCESS,
         turns=len(root.steps),
         failed=tuple(t for t, _, _ in followed),
-        repeats=sum(executed(step) == executed(following) for _, step, following in followed),
+        repeats=sum(step.executed == following.executed for _, step, following in followed),
     )
-
-
-def executed(step: StepRecord) -> str:
-    """Return what the environment executed of a step's action; the whole action if it does not say."""
-    return (step.action.text if step.command is None else step.command).strip()
 
 
 def count_recovery(attempts: Sequence[PlainAttempt]) -> dict[str, float]:

@@ -8,6 +8,18 @@ TAGS = {"<think>": "</think>", "[THINK]": "[/THINK]", "<seed:think>": "</seed:th
 """How models open and close a thought: Qwen3 and DeepSeek-R1, Magistral, Seed-OSS, Kimi."""
 
 
+def end_of_thoughts(text: str, *, opened: bool = False) -> int | None:
+    """Return after how many characters a turn's last thought closes: 0 without a thought, None if it goes on.
+
+    Args:
+        opened: Whether the prompt has opened a thought, so that the text begins within one.
+    """
+    begin, end = (max(text.rfind(tag) for tag in tags) for tags in (TAGS, TAGS.values()))
+    if begin > end or (opened and end < 0):
+        return None
+    return max(end, 0)
+
+
 def without_thoughts(text: str, *, opened: bool = False) -> str:
     """Return the answer in a turn's text.
 

@@ -66,6 +66,11 @@ class StepRecord:
     """Whether the action has failed, as the environment says: an error, or a verdict that is not success. None where it
     has no verdict, as on a step that only leads on; see `core.environment.read_verdict`."""
 
+    @property
+    def executed(self) -> str:
+        """What the environment executed of the action, which token ids and remarks around it do not change."""
+        return (self.action.text if self.command is None else self.command).strip()
+
 
 @dataclass(frozen=True)
 class Branch:

@@ -65,8 +65,11 @@ class CodeEnvironment(StateEnvironment[CodeState]):
             terminated=solved,
             truncated=False,
             info={
-                **{"success": solved, "error": not solved, "action": extract_code(action)},
-                **{"passed": verdict.passed, "total": len(verdict.tests)},
+                "success": solved,
+                "error": not solved,
+                "action": extract_code(action),
+                "passed": verdict.passed,
+                "total": len(verdict.tests),
             },
         )
 

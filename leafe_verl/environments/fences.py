@@ -17,6 +17,8 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from leafe_verl.core.thoughts import end_of_thoughts
+
 PYTHON = ("python", "py", "python3")
 """Languages of a block that is code. A block without a language may be code too."""
 PAUSES = ("\n```", "\n ```", "\n  ```", "\n   ```")
@@ -32,9 +34,9 @@ _FENCE = re.compile(r"^ {0,3}(`{3,}(?=[^`\n]*$)|~{3,})([^\n]*)$", re.MULTILINE)
 def find_code_end(answer: str, in_thought: bool = False) -> int | None:
     """Return the number of characters up to the end of the fence that ends the answer; None if it is not over.
 
-    `in_thought` says whether the prompt ends with `<think>`, so that the answer begins inside a thought.
+    `in_thought` says whether the prompt has opened a thought, so that the answer begins inside one.
     """
-    begin = _end_of_thoughts(answer, in_thought)
+    begin = end_of_thoughts(answer, opened=in_thought)
     if begin is None:
         return None
     opened: _Fence | None = None
@@ -83,14 +85,6 @@ class _Fence:
 def _read_fences(answer: str, begin: int) -> Iterator[_Fence]:
     for match in _FENCE.finditer(answer, begin):
         yield _Fence(match[1], match[2].strip(), match.start(), match.end(1), match.end())
-
-
-def _end_of_thoughts(answer: str, in_thought: bool) -> int | None:
-    """Return where the last thought ends, 0 if there is none; None if it has not ended."""
-    begin, end = answer.rfind("<think>"), answer.rfind("</think>")
-    if begin > end or (in_thought and end < 0):
-        return None
-    return max(end, 0)
 
 
 def _is_program(code: str) -> bool:

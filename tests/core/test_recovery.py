@@ -13,7 +13,7 @@ import pytest
 from fakes import ScriptedPolicy, experience_in, grow, reflection, turns_in
 from leafe_verl.core import ExplorationTree, Kind, Outcome, Settings, Task, build_examples
 from leafe_verl.core.environment import call_within
-from leafe_verl.core.recovery import distinct_failures, distinct_successes, program
+from leafe_verl.core.recovery import distinct_failures, distinct_successes
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.core.statistics import count, ratios
 from quiz import RIGHT, Quiz, confirm, played
@@ -38,7 +38,7 @@ class TestPairs:
 
     def test_an_action_without_a_command_is_its_own_program(self):
         step = played(["x", "y"]).path(0)[0]
-        assert program(step) == "x" and program(dataclasses.replace(step, command=None)) == "x"
+        assert step.executed == "x" and dataclasses.replace(step, command=None).executed == "x"
 
     def test_the_failed_action_itself_is_never_a_target(self):
         # "a" is wrong after "x" and right before it.

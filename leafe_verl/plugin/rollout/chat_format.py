@@ -81,6 +81,16 @@ class ChatFormat:
         system, first, *rest = messages
         return [{**first, "content": f"{system['content']}\n\n{first['content']}"}, *rest]
 
+    def is_control(self, token_id: int) -> bool:
+        """Return whether a token stands for no text, as those that end a turn."""
+        tokenizer = self.builder.tokenizer
+        return token_id == tokenizer.eos_token_id or token_id in tokenizer.control.values()
+
+    def turn_tokens(self, text: str, *, complete: bool) -> tuple[int, ...]:
+        """Return the tokens of a turn that this model did not sample, closed as the template closes one."""
+        closing = (self.end_of_turn,) if complete else ()
+        return (*self.builder.tokenizer.encode_text(text), *closing)
+
     def answer(self, token_ids: Sequence[int]) -> str:
         """Return the text of a turn without its special tokens and without its thoughts."""
         tokenizer = self.builder.tokenizer

@@ -29,7 +29,7 @@ def _respelled(token_id: int) -> str:
 
 
 class TextKeepingTokenizer:
-    """A tokenizer whose `apply_chat_template` reads messages as text. Everything else is the tokenizer's own."""
+    """A tokenizer whose `apply_chat_template` and `encode_text` keep text as text. The rest is the tokenizer's own."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -54,6 +54,12 @@ class TextKeepingTokenizer:
         token_ids = self._encode(self._tokenizer.apply_chat_template(marked, **plain))
         return {"input_ids": token_ids} if options.get("return_dict", True) else token_ids
 
+    def encode_text(self, text: str) -> list[int]:
+        """Return the tokens of a text, without the tokens that begin and end one, and with no control token."""
+        if not self._spells_control(text):
+            return list(self._tokenizer.encode(text, add_special_tokens=False))
+        return self._encode(self._with_marks(text))
+
     def _spells_control(self, text: str) -> bool:
         """Return whether the tokenizer may find a control token in a text, which full-width letters may spell too."""
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
@@ -63,10 +69,11 @@ class TextKeepingTokenizer:
 
     def _marked(self, message: Mapping[str, Any]) -> dict[str, Any]:
         content = message.get("content")
-        if not isinstance(content, str):
-            return dict(message)
+        return {**message, "content": self._with_marks(content)} if isinstance(content, str) else dict(message)
+
+    def _with_marks(self, text: str) -> str:
         numbers = {spelling: number for number, spelling in enumerate(self.control)}
-        return {**message, "content": self._spelled.sub(lambda found: _mark(numbers[found[0]]), content)}
+        return self._spelled.sub(lambda found: _mark(numbers[found[0]]), text)
 
     def _encode(self, rendered: str) -> list[int]:
         spellings = list(self.control)

@@ -122,7 +122,7 @@ class RecordedGivenLoop(RecordingLoop):
         """Return the row's history in the tokens of this model."""
         folder = str(self.settings.evaluation.given)
         histories = await asyncio.to_thread(self.worker.given_histories, folder)
-        return in_own_tokens(histories[extra_info[HISTORY_FIELD]], self.tokenizer)
+        return in_own_tokens(histories[extra_info[HISTORY_FIELD]], self.chat)
 
 
 class EvaluationDataset(TaskDataset):

@@ -9,6 +9,7 @@ from typing import Any
 from leafe_verl.core import Turn
 from leafe_verl.core.given import GivenHistory
 from leafe_verl.evaluation.histories import DrawnHistory, read_histories
+from leafe_verl.plugin.rollout.chat_format import ChatFormat
 from leafe_verl.plugin.rollout.collected import fingerprint
 from leafe_verl.plugin.rollout.dataset import task_row
 
@@ -26,27 +27,24 @@ def history_rows(folder: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def in_own_tokens(drawn: DrawnHistory, tokenizer: Any) -> GivenHistory:
-    """Return a history whose actions are tokens of `tokenizer`: those that were sampled, or else those of their text.
+def in_own_tokens(drawn: DrawnHistory, chat: ChatFormat) -> GivenHistory:
+    """Return a history whose actions are tokens of this model: those that were sampled, or else those of their text.
 
     The sampled tokens are taken if they were stored with a tokenizer of the same fingerprint and decode to the stored
     text. Otherwise the text is tokenised and, if the turn was complete, closed as this model closes its own turns. What
     stands before, between and after the turns is this model's chat template either way.
     """
+    tokenizer = chat.builder.tokenizer
     own = fingerprint(str(tokenizer.chat_template), len(tokenizer))
     same = drawn.provenance.has_tokens and drawn.provenance.tokenizer == own
     steps = (
-        step if same and _decodes(step.action, tokenizer) else replace(step, action=_tokenise(step.action, tokenizer))
+        step
+        if same and chat.answer(step.action.token_ids) == step.action.text
+        else replace(step, action=_tokenise(step.action, chat))
         for step in drawn.history.steps
     )
     return replace(drawn.history, steps=tuple(steps))
 
 
-def _decodes(turn: Turn, tokenizer: Any) -> bool:
-    return bool(tokenizer.decode(list(turn.token_ids), skip_special_tokens=True) == turn.text)
-
-
-def _tokenise(turn: Turn, tokenizer: Any) -> Turn:
-    token_ids = tokenizer.encode(turn.text, add_special_tokens=False)
-    closing = [tokenizer.eos_token_id] if turn.complete else []
-    return Turn(turn.text, (*token_ids, *closing), complete=turn.complete)
+def _tokenise(turn: Turn, chat: ChatFormat) -> Turn:
+    return Turn(turn.text, chat.turn_tokens(turn.text, complete=turn.complete), complete=turn.complete)

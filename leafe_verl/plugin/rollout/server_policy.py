@@ -29,12 +29,12 @@ from leafe_verl.core.policy import (
 )
 from leafe_verl.core.settings import GenerationSettings, ReflectionSettings
 from leafe_verl.plugin.rollout.chat_format import ChatFormat
-from leafe_verl.plugin.rollout.turn_end import count_tokens, special_tokens
+from leafe_verl.plugin.rollout.turn_end import count_tokens
 
 MAX_PAUSES = 8
 """Number of pieces of an action after which the rest is sampled at once: an answer of fences makes few requests."""
 TAIL = 8
-"""Number of last tokens that hold the text at which vLLM stopped, or the opening of a thought in a prompt."""
+"""Number of last tokens that hold the text at which vLLM stopped."""
 
 
 @dataclass
@@ -171,11 +171,11 @@ class ServerPolicy:
         if self.find_end is None:
             return None
         tokenizer = self.builder.tokenizer
-        characters = self.find_end(tokenizer.decode(turn.token_ids), self._opens_thought(history))
+        characters = self.find_end(tokenizer.decode(turn.token_ids), self.chat.opens_thought)
         kept = None if characters is None else count_tokens(tokenizer.decode, turn.token_ids, characters)
         if kept is None or len(history.token_ids) + kept >= self.window:
             return None
-        by_itself = turn.token_ids[-1] in special_tokens(tokenizer)
+        by_itself = self.chat.is_control(turn.token_ids[-1])
         if by_itself and not tokenizer.decode(turn.token_ids[kept:], skip_special_tokens=True).strip():
             return turn
         token_ids = (*turn.token_ids[:kept], self.chat.end_of_turn)
@@ -185,13 +185,10 @@ class ServerPolicy:
     def _paused(self, turn: Turn) -> bool:
         """Return whether the server stopped at one of `pauses`."""
         tokenizer, token_ids = self.builder.tokenizer, turn.token_ids
-        if len(token_ids) >= self.generation.max_tokens or token_ids[-1] in special_tokens(tokenizer):
+        if len(token_ids) >= self.generation.max_tokens or self.chat.is_control(token_ids[-1]):
             return False
         tail = tokenizer.decode(token_ids[-TAIL:], skip_special_tokens=True)
         return any(pause in tail for pause in self.pauses)
-
-    def _opens_thought(self, history: History) -> bool:
-        return bool(self.builder.tokenizer.decode(history.token_ids[-TAIL:]).rstrip().endswith("<think>"))
 
     def _identity(self, request: str, length: int) -> tuple[str, dict[str, int]]:
         """Return the id of a request and, for full determinism, its sampling seed.

@@ -1,18 +1,9 @@
-"""Where a turn is over, in tokens: the tokens that stand for no text, and those that hold so many characters."""
+"""Where a turn is over, in tokens, if it is known in characters."""
 
 from __future__ import annotations
 
 import bisect
-import functools
 from collections.abc import Callable, Sequence
-from typing import Any
-
-
-@functools.lru_cache(maxsize=16)
-def special_tokens(tokenizer: Any) -> frozenset[int]:
-    """Return the tokens that stand for no text, such as those that end a turn."""
-    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return frozenset(added | {*tokenizer.all_special_ids, tokenizer.eos_token_id})
 
 
 def count_tokens(decode: Callable[[Sequence[int]], str], token_ids: Sequence[int], characters: int) -> int | None:

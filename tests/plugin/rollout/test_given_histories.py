@@ -19,6 +19,7 @@ from fakes import TASK, DriftingCorridor, ScriptedPolicy, World, grow
 from leafe_verl.core import Explorer, Outcome, Settings, Turn
 from leafe_verl.core.given import GivenHistory
 from leafe_verl.evaluation.histories import DrawnHistory, FirstTurns, write_histories
+from leafe_verl.plugin.rollout.chat_format import ask_tokenizer
 from leafe_verl.plugin.rollout.collected import fingerprint
 from leafe_verl.plugin.rollout.dataset import TASK_FIELD
 from leafe_verl.plugin.rollout.evaluation import RecordedGivenLoop
@@ -42,37 +43,56 @@ def drawn(action, world=None, **provenance):
     return DrawnHistory(history, Provenance(seed=7, **provenance), FirstTurns(3, 1))
 
 
+@pytest.fixture(scope="module")
+def chat(tokenizer):
+    return ask_tokenizer(tokenizer)
+
+
 def tokens_of(found):
     return found.steps[0].action.token_ids
 
 
-def test_sampled_tokens_are_taken_where_the_tokenizer_is_the_same(tokenizer):
+def test_sampled_tokens_are_taken_where_the_tokenizer_is_the_same(tokenizer, chat):
     own = fingerprint(str(tokenizer.chat_template), len(tokenizer))
     sampled = (*tokenizer.encode("a"), *tokenizer.encode("b"), tokenizer.eos_token_id)
     given = drawn(Turn("ab", sampled), tokenizer=own)
-    assert tokens_of(in_own_tokens(given, tokenizer)) == sampled
+    assert tokens_of(in_own_tokens(given, chat)) == sampled
 
 
 @pytest.mark.parametrize(
     "provenance",
     [{"tokenizer": "another"}, {"tokenizer": None}, {"tokenizer": "own", "has_tokens": False}],
 )
-def test_tokens_of_another_tokenizer_are_never_taken(tokenizer, provenance):
+def test_tokens_of_another_tokenizer_are_never_taken(tokenizer, chat, provenance):
     own = fingerprint(str(tokenizer.chat_template), len(tokenizer))
     known = {**provenance, "tokenizer": own if provenance["tokenizer"] == "own" else provenance["tokenizer"]}
-    found = in_own_tokens(drawn(Turn("ab", (48, 49, 50)), **known), tokenizer)
+    found = in_own_tokens(drawn(Turn("ab", (48, 49, 50)), **known), chat)
     assert tokens_of(found) == (*tokenizer.encode("ab"), tokenizer.eos_token_id)
 
 
-def test_tokens_that_do_not_give_the_text_are_not_taken(tokenizer):
+def test_tokens_that_do_not_give_the_text_are_not_taken(tokenizer, chat):
     own = fingerprint(str(tokenizer.chat_template), len(tokenizer))
-    found = in_own_tokens(drawn(Turn("ab", tuple(tokenizer.encode("xyz"))), tokenizer=own), tokenizer)
+    found = in_own_tokens(drawn(Turn("ab", tuple(tokenizer.encode("xyz"))), tokenizer=own), chat)
     assert tokens_of(found) == (*tokenizer.encode("ab"), tokenizer.eos_token_id)
 
 
-def test_a_turn_that_the_limit_cut_is_not_closed(tokenizer):
-    found = in_own_tokens(drawn(Turn("ab", (), complete=False), has_tokens=False), tokenizer)
+def test_a_turn_that_the_limit_cut_is_not_closed(tokenizer, chat):
+    found = in_own_tokens(drawn(Turn("ab", (), complete=False), has_tokens=False), chat)
     assert tokens_of(found) == tuple(tokenizer.encode("ab")) and not found.steps[0].action.complete
+
+
+def test_a_turn_is_closed_and_read_as_the_model_s_own_template_would(tokenizer, chat):
+    end = tokenizer.convert_tokens_to_ids("<|im_start|>")  # as if eos were not what ends a turn
+    other = dataclasses.replace(chat, end_of_turn=end)
+    tokens = tokens_of(in_own_tokens(drawn(Turn("a<|im_end|>b", ()), has_tokens=False), other))
+    assert tokens[-1] == end and tokenizer.eos_token_id not in tokens
+    assert tokenizer.decode(tokens[:-1]) == "a<|im_end|>b"
+
+
+def test_sampled_thoughts_are_kept_though_they_are_no_part_of_the_text(tokenizer, chat):
+    own = fingerprint(str(tokenizer.chat_template), len(tokenizer))
+    sampled = (*tokenizer.encode("<think>no</think>ab"), tokenizer.eos_token_id)
+    assert tokens_of(in_own_tokens(drawn(Turn("ab", sampled), tokenizer=own), chat)) == sampled
 
 
 class Tokenizer:
@@ -94,6 +114,9 @@ def go_on(folder, given, world, answer="R"):
     policy.weight_versions, policy.seconds = {3}, 0.5
     loop = object.__new__(RecordedGivenLoop)
     loop.rollout_config, loop.tokenizer = SimpleNamespace(calculate_log_probs=False), Tokenizer()
+    loop.chat = SimpleNamespace(
+        builder=SimpleNamespace(tokenizer=loop.tokenizer), turn_tokens=lambda text, complete: (*map(ord, text), 4)
+    )
     evaluation = {"store": store, "given": str(folder / "histories")}
     loop.settings = RunSettings.from_mapping({"evaluation": evaluation, "environment": {"horizon": 4}})
     loop.config = OmegaConf.create(

@@ -1,6 +1,7 @@
 """Token-exactness across turns, limits and failures of the served policy, with a scripted server."""
 
 import asyncio
+import dataclasses
 import hashlib
 import json
 from types import SimpleNamespace
@@ -312,6 +313,7 @@ def test_an_action_that_the_limit_cut_behind_the_fence_is_complete_up_to_it(toke
 def test_a_thought_that_the_prompt_opens_holds_no_end(tokenizer):
     served = policy(tokenizer, PausingServer(tokenizer, f"{CODE}\n</think>\n{CODE}\nDone"), window=1024)
     served.find_end, served.pauses, served.generation = find_code_end, PAUSES, GenerationSettings(max_tokens=200)
+    served.chat = dataclasses.replace(served.chat, opens_thought=True)
     opening = History(tuple(tokenizer.encode("<|im_start|>assistant\n<think>\n")), ({"role": "user", "content": "go"},))
     turn = asyncio.run(served.act(opening, "attempt 0"))
     assert turn.token_ids == (*tokenizer.encode(f"{CODE}\n</think>\n{CODE}"), tokenizer.eos_token_id)
