@@ -230,7 +230,7 @@ def _summary(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from leafe_verl.plugin.given_histories import GivenRequest
+    from leafe_verl.plugin.given_request import GivenRequest
     from leafe_verl.plugin.launch import EvaluationRequest, evaluate
 
     given = None

@@ -25,7 +25,8 @@ else
     [ -n "${MODEL:-}" ] || OVERRIDES=(leafe.environment.horizon=2 "${OVERRIDES[@]}")
 fi
 HALF=$(((STEPS + 1) / 2))
-LEAFE_BUDGET=(leafe.budget.environment_steps="$BUDGET" leafe.budget.attempts="$BUDGET")
+# The paper's method, not the recipes' recommended one.
+LEAFE_BUDGET=(preset=paper leafe.budget.environment_steps="$BUDGET" leafe.budget.attempts="$BUDGET")
 
 # training NAME RECIPE MODEL STEPS [OVERRIDE...]
 training() {

@@ -117,17 +117,14 @@ def test_a_merge_of_an_earlier_version_is_done_again(tmp_path, trained, merger):
 
 
 @pytest.mark.end_to_end
-def test_without_the_metadata_the_checkpoint_is_refused(tmp_path, trained):
-    step = checkpoint(tmp_path, trained, meta=False)
-    with pytest.raises(ValueError, match="lora_alpha=0.*lora_train_meta.json"):
-        hf_folder(str(step))
-    assert not (step / "merged").exists()
-
-
-@pytest.mark.end_to_end
-def test_a_checkpoint_of_the_adapter_alone_is_refused(tmp_path, trained):
-    step = checkpoint(tmp_path, trained, only_lora=True)
-    with pytest.raises(ValueError, match="could not merge|save_lora_only"):
+@pytest.mark.parametrize(
+    "saved, reason",
+    [({"meta": False}, "lora_alpha=0.*lora_train_meta.json"), ({"only_lora": True}, "could not merge|save_lora_only")],
+    ids=["without its metadata", "the adapter alone"],
+)
+def test_a_checkpoint_that_cannot_be_merged_is_refused(tmp_path, trained, saved, reason):
+    step = checkpoint(tmp_path, trained, **saved)
+    with pytest.raises(ValueError, match=reason):
         hf_folder(str(step))
     assert not (step / "merged").exists()
 

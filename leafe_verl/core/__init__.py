@@ -23,8 +23,9 @@ from leafe_verl.core.policy import (
 )
 from leafe_verl.core.reflection import Reflection
 from leafe_verl.core.settings import Settings
-from leafe_verl.core.sft_examples import Example, Kind, TokenSequence, build_examples, build_sequence
+from leafe_verl.core.sft_examples import Example, Kind, build_examples
 from leafe_verl.core.task import Task
+from leafe_verl.core.token_sequences import TokenSequence, build_sequence
 from leafe_verl.core.tree import Attempt, Branch, ExplorationTree, Outcome, Recovery, StepRecord
 
 __all__ = [

@@ -16,15 +16,20 @@ A recovery example, for an action a* that succeeded elsewhere in the tree and wa
 from __future__ import annotations
 
 import dataclasses
-import functools
-import itertools
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from leafe_verl.core.policy import History
 from leafe_verl.core.settings import DistillationSettings
+from leafe_verl.core.token_sequences import (
+    TokenSequence,
+    build_sequence,
+    build_sequences,
+    failed_positions,
+    split_where_window_moved,
+)
 from leafe_verl.core.tree import ExplorationTree, Outcome, StepRecord
 
 
@@ -54,36 +59,6 @@ both: world modelling, then SFT on the successful attempts."""
 
 
 @dataclass(frozen=True)
-class TokenSequence:
-    """A path through a tree, or a part of one, as one sequence of tokens. All tuples have one entry for each token."""
-
-    token_ids: tuple[int, ...]
-    mask: tuple[int, ...]
-    """1 for tokens that the loss is computed on: those of actions, end-of-turn tokens included. 0 for all others."""
-    log_probs: tuple[float, ...]
-    """Log-probabilities at sampling time where `mask` is 1 and the engine returned them; else 0.0. A revised action
-    was sampled with the experience in the prompt, and a recovery target from another history, so that importance ratios
-    must not be computed from them."""
-    prompt_length: int
-    """Number of tokens before the first one that is trained on."""
-
-    def __post_init__(self) -> None:
-        if not len(self.token_ids) == len(self.mask) == len(self.log_probs):
-            raise ValueError(f"{len(self.token_ids)} tokens, {len(self.mask)} mask, {len(self.log_probs)} log-probs")
-        if any(self.mask[: self.prompt_length]) or (self.mask and self.prompt_length < 1):
-            raise ValueError("the prompt must hold at least one token and is never trained on")
-
-    def with_masked_context(self, positions: Iterable[int], mask_id: int) -> TokenSequence:
-        """Return the sequence with the token `mask_id` at some positions. Raises ValueError if one is trained on."""
-        token_ids = list(self.token_ids)
-        for position in positions:
-            if self.mask[position]:
-                raise ValueError(f"token {position} is trained on; only the context may be masked")
-            token_ids[position] = mask_id
-        return dataclasses.replace(self, token_ids=tuple(token_ids))
-
-
-@dataclass(frozen=True)
 class Example:
     """One SFT example, and where it comes from."""
 
@@ -98,55 +73,6 @@ class Example:
     actions are trained on."""
     rejected: bool = False
     """Whether DPO trains the policy away from it. The chosen example of its pair is the one before it."""
-
-
-def build_sequence(
-    steps: Sequence[StepRecord], first: int = 1, *, incomplete_actions: bool = True, added_tokens: bool = True
-) -> TokenSequence:
-    """Return the path's tokens up to its last action; the actions of steps `first` and later are trained on.
-
-    `added_tokens` says whether this includes end-of-turn tokens that nobody sampled (`Turn.num_added`).
-    Raises ValueError if a history does not continue the one before it, because a chat template rewrote earlier turns.
-    """
-    last = steps[-1]
-    token_ids = last.history.token_ids + last.action.token_ids
-    mask, log_probs = [0] * len(token_ids), [0.0] * len(token_ids)
-    for step in steps[first - 1 :]:
-        begin = len(step.history.token_ids)
-        end = begin + len(step.action.token_ids)
-        if token_ids[:end] != step.history.token_ids + step.action.token_ids:
-            raise ValueError("a step's tokens are not a prefix of its path's: the chat template rewrote them")
-        if step.action.complete or incomplete_actions:
-            trained = len(step.action.token_ids) if added_tokens else step.action.num_sampled
-            mask[begin : begin + trained] = [1] * trained
-            log_probs[begin:end] = step.action.log_probs or [0.0] * (end - begin)
-    prompt_length = len(steps[first - 1].history.token_ids)
-    return TokenSequence(token_ids, tuple(mask), tuple(log_probs), prompt_length)
-
-
-def split_where_window_moved(steps: Sequence[StepRecord]) -> list[range]:
-    """Split a path where the context window moved, so that within each part every history extends the one before it.
-
-    Returns the indices in `steps` of each part; a single part if there is no window.
-    """
-    begins = [0]
-    for place in range(1, len(steps)):
-        previous = steps[place].history.previous
-        if previous is None or previous[0] is not steps[place - 1].history:
-            begins.append(place)
-    return [range(*pair) for pair in itertools.pairwise([*begins, len(steps)])]
-
-
-def build_sequences(
-    steps: Sequence[StepRecord], first: int = 1, *, incomplete_actions: bool = True, added_tokens: bool = True
-) -> list[tuple[int, TokenSequence]]:
-    """Return the path as one sequence for each prompt that was built anew, trained on from step `first` on.
-
-    Each comes with the first step that it trains on. No sequence contains a prompt that the policy did not see.
-    """
-    own = steps[first - 1 :]
-    build = functools.partial(build_sequence, incomplete_actions=incomplete_actions, added_tokens=added_tokens)
-    return [(first + run[0], build(own[run[0] : run[-1] + 1])) for run in split_where_window_moved(own)]
 
 
 def build_examples(
@@ -266,23 +192,6 @@ def _recovery(
                 sequence = sequence.with_masked_context(masked, mask_id)
             examples.append(Example(Kind.RECOVERY, sequence, recovery.attempt, recovery.step, recovery.source))
     return examples
-
-
-def failed_positions(steps: Sequence[StepRecord]) -> list[int]:
-    """Return where the history of the last of `steps` holds tokens of failed turns, without their end-of-turn tokens.
-
-    Turns that a summary replaced, and those before them, have none.
-    """
-    positions: list[int] = []
-    history = steps[-1].history
-    for step in reversed(steps[:-1]):
-        if history.previous is None:
-            break
-        history, turn = history.previous
-        begin = len(history.token_ids)
-        if step.failed:
-            positions += range(begin, begin + len(turn.token_ids) - turn.complete)
-    return positions
 
 
 def _hold(tree: ExplorationTree, settings: DistillationSettings, draw: random.Random) -> list[Example]:

@@ -27,7 +27,7 @@ from leafe_verl.evaluation.histories import FOLDER
 from leafe_verl.evaluation.manifest import Manifest, fingerprint, read_manifest, write_manifest
 from leafe_verl.evaluation.report import render_evaluation
 from leafe_verl.evaluation.results import missing_attempts, read_evaluation
-from leafe_verl.plugin.given_histories import GivenHistories, GivenRequest, find_histories, require_room
+from leafe_verl.plugin.given_request import GivenHistories, GivenRequest, find_histories, require_room
 from leafe_verl.plugin.precision import describe_mixing, find_precision
 from leafe_verl.plugin.preflight import find_problems
 from leafe_verl.plugin.resolvers import read_variable

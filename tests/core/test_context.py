@@ -24,7 +24,7 @@ from fakes import (
 from leafe_verl.core import ExplorationTree, History, Kind, Outcome, StepRecord, build_examples
 from leafe_verl.core.context import ARROW, HEADING, PromptNote, num_summarised, summarise, window_moves
 from leafe_verl.core.settings import ContextSettings, DistillationSettings
-from leafe_verl.core.sft_examples import build_sequence, split_where_window_moved
+from leafe_verl.core.token_sequences import build_sequence, split_where_window_moved
 
 LONG = dataclasses.replace(TASK, data={"goal": 6})
 ALL = DistillationSettings(events="every", events_per_task=99, rehearsal_share=1.0)

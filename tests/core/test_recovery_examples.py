@@ -9,7 +9,8 @@ import pytest
 from fakes import ASSISTANT, END, USER, Cut, ScriptedPolicy, experience_in, grow, reflection, text_of
 from leafe_verl.core import Kind, Outcome, Recovery, Task, build_examples
 from leafe_verl.core.settings import DistillationSettings
-from leafe_verl.core.sft_examples import Example, build_sequence, failed_positions
+from leafe_verl.core.sft_examples import Example
+from leafe_verl.core.token_sequences import build_sequence, failed_positions
 from quiz import RIGHT, Quiz, confirm, played
 
 MASK = 9

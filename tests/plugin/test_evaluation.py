@@ -10,57 +10,31 @@ pytest.importorskip("verl", reason="verl is not installed")
 from omegaconf import OmegaConf
 from verl.utils.tokenizer.continuous_token_wiring import infer_continuous_token_model_family
 
-from evaluation.stores import OUTCOMES, append, attempt
+from evaluation.stores import append, attempt
 from leafe_verl.cli import main
 from leafe_verl.core import ExplorationTree
 from leafe_verl.evaluation.manifest import read_manifest
 from leafe_verl.evaluation.results import read_evaluation
 from leafe_verl.plugin import launch
 from leafe_verl.plugin.rollout.dataset import read_task
-from leafe_verl.plugin.rollout.evaluation import EvaluationDataset, validation_loop
+from leafe_verl.plugin.rollout.evaluation import validation_loop
 from leafe_verl.plugin.rollout.task_loop import warn_once_about_model_types
-from leafe_verl.trees import TreeWriter
 from plugin.chat_templates import write_model
+from plugin.fake_verl import FakeVerl
 
 ENVIRONMENT = "leafe.environment.name=end_to_end.letters:Letters"
 
 
-class FakeVerl:
-    """In the launcher's place: plays, with the real data set, what the command line asks for."""
-
-    def __init__(self):
-        self.calls = []
-        self.outcomes = iter([])
-        """One of `OUTCOMES` for each attempt, then successes."""
-
-    def __call__(self, command, **kwargs):
-        given = dict(text.split("=", 1) for text in command if "=" in text)
-        self.calls.append(given)
-        config = launch._compose([text for text in command[7:] if not text.startswith("hydra.")])
-        writer = TreeWriter(read_store(config))
-        for row in dataset(config).dataframe:
-            for _ in range(row["__rollout_n__"]):
-                tree = ExplorationTree(read_task(row["extra_info"]))
-                tree.add(attempt(OUTCOMES[next(self.outcomes, "+")]))
-                append(writer, tree)
-        return subprocess.CompletedProcess(command, 0)
-
-
-def read_store(config):
-    return launch.Path(config.leafe.evaluation.store)
-
-
-def dataset(config):
-    made = object.__new__(EvaluationDataset)
-    made.config, made.max_samples = config.data, config.data.val_max_samples
-    made.original_data_files = list(config.data.val_files)
-    made._read_files_and_tokenize()
-    return made
+class PlainAttempts(FakeVerl):
+    def keep(self, writer, config, row, outcome):
+        tree = ExplorationTree(read_task(row["extra_info"]))
+        tree.add(attempt(outcome))
+        append(writer, tree)
 
 
 @pytest.fixture
 def verl(monkeypatch):
-    fake = FakeVerl()
+    fake = PlainAttempts()
     monkeypatch.setattr(launch.subprocess, "run", fake)
     return fake
 
@@ -205,7 +179,7 @@ def test_a_checkpoint_in_the_environment_is_merged_before_it_is_checked(monkeypa
     tasks.write_text('{"task_id": 0, "text": "word"}\n')
     monkeypatch.setenv("MODEL", str(tmp_path / "global_step_1"))
     monkeypatch.setattr(launch, "hf_folder", lambda model: str(merged))
-    fake = FakeVerl()
+    fake = PlainAttempts()
     monkeypatch.setattr(launch.subprocess, "run", fake)
     given = ["--tasks", str(tasks), "--out", str(tmp_path / "out"), "--device", "cpu", "--attempts", "1"]
     assert main(["evaluate", *given, ENVIRONMENT]) == 0, capsys.readouterr().err

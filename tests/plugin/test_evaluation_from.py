@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ import pytest
 pytest.importorskip("verl", reason="verl is not installed")
 
 from evaluation.given_stores import played, texts, write_source
-from evaluation.stores import OUTCOMES, write_store
+from evaluation.stores import write_store
 from leafe_verl.cli import main
 from leafe_verl.core import ExplorationTree, Task
 from leafe_verl.core.given import count_after_given
@@ -23,48 +22,32 @@ from leafe_verl.evaluation.manifest import read_manifest
 from leafe_verl.evaluation.results import read_evaluation
 from leafe_verl.plugin import launch
 from leafe_verl.plugin.rollout.dataset import read_task
-from leafe_verl.plugin.rollout.evaluation import EvaluationDataset, validation_loop
+from leafe_verl.plugin.rollout.evaluation import validation_loop
 from leafe_verl.plugin.rollout.given_histories import HISTORY_FIELD
-from leafe_verl.trees import Provenance, TreeWriter
+from leafe_verl.trees import Provenance
 from plugin.chat_templates import write_model
+from plugin.fake_verl import FakeVerl
 
 LETTERS = "end_to_end.letters:Letters"
 
 
-class FakeVerl:
-    """In the launcher's place: goes on, with the real data set, from the histories that the command line asks for."""
+class GoesOn(FakeVerl):
+    """Goes on from the histories that the command line asks for."""
 
-    def __init__(self):
-        self.calls, self.outcomes = [], iter([])
-
-    def __call__(self, command, **kwargs):
-        self.calls.append(dict(text.split("=", 1) for text in command if "=" in text))
-        config = launch._compose([text for text in command[7:] if not text.startswith("hydra.")])
+    def keep(self, writer, config, row, outcome):
         assert validation_loop(config.leafe.evaluation) == "record_given"
         histories = {each.history.key: each.history for each in read_histories(Path(config.leafe.evaluation.given))}
-        writer = TreeWriter(config.leafe.evaluation.store)
-        for row in rows(config):
-            history = histories[row["extra_info"][HISTORY_FIELD]]
-            assert read_task(row["extra_info"]) == history.task
-            for _ in range(row["__rollout_n__"]):
-                tree = ExplorationTree(history.task, history.steps)
-                tree.add(played("s", OUTCOMES[next(self.outcomes, "+")], history.steps))
-                provenance = Provenance(run="out", seed=history.seed, has_tokens=False)
-                writer.append(tree, provenance, count(tree, []) | count_after_given(tree))
-        return subprocess.CompletedProcess(command, 0)
-
-
-def rows(config):
-    made = object.__new__(EvaluationDataset)
-    made.config, made.max_samples = config.data, config.data.val_max_samples
-    made.original_data_files = list(config.data.val_files)
-    made._read_files_and_tokenize()
-    return made.dataframe
+        history = histories[row["extra_info"][HISTORY_FIELD]]
+        assert read_task(row["extra_info"]) == history.task
+        tree = ExplorationTree(history.task, history.steps)
+        tree.add(played("s", outcome, history.steps))
+        provenance = Provenance(run="out", seed=history.seed, has_tokens=False)
+        writer.append(tree, provenance, count(tree, []) | count_after_given(tree))
 
 
 @pytest.fixture
 def verl(monkeypatch):
-    fake = FakeVerl()
+    fake = GoesOn()
     monkeypatch.setattr(launch.subprocess, "run", fake)
     return fake
 

@@ -10,8 +10,8 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
 from leafe_verl.core import ExplorationTree
 from leafe_verl.core.playbook import Delta, look_back
 from leafe_verl.core.recovery_figures import plain_attempts
-from leafe_verl.core.sft_examples import build_sequences
 from leafe_verl.core.statistics import count
+from leafe_verl.core.token_sequences import build_sequences
 from leafe_verl.plugin.rollout.dataset import read_task
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
 from leafe_verl.plugin.rollout.task_loop import TaskLoop, describe_row
