@@ -90,10 +90,17 @@ def wait_until(true: Callable[[], bool], driver: psutil.Process) -> None:
         time.sleep(0.05)
 
 
-def kill_worker(driver: psutil.Process, title: str) -> None:
-    """Kill the one Ray worker of a run with this title."""
-    (worker,) = named(driver.children(recursive=True), f"ray::{title}")
-    worker.kill()
+def find_worker(driver: psutil.Process, title: str) -> psutil.Process:
+    """Wait for the Ray worker of a run with this title, of which there is one."""
+    found: list[psutil.Process] = []
+
+    def is_there() -> bool:
+        found[:] = named(driver.children(recursive=True), f"ray::{title}")
+        return bool(found)
+
+    wait_until(is_there, driver)
+    (worker,) = found
+    return worker
 
 
 def named(processes: list[psutil.Process], text: str) -> list[psutil.Process]:
