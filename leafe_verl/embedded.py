@@ -38,8 +38,8 @@ def model_folder() -> Path:
 def is_embedded(model: str) -> bool:
     """Return whether `model` is the embedded one, under its name on the hub too, or a checkpoint of it.
 
-    A folder is recognised by its config.json, so that a run that goes on from a checkpoint, and an evaluation of it, get
-    the settings that the model was trained with.
+    A folder is recognised by its config.json. So a run that goes on from a checkpoint, and an evaluation of it, get the
+    settings that the model was trained with.
     """
     if model in (str(model_folder()), HUB_NAME):
         return True

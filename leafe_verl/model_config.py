@@ -1,17 +1,23 @@
-"""What a model's folder says about its size: config.json, and the headers of its weights. Needs neither torch nor network."""
+"""What a model's folder says about its size: config.json, and the headers of its weights. Needs no torch."""
 
 from __future__ import annotations
 
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 SAFETENSORS_HEADER_MOST = 100_000_000
 """Bytes of the longest header that the format allows."""
+NUMBER_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
+COMPARED_ROWS = 64
+"""Rows of two matrices that are compared."""
+ALIKE = 0.98
+"""Cosine beyond which two rows are one in two precisions. Rows of two trained matrices are nowhere near it."""
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 """Keys of config.json that mean a mixture of experts."""
 
@@ -118,18 +124,64 @@ def _dense_parameters(sizes: Mapping[str, int], tied: bool) -> int:
 
 def count_parameters(folder: Path) -> int | None:
     """Return the numbers in all *.safetensors files of a folder, from their headers; None without such a file."""
-    shapes = [entry["shape"] for file in sorted(folder.glob("*.safetensors")) for entry in read_header(file).values()]
-    return sum(math.prod(shape) for shape in shapes) or None
+    return sum(math.prod(tensor.shape) for tensor in read_headers(folder).values()) or None
 
 
-def read_header(file: Path) -> dict[str, Any]:
-    """Return name -> dtype, shape and place of each tensor in a safetensors file; empty for a broken one."""
-    with file.open("rb") as opened:
-        (length,) = struct.unpack("<Q", opened.read(8).ljust(8, b"\0"))
-        if length > SAFETENSORS_HEADER_MOST:
-            return {}
-        try:
-            header = json.loads(opened.read(length))
-        except ValueError:
-            return {}
-    return {name: entry for name, entry in header.items() if name != "__metadata__"}
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies in a safetensors file."""
+
+    file: Path
+    dtype: str
+    """As the format names it: BF16, F16, F32 and others."""
+    shape: tuple[int, ...]
+    begin: int
+    """Place of its first byte in the file."""
+
+
+def read_headers(folder: Path) -> dict[str, StoredTensor]:
+    """Return the tensors in all *.safetensors files of a folder, by name; those of a broken file are left out."""
+    found: dict[str, StoredTensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with suppress(ValueError, KeyError, TypeError), file.open("rb") as opened:
+            (length,) = struct.unpack("<Q", opened.read(8).ljust(8, b"\xff"))
+            header = json.loads(opened.read(length)) if length <= SAFETENSORS_HEADER_MOST else {}
+            for name, entry in header.items():
+                if name != "__metadata__":
+                    begin = 8 + length + entry["data_offsets"][0]
+                    found[name] = StoredTensor(file, entry["dtype"], tuple(entry["shape"]), begin)
+    return found
+
+
+def lost_its_tie(folder: Path) -> bool:
+    """Return whether a model's embedding and output are one matrix in two precisions, as in conversions from GGUF.
+
+    Such a file holds the matrix twice, each quantised in its own way, and transformers does not tie them again. Only a
+    few rows are compared.
+    """
+    tensors = read_headers(folder)
+    embedding, head = tensors.get("model.embed_tokens.weight"), tensors.get("lm_head.weight")
+    if embedding is None or head is None or embedding.shape != head.shape:
+        return False
+    places = range(0, head.shape[0], max(head.shape[0] // COMPARED_ROWS, 1))
+    pairs = [(read_row(embedding, place), read_row(head, place)) for place in places]
+    alike = [_cosine(left, right) for left, right in pairs if left is not None and right is not None]
+    return bool(alike) and sorted(alike)[len(alike) // 2] > ALIKE
+
+
+def read_row(tensor: StoredTensor, place: int) -> Sequence[float] | None:
+    """Return a row of a matrix; None if its numbers are of another kind than those of unquantised models."""
+    if tensor.dtype not in NUMBER_BYTES or len(tensor.shape) != 2:
+        return None
+    size = NUMBER_BYTES[tensor.dtype]
+    with tensor.file.open("rb") as opened:
+        opened.seek(tensor.begin + place * tensor.shape[1] * size)
+        data = opened.read(tensor.shape[1] * size)
+    if tensor.dtype == "BF16":  # the upper half of a float32
+        data = b"".join(b"\0\0" + data[i : i + 2] for i in range(0, len(data), 2))
+    return struct.unpack(f"<{tensor.shape[1]}{'e' if tensor.dtype == 'F16' else 'f'}", data)
+
+
+def _cosine(left: Sequence[float], right: Sequence[float]) -> float:
+    norms = math.sqrt(math.fsum(x * x for x in left) * math.fsum(x * x for x in right))
+    return math.fsum(x * y for x, y in zip(left, right, strict=True)) / norms if norms else 0.0

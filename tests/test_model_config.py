@@ -27,7 +27,9 @@ def write_config(folder, config):
 
 
 def write_weights(file, **shapes):
-    header = json.dumps({name: {"dtype": "BF16", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()})
+    header = json.dumps(
+        {name: {"dtype": "BF16", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
+    )
     file.write_bytes(struct.pack("<Q", len(header)) + header.encode())
 
 
@@ -65,7 +67,9 @@ def test_sizes_of_the_language_model_in_a_section_of_their_own():
     assert shape == ModelShape.from_config(QWEN)
 
 
-@pytest.mark.parametrize("config", [{}, {"hidden_size": 8}, QWEN | {"num_attention_heads": 0}, QWEN | {"vocab_size": None}])
+@pytest.mark.parametrize(
+    "config", [{}, {"hidden_size": 8}, QWEN | {"num_attention_heads": 0}, QWEN | {"vocab_size": None}]
+)
 def test_a_configuration_that_lacks_a_size_gives_no_shape(config):
     assert ModelShape.from_config(config) is None
 
@@ -94,7 +98,9 @@ def test_what_is_not_here_has_no_configuration(tmp_path):
 
 
 def test_the_embedded_model_its_name_on_the_hub_and_its_checkpoints_are_recognised(tmp_path):
-    checkpoint = write_config(tmp_path / "global_step_2" / "actor" / "huggingface", embedded.SIZES | {"eos_token_id": 2})
+    checkpoint = write_config(
+        tmp_path / "global_step_2" / "actor" / "huggingface", embedded.SIZES | {"eos_token_id": 2}
+    )
     for model in (embedded.model_folder(), embedded.HUB_NAME, checkpoint, checkpoint.parents[1]):
         assert embedded.is_embedded(str(model))
     larger = write_config(tmp_path / "larger", embedded.SIZES | {"num_hidden_layers": 32})
