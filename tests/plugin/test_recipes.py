@@ -99,7 +99,6 @@ CHOSEN_FOR_THE_EMBEDDED_MODEL = {
     "leafe.generation.max_tokens": (64, 256),
     "leafe.reflection.max_tokens": (64, 192),
     "leafe.reflection.max_characters": (120, 400),
-    "leafe.distillation.rehearsal_share": (0.4, 0.2),
     "data.max_response_length": (1024, 2048),
     "actor_rollout_ref.model.enable_gradient_checkpointing": (False, True),
     "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": (4, 2),
@@ -123,8 +122,6 @@ def test_what_is_sized_for_the_embedded_model_is_its_own(compose, config, tmp_pa
             variables = {"MODEL": model} if model else {}
             composed = compose(config, "device=cpu", "leafe.evaluation.store=there", **variables)
             for key, values in CHOSEN_FOR_THE_EMBEDDED_MODEL.items():
-                if (config, key) == ("early_experience", "leafe.distillation.rehearsal_share"):
-                    continue  # it imitates every success of any model
                 assert OmegaConf.select(composed, key) == values[number], (key, model)
 
 
@@ -153,6 +150,56 @@ def test_the_bucket_of_weights_holds_the_largest_matrix(compose, tmp_path):
     assert checkpoint_engine.update_weights_bucket_megabytes == 151936 * 2048 * 4 // 2**20 + 1
     checkpoint_engine = compose("leafe", "device=cpu", MODEL="owner/name").actor_rollout_ref.rollout.checkpoint_engine
     assert checkpoint_engine.update_weights_bucket_megabytes == 2048, "verl's own, where config.json is not here"
+
+
+def test_without_a_gpu_a_run_validates_on_a_part_of_the_held_out_tasks(compose):
+    samples = [
+        compose(name, f"device={device}").data.val_max_samples
+        for name in ("leafe", "evaluate")
+        for device in ("cpu", "gpu")
+    ]
+    assert samples == [64, -1, -1, -1]
+
+
+PAPER = {
+    "method": "leafe",
+    "events": "every",
+    "events_per_task": 3,
+    "target": "action",
+    "rehearsal_share": 0.2,
+    "beta": 1.0,
+    "counterfactual_histories": "every",
+    "rehearsal": "attempts",
+    "recovery_targets": 0,
+    "context_mask": 0.0,
+    "hold_share": 0.0,
+}
+
+
+@pytest.mark.parametrize(("device", "rate"), [("cpu", 1e-5), ("gpu", 1e-6)])
+def test_the_paper_s_method_is_a_preset(compose, device, rate):
+    composed = compose("leafe", "preset=paper", f"device={device}")
+    distillation = composed.leafe.distillation
+    assert {name: distillation[name] for name in PAPER} == PAPER
+    actor = composed.actor_rollout_ref.actor
+    assert (composed.leafe.reflection.scope, actor.ppo_epochs, actor.optim.lr) == ("step", 2, rate)
+
+
+def test_the_recommended_preset_is_the_default_and_teaches_to_recover(compose):
+    composed = compose("leafe", "device=cpu")
+    assert composed == compose("leafe", "device=cpu", "preset=recommended")
+    distillation = composed.leafe.distillation
+    assert (distillation.recovery_targets, distillation.counterfactual_histories) == (4, "failed")
+    assert (distillation.rehearsal, distillation.rehearsal_share) == ("at_once", 1.0)
+    assert composed.actor_rollout_ref.actor.ppo_epochs == 1
+    assert compose("leafe", "leafe.distillation.recovery_targets=2").leafe.distillation.recovery_targets == 2
+
+
+@pytest.mark.parametrize("config", ["grpo", "ace", "early_experience", "evaluate"])
+def test_no_other_method_has_recovery_targets(compose, config):
+    overrides = ["leafe.evaluation.store=x"] if config == "evaluate" else []
+    distillation = compose(config, "device=gpu", *overrides).leafe.distillation
+    assert (distillation.recovery_targets, distillation.rehearsal) == (0, "attempts")
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
