@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from leafe_verl.plugin.rollout.dataset import TaskDataset, read_task
 from leafe_verl.plugin.rollout.episode_loops import EpisodeLoop
 from leafe_verl.plugin.rollout.explore_loops import ExploreLoop
 from leafe_verl.plugin.rollout.given_histories import HISTORY_FIELD, history_rows, in_own_tokens
-from leafe_verl.plugin.rollout.task_loop import TaskLoop
+from leafe_verl.plugin.rollout.task_loop import TaskLoop, describe_row
 from leafe_verl.trees import Provenance
+
+logger = logging.getLogger(__name__)
 
 RECORD = "record_"
 """Prefix of the names of loops that also keep what they play."""
@@ -89,15 +92,22 @@ class RecordedExploreLoop(RecordingLoop, ExploreLoop):
 
 
 @register(f"{RECORD}given")
-class RecordedGivenLoop(RecordingLoop, EpisodeLoop):
-    """Plays plain attempts that go on from given histories, and keeps them."""
+class RecordedGivenLoop(RecordingLoop):
+    """Plays a plain attempt that goes on from a given history, and keeps it."""
 
-    async def given(self, extra_info: Mapping[str, Any]) -> GivenHistory:
-        """Return the row's history in the tokens of this model."""
-        folder = str(self.settings.evaluation.given)
-        histories = await asyncio.to_thread(self.worker.given_histories, folder)
-        self._history = in_own_tokens(histories[extra_info[HISTORY_FIELD]], self.tokenizer)
-        return self._history
+    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> list[AgentLoopOutput]:
+        """Play, and return one empty output, also for unscored attempts."""
+        self._history = history = await self._find(kwargs["extra_info"])
+        # Two histories of a task must differ in their requests' ids and seeds.
+        played_for = f"{describe_row(kwargs)}, history {history.key}"
+        explorer, _ = self.explorer(history.task, sampling_params, played_for)
+        tree = ExplorationTree(history.task, history.steps)
+        tree.add(await explorer.attempt(history.task, given=history))
+        self.finished(tree, [])
+        (attempt,) = tree.attempts
+        if not attempt.outcome.scored:
+            logger.warning("task %r: unscored attempt, %s: %s", tree.task.key, attempt.outcome.value, attempt.error)
+        return [self._empty_output()]
 
     def counts(self, tree: ExplorationTree, examples: list[Example]) -> dict[str, int]:
         """Add what the attempt did in the turn after the given history."""
@@ -107,6 +117,12 @@ class RecordedGivenLoop(RecordingLoop, EpisodeLoop):
     def environment_seed(self) -> int:
         """Seed of the recording, which the replay needs."""
         return self._history.seed
+
+    async def _find(self, extra_info: Mapping[str, Any]) -> GivenHistory:
+        """Return the row's history in the tokens of this model."""
+        folder = str(self.settings.evaluation.given)
+        histories = await asyncio.to_thread(self.worker.given_histories, folder)
+        return in_own_tokens(histories[extra_info[HISTORY_FIELD]], self.tokenizer)
 
 
 class EvaluationDataset(TaskDataset):
