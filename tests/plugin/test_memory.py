@@ -76,7 +76,7 @@ def sizes(config):
 
 def test_a_trainer_holds_sixteen_bytes_for_each_number():
     weights = 16 * TIED.parameters
-    assert 0 < need().trainer - weights < 3 * GIB
+    assert 0 < need().trainer - weights < 4 * GIB
     assert need(reference=True).trainer - need().trainer == 2 * TIED.parameters
     assert need(trains=False).trainer < 6 * TIED.parameters + GIB
     assert need(weight_bytes=2).trainer < need().trainer - weights / 2
@@ -133,6 +133,7 @@ def test_the_sizes_of_a_run_are_read_from_its_configuration(config):
 
 
 def test_a_run_that_does_not_fit_is_refused_with_the_estimate_and_what_lowers_it(config, monkeypatch):
+    monkeypatch.setattr("leafe_verl.plugin.preflight.chat_problems", lambda *_: [])  # there is no tokenizer
     monkeypatch.setattr(memory_check, "available_memory", lambda: 8 * GIB)
     (problem,) = find_problems(config("actor_rollout_ref.model.enable_gradient_checkpointing=false"))
     assert "needs about" in problem and "8.0 GiB are free" in problem
