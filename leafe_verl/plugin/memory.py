@@ -29,9 +29,11 @@ ENGINE_IMPORTS = 1.5 * GIB
 """vLLM's engine, the process of its HTTP server, and what both compute with."""
 ENGINE_MATRICES = 3
 """The matrix of tokens, while weights are loaded and packed, as often as room for it stays with vLLM."""
-TRAINER_MATRICES, TRAINER_MATRICES_KEPT = 3.3, 6.0
+TRAINER_MATRICES, TRAINER_MATRICES_KEPT = 2.9, 4.5
 """The same with the trainer, in float32: gradients in two precisions, and AdamW's intermediate results. The second is
 where glibc keeps freed blocks of that size."""
+TRAINER_LAYERS = 1.0
+"""The other matrices once more: gradients on their way to float32, and the room between blocks that they leave."""
 LOGIT_COPIES = 4
 """Logits, their log-probabilities, and the gradients of both."""
 ACTIVATIONS_HIDDEN, ACTIVATIONS_MLP = 14, 4
@@ -86,7 +88,7 @@ class RunSizes:
             trains=not (config.trainer.val_only or mode == "ace" or stages == "explore"),
             serves=stages != "distil",
             weight_bytes=BYTES.get(role.actor.fsdp_config.model_dtype, 4),
-            compute_bytes=BYTES.get(precision.get("param_dtype"), 2),
+            compute_bytes=BYTES.get(str(precision.get("param_dtype")), 2),
             engine_bytes=BYTES.get(role.rollout.dtype, 2),
             lora_rank=role.model.get("lora_rank") or 0,
             reference=bool(role.actor.use_kl_loss or config.algorithm.use_kl_in_reward),
@@ -161,12 +163,14 @@ def _activations(model: ModelShape, run: RunSizes) -> float:
 
 
 def _vocabulary(model: ModelShape, run: RunSizes) -> float:
-    """Return what logits need, and the matrices of tokens while they are computed with and updated."""
+    """Return what logits need, and the matrices while they are computed with and updated."""
     logits = LOGIT_COPIES * run.micro_batch * run.scored * model.vocab * run.compute_bytes
     if run.lora_rank:
         return logits
     matrix = run.weight_bytes * model.embedding
-    return logits + matrix * (TRAINER_MATRICES_KEPT if run.kept > matrix else TRAINER_MATRICES)
+    layers = run.weight_bytes * model.parameters - matrix
+    times = TRAINER_MATRICES_KEPT if run.kept > matrix else TRAINER_MATRICES
+    return logits + times * matrix + TRAINER_LAYERS * layers
 
 
 def _engine(model: ModelShape, run: RunSizes) -> float:
