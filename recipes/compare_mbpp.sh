@@ -21,8 +21,6 @@ else
     LEAFE_ARGS=(data.train_batch_size=18) ACE_ARGS=(data.train_batch_size=15)
     # Two turns of 64 tokens: most turns of this model are cut, and without them few examples would be left.
     OVERRIDES=(leafe.distillation.incomplete_actions=true "$@")
-    # Checkpoints of the embedded model are no longer it, and play as many turns as it does.
-    [ -n "${MODEL:-}" ] || OVERRIDES=(leafe.environment.horizon=2 "${OVERRIDES[@]}")
 fi
 HALF=$(((STEPS + 1) / 2))
 # The paper's method, not the recipes' recommended one.

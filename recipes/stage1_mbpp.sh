@@ -16,7 +16,6 @@ if [ "$(python -m leafe_verl.plugin.resolvers)" = gpu ]; then
     : "${STEPS:=512}" "${TASKS:=500}" "${ROOTS:=32}"
 else
     : "${STEPS:=16}" "${TASKS:=32}" "${ROOTS:=4}"
-    [ -n "${MODEL:-}" ] || OVERRIDES=(leafe.environment.horizon=2 "$@")
 fi
 
 # sampler NAME [OVERRIDE...]: the steps alone bound a tree, since every attempt costs one at least.

@@ -20,6 +20,7 @@ from leafe_verl.embedded import model_folder, prepare_model
 from leafe_verl.evaluation.summary import read_metrics, render_summary
 from leafe_verl.plugin.chat_check import describe_chat
 from leafe_verl.plugin.cpu.fork_server import with_fork_server
+from leafe_verl.plugin.memory_check import describe_memory
 from leafe_verl.plugin.precision import record_precision
 from leafe_verl.plugin.preflight import find_problems
 
@@ -74,6 +75,7 @@ class Preflight(Callback):
         if problems:
             raise SystemExit("leafe_verl refuses to start:\n" + "\n".join(f"- {problem}" for problem in problems))
         print(describe_chat(config, config.leafe.generation.chat_family), flush=True)
+        print(describe_memory(config), flush=True)
         if not config.trainer.val_only:
             record_precision(config)
 

@@ -14,6 +14,7 @@ from leafe_verl.core.settings import SettingsError
 from leafe_verl.embedded import model_folder
 from leafe_verl.environments import make
 from leafe_verl.plugin.chat_check import chat_problems
+from leafe_verl.plugin.memory_check import memory_problems
 from leafe_verl.plugin.precision import precision_problems
 from leafe_verl.plugin.rollout.chat_format import TEMPLATE
 from leafe_verl.plugin.rollout.playbook_file import read_playbook
@@ -40,7 +41,9 @@ def find_problems(config: DictConfig) -> list[str]:
         problems += _window_problems(config, settings)
         problems += _context_problems(config, settings)
         problems += _chat_problems(config, settings.generation.chat_family)
-    return problems + _environment_problems(values.get("environment"), config.data)
+    problems += _environment_problems(values.get("environment"), config.data)
+    # How long an attempt becomes is known of a run alone that is valid otherwise.
+    return problems or memory_problems(config, settings)
 
 
 def _environment_problems(section: Any, data: DictConfig) -> list[str]:

@@ -6,6 +6,7 @@ OmegaConf resolvers, registered in every process that imports verl. An empty env
 from __future__ import annotations
 
 import functools
+import math
 import os
 import time
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from leafe_verl.checkpoints import tree_store
-from leafe_verl.embedded import DATA, model_folder
+from leafe_verl.embedded import DATA, is_embedded, model_folder
+from leafe_verl.model_config import ModelShape
 from leafe_verl.plugin.cpu.platform import cpu_dtype
 
 DRIVERS = ("nvidiactl", "dxg", "kfd")
@@ -59,6 +61,17 @@ def metrics_file(folder: str) -> str:
     return str(Path(folder) / f"metrics-{int(time.time())}.jsonl")
 
 
+def weight_bucket(model: str) -> int:
+    """Return the MB of the bucket that weights travel in: room for the largest matrix in float32.
+
+    It is verl's own 2048 for a model whose config.json is not here.
+    """
+    shape = ModelShape.read(model)
+    if shape is None:
+        return 2048
+    return max(256, math.ceil(4 * max(shape.vocab, shape.intermediate) * shape.hidden / 2**20) + 1)
+
+
 RESOLVERS: dict[str, Callable[..., Any]] = {
     "leafe_basename": lambda path: Path(path).name,
     "leafe_cores": lambda: str(len(os.sched_getaffinity(0))),
@@ -68,11 +81,12 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
     "leafe_embedded_model": lambda: str(model_folder()),
     "leafe_env": read_variable,
     "leafe_gpus": lambda: count_gpus() or 8,
-    "leafe_if_embedded": lambda model, value, otherwise: value if model == str(model_folder()) else otherwise,
+    "leafe_if_embedded": lambda model, value, otherwise: value if is_embedded(str(model)) else otherwise,
     "leafe_metrics_file": metrics_file,
     "leafe_on": lambda device, cpu, gpu: cpu if device == "cpu" else gpu,
     "leafe_run_dir": run_dir,
     "leafe_tree_store": lambda checkpoints: str(tree_store(Path(checkpoints))),
+    "leafe_weight_bucket": lambda model: weight_bucket(str(model)),
 }
 
 

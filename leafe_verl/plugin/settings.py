@@ -48,6 +48,14 @@ class CollectionSettings(Section):
     descriptors that it may open, is replaced, since an environment leaks in it."""
 
 
+class MemorySettings(Section):
+    """The estimate of memory that a run without a GPU prints before it starts."""
+
+    refuse: Annotated[bool, OURS] = True
+    """Whether a run is refused that is estimated to need more than is free. Ray would kill it later: it ends workers
+    once 95 % of the machine's memory are in use."""
+
+
 class CheckpointSettings(Section):
     """When a training run saves and validates, and which checkpoints stay."""
 
@@ -94,6 +102,7 @@ class RunSettings(Settings):
 
     schedule: ScheduleSettings = ScheduleSettings()
     collection: Annotated[CollectionSettings, Field(validate_default=True)] = CollectionSettings()
+    memory: MemorySettings = MemorySettings()
     checkpoints: CheckpointSettings = CheckpointSettings()
     tracking: TrackingSettings = TrackingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()

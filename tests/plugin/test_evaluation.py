@@ -101,7 +101,7 @@ def test_another_precision_is_refused_on_the_same_store(verl, evaluate, capsys, 
     [
         (["actor_rollout_ref.rollout.val_kwargs.temperature=1.0"], "sampling.temperature is 1.0, not 0.6"),
         (["leafe.environment.horizon=2"], "horizon is 2, not 3"),
-        (["leafe.generation.max_tokens=32"], "leafe.generation.max_tokens is 32, not 64"),
+        (["leafe.generation.max_tokens=32"], "leafe.generation.max_tokens is 32, not 256"),
         (["--max-tasks", "2"], "tasks is '2, sha256"),
         (["--loop", "explore"], "loop is 'explore', not 'episode'"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -93,10 +94,64 @@ def test_the_device_is_found_out(compose):
     assert compose("leafe").trainer.device == {"cpu": "cpu", "gpu": "cuda"}[find_device()]
 
 
-def test_the_embedded_model_alone_gets_two_turns(compose):
-    assert compose("leafe", "device=cpu").leafe.environment.horizon == 2
-    assert compose("leafe", "device=cpu", MODEL="owner/name").leafe.environment.horizon is None
-    assert compose("leafe", "device=cpu", "leafe.environment.horizon=3").leafe.environment.horizon == 3
+CHOSEN_FOR_THE_EMBEDDED_MODEL = {
+    "leafe.environment.horizon": (2, None),
+    "leafe.generation.max_tokens": (64, 256),
+    "leafe.reflection.max_tokens": (64, 192),
+    "leafe.reflection.max_characters": (120, 400),
+    "data.max_response_length": (1024, 2048),
+    "actor_rollout_ref.model.enable_gradient_checkpointing": (False, True),
+    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": (4, 2),
+    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": (4, 2),
+    "ray_kwargs.ray_init.runtime_env.env_vars.VLLM_CPU_KVCACHE_SPACE": ("2", "1"),
+}
+"""Key -> its value for the embedded model without a GPU, and for any other."""
+
+
+@pytest.mark.parametrize("config", ["leafe", "grpo", "ace", "early_experience", "evaluate"])
+def test_what_is_sized_for_the_embedded_model_is_its_own(compose, config, tmp_path):
+    from omegaconf import OmegaConf
+
+    from leafe_verl.embedded import SIZES
+
+    checkpoint = tmp_path / "checkpoints" / "global_step_2"
+    (checkpoint / "actor" / "huggingface").mkdir(parents=True)
+    (checkpoint / "actor" / "huggingface" / "config.json").write_text(json.dumps(SIZES))
+    for number, models in enumerate([(None, str(checkpoint)), ("owner/name", "/no/such/folder")]):
+        for model in models:
+            variables = {"MODEL": model} if model else {}
+            composed = compose(config, "device=cpu", "leafe.evaluation.store=there", **variables)
+            for key, values in CHOSEN_FOR_THE_EMBEDDED_MODEL.items():
+                if (config, number, key.rpartition(".")[2]) == ("grpo", 1, "ppo_micro_batch_size_per_gpu"):
+                    values = (4, 1)  # every token has logits
+                assert OmegaConf.select(composed, key) == values[number], (key, model)
+
+
+@pytest.mark.parametrize("environment, tokens", [("mbpp", 256), ("codecontests", 1024)])
+def test_other_models_get_the_real_tasks_and_room_for_answers_without_a_gpu_too(compose, environment, tokens):
+    composed = compose("leafe", "device=cpu", f"environment={environment}", MODEL="owner/name")
+    sources = [*composed.data.train_files, *composed.data.val_files]
+    assert all(source.startswith("hub:") and "embedded" not in source for source in sources)
+    assert composed.leafe.generation.max_tokens == tokens
+    assert composed.data.max_response_length >= 4 * (tokens + 200), "four turns, and their feedback"
+    named = compose("leafe", "device=cpu", f"environment={environment}", MODEL="owner/name", TRAIN_FILES="a.jsonl")
+    assert named.data.train_files == ["a.jsonl"] and named.data.val_files[0].startswith("hub:")
+
+
+def test_what_is_named_wins_over_what_is_chosen(compose):
+    given = ["leafe.environment.horizon=3", "leafe.generation.max_tokens=100"]
+    composed = compose("leafe", "device=cpu", *given, VLLM_CPU_KVCACHE_SPACE="7")
+    assert composed.leafe.environment.horizon == 3 and composed.leafe.generation.max_tokens == 100
+    assert composed.ray_kwargs.ray_init.runtime_env.env_vars.VLLM_CPU_KVCACHE_SPACE == "7"
+
+
+def test_the_bucket_of_weights_holds_the_largest_matrix(compose, tmp_path):
+    sizes = {"hidden_size": 2048, "num_attention_heads": 16, "num_hidden_layers": 1}
+    (tmp_path / "config.json").write_text(json.dumps({**sizes, "intermediate_size": 11008, "vocab_size": 151936}))
+    checkpoint_engine = compose("leafe", "device=cpu", MODEL=str(tmp_path)).actor_rollout_ref.rollout.checkpoint_engine
+    assert checkpoint_engine.update_weights_bucket_megabytes == 151936 * 2048 * 4 // 2**20 + 1
+    checkpoint_engine = compose("leafe", "device=cpu", MODEL="owner/name").actor_rollout_ref.rollout.checkpoint_engine
+    assert checkpoint_engine.update_weights_bucket_megabytes == 2048, "verl's own, where config.json is not here"
 
 
 def test_without_a_gpu_a_run_validates_on_a_part_of_the_held_out_tasks(compose):

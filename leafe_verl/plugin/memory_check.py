@@ -1,0 +1,97 @@
+"""Says before Ray starts how much memory a run without a GPU needs, and refuses one that does not fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from leafe_verl.model_config import ModelShape, find_config, lost_its_tie
+from leafe_verl.plugin.available_memory import available_memory
+from leafe_verl.plugin.memory import GIB, MemoryNeed, RunSizes, estimate, remedies
+from leafe_verl.plugin.settings import RunSettings
+
+
+@dataclass(frozen=True)
+class MemoryCheck:
+    """What a run needs of memory, what there is, and what would lower it."""
+
+    need: MemoryNeed
+    available: int | None
+    """Bytes that the run may take; None where the system does not say."""
+    remedies: list[tuple[str, float]]
+    """Settings, each with the bytes that it saves alone."""
+    untied: float
+    """Bytes that a matrix costs which a conversion has stored twice; 0 if there is none."""
+
+    def describe(self) -> str:
+        """Return one line for a run that starts, and another one for a model that is larger than it had to be."""
+        of = "" if self.available is None else f" of {self.available / GIB:.1f} GiB that are free for it"
+        line = f"memory: this run needs {self.need}{of}"
+        return f"{line}\n{self._untied()}" if self.untied else line
+
+    def problem(self) -> str | None:
+        """Return why the run does not fit, and which settings lower its need; None if it fits."""
+        if self.available is None or self.need.total <= self.available:
+            return None
+        less = "; ".join(f"{text} saves {saved / GIB:.1f}" for text, saved in self.remedies)
+        return (
+            f"this run needs {self.need}, and {self.available / GIB:.1f} GiB are free for it. What would lower that, "
+            f"in GiB: {less or 'only a smaller model'}. leafe.memory.refuse=false starts it all the same"
+            + (f". {self._untied()}" if self.untied else "")
+        )
+
+    def _untied(self) -> str:
+        return (
+            "the model's lm_head and embed_tokens are one matrix in two precisions, as in conversions from GGUF; tie "
+            f"them (tie_word_embeddings in config.json, and one of the two saved) to save {self.untied / GIB:.1f} GiB"
+        )
+
+
+def check_memory(config: DictConfig, settings: RunSettings) -> MemoryCheck | None:
+    """Return what is known of the memory that a resolved configuration needs.
+
+    None for a run with GPUs or on several machines, and for a model whose sizes are not known.
+    """
+    if config.trainer.device != "cpu" or config.trainer.nnodes > 1 or os.environ.get("RAY_ADDRESS"):
+        return None
+    path = str(config.actor_rollout_ref.model.path)
+    _fetch_config(path)
+    model = ModelShape.read(path)
+    if model is None:
+        return None
+    run = RunSizes.read(config, settings)
+    need, folder = estimate(model, run), find_config(path)
+    untied = 0.0
+    if not model.tied and folder and lost_its_tie(folder.parent):
+        tied = dataclasses.replace(model, tied=True, parameters=model.parameters - model.embedding)
+        untied = need.total - estimate(tied, run).total
+    return MemoryCheck(need, available_memory(), remedies(model, run), untied)
+
+
+def _fetch_config(model: str) -> None:
+    """Download config.json of a name on the hub, which verl would do later. Without a network there is no estimate."""
+    if find_config(model) is None and not Path(model).expanduser().exists() and model.count("/") == 1:
+        from huggingface_hub import hf_hub_download
+
+        with suppress(OSError, ValueError):  # what the hub's errors are derived from
+            hf_hub_download(model, "config.json")
+
+
+def memory_problems(config: DictConfig, settings: RunSettings) -> list[str]:
+    """Return why a run does not fit into memory, unless leafe.memory.refuse is false."""
+    check = check_memory(config, settings) if settings.memory.refuse else None
+    problem = check.problem() if check else None
+    return [problem] if problem else []
+
+
+def describe_memory(config: DictConfig) -> str:
+    """Return what `check_memory` finds out of a run without problems, as a line for the log."""
+    values: Any = OmegaConf.to_container(config.leafe, resolve=True)
+    check = check_memory(config, RunSettings.from_mapping(values))
+    return check.describe() if check else "memory: no estimate; there is one for one machine without a GPU"
