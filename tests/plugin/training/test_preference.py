@@ -81,10 +81,10 @@ def test_the_reference_is_the_policy_before_the_first_update(model, process_grou
     built = worker(str(model), lr=1e-3)
     data = pair_batch(pairs(), mini_batch_size=len(pairs()), epochs=4)
     metrics = tu.get(built.train_mini_batch(data), "metrics")
-    losses = [sum(each) if isinstance(each, list) else each for each in metrics["loss_preference"]]
-    assert losses[0] == pytest.approx(math.log(2), abs=1e-5) and losses == sorted(losses, reverse=True)
-    assert metrics["pair_accuracy"][0] == 0.0, "a tie is not preferred"
-    assert metrics["pair_accuracy"][-1] == 1.0 and metrics["reward_margin"][-1] > 0
+    losses, margins = metrics["loss_preference"], metrics["reward_margin"]
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-4) and margins[0] == pytest.approx(0, abs=1e-4)
+    assert losses == sorted(losses, reverse=True) and margins == sorted(margins)
+    assert metrics["pair_accuracy"][-1] == pytest.approx(1.0)
 
 
 def test_a_mini_batch_without_pairs_trains_the_others(model, process_group):  # noqa: F811
