@@ -52,6 +52,10 @@ class Plan:
     overrides: tuple[str, ...]
     """Hydra's, for every training and evaluation."""
 
+    def __post_init__(self) -> None:
+        if self.sizes["train"] % (2 * self.batch):
+            raise ValueError(f"TRAIN_TASKS is {self.sizes['train']}; expected a multiple of 2 x BATCH={self.batch}")
+
     @property
     def baseline(self) -> str:
         """The method that the others are compared with."""
@@ -60,17 +64,12 @@ class Plan:
     @classmethod
     def read(cls, variables: Mapping[str, str], overrides: Sequence[str]) -> Plan:
         """Read the choices. Raises ValueError for a variable that is not what it should be."""
-        named = (variables.get("METHODS") or "grpo reh_matched lcf dpo leafe leafe_rl recovery ace").split()
-        # The base model's failures are what the others go on from.
-        methods = ("base", *dict.fromkeys(name for name in named if name != "base"))
-        if unknown := sorted({*methods} - {*METHODS}):
-            raise ValueError(f"METHODS names {', '.join(unknown)}; expected some of {', '.join(METHODS)}")
         number = _Numbers(variables)
-        plan = cls(
+        return cls(
             run_dir=Path(variables["RUN_DIR"]).expanduser().absolute(),
             source=Path(variables["MBPP"]).expanduser().absolute(),
             model=variables.get("MODEL") or None,
-            methods=methods,
+            methods=_read_methods(variables.get("METHODS") or "grpo reh_matched lcf dpo leafe leafe_rl recovery ace"),
             seeds=tuple(map(int, (variables.get("SEEDS") or "0").split())),
             rates=tuple((variables.get("RATES") or "").split()),
             sizes={"train": number("TRAIN_TASKS"), "dev": number("DEV_TASKS"), "held_out": number("TASKS")},
@@ -86,9 +85,14 @@ class Plan:
             small_batch=number("BATCH_EPISODES"),
             overrides=tuple(overrides),
         )
-        if plan.sizes["train"] % (2 * plan.batch):
-            raise ValueError(f"TRAIN_TASKS is {plan.sizes['train']}; expected a multiple of 2 x BATCH={plan.batch}")
-        return plan
+
+
+def _read_methods(text: str) -> tuple[str, ...]:
+    """Return the methods with `base` first, since the others go on from its failures."""
+    named = text.split()
+    if unknown := sorted({*named} - {*METHODS}):
+        raise ValueError(f"METHODS names {', '.join(unknown)}; expected some of {', '.join(METHODS)}")
+    return ("base", *dict.fromkeys(name for name in named if name != "base"))
 
 
 @dataclass(frozen=True)
