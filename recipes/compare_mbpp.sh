@@ -1,69 +1,41 @@
 #!/usr/bin/env bash
-# The paper's comparison on interactive MBPP: Base, GRPO, Early Experience, ACE, LEAFE and LEAFE + RL, each trained on
-# the same interaction, evaluated by plain attempts, put into one table and one picture.
+# The comparison of LEAFE with its baselines and controls on interactive MBPP: every method is trained on an equal budget
+# of environment steps and evaluated by plain attempts, and from the same failures of the base model.
 # bash recipes/compare_mbpp.sh [OVERRIDE...]; overrides go to every training and evaluation.
 #
-#   STEPS      training steps of each method; LEAFE + RL takes half of GRPO's and the rest of LEAFE's
-#   BUDGET     environment steps of one task in LEAFE's training: about what the others' eight plain attempts take
-#   ATTEMPTS   attempts at each held-out task; Pass@k is known up to this k
-#   TASKS      held-out tasks
-#   RUN_DIR    naming an old one goes on where it stopped: what is there already is not done again
+# Base, GRPO, L_reh with the volume of LEAFE (reh_matched), L_cf alone (lcf), DPO (dpo), the paper's LEAFE alone (leafe)
+# and from GRPO (leafe_rl), LEAFE with recovery targets (recovery), and ACE on GRPO (ace). LEAFE and its controls distil
+# one exploration of the base model, which is the budget. leafe_rl and ace spend half of it by GRPO.
+#
+#   MBPP            task file (.jsonl) that train, development and held-out tasks are drawn from
+#   TRAIN_TASKS, DEV_TASKS, TASKS        how many of each; SPLIT_SEED draws them
+#   METHODS         some of the names above, and reh_recovery (L_reh with the volume of recovery), early_experience
+#   SEEDS           training seeds
+#   RATES           learning rates to choose from on the development tasks, the same for every method; one is not chosen
+#   ATTEMPTS        attempts at a held-out task; ATTEMPTS_FEW for lcf, dpo, ace and the last two; ATTEMPTS_DEV at a
+#                   development task; ATTEMPTS_GIVEN from each failure of the base model, 0: none
+#   BUDGET          environment steps of one task's tree
+#   BATCH           tasks of one step of LEAFE; BATCH_EPISODES of one step of GRPO and ACE
+#   RUN_DIR         naming an old one goes on where it stopped, also within a training or an evaluation
+#
+# Every finished cell is a line of RUN_DIR/cells.jsonl: commands, commit, machine, dtype, seed, figures, seconds, steps,
+# tokens. The tables are RUN_DIR/comparison.md.
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
-RUN_DIR=${RUN_DIR:-$PWD/runs/compare_mbpp/$(date +%Y%m%d-%H%M%S)}
-OVERRIDES=("$@")
+export RUN_DIR=${RUN_DIR:-$PWD/runs/compare_mbpp/$(date +%Y%m%d-%H%M%S)}
 if [ "$(python -m leafe_verl.plugin.resolvers)" = gpu ]; then
-    : "${STEPS:=10}" "${BUDGET:=24}" "${ATTEMPTS:=128}" "${TASKS:=500}"
+    : "${TRAIN_TASKS:=256}" "${DEV_TASKS:=32}" "${TASKS:=128}" "${ATTEMPTS:=128}" "${ATTEMPTS_FEW:=32}" "${BUDGET:=24}"
+    : "${BATCH:=64}" "${BATCH_EPISODES:=32}"
+elif [ -n "${MBPP:-}" ]; then
+    : "${TRAIN_TASKS:=128}" "${DEV_TASKS:=32}" "${TASKS:=64}" "${ATTEMPTS:=32}" "${ATTEMPTS_FEW:=16}" "${BUDGET:=16}"
+    : "${BATCH:=32}" "${BATCH_EPISODES:=8}"
 else
-    : "${STEPS:=3}" "${BUDGET:=14}" "${ATTEMPTS:=32}" "${TASKS:=16}"
-    # Sixteen tasks a step, but for two: a task whose roots all succeed leaves LEAFE some of its budget, and ACE's
-    # attempts take more steps than those of a policy that learns.
-    LEAFE_ARGS=(data.train_batch_size=18) ACE_ARGS=(data.train_batch_size=15)
-    # Two turns of 64 tokens: most turns of this model are cut, and without them few examples would be left.
-    OVERRIDES=(leafe.distillation.incomplete_actions=true "$@")
+    : "${TRAIN_TASKS:=48}" "${DEV_TASKS:=16}" "${TASKS:=32}" "${ATTEMPTS:=8}" "${ATTEMPTS_FEW:=8}" "${BUDGET:=12}"
+    : "${BATCH:=12}" "${BATCH_EPISODES:=4}"
 fi
-HALF=$(((STEPS + 1) / 2))
-# The paper's method, not the recipes' recommended one.
-LEAFE_BUDGET=(preset=paper leafe.budget.environment_steps="$BUDGET" leafe.budget.attempts="$BUDGET")
+: "${ATTEMPTS_DEV:=8}" "${ATTEMPTS_GIVEN:=4}" "${SPLIT_SEED:=0}"
+: "${MBPP:=$ROOT/leafe_verl/data/embedded_train.jsonl}"
+export MBPP TRAIN_TASKS DEV_TASKS TASKS ATTEMPTS ATTEMPTS_FEW ATTEMPTS_DEV ATTEMPTS_GIVEN SPLIT_SEED BUDGET BATCH
+export BATCH_EPISODES
 
-# training NAME RECIPE MODEL STEPS [OVERRIDE...]
-training() {
-    local name=$1 recipe=$2 model=$3 steps=$4
-    shift 4
-    [ -e "$RUN_DIR/$name/trained" ] && return
-    MODEL=$model RUN_DIR=$RUN_DIR/$name bash "$ROOT/recipes/$recipe.sh" trainer.total_training_steps="$steps" \
-        trainer.val_before_train=false trainer.test_freq=-1 ${OVERRIDES[@]+"${OVERRIDES[@]}"} "$@"
-    touch "$RUN_DIR/$name/trained"
-}
-
-# evaluation NAME MODEL [OVERRIDE...]
-evaluation() {
-    local name=$1 model=$2
-    shift 2
-    MODEL=$model python -m leafe_verl evaluate --max-tasks "$TASKS" --attempts "$ATTEMPTS" \
-        --out "$RUN_DIR/$name/evaluation" ${OVERRIDES[@]+"${OVERRIDES[@]}"} "$@"
-}
-
-checkpoint() { echo "$RUN_DIR/$1/checkpoints/global_step_$2"; }
-
-training grpo grpo_mbpp "${MODEL:-}" "$STEPS" trainer.save_freq="$HALF"
-training leafe leafe_mbpp "${MODEL:-}" "$STEPS" "${LEAFE_BUDGET[@]}" ${LEAFE_ARGS[@]+"${LEAFE_ARGS[@]}"}
-# Other tasks than the first half saw.
-training leafe_rl leafe_mbpp "$(checkpoint grpo "$HALF")" "$((STEPS - HALF))" data.seed=2 "${LEAFE_BUDGET[@]}"
-training early_experience early_experience_mbpp "${MODEL:-}" "$STEPS"
-training ace ace_mbpp "${MODEL:-}" "$STEPS" ${ACE_ARGS[@]+"${ACE_ARGS[@]}"}
-
-evaluation base "${MODEL:-}"
-evaluation leafe "$(checkpoint leafe "$STEPS")"
-evaluation grpo "$(checkpoint grpo "$STEPS")"
-evaluation leafe_rl "$(checkpoint leafe_rl "$((STEPS - HALF))")"
-evaluation early_experience "$(checkpoint early_experience "$STEPS")"
-evaluation ace "${MODEL:-}" leafe.playbook.path="$RUN_DIR/ace/checkpoints/playbook.json"
-
-compared=() trained=()
-for name in base grpo early_experience ace leafe leafe_rl; do
-    compared+=("$name=$RUN_DIR/$name/evaluation")
-    if [ -e "$RUN_DIR/$name/trained" ]; then trained+=("$name=$RUN_DIR/$name"); fi
-done
-python -m leafe_verl compare "${compared[@]}" --training "${trained[@]}" "leafe_rl=$RUN_DIR/grpo@$HALF" \
-    --baseline base --out "$RUN_DIR/comparison"
+exec python -m leafe_verl.experiments "$@"

@@ -1,0 +1,1 @@
+"""The comparison of methods on one environment (`recipes/compare_mbpp.sh`), cell by cell."""

@@ -1,0 +1,127 @@
+"""Trains and evaluates every method of a plan, chooses learning rates, and compares."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from leafe_verl.core.statistics import ratios
+from leafe_verl.evaluation.comparison import training_cost
+from leafe_verl.evaluation.manifest import read_manifest
+from leafe_verl.evaluation.pass_at_k import ks_up_to
+from leafe_verl.evaluation.report import pass_estimates
+from leafe_verl.evaluation.results import read_evaluation, successes_by_task, total_counts
+from leafe_verl.experiments.budget import describe_misses
+from leafe_verl.experiments.ledger import Figures, Ledger, Shell
+from leafe_verl.experiments.plan import FEW, UNTRAINED, Plan
+from leafe_verl.experiments.splits import draw_splits
+from leafe_verl.experiments.training import Trained, Trainings
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One comparison, which goes on where it stopped."""
+
+    plan: Plan
+    ledger: Ledger
+    trainings: Trainings
+
+    def run(self) -> None:
+        """Run every cell, say which methods missed the budget, and write the comparison."""
+        first, *others = self.plan.seeds
+        trained = {method: self._evaluated(method, method, first) for method in self.plan.methods}
+        misses = self._misses(first, trained)
+        for seed in others:
+            more = {f"{m}_seed{seed}": self._evaluated(f"{m}_seed{seed}", m, seed) for m in self.plan.methods[1:]}
+            misses += self._misses(seed, more)
+            trained |= more
+        print("\n".join(f"note: {miss}" for miss in misses))
+        self._compare(trained)
+
+    def _evaluated(self, name: str, method: str, seed: int) -> Trained:
+        """Train a method and evaluate it on the held-out tasks, and from the failures of the base model."""
+        trained = self.trainings.train(method, seed, self.rate(method), self.rate("grpo"))
+        self._evaluate(f"{name}/held_out", trained, "held_out", "few" if method in FEW else "all")
+        if self.plan.attempts["given"]:
+            self._evaluate(f"{name}/given", trained, "held_out", "given", source=self._folder("base/held_out"))
+        return trained
+
+    def rate(self, method: str) -> str | None:
+        """Return a method's learning rate: the one whose policy solves most on the development tasks.
+
+        Every method has the same rates to choose from, each trained with the first seed.
+        """
+        rates, seed = self.plan.rates, self.plan.seeds[0]
+        if method in UNTRAINED or not rates:
+            return None
+        if len(rates) == 1:
+            return rates[0]
+        solved = {}
+        for rate in rates:
+            trained = self.trainings.train(method, seed, rate, self.rate("grpo") if method != "grpo" else rate)
+            solved[rate] = self._evaluate(f"rates/{method}/{rate}", trained, "dev", "dev")["pass@1"]
+        return max(rates, key=lambda rate: (solved[rate], -float(rate)))
+
+    def _folder(self, cell: str) -> Path:
+        return self.plan.run_dir / "evaluations" / cell
+
+    def _evaluate(self, cell: str, trained: Trained, tasks: str, attempts: str, source: Path | None = None) -> Figures:
+        return self.ledger.finish(f"evaluations/{cell}", partial(self._play, cell, trained, tasks, attempts, source))
+
+    def _play(
+        self, cell: str, trained: Trained, tasks: str, attempts: str, source: Path | None, shell: Shell
+    ) -> Figures:
+        command = [sys.executable, "-m", "leafe_verl", "evaluate", "--tasks", str(self.trainings.files[tasks])]
+        command += ["--attempts", str(self.plan.attempts[attempts]), "--out", str(self._folder(cell))]
+        command += ["--model", trained.model] if trained.model else []
+        command += ["--from", str(source)] if source else []
+        command += [f"leafe.playbook.path='{trained.playbook}'"] if trained.playbook else []
+        shell.run([*command, *self.plan.overrides])
+        return read_figures(self._folder(cell))
+
+    def _misses(self, seed: int, trained: Mapping[str, Trained]) -> list[str]:
+        """Say which methods spent more or less than the budget of a seed."""
+        costs = {name: training_cost(each.sources) for name, each in trained.items() if each.sources}
+        budget = self.trainings.budget(seed) if costs else 1.0
+        return describe_misses({name: cost["environment steps"] / budget for name, cost in costs.items()})
+
+    def _compare(self, trained: Mapping[str, Trained]) -> None:
+        """Write the tables and the picture of all evaluations to RUN_DIR/comparison."""
+        compared = [f"{name}={self._folder(f'{name}/held_out')}" for name in trained]
+        if self.plan.attempts["given"]:
+            compared += [f"{name}_given={self._folder(f'{name}/given')}" for name in trained]
+        training = [f"{name}={source}" for name, each in trained.items() for source in each.sources]
+        command = [sys.executable, "-m", "leafe_verl", "compare", *compared]
+        command += ["--out", str(self.plan.run_dir / "comparison"), "--baseline", self.plan.baseline]
+        Shell({}).run([*command, *(["--training", *training] if training else [])])
+
+
+def read_figures(store: Path) -> Figures:
+    """Return the figures of an evaluation: Pass@k with intervals, ratios, and what it spent."""
+    trees, manifest = read_evaluation(store), read_manifest(store)
+    results, counts = successes_by_task(trees), total_counts(trees)
+    if not results or manifest is None:
+        raise ValueError(f"{store} holds no scored attempt; starting the comparison again tries once more")
+    estimates = pass_estimates(results, ks_up_to(max(map(len, results.values()))))
+    intervals = {f"pass@{k}": [each.low, each.high] for k, each in estimates.items()}
+    spent = {name: counts[name] for name in ("attempts", "attempts_scored", "environment_steps", "sampled_tokens")}
+    passes = {f"pass@{k}": each.mean for k, each in estimates.items()}
+    return {"dtype": manifest.dtype, **passes, "intervals": intervals, **ratios(counts), **spent}
+
+
+def main(overrides: Sequence[str]) -> None:
+    """Run the comparison that the environment variables describe; see `recipes/compare_mbpp.sh`."""
+    try:
+        plan = Plan.read(os.environ, overrides)
+        files = draw_splits(plan.source, plan.sizes, plan.split_seed, plan.run_dir / "tasks")
+        late = plan.run_dir / "tasks" / "late.jsonl"
+        rows = files["train"].read_text(encoding="utf-8").splitlines(keepends=True)
+        late.write_text("".join(rows[len(rows) // 2 :]), encoding="utf-8")
+        ledger = Ledger(plan.run_dir)
+        Comparison(plan, ledger, Trainings(plan, ledger, {**files, "late": late})).run()
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
