@@ -114,6 +114,8 @@ class DistillationInfo:
     """Number of optimiser steps of the whole phase."""
     share_prefixes: bool
     """Whether examples that begin alike are merged into prefix trees."""
+    run_dir: str | None = None
+    """Folder with the run's activity file, in which the first worker counts the updates; None: they are not counted."""
 
     def to_extra_info(self) -> dict[str, Any]:
         """Return entries for a KVBatchMeta's `extra_info`, which verl hands to the workers with each mini-batch."""

@@ -16,10 +16,11 @@ from rich.text import Text
 
 from leafe_verl.evaluation.manifest import FILE
 from leafe_verl.report.overview import LOSS, share_figures, validation_figures
+from leafe_verl.report.present import describe_parts
 from leafe_verl.report.progress import Interval, LastExperience, Progress, RunFollower
 from leafe_verl.trees.text import one_line
 
-NAME_CHARACTERS, EXPERIENCE_CHARACTERS = 60, 600
+NAME_CHARACTERS, LINE_CHARACTERS, EXPERIENCE_CHARACTERS = 60, 200, 600
 SILENT_SECONDS = 60
 """Seconds of silence after which the frame says when the run last wrote something."""
 NOTHING = "–"
@@ -57,6 +58,8 @@ def frame(progress: Progress) -> RenderableType:
     """Return what is shown at one moment. `_text` strips control sequences from all text that comes from the run."""
     parts = Table.grid()
     parts.add_row(_heading(progress))
+    if progress.activity and (said := describe_parts(progress.activity, progress, time.time())):
+        parts.add_row(_text(", ".join(said), LINE_CHARACTERS))
     if progress.plan.steps:
         parts.add_row(ProgressBar(total=progress.plan.steps, completed=_steps_done(progress)))
     parts.add_row(_table(progress))

@@ -169,6 +169,9 @@ class LeafeTrainer(CollectingTrainer):
         return batch
 
     def _distil(self, phase: Phase, metrics: dict[str, Any]) -> None:
+        kinds = [f"{metrics.get(f'leafe/examples/{kind}', 0):,.0f} {kind}" for kind in phase.weights]
+        detail = f"{' and '.join(kinds)} examples"
+        self.activity.begin("distilling", step=self.global_steps, total=phase.updates, unit="updates", detail=detail)
         prepare_update(phase, self.config)
         output = self.actor_rollout_wg.update_actor(phase.batch)
         metrics.update(reduce_metrics(rename_dict(output["metrics"], f"{phase.name}/")))

@@ -119,7 +119,8 @@ def prepare_update(phase: Phase, config: DictConfig) -> None:
     actor = config.actor_rollout_ref.actor
     mini_batch_size = len(phase.batch) // phase.num_mini_batches
     seed = actor.data_loader_seed if actor.shuffle else None
-    info = DistillationInfo(phase.weights, phase.updates, config.leafe.distillation.share_prefixes)
+    share_prefixes = config.leafe.distillation.share_prefixes
+    info = DistillationInfo(phase.weights, phase.updates, share_prefixes, config.get("run_dir"))
     phase.batch.extra_info.update(
         {
             "global_batch_size": mini_batch_size,
