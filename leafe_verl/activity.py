@@ -95,11 +95,10 @@ class ActivityFile:
         self._activity = dataclasses.replace(self._activity, name=how, done=0, total=None, detail="", began=time.time())
         self._write()
 
-    def remove(self) -> None:
-        """Forget what an earlier process of this run did last."""
-        self._activity = Activity("starting")
-        with suppress(OSError):
-            (self._folder / FILE).unlink(missing_ok=True)
+    def start(self) -> None:
+        """Say that the run starts, whatever an earlier process of it did last."""
+        self._activity = Activity("starting", began=time.time(), step_began=time.time())
+        self._write()
 
     def _write(self) -> None:
         self._written = time.monotonic()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,10 +15,8 @@ from rich.live import Live
 from leafe_verl.console.log_tail import LogTail
 from leafe_verl.console.narration import Narrator
 from leafe_verl.report.progress import RunFollower
-from leafe_verl.report.watch import frame
+from leafe_verl.report.watch import TRANSCRIPT, frame
 
-TRANSCRIPT = "console.txt"
-"""File in RUN_DIR with the lines that were shown."""
 POLL_SECONDS = 1.0
 FULL_BYTES = 1 << 20
 """A disk with less room than this counts as full."""
@@ -37,8 +35,11 @@ class Display:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leafe console", daemon=True)
 
-    def start(self) -> None:
-        """Begin to show the run."""
+    def start(self, heading: Iterable[str]) -> None:
+        """Say the heading, and begin to show the run."""
+        with suppress(OSError):
+            (self._folder / TRANSCRIPT).unlink(missing_ok=True)
+        self.say([*heading])
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             # What this process prints belongs into the log, also while the live display is on.
             self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)

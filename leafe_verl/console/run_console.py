@@ -40,7 +40,7 @@ class RunConsole:
 
     def open(self, heading: Iterable[str]) -> None:
         """Say the heading, then show the run, and print everything else to the log."""
-        ActivityFile(self._run_dir).remove()
+        ActivityFile(self._run_dir).start()
         self._say_when_python_ends()
         if not is_verbose():
             try:
@@ -49,9 +49,10 @@ class RunConsole:
                 print(f"warning: {self._capture.log} cannot be written ({error}), so everything is printed here")
             else:
                 self._display = self._make_display()
-        self.say(heading)
         if self._display:
-            self._display.start()
+            self._display.start(heading)
+        else:
+            self.say(heading)
 
     def say(self, lines: Iterable[str]) -> None:
         """Print lines to the terminal."""

@@ -1,7 +1,8 @@
-"""`leafe-verl watch`: show a training run's figures in the terminal while it goes on."""
+"""`leafe-verl watch`: show a training run's figures in the terminal while it goes on, or as a picture."""
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -21,6 +22,9 @@ from leafe_verl.report.progress import Interval, LastExperience, Progress, RunFo
 from leafe_verl.trees.text import one_line
 
 NAME_CHARACTERS, LINE_CHARACTERS, EXPERIENCE_CHARACTERS = 60, 200, 600
+PICTURE_COLUMNS = 110
+TRANSCRIPT = "console.txt"
+"""File in RUN_DIR with the lines that the run's launcher has printed."""
 SILENT_SECONDS = 60
 """Seconds of silence after which the frame says when the run last wrote something."""
 NOTHING = "–"
@@ -51,6 +55,23 @@ def watch(folder: Path, *, once: bool = False, interval: float = 2.0, console: C
             live.update(frame(progress), refresh=True)
     except KeyboardInterrupt:  # Ctrl-C is how a user stops watching
         pass
+    return 0
+
+
+def write_picture(folder: Path, out: Path) -> int:
+    """Write what a run's terminal shows as an SVG file, print its path, and return 0.
+
+    These are the lines that the run has printed so far, and its figures while it goes on.
+    """
+    console = Console(record=True, width=PICTURE_COLUMNS, file=io.StringIO(), force_terminal=True)
+    transcript = folder / TRANSCRIPT
+    if transcript.is_file():
+        for line in transcript.read_text(encoding="utf-8").splitlines():
+            console.print(line, markup=False)
+    if not (progress := RunFollower(folder).look()).ended:
+        console.print(frame(progress))
+    out.write_text(console.export_svg(title=progress.name, unique_id="leafe"), encoding="utf-8")
+    print(f"written: {out}")
     return 0
 
 
