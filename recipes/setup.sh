@@ -37,17 +37,21 @@ _require_room() {
 # _logged WHAT COMMAND...: say what is done, and print the rest to the log. A command that fails ends the set-up with
 # what it said last: pip says the cause there, and prints red lines that are no errors before.
 _logged() {
-    local what=$1 log="$ROOT/.venv/setup.log" begun=$SECONDS
+    local what=$1 log="$ROOT/.venv/setup.log" begun=$SECONDS before=0
     shift
+    [ ! -e "$log" ] || before=$(wc -c < "$log")
     printf '  %s' "$what"
     printf '\n== %s: %s\n' "$(date)" "$*" >> "$log"
     if "$@" >> "$log" 2>&1; then
         echo ": $((SECONDS - begun)) s"
         return
     fi
-    printf '\n\nThe set-up failed at this:\n' >&2
-    { grep -E '^ *(ERROR|error|fatal|.*No space left)' "$log" | grep -v "dependency resolver" || tail -n 5 "$log"; } \
-        | tail -n 5 | cut -c -400 >&2
+    echo
+    echo "The set-up failed at this:" >&2
+    tail -c "+$((before + 1))" "$log" > "$log.last"
+    { grep -E '^ *(ERROR|error|fatal|.*No space left)' "$log.last" | grep -v "dependency resolver" \
+        || tail -n 5 "$log.last"; } | tail -n 5 | cut -c -400 >&2
+    rm -f "$log.last"
     printf 'log: %s; the same command goes on from here\n' "$log" >&2
     return 1
 }

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 
 from leafe_verl.trees.text import visible
 
-LINES, CHARACTERS = 12, 1500
+LINES, LINE_CHARACTERS = 12, 400
 """How much of a cause's message is shown. The log has it all."""
 MEMORY_HINT = (
     "A process was killed, most often for want of memory. Give the run more, or make it smaller: MODEL, "
     "actor_rollout_ref.rollout.max_num_seqs, actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu."
 )
+RAYS_OWN = "/ray/_private/"
 _KILLED = re.compile(r"OutOfMemory|\bOOM\b|out of memory|SIGKILL", re.IGNORECASE)
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)')
 _RAISED = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)\b.*", re.MULTILINE)
@@ -49,14 +50,20 @@ def _message(cause: BaseException) -> str:
 
 
 def _shortened(text: str) -> list[str]:
-    lines = visible(text[:CHARACTERS]).rstrip().split("\n")
-    return lines if len(lines) <= LINES and len(text) <= CHARACTERS else [*lines[:LINES], "..."]
+    lines = visible(text[: 10 * LINES * LINE_CHARACTERS]).rstrip().split("\n")
+    shown = [line if len(line) <= LINE_CHARACTERS else f"{line[:LINE_CHARACTERS]} ..." for line in lines[:LINES]]
+    return shown if len(lines) <= LINES else [*shown, "..."]
 
 
 def _find_place(chain: list[BaseException]) -> str | None:
-    """Return file, line and function that raised the root: as Ray tells it if another process did."""
+    """Return file, line and function that raised the root, as Ray tells it if another process did.
+
+    None for an error of Ray's own, which says that a process is gone, and not why.
+    """
     told = [found for each in chain for found in _FRAME.finditer(str(each))]
     if told:
         return f"{told[-1]['file']}, line {told[-1]['line']}, in {told[-1]['function']}"
     frames = traceback.extract_tb(chain[-1].__traceback__)
-    return f"{frames[-1].filename}, line {frames[-1].lineno}, in {frames[-1].name}" if frames else None
+    if not frames or RAYS_OWN in frames[-1].filename:
+        return None
+    return f"{frames[-1].filename}, line {frames[-1].lineno}, in {frames[-1].name}"

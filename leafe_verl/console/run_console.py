@@ -110,7 +110,7 @@ class RunConsole:
         return [f"log: {shown(self._capture.log)}"] if self._display else []
 
     def _again_lines(self) -> list[str]:
-        return [f"go on from the last checkpoint, or begin anew without one: {again(self._run_dir, self._choices)}"]
+        return ["to go on from its last checkpoint, if there is one:", f"  {again(self._run_dir, self._choices)}"]
 
     def _say_when_python_ends(self) -> None:
         """Say the end of a run that no callback of Hydra hears of: Ctrl-C, or a signal that Ray turns into an exit."""
