@@ -22,11 +22,19 @@ class Finding:
     """Command or setting that fixes the problem; None if there is none."""
 
 
-def run_checks(*, with_ray: bool = True) -> int:
-    """Print every finding. Return 0 if nothing is missing, otherwise 1."""
+def run_checks(*, with_ray: bool = True, model: str | None = None) -> int:
+    """Print every finding. Return 0 if nothing is missing, otherwise 1.
+
+    Args:
+        model: Folder, checkpoint or hub name of a model to ask how it is talked to; None: none is asked.
+    """
     findings = [_python(), *_distributions(), _guarded("plugin in this process", _plugin_state, _REINSTALL)]
     if with_ray and importlib.util.find_spec("ray"):
         findings.append(_guarded("plugin in a Ray worker", _plugin_state_in_ray, _REINSTALL))
+    if model is not None:
+        findings.append(
+            _guarded(f"model {model}", lambda: _model_state(model), "read the message: it says what to give")
+        )
     for finding in findings:
         print(f"{'ok     ' if finding.fix is None else 'MISSING'} {finding.what}: {finding.found}")
         if finding.fix:
@@ -73,6 +81,17 @@ def _guarded(what: str, look: Callable[[], str], fix: str) -> Finding:
         return Finding(what, look())
     except Exception as error:
         return Finding(what, f"{type(error).__name__}: {error}", fix)
+
+
+def _model_state(model: str) -> str:
+    """Return how turns are appended to a model's histories. Raises ValueError if they cannot be."""
+    from leafe_verl.checkpoints import hf_folder
+    from leafe_verl.plugin.chat_check import ask_model
+
+    found = ask_model(hf_folder(model))
+    if found is None:
+        raise ValueError("its tokenizer could not be loaded; give a folder, or download the model first")
+    return found.describe()
 
 
 def _plugin_state() -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from leafe_verl.lora import has_adapter, is_bare_adapter, merge_adapter, merged_copy
 
 MERGED = "merged"
 """Name of the Hugging Face folder beside a checkpoint's `actor`."""
@@ -25,11 +28,19 @@ def hf_folder(model: str) -> str:
 
     `model` is returned as it is unless it is a folder with a checkpoint of verl's FSDP engine
     (RUN_DIR/checkpoints/global_step_N, or `actor` in it). Its merged weights are kept beside `actor` and found again.
-    Raises ValueError for a folder that is neither, and when verl's merger fails.
+    A LoRA adapter that lies beside weights is merged into them, since it would be left out silently otherwise.
+    Raises ValueError for a folder that is neither, for an adapter alone, and when verl's merger fails.
     """
     path = Path(model).expanduser()
-    if not path.is_dir() or _has_weights(path):
+    if not path.is_dir():
         return model
+    if is_bare_adapter(path):
+        raise ValueError(
+            f"{model} is a LoRA adapter, not a model ({_base_of(path)}); merge it into its base model with peft's "
+            "merge_and_unload, and give that folder"
+        )
+    if _has_weights(path) and not _is_lora_part(path):
+        return str(merged_copy(path)) if has_adapter(path) else model
     if path.is_symlink():  # RUN_DIR/checkpoints/best, which may point elsewhere before the merger has ended
         path = path.resolve()
     actor = next((folder for folder in (path, path / "actor", path.parent) if _is_sharded(folder)), None)
@@ -41,9 +52,20 @@ def hf_folder(model: str) -> str:
             f"(RUN_DIR/checkpoints/global_step_N){there}"
         )
     merged = actor.parent / MERGED
-    if not merged.is_dir():
+    if not merged.is_dir() or has_adapter(merged):  # an earlier version left the base weights and the adapter beside
         _merge(actor, merged)
     return str(merged)
+
+
+def _base_of(adapter: Path) -> str:
+    base = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    return f"its base model is {base}" if base else "it does not say of which base model"
+
+
+def _is_lora_part(folder: Path) -> bool:
+    """`actor/huggingface` of a LoRA checkpoint: with `hf_model` in save_contents verl writes weights there under
+    peft's names, which transformers replaces by random ones."""
+    return (folder.parent / "lora_train_meta.json").is_file() and _is_sharded(folder.parent)
 
 
 def _has_weights(folder: Path) -> bool:
@@ -66,6 +88,10 @@ def _merge(actor: Path, merged: Path) -> None:
         done = subprocess.run(command, stdout=sys.stderr.fileno())
         if done.returncode or not _has_weights(partial):
             raise ValueError(f"verl's merger could not merge {actor} (exit status {done.returncode}); see above")
+        if has_adapter(partial):
+            merge_adapter(partial)
+        if merged.is_dir() and has_adapter(merged):
+            shutil.rmtree(merged)
         if not merged.is_dir():  # another process may have been faster
             partial.rename(merged)
     finally:

@@ -49,6 +49,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_check(check: argparse.ArgumentParser) -> None:
     check.add_argument("--no-ray", action="store_true", help="do not start Ray to check one of its workers")
+    check.add_argument(
+        "--model",
+        metavar="PATH",
+        help="also ask this model's chat template whether and how turns can be appended to it",
+    )
     check.set_defaults(run=_check)
 
 
@@ -69,13 +74,28 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="new folder, or an evaluation to continue"
     )
-    evaluate.add_argument("--attempts", type=_positive, default=32, help="attempts per task (default 32)")
+    evaluate.add_argument(
+        "--attempts", type=_positive, help="attempts per task (default 32), or per failed history (default 8)"
+    )
     evaluate.add_argument("--max-tasks", type=_positive, help="use only the first N tasks (default all)", metavar="N")
     evaluate.add_argument(
         "--loop", choices=("episode", "explore"), default="episode", help="plain attempts (default) or trees"
     )
     evaluate.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
+    _add_given(evaluate.add_argument_group("recovery from given failures, the same for every model"))
     evaluate.set_defaults(run=_evaluate)
+
+
+def _add_given(given: argparse._ArgumentGroup) -> None:
+    given.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="STORE",
+        help="go on from failed attempts in the --out of an evaluate, a RUN_DIR or a tree store (default: begin anew)",
+    )
+    given.add_argument("--turn", type=_positive, metavar="T", help="the turn that has failed (default 1)")
+    given.add_argument("--histories", type=_positive, metavar="H", help="maximum number per task (default 4)")
 
 
 def _add_compare(compare: argparse.ArgumentParser) -> None:
@@ -180,12 +200,15 @@ def _add_export(export: argparse.ArgumentParser) -> None:
         "--out", required=True, type=Path, metavar="FILE", help=".jsonl for trl; .parquet or .jsonl for verl"
     )
     export.add_argument("--format", choices=("trl", "verl"), default="trl", help="trainer that will read the file")
-    export.add_argument("--kinds", nargs="+", choices=("counterfactual", "rehearsal"), help="default both")
+    export.add_argument("--kinds", nargs="+", choices=("counterfactual", "rehearsal", "recovery"), help="default all")
     export.add_argument("--events", choices=("improved", "every", "success"), help="branching events to train on")
     export.add_argument("--target", choices=("action", "suffix"), help="what counterfactual examples train on")
     export.add_argument("--events-per-task", type=int, metavar="N")
     export.add_argument(
         "--rehearsal-share", type=float, metavar="SHARE", help="share of the successful attempts, from 0 to 1"
+    )
+    export.add_argument(
+        "--recovery-targets", type=int, metavar="N", help="recovery targets of one task that the trees hold, default 0"
     )
     export.add_argument("--seed", type=int, help="seed for choosing examples (default each tree's own)")
 
@@ -193,7 +216,7 @@ def _add_export(export: argparse.ArgumentParser) -> None:
 def _check(options: argparse.Namespace) -> int:
     from leafe_verl.check import run_checks
 
-    return run_checks(with_ray=not options.no_ray)
+    return run_checks(with_ray=not options.no_ray, model=options.model)
 
 
 def _summary(options: argparse.Namespace) -> int:
@@ -208,17 +231,25 @@ def _summary(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from leafe_verl.plugin.given_histories import GivenRequest
     from leafe_verl.plugin.launch import EvaluationRequest, evaluate
 
+    given = None
+    if options.source:
+        given = GivenRequest(options.source, options.turn or 1, options.histories or 4, options.max_tasks)
+    elif options.turn or options.histories:
+        print("--turn and --histories choose among the failures of a store; name it with --from", file=sys.stderr)
+        return 1
     request = EvaluationRequest(
         model=options.model,
         sources=tuple(options.tasks),
         out=options.out,
-        attempts=options.attempts,
+        attempts=options.attempts or (8 if given else 32),
         max_tasks=options.max_tasks,
         loop=options.loop,
         device=options.device,
         overrides=tuple(options.overrides),
+        given=given,
     )
     return _or_error(lambda: evaluate(request))
 

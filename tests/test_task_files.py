@@ -1,12 +1,14 @@
 """Tasks from MBPP's own JSONL, from verl's parquet, and from a hub."""
 
+import ast
+import itertools
 import json
 import sys
 from types import SimpleNamespace
 
 import pytest
 
-from leafe_verl.embedded import HELDOUT_FILE, TRAIN_FILE
+from leafe_verl.embedded import DEV_FILE, HELDOUT_FILE, TRAIN_FILE
 from leafe_verl.environments.mbpp import MBPP
 from leafe_verl.task_files import read_tasks
 
@@ -20,11 +22,46 @@ ROW = {
 }
 
 
-def test_the_embedded_sets_are_large_enough_and_disjoint():
-    train, held_out = (read_tasks(str(path), "mbpp") for path in (TRAIN_FILE, HELDOUT_FILE))
-    assert len(train) >= 64
-    assert len(held_out) >= 32
-    assert not {task.instruction for task in train} & {task.instruction for task in held_out}
+@pytest.mark.parametrize("path, number", [(TRAIN_FILE, 96), (DEV_FILE, 48), (HELDOUT_FILE, 104)])
+def test_an_embedded_set_holds_different_functions(path, number):
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(rows) == len({row["task_id"] for row in rows}) == len({row["text"] for row in rows}) == number
+    assert len({function_name(row["code"]) for row in rows}) == number
+    for row in rows:
+        tests = [*row["test_list"], *row["challenge_test_list"]]
+        assert len(row["test_list"]) == 3 and row["challenge_test_list"] and len(set(tests)) == len(tests)
+        assert all(test.startswith(f"assert {function_name(row['code'])}(") for test in tests)
+        assert len({test.rpartition(" == ")[2] for test in tests}) > 1, "no constant passes"
+
+
+def test_the_embedded_sets_share_no_function():
+    sets = [
+        [json.loads(line) for line in path.read_text().splitlines()] for path in (TRAIN_FILE, DEV_FILE, HELDOUT_FILE)
+    ]
+    for what in (lambda row: row["text"], lambda row: function_name(row["code"]), lambda row: normalise(row["code"])):
+        found = [{what(row) for row in rows} for rows in sets]
+        assert [one & other for one, other in itertools.combinations(found, 2)] == [set()] * 3
+
+
+def function_name(code):
+    (function,) = ast.parse(code).body
+    return function.name
+
+
+def normalise(code):
+    """Return a function's code without the names that its author chose."""
+    tree, names = ast.parse(code), {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            node.name = "f"
+        elif isinstance(node, ast.arg):
+            node.arg = names.setdefault(node.arg, f"x{len(names)}")
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.setdefault(node.id, f"x{len(names)}")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            node.id = names.get(node.id, node.id)
+    return ast.dump(tree)
 
 
 def test_parquet_of_verl_gives_the_same_task_as_jsonl(tmp_path):

@@ -25,7 +25,7 @@ from leafe_verl.core.reflection import Reflection
 from leafe_verl.core.settings import Settings
 from leafe_verl.core.sft_examples import Example, Kind, TokenSequence, build_examples, build_sequence
 from leafe_verl.core.task import Task
-from leafe_verl.core.tree import Attempt, Branch, ExplorationTree, Outcome, StepRecord
+from leafe_verl.core.tree import Attempt, Branch, ExplorationTree, Outcome, Recovery, StepRecord
 
 __all__ = [
     "Attempt",
@@ -46,6 +46,7 @@ __all__ = [
     "PolicyFailure",
     "PolicyTimeout",
     "PromptUsage",
+    "Recovery",
     "Reflection",
     "ReplayDivergence",
     "ReplayEnvironment",

@@ -22,9 +22,12 @@ from leafe_verl.core.environment import (
     EnvironmentTimeout,
     ReplayDivergence,
     call_within,
+    read_verdict,
 )
-from leafe_verl.core.policy import ContextOverflow, History, Policy, PolicyFailure, PolicyTimeout, annotate
+from leafe_verl.core.given import GivenHistory
+from leafe_verl.core.policy import ContextOverflow, History, Policy, PolicyFailure, PolicyTimeout, Turn, annotate
 from leafe_verl.core.reflection import experience_note
+from leafe_verl.core.rollback import roll_back
 from leafe_verl.core.settings import Settings
 from leafe_verl.core.task import Task
 from leafe_verl.core.tree import Attempt, Outcome, StepRecord
@@ -74,16 +77,22 @@ class AttemptRun:
     """Advice for the system prompt; empty for none."""
     rollback: RollbackPoint | None = None
     """None: the attempt starts at the root."""
+    action: Turn | None = None
+    """The only action, executed instead of a sampled one. None: actions are sampled until the attempt ends."""
+    given: GivenHistory | None = None
+    """Steps of an earlier attempt that the root goes on from. None: it begins at the task's start."""
     environment: Environment | None = field(default=None, init=False)
     steps: list[StepRecord] = field(default_factory=list, init=False)
     """Steps that this attempt has executed itself."""
+    given_steps: tuple[StepRecord, ...] = field(default=(), init=False)
+    """The given steps with the histories that this policy sees."""
     replayed_steps: int = field(default=0, init=False)
     outcome: Outcome = field(default=Outcome.HORIZON, init=False)
 
     @property
     def prefix(self) -> tuple[StepRecord, ...]:
-        """Steps before the rollback point, which are the parent's."""
-        return self.rollback.path[: self.rollback.step - 1] if self.rollback else ()
+        """Steps before the attempt's own: the parent's up to the rollback point, or the given ones."""
+        return self.rollback.path[: self.rollback.step - 1] if self.rollback else self.given_steps
 
     async def play(self) -> Attempt:
         """Play the attempt and return it, without its place in the tree. A failure makes it unscored."""
@@ -105,7 +114,8 @@ class AttemptRun:
         if self.rollback and self.rollback.experience is not None:
             note = PromptNote(self.rollback.step, experience_note(self.rollback.experience))
             prompt = await annotate(self.policy, history, note.text)
-        first, last = len(self.prefix) + 1, environment.horizon
+        first = len(self.prefix) + 1
+        last = first if self.action else environment.horizon
         for t in range(first, last + 1):
             is_over = await self._take_step(environment, history, prompt) or t == last
             if self._trains_on_observations and (is_over or window_moves(t, self.settings.context)):
@@ -115,13 +125,31 @@ class AttemptRun:
             history, prompt = await self._next_prompts(history, prompt, note)
 
     async def _start(self, environment: Environment) -> History:
-        """Return h_1 after a reset, or h_tau after rolling the environment back to E_tau."""
+        """Return h_1 after a reset, h_tau after rolling back to E_tau, or the history after the given steps."""
         if self.rollback:
-            point = self.rollback.path[self.rollback.step - 1]
-            self.replayed_steps = await self._call("restore", environment.restore, point.snapshot)
-            return point.history
+            path, step = self.rollback.path, self.rollback.step
+            where = (environment, self.task, self.settings.seed, path, step)
+            self.replayed_steps = await self._call("restore", roll_back, *where)
+            return path[step - 1].history
+        if self.given:
+            return await self._go_on(environment, self.given)
         observation, _ = await self._call("reset", environment.reset, self.task, self.settings.seed)
         self._check_length(observation)
+        return await self._open(environment, observation)
+
+    async def _go_on(self, environment: Environment, given: GivenHistory) -> History:
+        """Replay the given steps and return the history after them, as this policy would see it had it acted so."""
+        steps, after = given.steps, len(given.steps) + 1
+        where = (environment, self.task, given.seed, steps, after)
+        self.replayed_steps = await self._call("restore", roll_back, *where)
+        history = await self._open(environment, given.first_observation)
+        for step in steps:
+            self.given_steps += (dataclasses.replace(step, history=history),)
+            history = await history_after(self.policy, self.given_steps, self.settings.context)
+        return history
+
+    async def _open(self, environment: Environment, observation: str) -> History:
+        """Return h_1, the opening prompt with the first observation."""
         system = "\n\n".join(filter(None, (environment.system_prompt, self.playbook)))
         messages = [{"role": "system", "content": system}] if system else []
         return await self.policy.begin([*messages, {"role": "user", "content": observation}])
@@ -129,11 +157,12 @@ class AttemptRun:
     async def _take_step(self, environment: Environment, history: History, prompt: History) -> bool:
         """Sample an action, execute and record it. Returns whether the environment ended the attempt."""
         snapshot = await self._call("snapshot", environment.snapshot)
-        action = await self.policy.act(prompt, self.request)
+        action = self.action or await self.policy.act(prompt, self.request)
         step = await self._call("step", environment.step, action.text)
         self._check_length(step.observation)
         error, command = bool(step.info.get("error")), step.info.get("action")
-        self.steps.append(StepRecord(history, action, step.observation, step.reward, error, snapshot, command))
+        told = (step.observation, step.reward, error, snapshot, command)
+        self.steps.append(StepRecord(history, action, *told, failed=read_verdict(step)))
         if step.terminated:
             self.outcome = Outcome.SUCCESS if step.info.get("success") else Outcome.FAILURE
         return bool(step.terminated or step.truncated)

@@ -26,8 +26,23 @@ class Step(NamedTuple):
     truncated: bool
     """The environment stopped for another reason, such as a limit of its own."""
     info: Mapping[str, Any]
-    """Optional keys. `success`: bool, the task is solved. `error`: bool, the observation reports an error. `action`:
-    str, the part of the answer that was executed, for a summary of past steps; absent if that is all or nothing."""
+    """Optional keys. `success`: bool, the task is solved. `error`: bool, the observation reports an error. `failed`:
+    bool, the environment's verdict on the action; absent or None for the rule of `read_verdict`. `action`: str, the
+    part of the answer that was executed, for a summary of past steps; absent if that is all or nothing."""
+
+
+def read_verdict(step: Step) -> bool | None:
+    """Return whether the action has failed: True, False for a success, None if the environment has no verdict on it.
+
+    An environment that judges every action, as tests judge a program, says so in `failed`. Of any other, an action has
+    failed if the observation reports an error, or if it ended the task and did not solve it.
+    """
+    failed, error = step.info.get("failed"), step.info.get("error")
+    if failed is not None:
+        return bool(failed)
+    if step.terminated and not error:
+        return not step.info.get("success")
+    return True if error else None
 
 
 class EnvironmentFailure(Exception):

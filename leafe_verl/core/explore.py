@@ -3,6 +3,8 @@
 root attempt ─► reflection (tau, e) ─► roll back to step tau ─► branch, told e ─► reflection ─► ...
 root attempt ─► ...
 
+Beyond the paper, recovery targets are confirmed once the tree has grown; see recovery.py.
+
 `Explorer._grow` and `Explorer._reflect_and_branch` are the algorithm. Whatever the budget is certain to hold runs
 concurrently, which growth.py decides.
 """
@@ -19,8 +21,10 @@ from leafe_verl.core.attempt import AttemptRun, RollbackPoint
 from leafe_verl.core.concurrency import gather_or_cancel, unless_stopped
 from leafe_verl.core.context import PromptNote, history_after
 from leafe_verl.core.environment import Environment
+from leafe_verl.core.given import GivenHistory
 from leafe_verl.core.growth import Growth, Node
 from leafe_verl.core.policy import Policy, PolicyFailure, Turn
+from leafe_verl.core.recovery import confirm_recoveries
 from leafe_verl.core.reflection import (
     Reflection,
     fallback_reflection,
@@ -53,9 +57,11 @@ class Explorer:
         Attempts are listed in breadth-first order, so that the same seed and the same answers give the same tree.
         Failures of the environment or the policy are outcomes of attempts and are not raised.
         """
-        growth = Growth(self.settings.budget, roots, self._max_branches, functools.cache(self._horizon))
+        growth = Growth(self.settings.exploration_budget, roots, self._max_branches, functools.cache(self._horizon))
         await gather_or_cancel(self._grow(task, growth, root) for root in growth.roots)
-        return growth.build_tree(task)
+        tree = growth.build_tree(task)
+        await self.confirm_recoveries(tree)
+        return tree
 
     async def _grow(self, task: Task, growth: Growth, node: Node) -> None:
         """Attempt the task, reflect on the attempt, and branch off where each reflection says."""
@@ -83,8 +89,25 @@ class Explorer:
                 branch.step = reflection.step if self.settings.reflection.rollback == "step" else 1
         await gather_or_cancel(self._grow(task, growth, branch) for branch in branches)
 
-    async def attempt(self, task: Task, rollback: RollbackPoint | None = None, name: str = "0") -> Attempt:
-        """Play one attempt, from the root or from a rollback point, to its end. `name` is unique within its tree."""
+    async def confirm_recoveries(self, tree: ExplorationTree) -> None:
+        """Execute recovery targets of a grown tree, and add to it what came of them; see recovery.py."""
+        if self.settings.distillation.max_recoveries and not self.stop.is_set():
+            execute = functools.partial(self.attempt, tree.task)
+            tree.recoveries = await confirm_recoveries(tree, self.settings, execute, self.stop)
+
+    async def attempt(
+        self,
+        task: Task,
+        rollback: RollbackPoint | None = None,
+        name: str = "0",
+        action: Turn | None = None,
+        given: GivenHistory | None = None,
+    ) -> Attempt:
+        """Play one attempt, from the root or from a rollback point, to its end.
+
+        `name` is unique within its tree. `action` is the only one, and executed instead of what the policy would do. A
+        root goes on from a given history, if there is one, instead of the task's start.
+        """
         attempt = AttemptRun(
             task,
             self.make_environment,
@@ -95,6 +118,8 @@ class Explorer:
             f"attempt {name}",
             self.playbook,
             rollback,
+            action,
+            given,
         )
         return await attempt.play()
 

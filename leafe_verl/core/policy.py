@@ -27,17 +27,28 @@ class Turn:
     text: str
     """The decoded turn, without its end-of-turn token."""
     token_ids: tuple[int, ...]
-    """The sampled tokens. A complete turn ends with its end-of-turn token."""
+    """The sampled tokens, and `num_added` others. A complete turn ends with its end-of-turn token."""
     log_probs: tuple[float, ...] | None = None
-    """Natural-log probability of each token under the sampling policy. None if the engine returned none."""
+    """Natural-log probability of each token under the sampling policy; 0.0 for added tokens. None if the engine
+    returned none."""
     complete: bool = True
     """False if the token limit cut the turn off, so that it has no end-of-turn token."""
     prompted: PromptUsage | None = field(default=None, compare=False)
     """How the prompt of this turn was read. None if the engine does not say; never stored."""
+    num_added: int = 0
+    """Number of tokens at the end of `token_ids` that nobody sampled: 1, the end-of-turn token, if the turn was ended
+    where `leafe.generation.stop_at` says; else 0. SFT trains on them, and GRPO does not."""
 
     def __post_init__(self) -> None:
         if self.log_probs is not None and len(self.log_probs) != len(self.token_ids):
             raise ValueError(f"{len(self.token_ids)} tokens came with {len(self.log_probs)} log-probs")
+        if not 0 <= self.num_added <= len(self.token_ids):
+            raise ValueError(f"{self.num_added} of {len(self.token_ids)} tokens are said to be added")
+
+    @property
+    def num_sampled(self) -> int:
+        """Number of tokens that the policy sampled."""
+        return len(self.token_ids) - self.num_added
 
 
 @dataclass(frozen=True)

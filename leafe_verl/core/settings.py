@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from typing_extensions import Self
@@ -35,6 +35,7 @@ class Source:
 
 PAPER = Source("paper")
 OURS = Source("ours")
+BEYOND = Source("ours, beyond the paper")
 
 
 class Section(BaseModel):
@@ -80,7 +81,8 @@ class BudgetSettings(Section):
     depth: Annotated[int, Field(ge=0), OURS] = 2
     """Maximum depth of a branch. Root attempts have depth 0, and 0 means that nothing branches."""
     environment_steps: Annotated[int | None, Field(ge=1), OURS] = None
-    """Maximum number of environment steps; replayed steps do not count. null: limited by attempts and horizon alone."""
+    """Maximum number of environment steps, those of recovery targets included; replayed steps do not count. null:
+    limited by attempts and horizon alone."""
 
 
 class ReflectionSettings(Section):
@@ -115,7 +117,8 @@ class ReflectionSettings(Section):
 
 
 class DistillationSettings(Section):
-    """Which training examples a finished tree gives, and how they are weighted: L = L_cf + beta * L_reh."""
+    """Which training examples a finished tree gives, and how they are weighted: L = L_cf + beta * L_reh, and two terms
+    beyond the paper: L_rec, of recovery targets, and L_hold. `preset` sets several of these at once; see above."""
 
     method: Annotated[
         Literal["leafe", "early_experience"], Source("paper; `early_experience` is a baseline, arXiv 2510.08558")
@@ -135,12 +138,64 @@ class DistillationSettings(Section):
     """Share of the successful attempts that are rehearsed, drawn at random. 0: counterfactual examples only."""
     beta: Annotated[float, Field(ge=0), OURS] = 1.0
     """Weight of the rehearsal loss L_reh."""
+    counterfactual_histories: Annotated[Literal["every", "failed"], Source("paper; `failed` is ours, beyond it")] = (
+        "every"
+    )
+    """Which branches may give counterfactual examples by their history: all of them, or those whose history h_tau holds
+    a failed turn. The others teach to answer well at once, not to recover."""
+    rehearsal: Annotated[Literal["attempts", "at_once"], Source("paper; `at_once` is ours, beyond it")] = "attempts"
+    """What L_reh rehearses: all actions of successful attempts; or root attempts that succeeded without a failed turn,
+    which for code are first turns that were right. An action counts as often as it was sampled."""
+    recovery_targets: Annotated[int, Field(ge=0), BEYOND] = 0
+    """LEAFE: maximum number of recovery targets of one task. Each is an action that succeeded elsewhere in the tree,
+    executed after a failed turn and kept if the environment confirms it. At most twice as many are executed. They count
+    as environment steps, and `budget.environment_steps` keeps room for them. 0: none."""
+    recovery_weight: Annotated[float, Field(ge=0), BEYOND] = 1.0
+    """Weight of the loss of recovery targets."""
+    context_mask: Annotated[float, Field(ge=0, le=1), BEYOND] = 0.0
+    """Share of the tokens of failed turns that a padding token replaces in the histories of recovery targets, so that
+    small models do not copy what they see (CYCLE's past generation mask, arXiv 2403.18746)."""
+    hold_share: Annotated[float, Field(ge=0, le=1), BEYOND] = 0.0
+    """Share of the root attempts, drawn at random, whose actions up to the first failed turn hold the policy still,
+    successful or not. The policy sampled them itself, so that their cross-entropy is, but for a constant, an unbiased
+    estimate of the KL divergence from the policy that explored; no reference model is needed. At a sampling temperature
+    below 1 it also sharpens the policy, since the samples are sharper than the policy. 0: none."""
+    hold_weight: Annotated[float, Field(ge=0), BEYOND] = 1.0
+    """Weight of the loss that holds the policy still."""
     incomplete_actions: Annotated[bool, OURS] = False
     """Whether an action that the token limit cut off may be a target."""
     world_model_epochs: Annotated[int, Field(ge=1), OURS] = 1
     """Early Experience: epochs over a step's observations before the successful attempts are imitated."""
     share_prefixes: Annotated[bool, OURS] = True
     """Whether a prefix that several examples share is computed once. Loss and gradients are the same either way."""
+    loss: Annotated[Literal["nll", "dpo"], Source("paper; `dpo` is a control of ours, arXiv 2305.18290")] = "nll"
+    """Loss of the branches that are distilled: -log pi of the target, or DPO, which prefers the revised action a'_tau
+    to the failed action a_tau after the same history. Its reference is the policy that the training step began with."""
+    dpo_beta: Annotated[float, Field(gt=0), Source("DPO, arXiv 2305.18290")] = 0.1
+    """How strongly DPO holds the policy to its reference (beta in its paper)."""
+    control: Annotated[Literal["rehearsal"] | None, OURS] = None
+    """`rehearsal`: the control with matched volume. A step trains on its successful attempts alone, each as often as
+    the others, with as many trained tokens and optimiser steps as the examples of LEAFE that they replace. null: none.
+    """
+
+    @model_validator(mode="after")
+    def _controls_stand_alone(self) -> Self:
+        if self.control and (self.method, self.loss) != ("leafe", "nll"):
+            raise ValueError(
+                f"leafe.distillation.control is {self.control!r}, with method {self.method!r} and loss {self.loss!r}; "
+                "expected leafe.distillation.method=leafe and loss=nll, whose volume it matches"
+            )
+        if self.loss == "dpo" and (self.method, self.target) != ("leafe", "action"):
+            raise ValueError(
+                f"leafe.distillation.loss is 'dpo', with method {self.method!r} and target {self.target!r}; expected "
+                "leafe.distillation.method=leafe and target=action, since a pair is made of two actions"
+            )
+        return self
+
+    @property
+    def max_recoveries(self) -> int:
+        """Maximum number of recovery targets of one task; 0 for other methods than LEAFE."""
+        return self.recovery_targets if self.method == "leafe" else 0
 
 
 class PlaybookSettings(Section):
@@ -159,11 +214,16 @@ class GenerationSettings(Section):
 
     max_tokens: Annotated[int, Field(ge=1), OURS] = 512
     """Token limit of one turn."""
+    stop_at: Annotated[Literal["fence"] | None, Source("ours; null is the paper's")] = "fence"
+    """Where an action is over although the model may go on. `fence`: if answers are code, behind the closing fence of
+    the first block that compiles, outside thoughts; an end-of-turn token is added, which SFT trains on and GRPO does
+    not. null: nowhere."""
     timeout: Annotated[float, Field(gt=0), OURS] = 600.0
     """Seconds that one turn may take. A slower one ends the attempt as `policy_timeout`."""
     chat_family: Annotated[str | None, OURS] = None
-    """Family of verl's continuous-token builder, such as `qwen`. null: chosen by the model's type, or `qwen` if verl
-    does not know the type and the chat template is ChatML."""
+    """Family of verl's continuous-token builder, such as `qwen`, or `template` for ours, which appends turns as the
+    chat template renders them. null: verl's for the model's type or for ChatML, if it appends the template's tokens,
+    else `template`."""
 
 
 class Settings(Section):
@@ -178,6 +238,24 @@ class Settings(Section):
     distillation: DistillationSettings = DistillationSettings()
     playbook: PlaybookSettings = PlaybookSettings()
     generation: GenerationSettings = GenerationSettings()
+
+    @property
+    def exploration_budget(self) -> BudgetSettings:
+        """The budget without the environment steps that are kept for recovery targets."""
+        if self.budget.environment_steps is None:
+            return self.budget
+        steps = self.budget.environment_steps - self.distillation.max_recoveries
+        return self.budget.model_copy(update={"environment_steps": steps})
+
+    @model_validator(mode="after")
+    def _recovery_targets_leave_steps_to_explore(self) -> Self:
+        steps, kept = self.budget.environment_steps, self.distillation.max_recoveries
+        if steps is not None and steps <= kept:
+            raise ValueError(
+                f"leafe.budget.environment_steps is {steps}; expected more than the {kept} that "
+                "leafe.distillation.recovery_targets keeps for itself"
+            )
+        return self
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:

@@ -6,13 +6,20 @@ A counterfactual example, for a branch that leaves its parent at step 2 with the
 
     tokens   o_1  a_1  o_2  a'_2
     mask      0    0    0    1
+
+A recovery example, for an action a* that succeeded elsewhere in the tree and was confirmed after the failed turn a_1:
+
+    tokens   o_1  a_1  o_2  a*
+    mask      0    0    0    1
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -28,11 +35,20 @@ class Kind(str, Enum):
     """L_cf: trains on the revised action, given the history before it."""
     REHEARSAL = "rehearsal"
     """L_reh: trains on every action of a successful attempt."""
+    RECOVERY = "recovery"
+    """Beyond the paper: trains on an action that succeeded elsewhere in the tree, after a failed turn."""
+    HOLD = "hold"
+    """Beyond the paper: trains on what the policy did up to its first failed turn, so that it stays as it was."""
     WORLD_MODEL = "world_model"
     """Early Experience's first stage: trains on every observation, given the history and the action before it."""
+    PREFERENCE = "preference"
+    """DPO, a control: prefers the revised action to the failed one, given the history before both."""
 
 
-PHASES = {"world_model": (Kind.WORLD_MODEL,), "actor": (Kind.COUNTERFACTUAL, Kind.REHEARSAL)}
+PHASES = {
+    "world_model": (Kind.WORLD_MODEL,),
+    "actor": (Kind.COUNTERFACTUAL, Kind.REHEARSAL, Kind.RECOVERY, Kind.HOLD, Kind.PREFERENCE),
+}
 """Kinds that are trained on together, in the order of training. LEAFE has the second phase only. Early Experience has
 both: world modelling, then SFT on the successful attempts."""
 
@@ -43,10 +59,11 @@ class TokenSequence:
 
     token_ids: tuple[int, ...]
     mask: tuple[int, ...]
-    """1 for tokens that the loss is computed on: sampled tokens, end-of-turn tokens included. 0 for all others."""
+    """1 for tokens that the loss is computed on: those of actions, end-of-turn tokens included. 0 for all others."""
     log_probs: tuple[float, ...]
     """Log-probabilities at sampling time where `mask` is 1 and the engine returned them; else 0.0. A revised action
-    was sampled with the experience in the prompt, so that importance ratios must not be computed from them."""
+    was sampled with the experience in the prompt, and a recovery target from another history, so that importance ratios
+    must not be computed from them."""
     prompt_length: int
     """Number of tokens before the first one that is trained on."""
 
@@ -55,6 +72,15 @@ class TokenSequence:
             raise ValueError(f"{len(self.token_ids)} tokens, {len(self.mask)} mask, {len(self.log_probs)} log-probs")
         if any(self.mask[: self.prompt_length]) or (self.mask and self.prompt_length < 1):
             raise ValueError("the prompt must hold at least one token and is never trained on")
+
+    def with_masked_context(self, positions: Iterable[int], mask_id: int) -> TokenSequence:
+        """Return the sequence with the token `mask_id` at some positions. Raises ValueError if one is trained on."""
+        token_ids = list(self.token_ids)
+        for position in positions:
+            if self.mask[position]:
+                raise ValueError(f"token {position} is trained on; only the context may be masked")
+            token_ids[position] = mask_id
+        return dataclasses.replace(self, token_ids=tuple(token_ids))
 
 
 @dataclass(frozen=True)
@@ -67,11 +93,19 @@ class Example:
     """Index of the attempt in its tree."""
     step: int
     """First step that is trained on, counted from 1 along the attempt's path."""
+    source: int | None = None
+    """Index of the attempt whose last action is trained on at that step, for a recovery target. None: the attempt's own
+    actions are trained on."""
+    rejected: bool = False
+    """Whether DPO trains the policy away from it. The chosen example of its pair is the one before it."""
 
 
-def build_sequence(steps: Sequence[StepRecord], first: int = 1, *, incomplete_actions: bool = True) -> TokenSequence:
+def build_sequence(
+    steps: Sequence[StepRecord], first: int = 1, *, incomplete_actions: bool = True, added_tokens: bool = True
+) -> TokenSequence:
     """Return the path's tokens up to its last action; the actions of steps `first` and later are trained on.
 
+    `added_tokens` says whether this includes end-of-turn tokens that nobody sampled (`Turn.num_added`).
     Raises ValueError if a history does not continue the one before it, because a chat template rewrote earlier turns.
     """
     last = steps[-1]
@@ -83,7 +117,8 @@ def build_sequence(steps: Sequence[StepRecord], first: int = 1, *, incomplete_ac
         if token_ids[:end] != step.history.token_ids + step.action.token_ids:
             raise ValueError("a step's tokens are not a prefix of its path's: the chat template rewrote them")
         if step.action.complete or incomplete_actions:
-            mask[begin:end] = [1] * (end - begin)
+            trained = len(step.action.token_ids) if added_tokens else step.action.num_sampled
+            mask[begin : begin + trained] = [1] * trained
             log_probs[begin:end] = step.action.log_probs or [0.0] * (end - begin)
     prompt_length = len(steps[first - 1].history.token_ids)
     return TokenSequence(token_ids, tuple(mask), tuple(log_probs), prompt_length)
@@ -103,37 +138,48 @@ def split_where_window_moved(steps: Sequence[StepRecord]) -> list[range]:
 
 
 def build_sequences(
-    steps: Sequence[StepRecord], first: int = 1, *, incomplete_actions: bool = True
+    steps: Sequence[StepRecord], first: int = 1, *, incomplete_actions: bool = True, added_tokens: bool = True
 ) -> list[tuple[int, TokenSequence]]:
     """Return the path as one sequence for each prompt that was built anew, trained on from step `first` on.
 
     Each comes with the first step that it trains on. No sequence contains a prompt that the policy did not see.
     """
     own = steps[first - 1 :]
-    return [
-        (first + run[0], build_sequence(own[run[0] : run[-1] + 1], incomplete_actions=incomplete_actions))
-        for run in split_where_window_moved(own)
-    ]
+    build = functools.partial(build_sequence, incomplete_actions=incomplete_actions, added_tokens=added_tokens)
+    return [(first + run[0], build(own[run[0] : run[-1] + 1])) for run in split_where_window_moved(own)]
 
 
-def build_examples(tree: ExplorationTree, settings: DistillationSettings, seed: int) -> list[Example]:
-    """Return the examples of a tree. What is drawn at random is seeded by `seed` and the task's key."""
-    # Bytes, since Random fails on a text with a lone surrogate, which UTF-8 cannot encode.
-    draw = random.Random(f"{seed}:{tree.task.key}".encode("utf-8", "surrogatepass"))
+def build_examples(
+    tree: ExplorationTree, settings: DistillationSettings, seed: int, mask_id: int | None = None
+) -> list[Example]:
+    """Return the examples of a tree. What is drawn at random is seeded by `seed` and the task's key.
+
+    The control of rehearsal gets every successful attempt; the trainer draws from those of all trees, so that its
+    volume is matched over the step (core/controls.py). `mask_id` is the token that `settings.context_mask` puts into
+    histories; None leaves the histories as they were.
+    """
+    draw = _seeded(tree, f"{seed}")
     if settings.method == "early_experience":
         found = [*_world_model(tree), *_rehearsal(tree, settings, draw)]
+    elif settings.control == "rehearsal":
+        found = _rehearsal(tree, settings.model_copy(update={"rehearsal_share": 1.0}), draw)
     else:
-        found = [*_counterfactual(tree, settings, draw), *_rehearsal(tree, settings, draw)]
+        revised = _preference if settings.loss == "dpo" else _counterfactual
+        found = [*revised(tree, settings, draw), *_rehearsal(tree, settings, draw)]
+        found += _recovery(tree, settings, _seeded(tree, f"mask {seed}"), mask_id)
+        found += _hold(tree, settings, _seeded(tree, f"hold {seed}"))
     return [example for example in found if any(example.sequence.mask)]
+
+
+def _seeded(tree: ExplorationTree, seed: str) -> random.Random:
+    # Bytes, since Random fails on a text with a lone surrogate, which UTF-8 cannot encode.
+    return random.Random(f"{seed}:{tree.task.key}".encode("utf-8", "surrogatepass"))
 
 
 def _counterfactual(tree: ExplorationTree, settings: DistillationSettings, draw: random.Random) -> list[Example]:
     """L_cf, -log pi(a'_tau | h_tau, q), for a branch's first action or for all its actions, without the experience."""
-    events = [index for index, _ in tree.branches() if _distilled(tree, index, settings)]
-    if len(events) > settings.events_per_task:
-        events = sorted(draw.sample(events, settings.events_per_task))
     examples = []
-    for index in events:
+    for index in _draw_events(tree, settings, draw):
         branch = tree.attempts[index].branch
         assert branch is not None
         path = tree.path(index)
@@ -143,23 +189,115 @@ def _counterfactual(tree: ExplorationTree, settings: DistillationSettings, draw:
     return examples
 
 
+def _draw_events(tree: ExplorationTree, settings: DistillationSettings, draw: random.Random) -> list[int]:
+    """Return the indices of the branches that are distilled, at most `events_per_task` of them."""
+    events = [index for index, _ in tree.branches() if _distilled(tree, index, settings)]
+    if len(events) > settings.events_per_task:
+        events = sorted(draw.sample(events, settings.events_per_task))
+    return events
+
+
+def _preference(tree: ExplorationTree, settings: DistillationSettings, draw: random.Random) -> list[Example]:
+    """DPO on (h_tau, a_tau, a'_tau): pairs of a chosen and a rejected example, for the events that L_cf would draw.
+
+    An event gives no pair where the two actions are the same, where the failed one was cut, or where their histories
+    differ, since a window of the context moved.
+    """
+    examples = []
+    for index in _draw_events(tree, settings, draw):
+        branch = tree.attempts[index].branch
+        assert branch is not None
+        revised, failed = (tree.path(each)[: branch.step] for each in (index, branch.parent))
+        same_history = revised[-1].history.token_ids == failed[-1].history.token_ids
+        same_action = revised[-1].action.token_ids == failed[-1].action.token_ids
+        complete = failed[-1].action.complete or settings.incomplete_actions
+        if same_history and complete and not same_action:
+            for path, attempt, rejected in ((revised, index, False), (failed, branch.parent, True)):
+                sequence = build_sequence(path[-1:], incomplete_actions=settings.incomplete_actions)
+                examples.append(Example(Kind.PREFERENCE, sequence, attempt, branch.step, rejected=rejected))
+    return examples
+
+
 def _distilled(tree: ExplorationTree, index: int, settings: DistillationSettings) -> bool:
     attempt = tree.attempts[index]
     targets = attempt.steps if settings.target == "suffix" else attempt.steps[:1]
     if not attempt.outcome.scored or not any(s.action.complete or settings.incomplete_actions for s in targets):
+        return False
+    if settings.counterfactual_histories == "failed" and not _follows_a_failure(tree, index):
         return False
     if settings.events == "success":
         return attempt.outcome is Outcome.SUCCESS
     return settings.events == "every" or tree.improved(index)
 
 
+def _follows_a_failure(tree: ExplorationTree, index: int) -> bool:
+    """Return whether the history that a branch begins with holds a failed turn."""
+    branch = tree.attempts[index].branch
+    return branch is not None and any(step.failed for step in tree.path(index)[: branch.step - 1])
+
+
 def _rehearsal(tree: ExplorationTree, settings: DistillationSettings, draw: random.Random) -> list[Example]:
-    """L_reh, -log pi(a_t | h_t, q), for all actions of a random share of the successful attempts, branches included."""
+    """L_reh, -log pi(a_t | h_t, q), for all actions of a random share of the successful attempts, branches included.
+
+    With `settings.rehearsal` of `at_once`, of the roots among them that have no failed turn.
+    """
     examples = []
     for index, attempt in enumerate(tree.attempts):
-        if attempt.outcome is Outcome.SUCCESS and draw.random() < settings.rehearsal_share:
+        at_once = attempt.branch is None and not any(step.failed for step in attempt.steps)
+        rehearsed = attempt.outcome is Outcome.SUCCESS and (at_once or settings.rehearsal == "attempts")
+        if rehearsed and draw.random() < settings.rehearsal_share:
             found = build_sequences(tree.path(index), incomplete_actions=settings.incomplete_actions)
             examples += [Example(Kind.REHEARSAL, sequence, index, step) for step, sequence in found]
+    return examples
+
+
+def _recovery(
+    tree: ExplorationTree, settings: DistillationSettings, draw: random.Random, mask_id: int | None
+) -> list[Example]:
+    """-log pi(a* | h_t, q) for confirmed recovery targets: h_t ends with a failed turn, a* succeeded there."""
+    examples = []
+    for recovery in [each for each in tree.recoveries or () if each.confirmed][: settings.recovery_targets]:
+        steps, action = tree.path(recovery.attempt)[: recovery.step], tree.path(recovery.source)[-1].action
+        if action.complete or settings.incomplete_actions:
+            sequence = build_sequence([dataclasses.replace(steps[-1], action=action)])
+            if mask_id is not None:
+                positions = failed_positions(steps)
+                masked = draw.sample(positions, round(settings.context_mask * len(positions)))
+                sequence = sequence.with_masked_context(masked, mask_id)
+            examples.append(Example(Kind.RECOVERY, sequence, recovery.attempt, recovery.step, recovery.source))
+    return examples
+
+
+def failed_positions(steps: Sequence[StepRecord]) -> list[int]:
+    """Return where the history of the last of `steps` holds tokens of failed turns, without their end-of-turn tokens.
+
+    Turns that a summary replaced, and those before them, have none.
+    """
+    positions: list[int] = []
+    history = steps[-1].history
+    for step in reversed(steps[:-1]):
+        if history.previous is None:
+            break
+        history, turn = history.previous
+        begin = len(history.token_ids)
+        if step.failed:
+            positions += range(begin, begin + len(turn.token_ids) - turn.complete)
+    return positions
+
+
+def _hold(tree: ExplorationTree, settings: DistillationSettings, draw: random.Random) -> list[Example]:
+    """-log pi(a_t | h_t, q) for the actions up to the first failed turn of a random share of the roots.
+
+    Nothing is left out for what it led to, nor for being cut: the mean over all samples of a policy estimates the
+    cross-entropy, and so the KL divergence, between that policy and the one that is trained.
+    """
+    examples = []
+    for index, attempt in enumerate(tree.attempts):
+        whole = attempt.branch is None and attempt.outcome.scored and bool(attempt.steps)
+        if whole and draw.random() < settings.hold_share:
+            last = next((t for t, step in enumerate(attempt.steps, start=1) if step.failed), len(attempt.steps))
+            found = build_sequences(attempt.steps[:last])
+            examples += [Example(Kind.HOLD, sequence, index, step) for step, sequence in found]
     return examples
 
 

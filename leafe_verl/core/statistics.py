@@ -6,9 +6,13 @@ import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
+from leafe_verl.core.recovery_figures import share_parts
 from leafe_verl.core.sft_examples import Example, Kind
 from leafe_verl.core.tree import ExplorationTree, Outcome
+
+Number = TypeVar("Number", int, float)
 
 
 def count(tree: ExplorationTree, examples: Iterable[Example]) -> dict[str, int]:
@@ -25,6 +29,8 @@ def _totals(tree: ExplorationTree) -> dict[str, int]:
     attempts, branches = tree.attempts, tree.branches()
     turns = [step.action for attempt in attempts for step in attempt.steps]
     reflections = [reflection for _, reflection in tree.reflections]
+    recoveries = tree.recoveries or []
+    executed = sum(recovery.outcome.scored for recovery in recoveries)
     return {
         "trees": 1,
         "trees_scored": int(any(attempt.outcome.scored for attempt in attempts)),
@@ -38,10 +44,14 @@ def _totals(tree: ExplorationTree) -> dict[str, int]:
         "reflections": len(reflections),
         "reflections_parsed": sum(reflection.parsed for reflection in reflections),
         "reflections_fallback": sum(not reflection.parsed for reflection in reflections),
-        "environment_steps": len(turns),
-        "replayed_steps": sum(attempt.replayed_steps for attempt in attempts),
+        "confirmations": executed,
+        "confirmations_confirmed": sum(recovery.confirmed for recovery in recoveries),
+        "confirmations_unscored": len(recoveries) - executed,
+        "environment_steps": tree.environment_steps,
+        "replayed_steps": tree.replayed_steps,
         "incomplete_actions": sum(not turn.complete for turn in turns),
-        "sampled_tokens": sum(len(turn.token_ids) for turn in turns) + sum(r.num_tokens for r in reflections),
+        "stopped_actions": sum(turn.num_added > 0 for turn in turns),
+        "sampled_tokens": sum(turn.num_sampled for turn in turns) + sum(r.num_tokens for r in reflections),
     }
 
 
@@ -79,15 +89,16 @@ def _prompt_counts(tree: ExplorationTree) -> dict[str, int]:
     return dict(counts)
 
 
-def total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+def total(counts: Iterable[Mapping[str, Number]]) -> dict[str, Number]:
     """Add up the counts of several trees."""
-    summed: Counter[str] = Counter()
+    summed: dict[str, Number] = {}
     for each in counts:
-        summed.update(each)
-    return dict(summed)
+        for name, number in each.items():
+            summed[name] = summed[name] + number if name in summed else number
+    return summed
 
 
-def ratios(counts: Mapping[str, int]) -> dict[str, float]:
+def ratios(counts: Mapping[str, float]) -> dict[str, float]:
     """Return success rates and other shares, each of what was scored. A share of nothing is absent, not zero."""
     pairs = {
         "task_success": ("solved", "trees_scored"),
@@ -95,10 +106,12 @@ def ratios(counts: Mapping[str, int]) -> dict[str, float]:
         "branch_improved": ("branches_improved", "branches_scored"),
         "branch_success": ("branches_succeeded", "branches_scored"),
         "reflection_parsed": ("reflections_parsed", "reflections"),
+        "confirmation_success": ("confirmations_confirmed", "confirmations"),
         "pivot_agreement": ("pivot_pairs_agreed", "pivot_pairs"),
     }
     groups = [key.removesuffix("_succeeded") for key in counts if re.fullmatch(r"branches_\w+_succeeded", key)]
     pairs |= {f"{group.replace('branches', 'branch_success', 1)}": (f"{group}_succeeded", group) for group in groups}
+    pairs |= share_parts(counts)
     kinds = [key.removeprefix("cached_tokens/") for key in counts if key.startswith("cached_tokens/")]
     pairs |= {f"prefix_cache/{kind}": (f"cached_tokens/{kind}", f"prompt_tokens/{kind}") for kind in kinds}
     return {name: counts[part] / counts[whole] for name, (part, whole) in pairs.items() if counts.get(whole)}

@@ -62,6 +62,9 @@ class StepRecord:
     answered: History | None = None
     """History including this action and observation. Set only on the last step of a token sequence, for world-model
     training; else None."""
+    failed: bool | None = None
+    """Whether the action has failed, as the environment says: an error, or a verdict that is not success. None where it
+    has no verdict, as on a step that only leads on; see `core.environment.read_verdict`."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ class Attempt:
     branch: Branch | None
     """None for a root."""
     steps: tuple[StepRecord, ...]
-    """Steps that this attempt executed itself. Those before its rollback point are its parent's."""
+    """Steps that this attempt executed itself. Those before its rollback point are its parent's; those before a root
+    are `given` ones of the tree."""
     outcome: Outcome
     error: str | None = None
     """What failed, for an unscored outcome; else None."""
@@ -96,14 +100,39 @@ class Attempt:
         return self.branch.depth if self.branch else 0
 
 
+@dataclass(frozen=True)
+class Recovery:
+    """An action that succeeded elsewhere in the tree, executed after a failed turn; see recovery.py."""
+
+    attempt: int
+    """Index of the attempt whose step t - 1 failed."""
+    step: int
+    """t, counted from 1 along that attempt's path. The action was executed in the state before this step."""
+    source: int
+    """Index of the successful attempt whose last action it is."""
+    outcome: Outcome
+    """How it ended: `success` if the environment confirms the action; `horizon` if the task is not over after it."""
+    replayed_steps: int = 0
+    """Environment steps executed again to reach the failed turn."""
+
+    @property
+    def confirmed(self) -> bool:
+        return self.outcome is Outcome.SUCCESS
+
+
 class ExplorationTree:
     """All attempts of one task, append-only. An attempt's index is its place in breadth-first order."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, given: tuple[StepRecord, ...] = ()) -> None:
         self.task = task
+        self.given = given
+        """Steps of an earlier attempt that the roots go on from; see given.py. No attempt of this tree executed them.
+        Empty: the roots begin at the task's start."""
         self.attempts: list[Attempt] = []
         self.reflections: list[tuple[int, Reflection]] = []
         """Every reflection, with the index of the attempt that it is on, in the order of the requests."""
+        self.recoveries: list[Recovery] | None = None
+        """Recovery targets in the order of their execution, confirmed or not. None: they were not looked for."""
 
     def add(self, attempt: Attempt) -> int:
         """Append an attempt and return its index. Raises ValueError if its rollback point is not in the tree."""
@@ -119,12 +148,24 @@ class ExplorationTree:
         """Return all steps from the task's start to the attempt's end. Step t is at index t - 1."""
         attempt = self.attempts[index]
         if attempt.branch is None:
-            return attempt.steps
+            return self.given + attempt.steps
         return self.path(attempt.branch.parent)[: attempt.branch.step - 1] + attempt.steps
 
     def branches(self) -> list[tuple[int, Branch]]:
         """Return the branching events, each with the index of the attempt that it started."""
         return [(index, attempt.branch) for index, attempt in enumerate(self.attempts) if attempt.branch]
+
+    @property
+    def environment_steps(self) -> int:
+        """Number of executed steps: those of all attempts, and of recovery targets. Replayed steps do not count."""
+        executed = sum(recovery.outcome.scored for recovery in self.recoveries or ())
+        return sum(len(attempt.steps) for attempt in self.attempts) + executed
+
+    @property
+    def replayed_steps(self) -> int:
+        """Number of steps that were executed again, to roll back or to reach a failed turn."""
+        replays = [attempt.replayed_steps for attempt in self.attempts]
+        return sum(replays) + sum(recovery.replayed_steps for recovery in self.recoveries or ())
 
     def total_return(self, index: int) -> float:
         """Return the sum of the rewards along the attempt's path."""

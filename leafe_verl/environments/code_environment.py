@@ -12,6 +12,7 @@ from typing import Any
 
 from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
+from leafe_verl.environments import environment_class
 from leafe_verl.environments.rows import build_verl_row
 from leafe_verl.environments.state_environment import StateEnvironment
 from leafe_verl.sandbox import CodeVerdict
@@ -63,8 +64,16 @@ class CodeEnvironment(StateEnvironment[CodeState]):
             reward=verdict.share - before.score,
             terminated=solved,
             truncated=False,
-            info={"success": solved, "error": not solved, "passed": verdict.passed, "total": len(verdict.tests)},
+            info={
+                **{"success": solved, "error": not solved, "action": extract_code(action)},
+                **{"passed": verdict.passed, "total": len(verdict.tests)},
+            },
         )
+
+
+def answers_with_code(environment: str) -> bool:
+    """Return whether the answers in an environment, given by its name, are code."""
+    return issubclass(environment_class(environment), CodeEnvironment)
 
 
 _FENCED = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)

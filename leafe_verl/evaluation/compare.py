@@ -16,8 +16,12 @@ from leafe_verl.evaluation.comparison import (
     read_run,
     training_cost,
 )
+from leafe_verl.evaluation.given import read_given_run
+from leafe_verl.evaluation.given_comparison import GivenComparison, compare_given, given_sections
+from leafe_verl.evaluation.manifest import read_manifest
 from leafe_verl.evaluation.picture import draw_curves, text_curves
-from leafe_verl.evaluation.tables import Rows, markdown_table, percent, percent_interval, text_table
+from leafe_verl.evaluation.recovery import ABOVE_FRESH, FIGURES, UNKNOWN
+from leafe_verl.evaluation.tables import Rows, estimate_cell, markdown_table, percent, text_table
 
 
 def compare(
@@ -37,23 +41,31 @@ def compare(
     unknown = sorted({*training, *([baseline] if baseline else [])} - set(runs))
     if unknown:
         raise ValueError(f"no run is named {', '.join(unknown)}; there are {', '.join(runs)}")
-    read = [read_run(name, store) for name, store in runs.items()]
+    manifests = {name: read_manifest(store) for name, store in runs.items()}
+    given = {name: manifest for name, manifest in manifests.items() if manifest and manifest.given}
+    recoveries = [read_given_run(name, runs[name], manifest) for name, manifest in given.items()]
+    read = [read_run(name, store) for name, store in runs.items() if name not in given]
     kinds = [[run for run in read if run.manifest.explores is explores] for explores in (False, True)]
     comparisons = [compare_runs(kind, baseline, ks) for kind in kinds if kind]
     costs = {name: training_cost(run_dirs) for name, run_dirs in training.items()}
-    _write_comparison(out, comparisons, costs)
+    _write_comparison(out, comparisons, costs, compare_given(recoveries, baseline) if recoveries else None)
     return 0
 
 
 def _write_comparison(
-    out: Path, comparisons: Sequence[EvaluationComparison], costs: Mapping[str, Mapping[str, float]]
+    out: Path,
+    comparisons: Sequence[EvaluationComparison],
+    costs: Mapping[str, Mapping[str, float]],
+    given: GivenComparison | None,
 ) -> None:
-    sections = [*(section for each in comparisons for section in _sections(each)), *_cost_sections(costs)]
-    notes = [note for each in comparisons for note in each.notes]
+    sections = [section for each in comparisons for section in _sections(each)]
+    sections += [*(given_sections(given) if given else []), *_cost_sections(costs)]
+    notes = [note for each in comparisons for note in each.notes] + [*(given.notes if given else ())]
     curves = next((each.curves for each in comparisons if each.curves), None)
     picture = out.with_name(f"{out.name}.svg") if curves else None
     out.parent.mkdir(parents=True, exist_ok=True)
     values = {"comparisons": [dataclasses.asdict(each) for each in comparisons], "training": costs}
+    values |= {"from_same_failures": dataclasses.asdict(given)} if given else {}
     out.with_name(f"{out.name}.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     out.with_name(f"{out.name}.md").write_text(_markdown(sections, notes, picture), encoding="utf-8")
     print("\n\n".join([*(f"{title}\n{text_table(rows)}" for title, rows in sections), *map("note: {}".format, notes)]))
@@ -79,10 +91,36 @@ def _sections(comparison: EvaluationComparison) -> list[tuple[str, Rows]]:
                 _estimate_rows(comparison.differences, names, sign=True),
             )
         )
+    sections += _recovery_sections(comparison)
     spent = [("run", *SPENT)]
     spent += [(name, *(f"{values[label]:,.1f}" for label in SPENT)) for name, values in comparison.spent.items()]
     sections.append((f"Spent on {'the tree of a task' if trees else 'an attempt'}, on average", spent))
     return [*sections, *_diagnostic_sections(comparison.diagnostics)]
+
+
+def _recovery_sections(comparison: EvaluationComparison) -> list[tuple[str, Rows]]:
+    """Return the table of recovery, and that of the differences to the baseline."""
+    rows = [("run", *FIGURES.values(), "failures")]
+    for name, found in comparison.recovery.items():
+        failures = comparison.failures[name]
+        rows.append((name, *_figure_cells(found, FIGURES), UNKNOWN if failures is None else f"{failures:,}"))
+    sections: list[tuple[str, Rows]] = [("Recovery, % (95 % interval over tasks)", rows)]
+    if comparison.recovery_differences:
+        shown = {figure: label for figure, label in FIGURES.items() if figure != ABOVE_FRESH}
+        rows = [("run", *shown.values())]
+        rows += [
+            (name, *_figure_cells(found, shown, sign=True)) for name, found in comparison.recovery_differences.items()
+        ]
+        title = f"Recovery, difference to {comparison.baseline}, points (95 % interval over shared tasks)"
+        sections.append((title, rows))
+    return sections
+
+
+def _figure_cells(found: Mapping[str, Estimate], figures: Iterable[str], *, sign: bool = False) -> list[str]:
+    return [
+        estimate_cell(found[figure], sign=sign or figure == ABOVE_FRESH) if figure in found else UNKNOWN
+        for figure in figures
+    ]
 
 
 DIAGNOSTICS = {
@@ -113,14 +151,9 @@ def _estimate_rows(
 ) -> list[tuple[str, ...]]:
     rows = [("run", *names.values(), "tasks")]
     for name, found in estimates.items():
-        cells = [_cell(found[k], sign) if k in found else "" for k in names]
+        cells = [estimate_cell(found[k], sign=sign) if k in found else "" for k in names]
         rows.append((name, *cells, str(max(estimate.tasks for estimate in found.values())) if found else ""))
     return rows
-
-
-def _cell(estimate: Estimate, sign: bool) -> str:
-    mean = f"{100 * estimate.mean:+.1f}" if sign else percent(estimate.mean)
-    return f"{mean} ({percent_interval(estimate.low, estimate.high)})"
 
 
 def _cost_sections(costs: Mapping[str, Mapping[str, float]]) -> list[tuple[str, Rows]]:

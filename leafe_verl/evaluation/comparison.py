@@ -15,8 +15,9 @@ from leafe_verl.core.statistics import ratios
 from leafe_verl.evaluation.bootstrap import Estimate, bootstrap
 from leafe_verl.evaluation.manifest import Manifest, read_manifest
 from leafe_verl.evaluation.pass_at_k import ks_up_to
+from leafe_verl.evaluation.recovery import TaskCounts, count_failures, recovery_differences, recovery_estimates
 from leafe_verl.evaluation.report import pass_estimates, pass_values
-from leafe_verl.evaluation.results import read_evaluation, successes_by_task, total_counts
+from leafe_verl.evaluation.results import read_evaluation, recovery_counts, successes_by_task, total_counts
 from leafe_verl.evaluation.summary import read_metrics
 
 TRAINING = {"environment steps": "leafe/environment_steps", "sampled tokens": "leafe/sampled_tokens"}
@@ -39,6 +40,10 @@ class EvaluationRun:
     """Counts of core.statistics, summed over all trees."""
     tasks: int
     """Number of tasks with any attempt, scored or not."""
+    recovery: TaskCounts
+    """Task key -> counts of core.recovery_figures; only tasks with a scored root."""
+    earlier: int
+    """Number of trees that an earlier version wrote, without what recovery is counted from."""
 
     @property
     def attempts(self) -> int:
@@ -69,6 +74,12 @@ class EvaluationComparison:
     """Name -> k -> Pass@k minus the baseline's, over the tasks that both have."""
     shared: Mapping[str, int]
     """Name -> number of scored tasks that it shares with the baseline."""
+    recovery: Mapping[str, Mapping[str, Estimate]]
+    """Name -> figure of evaluation/recovery.py -> its value; a figure that is unknown is absent."""
+    recovery_differences: Mapping[str, Mapping[str, Estimate]]
+    """Name -> figure -> its value minus the baseline's, over the tasks that both have."""
+    failures: Mapping[str, int | None]
+    """Name -> number of attempts that went on after a failed turn; None if unknown."""
     spent: Mapping[str, Mapping[str, float]]
     """Name -> average environment steps and sampled tokens of an attempt, or of a task's tree."""
     diagnostics: Mapping[str, Mapping[str, float]]
@@ -86,34 +97,54 @@ def read_run(name: str, store: Path) -> EvaluationRun:
     results = successes_by_task(trees)
     if not results:
         raise ValueError(f"{name}: {store} holds no scored attempt; run leafe-verl evaluate on it again")
-    return EvaluationRun(name, manifest, results, total_counts(trees), len({tree.task_key for tree in trees}))
+    return EvaluationRun(
+        name,
+        manifest,
+        results,
+        total_counts(trees),
+        tasks=len({tree.task_key for tree in trees}),
+        recovery=recovery_counts(trees),
+        earlier=sum(tree.plain_attempts is None for tree in trees),
+    )
 
 
 def compare_runs(runs: Sequence[EvaluationRun], baseline: str | None, ks: Sequence[int] | None) -> EvaluationComparison:
     """Compare evaluations of one kind. The first is the baseline if `baseline` names none of them.
 
-    Raises ValueError for a k beyond what the attempts allow, and for one that shares no task with the baseline.
+    Raises ValueError for a k beyond what the attempts allow, for one that shares no task with the baseline, and for
+    evaluations that were computed in different precisions.
     """
+    _refuse_mixed_precision(runs)
     base = next((run for run in runs if run.name == baseline), runs[0])
     explores = base.manifest.explores
     chosen = SOLVED if explores else _checked_ks(runs, ks)
-    differences, shared = {}, {}
-    for run in runs:
-        if run is not base:
-            differences[run.name] = _differences(run, base, chosen)
-            shared[run.name] = len(run.results.keys() & base.results.keys())
+    others = [run for run in runs if run is not base]
     return EvaluationComparison(
         kind="trees" if explores else "attempts",
         ks=chosen,
         baseline=base.name,
         estimates={run.name: pass_estimates(run.results, chosen) for run in runs},
         curves={} if explores else {run.name: pass_estimates(run.results, ks_up_to(run.attempts)) for run in runs},
-        differences=differences,
-        shared=shared,
+        differences={run.name: _differences(run, base, chosen) for run in others},
+        shared={run.name: len(run.results.keys() & base.results.keys()) for run in others},
+        recovery={run.name: recovery_estimates(run.recovery) for run in runs},
+        recovery_differences={run.name: recovery_differences(run.recovery, base.recovery) for run in others},
+        failures={run.name: count_failures(run.recovery) for run in runs},
         spent={run.name: run.spent for run in runs},
         diagnostics={run.name: ratios(run.counts) for run in runs if run.manifest.explores},
         notes=[note for run in runs for note in _notes(run, base, chosen)],
     )
+
+
+def _refuse_mixed_precision(runs: Sequence[EvaluationRun]) -> None:
+    """Raise ValueError if two of the evaluations were computed in different precisions. Unknown ones are accepted."""
+    known = {run.name: run.manifest.dtype for run in runs if run.manifest.dtype}
+    if len({*known.values()}) > 1:
+        told = ", ".join(f"{name} in {dtype}" for name, dtype in known.items())
+        raise ValueError(
+            f"the evaluations were computed in different precisions: {told}. Expected one for all: evaluate again, "
+            "without a GPU with LEAFE_CPU_DTYPE=float32 or bfloat16 for all of them"
+        )
 
 
 def training_cost(runs: Sequence[str]) -> dict[str, float]:
@@ -170,6 +201,8 @@ def _notes(run: EvaluationRun, base: EvaluationRun, ks: Sequence[int]) -> list[s
     unscored = run.counts["attempts"] - run.counts["attempts_scored"]
     if unscored:
         notes.append(f"{run.name}: {unscored} unscored attempts are left out")
+    if run.earlier:
+        notes.append(f"{run.name}: {run.earlier} trees of an earlier version are not in the figures of recovery")
     scored = len(run.results)
     if scored < run.tasks:
         notes.append(f"{run.name}: {run.tasks - scored} of {run.tasks} tasks have no scored attempt and are left out")

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ FILE = "evaluation.json"
 SCHEMA = 1
 _FREE = {"attempts", "collections", "sources"}
 """Fields that may differ between two calls on one folder. The tasks are compared by their content, not their path."""
+_FREE_LEAVES = {"given.from"}
+"""The same for fields within fields. The histories are compared by their content, too."""
 _FORMER_SETTINGS = {
     "leafe.context.line_characters": 160,
     "leafe.context.summary_characters": 3000,
@@ -46,18 +48,32 @@ class Manifest:
     leafe: Mapping[str, Any]
     """The `leafe` settings that decide how an attempt, or a tree, is played."""
     attempts: int
-    """Number of scored attempts wanted for each task; for trees, the budget of a tree in attempts."""
+    """Number of scored attempts wanted for each task, or for each given history; for trees, the budget of a tree in
+    attempts."""
     collections: tuple[Mapping[str, Any], ...] = ()
     """One entry for each call that started verl: date, seed of the rollout, versions, machine."""
+    dtype: str | None = None
+    """Precision that was computed in, such as `float32`; None for evaluations of earlier versions."""
+    given: Mapping[str, Any] | None = None
+    """The failed histories that all attempts go on from (histories.py): `from`, the folder that they were drawn from;
+    `turn`, the failed turn that they end with; `per_task` and `max_tasks`, at most how many; `seed` of the draw;
+    `fingerprint` of what was drawn. None: the attempts begin at the task's start."""
 
     @property
     def explores(self) -> bool:
         """Whether exploration trees are grown rather than plain attempts played."""
         return self.loop == "explore"
 
+    @property
+    def kind(self) -> str:
+        """What is measured: plain `attempts`, `trees`, or recovery from `given` histories. They are never compared."""
+        return "given" if self.given else "trees" if self.explores else "attempts"
+
     def differences(self, other: Manifest) -> list[str]:
         """Describe each setting in which two manifests differ, with this one's value first."""
         ours, theirs = _flat(self), _flat(other)
+        if None in (self.dtype, other.dtype):  # an earlier version did not write it down
+            del ours["dtype"], theirs["dtype"]
         return [
             f"{name} is {ours.get(name)!r}, not {theirs.get(name)!r}"
             for name in sorted(ours.keys() | theirs.keys())
@@ -67,7 +83,11 @@ class Manifest:
 
 def fingerprint(tasks: Iterable[Task]) -> str:
     """Return the number of tasks and a hash of their content and order."""
-    lines = [json.dumps(dataclasses.asdict(task), sort_keys=True) for task in tasks]
+    return hash_lines([json.dumps(dataclasses.asdict(task), sort_keys=True) for task in tasks])
+
+
+def hash_lines(lines: Sequence[str]) -> str:
+    """Return the number of lines and a hash of them."""
     return f"{len(lines)}, sha256 {hashlib.sha256(chr(10).join(lines).encode()).hexdigest()[:16]}"
 
 
@@ -89,6 +109,8 @@ def write_manifest(store: Path, manifest: Manifest) -> None:
     store.mkdir(parents=True, exist_ok=True)
     partial = store / f"{FILE}.{os.getpid()}"
     values = {"schema": SCHEMA, **dataclasses.asdict(manifest)}
+    if manifest.given is None:  # so that earlier versions, which do not know the field, read it as well
+        del values["given"]
     partial.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     partial.replace(store / FILE)
 
@@ -97,7 +119,11 @@ def _flat(manifest: Manifest) -> dict[str, Any]:
     """Return the compared fields as JSON would give them back, nested ones by names like `leafe.seed`."""
     values = json.loads(json.dumps(dataclasses.asdict(manifest)))
     leaves = _leaves({name: value for name, value in values.items() if name not in _FREE})
-    return {name: value for name, value in leaves if (name, value) not in _FORMER_SETTINGS.items()}
+    return {
+        name: value
+        for name, value in leaves
+        if name not in _FREE_LEAVES and (name, value) not in _FORMER_SETTINGS.items()
+    }
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -8,7 +8,8 @@ from leafe_verl.core import Outcome
 from leafe_verl.evaluation.bootstrap import Estimate, bootstrap
 from leafe_verl.evaluation.manifest import Manifest
 from leafe_verl.evaluation.pass_at_k import ks_up_to, pass_at_k
-from leafe_verl.evaluation.results import EvaluatedTree, successes_by_task, total_counts
+from leafe_verl.evaluation.recovery import UNKNOWN, count_failures, recovery_estimates, recovery_rows
+from leafe_verl.evaluation.results import EvaluatedTree, recovery_counts, successes_by_task, total_counts
 from leafe_verl.evaluation.tables import percent, percent_interval, text_table
 
 
@@ -24,7 +25,7 @@ def pass_estimates(results: Mapping[str, Sequence[bool]], ks: Sequence[int]) -> 
 
 
 def render_evaluation(manifest: Manifest, trees: Iterable[EvaluatedTree]) -> str:
-    """Return the table of figures and, below it, the table of what was collected."""
+    """Return the table of Pass@k and recovery and, below it, the table of what was collected."""
     trees = list(trees)
     results = successes_by_task(trees)
     most = 1 if manifest.explores else max(map(len, results.values()), default=1)
@@ -34,11 +35,13 @@ def render_evaluation(manifest: Manifest, trees: Iterable[EvaluatedTree]) -> str
     }
     rows = [("", "%", "95 % interval", "tasks")]
     rows += [(name, percent(e.mean), percent_interval(e.low, e.high), str(e.tasks)) for name, e in figures.items()]
+    rows += recovery_rows(recovery_estimates(recovery_counts(trees)))
     parts = [text_table(rows)] if figures else ["no scored attempt yet"]
-    return "\n\n".join([*parts, text_table(_collected_rows(trees))])
+    return "\n\n".join([*parts, text_table(collected_rows(trees))])
 
 
-def _collected_rows(trees: list[EvaluatedTree]) -> list[tuple[str, str]]:
+def collected_rows(trees: Sequence[EvaluatedTree]) -> list[tuple[str, str]]:
+    """Return the table of what was collected: attempts by how they ended, and what they spent."""
     counts = total_counts(trees)
     outcomes = {outcome: counts.get(f"outcome/{outcome.value}", 0) for outcome in Outcome}
     scored = sum(number for outcome, number in outcomes.items() if outcome.scored)
@@ -48,9 +51,10 @@ def _collected_rows(trees: list[EvaluatedTree]) -> list[tuple[str, str]]:
         ("scored attempts", scored),
         ("  succeeded", outcomes[Outcome.SUCCESS]),
         ("  failed", scored - outcomes[Outcome.SUCCESS]),
+        ("  went on after a failed turn", count_failures(recovery_counts(trees))),
         ("unscored attempts", sum(unscored.values())),
         *((f"  {outcome.value}", number) for outcome, number in unscored.items()),
         ("environment steps", counts.get("environment_steps", 0)),
         ("sampled tokens", counts.get("sampled_tokens", 0)),
     ]
-    return [("collected", "total"), *((name, f"{number:,}") for name, number in rows)]
+    return [("collected", "total"), *((name, UNKNOWN if number is None else f"{number:,}") for name, number in rows)]

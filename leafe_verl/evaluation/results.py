@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from leafe_verl.core.recovery_figures import PlainAttempt, recovery_by_task
 from leafe_verl.core.statistics import total
 from leafe_verl.trees import read_rows
 from leafe_verl.trees.text import unescape
@@ -27,6 +28,15 @@ class EvaluatedTree:
     """Whether an attempt ended in success."""
     counts: Mapping[str, int]
     """Counts of core.statistics."""
+    plain_attempts: tuple[PlainAttempt, ...] | None
+    """The scored roots, for the figures of recovery; None if an earlier version wrote the tree."""
+    history_key: str | None = None
+    """Name of the given history that it goes on from; None if it begins at the task's start."""
+
+    @property
+    def start(self) -> str:
+        """What it begins at: the key of its given history, or of its task."""
+        return self.history_key or self.task_key
 
     @property
     def scored(self) -> bool:
@@ -41,10 +51,12 @@ def read_evaluation(store: str | os.PathLike[str]) -> list[EvaluatedTree]:
     read, and for trees that no evaluation wrote.
     """
     trees = []
-    for location, row in read_rows(store, ("task_key", "solved", "counts")):
+    for location, row in read_rows(store, ("task_key", "solved", "counts", "plain_attempts", "history_key")):
         if row["counts"] is None:
             raise ValueError(f"{location}: a tree without counts; expected those that leafe-verl evaluate writes")
-        trees.append(EvaluatedTree(unescape(row["task_key"]), row["solved"], json.loads(row["counts"])))
+        found, counts = row["plain_attempts"], json.loads(row["counts"])
+        plain = None if found is None else tuple(map(PlainAttempt.from_mapping, found))
+        trees.append(EvaluatedTree(unescape(row["task_key"]), row["solved"], counts, plain, row["history_key"]))
     return trees
 
 
@@ -57,12 +69,17 @@ def successes_by_task(trees: Iterable[EvaluatedTree]) -> dict[str, list[bool]]:
     return successes
 
 
-def missing_attempts(trees: Iterable[EvaluatedTree], keys: Iterable[str], attempts: int) -> dict[str, int]:
-    """Return task key -> number of scored trees still missing of `attempts`, in the order of `keys`.
+def recovery_counts(trees: Iterable[EvaluatedTree]) -> dict[str, dict[str, float]]:
+    """Return task key -> the counts of core.recovery_figures, without trees of earlier versions."""
+    return recovery_by_task((tree.task_key, tree.plain_attempts or ()) for tree in trees)
 
-    Tasks with enough scored trees are left out.
+
+def missing_attempts(trees: Iterable[EvaluatedTree], keys: Iterable[str], attempts: int) -> dict[str, int]:
+    """Return key -> number of scored trees still missing of `attempts`, in the order of `keys`.
+
+    The keys are those of tasks, or of given histories. Those with enough scored trees are left out.
     """
-    present = Counter(tree.task_key for tree in trees if tree.scored)
+    present = Counter(tree.start for tree in trees if tree.scored)
     return {key: attempts - present[key] for key in keys if present[key] < attempts}
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from leafe_verl.evaluation.recovery import FIGURES, UNKNOWN
 from leafe_verl.evaluation.tables import text_table
 
 Metrics = dict[int, dict[str, float]]
@@ -16,6 +17,8 @@ SUMMED = {
     "training steps with an update": None,
     "exploration trees": "leafe/trees",
     "attempts": "leafe/attempts",
+    "plain attempts that went on after a failed turn": "leafe/recovery/failures",
+    "plain attempts that recovered": "leafe/recovery/recovered",
     "branches": "leafe/branches",
     "  that improved": "leafe/branches_improved",
     "  that succeeded": "leafe/branches_succeeded",
@@ -26,6 +29,9 @@ SUMMED = {
     "sampled tokens": "leafe/sampled_tokens",
     "counterfactual examples": "leafe/examples/counterfactual",
     "rehearsal examples": "leafe/examples/rehearsal",
+    "recovery examples": "leafe/examples/recovery",
+    "trained tokens": "leafe/trained_tokens",
+    "optimiser steps": "leafe/updates",
 }
 """Label -> metric that is summed over the training steps; None: counted by `count_updates`."""
 
@@ -61,13 +67,33 @@ def _pass_table(metrics: Metrics) -> str:
     first, last = min(validated), max(validated)
     before, after = passes(validated[first]), passes(validated[last])
     rows = [("held-out", f"step {first}", f"step {last}", "change")]
-    for (source, k), value in before.items():
-        change = f"{100 * (after[source, k] - value):+.1f}" if (source, k) in after else ""
-        rows.append((f"{source} Pass@{k}", _percent(value), _percent(after.get((source, k))), change))
+    rows += [_pass_row(f"{source} Pass@{k}", value, after.get((source, k))) for (source, k), value in before.items()]
+    shares = [recoveries(validated[step]) for step in (first, last)]
+    for source, figure in sorted({key for each in shares for key in each}, key=figure_order):
+        rows.append(_pass_row(f"{source} {FIGURES[figure]}", *(each.get((source, figure)) for each in shares)))
     unscored = sum(v for values in validated.values() for k, v in values.items() if k.endswith("/unscored"))
     if unscored:
         rows.append(("unscored attempts", f"{unscored:.0f}", "", ""))
     return text_table(rows if first < last else [row[:2] for row in rows])
+
+
+def _pass_row(label: str, before: float | None, after: float | None) -> tuple[str, str, str, str]:
+    change = "" if before is None or after is None else f"{100 * (after - before):+.1f}"
+    return label, _percent(before), _percent(after), change
+
+
+def recoveries(values: Mapping[str, float]) -> dict[tuple[str, str], float]:
+    """Return (data source, figure of recovery) -> its value of one step. A figure of nothing is absent."""
+    found = {}
+    for key, value in values.items():
+        if (match := re.fullmatch(r"val-core/(.+)/(\w+)", key)) and match[2] in FIGURES:
+            found[match[1], match[2]] = value
+    return found
+
+
+def figure_order(key: tuple[str, str]) -> tuple[str, int]:
+    """Return what sorts (data source, figure of recovery): by source, then in the order of the tables."""
+    return key[0], list(FIGURES).index(key[1])
 
 
 def passes(values: Mapping[str, float]) -> dict[tuple[str, int], float]:
@@ -91,9 +117,10 @@ def _sum_table(metrics: Metrics) -> str:
     rows = [("collected", "total")]
     for label, key in SUMMED.items():
         sums = sum(values.get(key, 0) for values in steps) if key else count_updates(metrics)
-        rows.append((label, f"{sums:,.0f}"))
+        known = key is None or any(key in values for values in steps)
+        rows.append((label, f"{sums:,.0f}" if known else UNKNOWN))
     return text_table(rows)
 
 
 def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f} %"
+    return UNKNOWN if value is None else f"{100 * value:.1f} %"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from leafe_verl.evaluation.bootstrap import Estimate
+
 Rows = Sequence[Sequence[str]]
 
 
@@ -32,3 +34,9 @@ def percent(value: float) -> str:
 def percent_interval(low: float, high: float) -> str:
     """Return an interval of shares as percentages."""
     return f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def estimate_cell(estimate: Estimate, *, sign: bool = False) -> str:
+    """Return a share with its interval as percentages, or a difference as points with its sign."""
+    mean = f"{100 * estimate.mean:+.1f}" if sign else percent(estimate.mean)
+    return f"{mean} ({percent_interval(estimate.low, estimate.high)})"

@@ -21,7 +21,9 @@ from leafe_verl.console.ending import choices_of, shown
 from leafe_verl.console.marks import mark_warnings
 from leafe_verl.console.run_console import LOG, VERBOSE, RunConsole, is_verbose
 from leafe_verl.embedded import model_folder, prepare_model
+from leafe_verl.plugin.chat_check import describe_chat
 from leafe_verl.plugin.cpu.fork_server import with_fork_server
+from leafe_verl.plugin.precision import record_precision
 from leafe_verl.plugin.preflight import find_problems
 
 
@@ -125,13 +127,16 @@ class PrepareModel(Callback):
 
 
 class Preflight(Callback):
-    """Refuses a run that would fail or be spoilt, with everything that is wrong at once."""
+    """Refuses a run that would fail or be spoilt, with everything that is wrong at once. Records the precision."""
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         with _refusing():
             problems = find_problems(config)
         if problems:
             _refuse("\n" + "\n".join(f"- {problem}" for problem in problems))
+        print(describe_chat(config, config.leafe.generation.chat_family), flush=True)
+        if not config.trainer.val_only:
+            record_precision(config)
 
 
 class ForkWorkers(Callback):

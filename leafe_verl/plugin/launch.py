@@ -21,9 +21,14 @@ from omegaconf import DictConfig, OmegaConf
 from leafe_verl.checkpoints import hf_folder
 from leafe_verl.core import Task
 from leafe_verl.environments import make
+from leafe_verl.environments.code_environment import answers_with_code
+from leafe_verl.evaluation.given import GivenRun, render_given
+from leafe_verl.evaluation.histories import FOLDER
 from leafe_verl.evaluation.manifest import Manifest, fingerprint, read_manifest, write_manifest
 from leafe_verl.evaluation.report import render_evaluation
 from leafe_verl.evaluation.results import missing_attempts, read_evaluation
+from leafe_verl.plugin.given_histories import GivenHistories, GivenRequest, find_histories, require_room
+from leafe_verl.plugin.precision import describe_mixing, find_precision
 from leafe_verl.plugin.preflight import find_problems
 from leafe_verl.plugin.resolvers import read_variable
 from leafe_verl.plugin.settings import RunSettings
@@ -48,7 +53,7 @@ class EvaluationRequest:
     """Task files; none: those of the configuration's environment."""
     out: Path
     attempts: int
-    """Of each task; with loop `explore`, the budget of its one tree."""
+    """Of each task, or of each given history; with loop `explore`, the budget of its one tree."""
     max_tasks: int | None
     """None: all."""
     loop: str
@@ -56,6 +61,8 @@ class EvaluationRequest:
     """`cpu`, `gpu`, or `auto`: GPUs if there are any."""
     overrides: tuple[str, ...]
     """Hydra's, as a recipe takes them."""
+    given: GivenRequest | None = None
+    """The failed histories that attempts go on from. None: they begin at the task's start."""
 
 
 def evaluate(request: EvaluationRequest) -> int:
@@ -63,30 +70,37 @@ def evaluate(request: EvaluationRequest) -> int:
 
     Raises ValueError for a request that cannot be met: bad settings, or a store made with other ones.
     """
-    given = request.model or read_variable("MODEL")
-    model = _model(given) if given else None
+    named = request.model or read_variable("MODEL")
+    model = _model(named) if named else None
     request = dataclasses.replace(request, model=model, out=request.out.expanduser().resolve())
     overrides = _overrides(request, _gpus(request.device))
     config = _compose(overrides)
     if problems := find_problems(config):
         raise ValueError("leafe-verl evaluate refuses to start:\n" + "\n".join(f"- {problem}" for problem in problems))
-    tasks = _tasks(config)
-    manifest = _resumed(request.out, _manifest(request, config, tasks))
-    keys = [task.key for task in tasks]
-    wanted = config.data.attempts
+    given = _given(request, config)
+    tasks = given.tasks if given else _tasks(config)
+    manifest = _resumed(request.out, _manifest(request, config, tasks, given))
+    keys, wanted = given.keys if given else [task.key for task in tasks], config.data.attempts
     missing = missing_attempts(read_evaluation(request.out), keys, wanted)
     status = 0
     if missing:
         manifest = _with_collection(manifest, config.actor_rollout_ref.rollout.seed, request.device)
-        what = "exploration trees" if manifest.explores else "attempts"
-        print(f"{request.out} lacks {sum(missing.values())} {what} of {len(missing)} tasks", flush=True)
+        print(f"{request.out} lacks {sum(missing.values())} {_describe_missing(manifest, len(missing))}", flush=True)
+        if given:
+            given.keep(request.out)
         status = _launch(manifest, overrides, request.out)
     records = read_evaluation(request.out)
-    print(render_evaluation(manifest, records))
+    run = GivenRun(request.out.name, manifest, records, given.drawn) if given else None
+    print(render_given(run) if run else render_evaluation(manifest, records))
     left = sum(missing_attempts(records, keys, wanted).values())
     if left:
         print(f"\nstill without a score: {left}; the same command tries again")
     return int(status != 0)
+
+
+def _describe_missing(manifest: Manifest, number: int) -> str:
+    what = "exploration trees" if manifest.explores else "attempts"
+    return f"{what} of {number} {'given histories' if manifest.given else 'tasks'}"
 
 
 def _model(model: str) -> str:
@@ -115,6 +129,7 @@ def _overrides(request: EvaluationRequest, gpus: int) -> list[str]:
         f"data.val_batch_size={max(1, IN_FLIGHT * max(gpus, 1) // request.attempts)}",
         f"leafe.evaluation.loop={request.loop}",
         f"leafe.evaluation.store={_quoted(str(request.out))}",
+        *([f"leafe.evaluation.given={_quoted(str(request.out / FOLDER))}"] if request.given else []),
         f"actor_rollout_ref.rollout.val_kwargs.n={1 if explores else request.attempts}",
         *([f"leafe.budget.attempts={request.attempts}"] if explores else []),
     ]
@@ -147,16 +162,29 @@ def _tasks(config: DictConfig) -> list[Task]:
     return tasks[: config.data.val_max_samples] if config.data.val_max_samples > 0 else tasks
 
 
-def _manifest(request: EvaluationRequest, config: DictConfig, tasks: Sequence[Task]) -> Manifest:
+def _given(request: EvaluationRequest, config: DictConfig) -> GivenHistories | None:
+    if request.given is None:
+        return None
+    if request.loop == "explore":
+        raise ValueError("--from plays plain attempts; leave out --loop explore")
+    task_keys = {task.key for task in _tasks(config)} if request.sources else None
+    return find_histories(request.given, request.out, config, task_keys)
+
+
+def _manifest(
+    request: EvaluationRequest, config: DictConfig, tasks: Sequence[Task], given: GivenHistories | None
+) -> Manifest:
     values: Mapping[str, Any] = OmegaConf.to_container(config.leafe, resolve=True)  # type: ignore[assignment]
     rollout, environment = config.actor_rollout_ref.rollout, config.leafe.environment
     sampling = {name: rollout.val_kwargs[name] for name in ("temperature", "top_p", "top_k")}
     if request.loop == "explore":
         sampling["roots"] = rollout.n
     own_horizon = make(environment.name, **RunSettings.from_mapping(values).environment.options).horizon
+    if given:
+        require_room(given, environment.horizon or own_horizon)
     return Manifest(
         model=config.actor_rollout_ref.model.path,
-        sources=tuple(config.data.val_files),
+        sources=() if given and not request.sources else tuple(config.data.val_files),
         tasks=fingerprint(tasks),
         loop=request.loop,
         sampling=sampling,
@@ -164,6 +192,8 @@ def _manifest(request: EvaluationRequest, config: DictConfig, tasks: Sequence[Ta
         window=rollout.max_model_len or config.data.max_prompt_length + config.data.max_response_length,
         leafe=_decisive(values, request.loop),
         attempts=request.attempts,
+        dtype=find_precision(config),
+        given=given.manifest if given else None,
     )
 
 
@@ -171,6 +201,8 @@ def _decisive(values: Mapping[str, Any], loop: str) -> dict[str, Any]:
     """The `leafe` settings that decide what is played; how fast, and what would be trained, are left out."""
     environment = {key: values["environment"][key] for key in ("name", "step_timeout", "options")}
     generation = {key: values["generation"][key] for key in ("max_tokens", "chat_family")}
+    if values["generation"]["stop_at"] and answers_with_code(environment["name"]):
+        generation["stop_at"] = values["generation"]["stop_at"]
     decisive = {"environment": environment, "generation": generation, "seed": values["seed"]}
     if loop == "explore":
         decisive |= {"budget": values["budget"], "reflection": values["reflection"]}
@@ -191,6 +223,8 @@ def _resumed(out: Path, manifest: Manifest) -> Manifest:
                 f"{out} holds attempts but no evaluation.json that says how they came; choose another --out"
             )
         return manifest
+    if present.dtype and manifest.dtype and present.dtype != manifest.dtype:
+        raise ValueError(describe_mixing(f"the evaluation in {out}", present.dtype, manifest.dtype))
     if differences := manifest.differences(present):
         raise ValueError(
             f"{out} was made with other settings; choose another --out, or give the same:\n"

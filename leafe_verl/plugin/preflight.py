@@ -13,6 +13,9 @@ from leafe_verl.core import Settings
 from leafe_verl.core.settings import SettingsError
 from leafe_verl.embedded import model_folder
 from leafe_verl.environments import make
+from leafe_verl.plugin.chat_check import chat_problems
+from leafe_verl.plugin.precision import precision_problems
+from leafe_verl.plugin.rollout.chat_format import TEMPLATE
 from leafe_verl.plugin.rollout.playbook_file import read_playbook
 from leafe_verl.plugin.settings import RunSettings
 from leafe_verl.task_files import read_tasks
@@ -26,6 +29,7 @@ def find_problems(config: DictConfig) -> list[str]:
     problems += _model_problems(config.actor_rollout_ref.model.path)
     problems += [] if config.trainer.val_only else _batch_problems(config)
     problems += _determinism_problems(config)
+    problems += [] if config.trainer.val_only else precision_problems(config)
     values: Any = OmegaConf.to_container(config.leafe, resolve=True)
     try:
         settings = RunSettings.from_mapping(values)
@@ -35,7 +39,7 @@ def find_problems(config: DictConfig) -> list[str]:
         problems += _playbook_problems(settings.playbook.path, config.trainer.v1.trainer_mode)
         problems += _window_problems(config, settings)
         problems += _context_problems(config, settings)
-        problems += _chat_problems(settings.generation.chat_family)
+        problems += _chat_problems(config, settings.generation.chat_family)
     return problems + _environment_problems(values.get("environment"), config.data)
 
 
@@ -143,14 +147,17 @@ def _determinism_problems(config: DictConfig) -> list[str]:
     ]
 
 
-def _chat_problems(family: str | None) -> list[str]:
-    families = list_continuous_token_builder_families()
-    if family is None or family in families:
-        return []
-    return [f"leafe.generation.chat_family is {family!r}; expected null or one of {', '.join(families)}"]
+def _chat_problems(config: DictConfig, family: str | None) -> list[str]:
+    """Ask the model how it is talked to, if there is one."""
+    families = (*list_continuous_token_builder_families(), TEMPLATE)
+    if family is not None and family not in families:
+        return [f"leafe.generation.chat_family is {family!r}; expected null or one of {', '.join(families)}"]
+    return [] if _model_problems(config.actor_rollout_ref.model.path) else chat_problems(config, family)
 
 
 def _data_problems(data: DictConfig, environment: str) -> list[str]:
+    if data.get("given"):  # the tasks are those of the given histories, and no file is read
+        return []
     problems = []
     for key in ("train_files", "val_files"):
         sources = data[key] if isinstance(data[key], list | ListConfig) else [data[key]]

@@ -79,6 +79,8 @@ class EvaluationSettings(Section):
     """What is played for a held-out task: plain attempts, or exploration trees."""
     store: Annotated[str | None, OURS] = None
     """Folder that keeps every attempt. null: attempts are scored and not kept."""
+    given: Annotated[str | None, OURS] = None
+    """Folder of failed histories that plain attempts go on from. null: they begin at the task's start."""
 
     @model_validator(mode="after")
     def _trees_need_a_store(self) -> Self:

@@ -9,7 +9,8 @@ a mini-batch (`TERM` and those of prefix trees) are columns of verl's TensorDict
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from verl.utils import tensordict_utils as tu
 
 from leafe_verl.core import Kind
 from leafe_verl.core.playbook import Delta
+from leafe_verl.core.recovery_figures import PlainAttempt
 from leafe_verl.trees.telling import TellingBranch
 
 _RECORD = "leafe_record"
@@ -27,12 +29,29 @@ TREES_UNKEPT = "trees_unkept"
 TREES_FROM_STORE = "trees_from_store"
 """Count in a tree record: trees that were read from the store of trees instead of being sampled."""
 
+ATTEMPT = "leafe_attempt"
+"""Key among the numbers that verl averages in validation: `PlainAttempt` as JSON. verl passes over texts."""
+
+REPLACED_EXAMPLES = "replaced_examples"
+"""Count in a tree record: examples that the tree gives to LEAFE, which the control of rehearsal replaces."""
+REPLACED_TOKENS = "replaced_tokens"
+"""Count in a tree record: tokens that these examples train in one epoch."""
+
 TERM = "leafe_term"
 """Column of a mini-batch, shape (rows,): index of the loss term that each example belongs to."""
 PARENTS = "leafe_parents"
 """Column of prefix trees, nested, (rows, tokens): `PrefixTree.parents`. Batches of examples do not have it."""
 TARGETS = "leafe_targets"
 """Column of prefix trees, nested, (rows, tokens, terms): number of examples of each term that train the token."""
+PAIR = "leafe_pair"
+"""Column of a mini-batch for DPO, shape (rows,): number of the pair in the phase; 0 for rows of no pair."""
+SIDE = "leafe_side"
+"""Column of a mini-batch for DPO, shape (rows,): 1 for the chosen row of a pair, -1 for the rejected one, else 0."""
+REFERENCE = "leafe_reference"
+"""Column of a mini-batch for DPO, shape (rows,): log-probability of the trained tokens before the phase began."""
+MARGIN = "leafe_margin"
+"""Column of a mini-batch for DPO, shape (rows,): by how much more the present policy prefers the chosen row of this
+row's pair to the rejected one than the reference does, as a difference of log-probabilities; 0 for rows of no pair."""
 MERGED = "leafe_merged"
 """Column of prefix trees, shape (rows,): total number of tokens of the row's examples before they were merged."""
 
@@ -43,6 +62,10 @@ class TreeRecord:
 
     counts: Mapping[str, int]
     """Counts of `core.statistics.count`, with `TREES_UNKEPT` and `TREES_FROM_STORE`."""
+    task_key: str = ""
+    """Key of the task; empty if the tree could not be kept."""
+    plain_attempts: tuple[PlainAttempt, ...] = ()
+    """The scored roots. The figures of recovery compare those of one task, which GRPO has in several records."""
     branch: TellingBranch | None = None
     """The tree's most telling branch; None if no tracker shows it or the tree has no branch."""
     delta: Delta | None = None
@@ -52,6 +75,8 @@ class TreeRecord:
         """Return the entry of verl's `extra_fields` that carries this record."""
         value = {
             "counts": dict(self.counts),
+            "task_key": self.task_key,
+            "plain_attempts": [attempt.as_mapping() for attempt in self.plain_attempts],
             "branch": self.branch.as_mapping() if self.branch else None,
             "delta": dataclasses.asdict(self.delta) if self.delta else None,
         }
@@ -73,6 +98,10 @@ class ExampleRecord:
     adjacent."""
     shared_tokens: int
     """Number of leading tokens that the example shares with the one at the place before it."""
+    trained_tokens: int = 0
+    """Number of tokens that the loss is computed on."""
+    rejected: bool = False
+    """Whether DPO trains the policy away from it. The chosen example of its pair is at the place before it."""
 
     @property
     def origin(self) -> tuple[str, int, int]:
@@ -100,8 +129,24 @@ def read_record(extra_fields: Any) -> Record | None:
     if example := value.get("example"):
         return ExampleRecord(**{**example, "kind": Kind(example["kind"])})
     tree = value["tree"]
-    branch = TellingBranch.from_mapping(tree["branch"]) if tree["branch"] else None
-    return TreeRecord(tree["counts"], branch, Delta(**tree["delta"]) if tree["delta"] else None)
+    return TreeRecord(
+        tree["counts"],
+        tree["task_key"],
+        tuple(map(PlainAttempt.from_mapping, tree["plain_attempts"])),
+        TellingBranch.from_mapping(tree["branch"]) if tree["branch"] else None,
+        Delta(**tree["delta"]) if tree["delta"] else None,
+    )
+
+
+def attempt_to_info(attempt: PlainAttempt) -> dict[str, str]:
+    """Return the entry of verl's `reward_extra_info` that carries an attempt to the trainer's validation."""
+    return {ATTEMPT: json.dumps(attempt.as_mapping())}
+
+
+def attempts_from_infos(infos: Mapping[str, Sequence[Any]], number: int) -> list[PlainAttempt | None]:
+    """Return the attempt of each of `number` validated rows; None where a row carries none."""
+    texts = infos.get(ATTEMPT, [None] * number)
+    return [PlainAttempt.from_mapping(json.loads(text)) if text else None for text in texts]
 
 
 @dataclass(frozen=True)
@@ -114,6 +159,10 @@ class DistillationInfo:
     """Number of optimiser steps of the whole phase."""
     share_prefixes: bool
     """Whether examples that begin alike are merged into prefix trees."""
+    pairs: int = 0
+    """Number of pairs that DPO prefers one row of; 0 trains by plain SFT."""
+    dpo_beta: float = 0.1
+    """`leafe.distillation.dpo_beta`."""
     run_dir: str | None = None
     """Folder with the run's activity file, in which the first worker counts the updates; None: they are not counted."""
 

@@ -14,7 +14,6 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -22,7 +21,8 @@ from pathlib import Path
 from string import Template
 from typing import Any, BinaryIO
 
-from leafe_verl.core.statistics import count
+from leafe_verl.core.recovery_figures import count_recovery, plain_attempts
+from leafe_verl.core.statistics import count, total
 from leafe_verl.report.chunks import ChunkWriter, to_json
 from leafe_verl.report.overview import build_overview
 from leafe_verl.report.records import COLUMNS, RESULTS, build_record, build_row
@@ -77,12 +77,13 @@ def _gather(runs: Sequence[ReportedRun], file: BinaryIO) -> _Gathered:
     """Read all trees once. Their chunks go to the file; their rows and the runs' overviews stay in memory."""
     writer, gathered = ChunkWriter(file), _Gathered()
     for number, run in enumerate(runs):
-        counts: Counter[str] = Counter()
+        counts: dict[str, float] = {}
         for reported in run.trees:
             record, tokens = build_record(reported)
             chunk, place = writer.add(record, tokens, run.vocabulary)
             gathered.rows.append(build_row(reported, number, chunk, place))
-            counts.update(count(reported.tree, reported.examples))
+            recovery = count_recovery(plain_attempts(reported.tree))
+            counts = total([counts, {**count(reported.tree, reported.examples), **recovery}])
         gathered.overviews.append(build_overview(run, counts if run.counts is None else run.counts))
     writer.flush()
     return gathered

@@ -11,10 +11,20 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from leafe_verl.evaluation.given import BEYOND_FRESH, describe_histories, figure_rows
 from leafe_verl.evaluation.pass_at_k import ks_up_to
+from leafe_verl.evaluation.recovery import recovery_estimates
 from leafe_verl.evaluation.report import pass_estimates
 from leafe_verl.evaluation.summary import SUMMED, Metrics, count_updates, passes
 from leafe_verl.evaluation.tables import percent, percent_interval
+from leafe_verl.report.recovery import (
+    COLLECTED,
+    changed_figure,
+    recovery_charts,
+    recovery_figures,
+    recovery_table,
+    validated_recovery,
+)
 from leafe_verl.report.sources import ReportedRun
 
 PREFIX = "leafe/"
@@ -28,15 +38,17 @@ SHARES = {
 LOSS = re.compile(r"\w+/loss(_\w+)?")
 
 
-def build_overview(run: ReportedRun, counts: Mapping[str, int]) -> dict[str, Any]:
+def build_overview(run: ReportedRun, counts: Mapping[str, float]) -> dict[str, Any]:
     """Return the run's overview. `counts` are summed over its trees and used where metrics are missing."""
     measured = sum_counts(run.metrics)
     collected: Mapping[str, float] = measured if "trees" in measured else counts
-    charts = [*_pass_charts(run.metrics), *_step_charts(run.metrics)]
-    tables = [*_evaluation_tables(run), *_spent_tables(run.metrics, collected)]
+    recovered = recovery_estimates(run.recovery)
+    charts = [*_pass_charts(run.metrics), *recovery_charts(run.metrics, recovered), *_step_charts(run.metrics)]
+    recovery_tables = [recovery_table(recovered)] if run.results else []
+    tables = [*_evaluation_tables(run), *recovery_tables, *_given_tables(run), *_spent_tables(run.metrics, collected)]
     # Plain attempts have neither branches nor reflections, and their Pass@k says what was solved.
-    shares = share_figures(collected) if run.explores or not run.results else []
-    figures = [*_pass_figures(run), *shares]
+    shares = share_figures(collected) if run.explores or not (run.results or run.given) else []
+    figures = [*_pass_figures(run), *recovery_figures(recovered), *_given_figures(run), *shares]
     return {"name": run.name, "notes": list(run.notes), "figures": figures, "tables": tables, "charts": charts}
 
 
@@ -69,21 +81,20 @@ def _pass_figures(run: ReportedRun) -> list[list[str]]:
 
 
 def validation_figures(metrics: Metrics) -> list[list[str]]:
-    """Return label, value and explanation of each Pass@k, from the first validation to the last."""
+    """Return label, value and explanation of each Pass@k and of recovery, from the first validation to the last."""
     validated = _validated(metrics)
     figures = []
     for source, k in validated[min(validated)] if validated else ():
         values = [found[source, k] for found in validated.values() if (source, k) in found]
-        change = f"{100 * (values[-1] - values[0]):+.1f} points" if len(values) > 1 else "one validation"
-        figures.append([f"Pass@{k}, {source}", " → ".join(f"{percent(value)} %" for value in values), change])
-    return figures
+        figures.append(changed_figure(f"Pass@{k}, {source}", values))
+    return [*figures, *validated_recovery(metrics)]
 
 
 def share_figures(counts: Mapping[str, float]) -> list[list[str]]:
     """Return label, value and explanation of each share that can be computed from the counts."""
     return [
         [label, f"{percent(counts[part] / counts[whole])} %", f"{counts[part]:,.0f} of {counts[whole]:,.0f}"]
-        for label, part, whole in SHARES.values()
+        for label, part, whole in (*SHARES.values(), *COLLECTED.values())
         if part in counts and counts.get(whole)
     ]
 
@@ -105,8 +116,14 @@ def _step_charts(metrics: Metrics) -> Iterable[dict[str, Any]]:
     """Yield charts over the training steps: losses, and shares of what was collected."""
     trained = {step: values for step, values in metrics.items() if step > 0}
     losses = sorted({key for values in trained.values() for key in values if LOSS.fullmatch(key)})
-    shares = {f"{PREFIX}{name}": label for name, (label, *_) in SHARES.items()}
-    chosen = [("Losses", "", {key: key for key in losses}), ("Shares of what was collected", "%", shares)]
+    shares, recovered = (
+        {f"{PREFIX}{name}": label for name, (label, *_) in chosen.items()} for chosen in (SHARES, COLLECTED)
+    )
+    chosen = [
+        ("Losses", "", {key: key for key in losses}),
+        ("Shares of what was collected", "%", shares),
+        ("Recovery in what was collected", "%", recovered),
+    ]
     for title, unit, labels in chosen:
         steps = [step for step, values in trained.items() if labels.keys() & values.keys()]
         series = [
@@ -138,6 +155,19 @@ def _evaluation_tables(run: ReportedRun) -> Iterable[dict[str, Any]]:
         [f"Pass@{k}", percent(e.mean), percent_interval(e.low, e.high), str(e.tasks)] for k, e in estimates.items()
     ]
     yield {"title": "Pass@k", "rows": rows}
+
+
+def _given_figures(run: ReportedRun) -> Iterable[list[str]]:
+    """Yield the recovery of an evaluation from given histories as figures."""
+    if run.given:
+        for label, mean, interval, tasks in figure_rows(run.given)[1:]:
+            yield [label, mean if label == BEYOND_FRESH else f"{mean} %", f"{interval}, {tasks} tasks"]
+
+
+def _given_tables(run: ReportedRun) -> Iterable[dict[str, Any]]:
+    if run.given:
+        rows = [list(row) for row in figure_rows(run.given)]
+        yield {"title": f"From the same failures: {describe_histories(run.given)}", "rows": rows}
 
 
 def _spent_tables(metrics: Metrics, counts: Mapping[str, float]) -> Iterable[dict[str, Any]]:

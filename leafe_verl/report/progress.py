@@ -8,7 +8,6 @@ the last step whose weights were saved.
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -19,6 +18,7 @@ from leafe_verl.activity import FILE as ACTIVITY
 from leafe_verl.activity import Activity, read_activity
 from leafe_verl.checkpoints import TRACKER, tree_store
 from leafe_verl.core import ExplorationTree, Reflection
+from leafe_verl.core.recovery_figures import count_recovery, plain_attempts
 from leafe_verl.core.statistics import count, total
 from leafe_verl.evaluation.summary import Metrics
 from leafe_verl.report.overview import select_counts, sum_counts
@@ -156,8 +156,8 @@ class TreesFollower:
     def __init__(self, store: Path) -> None:
         self._store = StoreFollower(store)
         self._seen: set[tuple[int | None, str]] = set()
-        self.counts: dict[int | None, Counter[str]] = defaultdict(Counter)
-        """Training step -> counts of core.statistics over its trees."""
+        self.counts: dict[int | None, dict[str, float]] = {}
+        """Training step -> counts of core.statistics and of core.recovery_figures over its trees."""
         self.collected: dict[int | None, datetime] = {}
         """Training step -> when its newest tree was collected."""
         self.last_experience: LastExperience | None = None
@@ -177,7 +177,8 @@ class TreesFollower:
         if (step, tree.task.key) in self._seen:
             return
         self._seen.add((step, tree.task.key))
-        self.counts[step].update(count(tree, ()))
+        counts = {**count(tree, ()), **count_recovery(plain_attempts(tree))}
+        self.counts[step] = total([self.counts.get(step, {}), counts])
         newest = max(self.collected.values(), default=None)
         if (newest is None or collected >= newest) and (last_experience := find_last_experience(tree, step)):
             self.last_experience = last_experience
@@ -226,17 +227,17 @@ class RunFollower:
         return self._progress(plan, done, metrics, collected)
 
     def _progress(
-        self, plan: RunPlan, done: int, metrics: Metrics, collected: Mapping[int | None, Counter[str]]
+        self, plan: RunPlan, done: int, metrics: Metrics, collected: Mapping[int | None, Mapping[str, float]]
     ) -> Progress:
         """Return the state of a run; `collected` counts the trees of the steps that have no metrics yet."""
-        current = collected.get(done + 1, Counter())
+        current = collected.get(done + 1, {})
         last = metrics.get(done, {}) if done else {}
         activity = read_activity(self.folder)
         if activity and plan.steps is None:
             plan = replace(plan, steps=activity.steps)
         return Progress(
             name=self.folder.resolve().name,
-            stage=activity.name if activity else self._stage(plan, done, current["trees"]),
+            stage=activity.name if activity else self._stage(plan, done, int(current.get("trees", 0))),
             plan=plan,
             done=done,
             metrics=metrics,

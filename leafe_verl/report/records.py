@@ -3,12 +3,13 @@
 A record, as JSON:
 
     key, environment, instruction, step, hasTokens, hasPrompts, note     fields of ReportedTree and its task
+    given         number of given steps that every root goes on from; 0 if the roots begin at the task's start
     attempts      in breadth-first order, each:
         parent, from, depth     fields of its branch; null, 1 and 0 for a root. `from` is tau, counted from 1
         reflection              index in `reflections`, null for a root
         outcome, error, replayed
         best, improved          highest return after any of its own steps, and whether that exceeds its parent's
-        steps                   the steps that it executed itself, each:
+        steps                   the steps that it executed itself, those of a root after the given steps, each:
             shared, messages        its history: the first `shared` messages of its base, then `messages`. The base of
                                     a root's first step is empty; of a branch's first step, the history of the step
                                     rolled back to; otherwise the previous history with its action and feedback
@@ -104,6 +105,7 @@ def build_record(reported: ReportedTree) -> tuple[dict[str, Any], set[int]]:
         "hasTokens": reported.has_tokens,
         "hasPrompts": reported.has_prompts,
         "note": reported.note,
+        "given": len(tree.given),
         "attempts": [_attempt(tree, index, trained) for index in range(len(tree.attempts))],
         "reflections": [reflection_to_row(index, reflection) for index, reflection in tree.reflections],
         "examples": [_example(tree, example) for example in reported.examples],
@@ -119,6 +121,10 @@ def trained_tokens(tree: ExplorationTree, examples: Sequence[Example]) -> dict[P
 def _parts(tree: ExplorationTree, example: Example) -> Iterator[tuple[Part, tuple[int, ...]]]:
     """Yield the spans of trained tokens of one example. Each span is an action, or what lies between two actions."""
     mask, token_ids = example.sequence.mask, example.sequence.token_ids
+    if example.source is not None:
+        last = len(tree.path(example.source))
+        yield (example.source, last, ACTION), tuple(itertools.compress(token_ids, mask))
+        return
     for t, step in enumerate(tree.path(example.attempt), start=1):
         begin = len(step.history.token_ids)
         end = begin + len(step.action.token_ids)
@@ -198,7 +204,7 @@ def _tokens(step: StepRecord, action: Sequence[int] | None, feedback: Sequence[i
 
 def _example(tree: ExplorationTree, example: Example) -> dict[str, Any]:
     return {
-        "kind": example.kind.value,
+        "kind": "rejected" if example.rejected else example.kind.value,
         "attempt": example.attempt,
         "tokens": sum(example.sequence.mask),
         "parts": [part for part, _ in _parts(tree, example)],

@@ -11,8 +11,9 @@ from typing import Any
 from leafe_verl.checkpoints import tree_store
 from leafe_verl.core import Settings
 from leafe_verl.core.settings import DistillationSettings
+from leafe_verl.evaluation.given import GivenRun, describe_histories, notes, read_given_run
 from leafe_verl.evaluation.manifest import FILE, read_manifest
-from leafe_verl.evaluation.results import read_evaluation, successes_by_task, total_counts
+from leafe_verl.evaluation.results import read_evaluation, recovery_counts, successes_by_task, total_counts
 from leafe_verl.evaluation.summary import read_metrics
 from leafe_verl.report.sources import ReportedRun, ReportedTree, Vocabulary
 from leafe_verl.report.stored_trees import evaluation_trees, training_trees
@@ -56,14 +57,23 @@ def _evaluation(folder: Path) -> ReportedRun:
     manifest = read_manifest(folder)
     assert manifest is not None
     trees = read_evaluation(folder)
+    given = read_given_run(folder.name, folder, manifest) if manifest.given else None
     return ReportedRun(
         folder.name,
         evaluation_trees(folder, explores=manifest.explores),
-        results=successes_by_task(trees),
+        results={} if given else successes_by_task(trees),
+        given=given,
         counts=total_counts(trees),
+        recovery=recovery_counts(trees),
         explores=manifest.explores,
-        notes=(f"Evaluation of {manifest.model}.", "An evaluation keeps no tokens."),
+        notes=(f"Evaluation of {manifest.model}.", *_given_notes(given), "An evaluation keeps no tokens."),
     )
+
+
+def _given_notes(given: GivenRun | None) -> list[str]:
+    if given is None:
+        return []
+    return [f"Every attempt goes on from one of {describe_histories(given)}.", *(f"{note}." for note in notes(given))]
 
 
 def _training(folder: Path, store: Path | None, measured: bool) -> ReportedRun:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from leafe_verl.core import Example, ExplorationTree
+from leafe_verl.evaluation.given import GivenRun
+from leafe_verl.evaluation.recovery import TaskCounts
 from leafe_verl.evaluation.summary import Metrics
 
 Vocabulary = Callable[[int], str]
@@ -41,6 +43,10 @@ class ReportedRun:
     """Task key -> whether each scored attempt, or tree, of an evaluation succeeded; empty for a training run."""
     counts: Mapping[str, int] | None = None
     """Counts of core.statistics over all trees of an evaluation; None: they are computed from the trees."""
+    given: GivenRun | None = None
+    """Results of an evaluation from given histories, which has no `results`; None for any other run."""
+    recovery: TaskCounts = field(default_factory=dict)
+    """Counts of core.recovery_figures of each task of an evaluation; empty for a training run."""
     explores: bool = False
     """Whether the results of an evaluation are those of exploration trees."""
     vocabulary: Vocabulary | None = None

@@ -39,16 +39,17 @@ def draw_examples(
 
 
 def evaluation_trees(store: Path, *, explores: bool) -> Iterator[ReportedTree]:
-    """Read the trees of an evaluation. The plain attempts of a task are the roots of one tree.
+    """Read the trees of an evaluation. The plain attempts of a task, or of a given history, are the roots of one tree.
 
     The store is read twice, so that memory holds one task's trees at a time, and the batches that were read last.
     """
     read = functools.lru_cache(KEPT_BATCHES)(read_batch)
-    places: dict[tuple[str, int], list[Location]] = {}
-    for number, (location, row) in enumerate(read_rows(store, ("task_key",))):
-        places.setdefault((row["task_key"], number if explores else 0), []).append(location)
+    places: dict[tuple[str, str | None, int], list[Location]] = {}
+    for number, (location, row) in enumerate(read_rows(store, ("task_key", "history_key"))):
+        start = row["task_key"], row["history_key"], number if explores else 0
+        places.setdefault(start, []).append(location)
     for locations in places.values():
         tree = join_trees([read_tree(location, read)[0] for location in locations])
-        openings = [attempt.steps[0].history for attempt in tree.attempts if attempt.branch is None and attempt.steps]
-        has_prompts = all(history.messages for history in openings)
+        paths = [tree.path(index) for index, attempt in enumerate(tree.attempts) if attempt.branch is None]
+        has_prompts = all(path[0].history.messages for path in paths if path)
         yield ReportedTree(tree, has_tokens=False, has_prompts=has_prompts)

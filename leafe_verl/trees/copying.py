@@ -14,8 +14,10 @@ from leafe_verl.trees.errors import DamagedFile
 from leafe_verl.trees.legacy_attempts import is_legacy
 from leafe_verl.trees.listing import require_files
 from leafe_verl.trees.reader import Folder, Location, earliest, files, read_file, read_record, read_summaries
-from leafe_verl.trees.schema import TEXT_SCHEMA
+from leafe_verl.trees.schema import layout
 from leafe_verl.trees.writer import COMPACTED, END, RecordFile, make_folder, new_name, sync_folder, write_whole
+
+WITHOUT_TOKENS = [layout(tokens=False, given=given) for given in (False, True)]
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class _Copy:
         self._path, self._part = path, path.with_name(f"{path.name}.part")
         self._file = RecordFile(self._part, schema)
         self._batch: list[pa.RecordBatch] = []
-        self._size = COMPACTED if schema.equals(TEXT_SCHEMA) else 1
+        self._size = COMPACTED if any(map(schema.equals, WITHOUT_TOKENS)) else 1
 
     def append(self, record: pa.RecordBatch) -> None:
         self._batch.append(record)

@@ -26,6 +26,7 @@ Differences from training inside leafe-verl, in tokens:
       tokenisation, and whose special tokens other than the last are not in the text);
     - an action that the token limit cut is never trained: the template would teach the model to end its turn there;
     - examples that train on observations (Early Experience's world model) are not assistant turns and not exported;
+    - tokens of failed turns are not masked in the context of recovery targets;
     - characters that UTF-8 cannot encode become question marks, as no tokenizer takes them.
 
 Trees that are stored without tokens, as those of evaluations, have no masks and cannot be exported.
@@ -54,7 +55,7 @@ from leafe_verl.trees.text import map_text
 
 SUFFIXES = {"trl": (".jsonl",), "verl": (".parquet", ".jsonl")}
 """Format -> allowed endings of its file."""
-KINDS = (Kind.COUNTERFACTUAL, Kind.REHEARSAL)
+KINDS = (Kind.COUNTERFACTUAL, Kind.REHEARSAL, Kind.RECOVERY)
 
 BEFORE_ACTION = "<|im_end|>\n<|im_start|>assistant\n"
 AFTER_ACTION = "<|im_end|>\n<|im_start|>user\n"
@@ -123,7 +124,7 @@ def build_rows(tree: ExplorationTree, example: Example, provenance: Provenance, 
         "task_key": tree.task.key,
         "attempt": example.attempt,
     }
-    path, turns = tree.path(example.attempt), trained_turns(tree, example)
+    path, turns = _path(tree, example), trained_turns(tree, example)
     if form == "trl":
         spoken = [(path[t - 1], t) for t in turns]
         rows = [
@@ -138,8 +139,17 @@ def build_rows(tree: ExplorationTree, example: Example, provenance: Provenance, 
 def trained_turns(tree: ExplorationTree, example: Example) -> list[int]:
     """Return the steps whose actions the example's mask trains, counted from 1 along the attempt's path."""
     mask = example.sequence.mask
-    begins = [len(step.history.token_ids) for step in tree.path(example.attempt)]
+    begins = [len(step.history.token_ids) for step in _path(tree, example)]
     return [t for t, begin in enumerate(begins, start=1) if any(mask[begin : begin + 1])]
+
+
+def _path(tree: ExplorationTree, example: Example) -> tuple[StepRecord, ...]:
+    """Return the steps of the example's attempt; for a recovery target, up to the step that has its action instead."""
+    path = tree.path(example.attempt)
+    if example.source is None:
+        return path
+    action = tree.path(example.source)[-1].action
+    return (*path[: example.step - 1], dataclasses.replace(path[example.step - 1], action=action))
 
 
 def fold(messages: Sequence[Message]) -> list[Message]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from leafe_verl.core import ExplorationTree, Reflection, StepRecord
+from leafe_verl.core.given import history_key
 from leafe_verl.trees.conditions import Condition, all_hold
 from leafe_verl.trees.reader import Folder, Location, TreeKey, files, index, join_trees, read_summaries, read_tree
 from leafe_verl.trees.schema import PATTERN, Provenance
@@ -41,12 +42,18 @@ def list_trees(store: Folder, conditions: Sequence[Condition] = ()) -> str:
 def show_tree(store: Folder, task_key: str, step: int | None = None, run: str | None = None) -> str:
     """Return the tree of a task as text, with each branch below the reflection that it grew from.
 
-    All attempts of a task in an evaluation are shown as one tree. Raises ValueError unless there are trees of exactly
-    one run and training step that have the task's key and, where given, the step and the run.
+    All attempts of a task in an evaluation are shown as one tree, or as one for each history that they go on from.
+    Raises ValueError unless there are trees of exactly one run and training step that have the task's key and, where
+    given, the step and the run.
     """
     require_files(store)
-    trees, provenances = zip(*map(read_tree, _find(store, task_key, step, run)), strict=True)
-    return "\n".join([*_heading(trees[-1], provenances[-1]), *_tree(join_trees(trees))])
+    found = _find(store, task_key, step, run)
+    trees, provenances = zip(*map(read_tree, found.values()), strict=True)
+    groups: dict[str | None, list[ExplorationTree]] = {}
+    for key, tree in zip(found, trees, strict=True):
+        groups.setdefault(key.history_key, []).append(tree)
+    lines = [line for group in groups.values() for line in _tree(join_trees(group))]
+    return "\n".join([*_heading(trees[-1], provenances[-1]), *lines])
 
 
 def require_files(store: Folder) -> None:
@@ -55,7 +62,7 @@ def require_files(store: Folder) -> None:
         raise ValueError(f"{store}: no store; expected a folder with {PATTERN}")
 
 
-def _find(store: Folder, task_key: str, step: int | None, run: str | None) -> list[Location]:
+def _find(store: Folder, task_key: str, step: int | None, run: str | None) -> dict[TreeKey, Location]:
     found = {
         key: location
         for key, location in index(store).items()
@@ -67,7 +74,7 @@ def _find(store: Folder, task_key: str, step: int | None, run: str | None) -> li
         raise ValueError(
             f"{store}: {len(found)} trees of task {task_key!r}: {_names(found)}; choose by --step and --run"
         )
-    return list(found.values())
+    return found
 
 
 def _names(keys: Iterable[TreeKey]) -> str:
@@ -82,15 +89,22 @@ def _heading(tree: ExplorationTree, provenance: Provenance) -> Iterator[str]:
 
 
 def _tree(tree: ExplorationTree) -> Iterator[str]:
+    if tree.given:
+        yield f"given history {history_key(tree.task, tree.given)}, from which every root goes on:"
+    for t, step in enumerate(tree.given, 1):
+        yield from _step(t, step, "  ")
     for number, attempt in enumerate(tree.attempts):
         if attempt.branch is None:
             yield from _attempt(tree, number, "")
+    for recovery in tree.recoveries or ():
+        where = f"after step {recovery.step - 1} of attempt {recovery.attempt}"
+        yield f"recovery target, the last action of attempt {recovery.source} {where}: {recovery.outcome.value}"
 
 
 def _attempt(tree: ExplorationTree, number: int, indent: str) -> Iterator[str]:
     attempt = tree.attempts[number]
     improved = ", improved" if tree.improved(number) else ""
-    first = attempt.branch.step if attempt.branch else 1
+    first = attempt.branch.step if attempt.branch else len(tree.given) + 1
     origin = f"rolled back to step {first}" if attempt.branch else "root"
     yield f"{indent}attempt {number}, {origin}: {attempt.outcome.value}, return {tree.total_return(number):g}{improved}"
     for t, step in enumerate(attempt.steps, first):

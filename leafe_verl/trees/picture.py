@@ -34,7 +34,7 @@ class AttemptShape(NamedTuple):
     parent: int | None
     """Index of the attempt that it branched from; None for a root."""
     start: int
-    """First step that the attempt executed itself: tau, or 1 for a root."""
+    """First step that is shown: tau for a branch, or 1 for a root, whose given steps are shown as well."""
     returns: Sequence[float]
     """Sum of the rewards along the path, after each of its own steps."""
     errors: Sequence[bool]
@@ -54,12 +54,13 @@ def build_shape(tree: ExplorationTree) -> Shape:
 def _attempt_shape(tree: ExplorationTree, index: int) -> AttemptShape:
     attempt, branch = tree.attempts[index], tree.attempts[index].branch
     start = branch.step if branch else 1
-    returns = itertools.accumulate(step.reward for step in tree.path(index))
+    path = tree.path(index)
+    returns = itertools.accumulate(step.reward for step in path)
     return AttemptShape(
         parent=branch.parent if branch else None,
         start=start,
         returns=list(returns)[start - 1 :],
-        errors=[step.error for step in attempt.steps],
+        errors=[step.error for step in path[start - 1 :]],
         outcome=attempt.outcome.value,
     )
 

@@ -6,6 +6,7 @@ A store may also hold the JSON lines that evaluations wrote before they wrote tr
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,13 +21,15 @@ from leafe_verl.core import ExplorationTree
 from leafe_verl.trees import legacy_attempts
 from leafe_verl.trees.errors import DamagedFile
 from leafe_verl.trees.rows import Row, from_row, provenance_from_row
-from leafe_verl.trees.schema import PATTERN, SCHEMA, SUMMARY, TEXT_SCHEMA, Provenance, check_schema
+from leafe_verl.trees.schema import GIVEN, PATTERN, SCHEMA, SUMMARY, TEXT_SCHEMA, Provenance, check_schema
 from leafe_verl.trees.text import map_text, unescape
 
 logger = logging.getLogger(__name__)
 
 Folder = str | os.PathLike[str]
 """Path of a store."""
+
+ALL_COLUMNS = (*SCHEMA.names, GIVEN)
 
 UNKNOWN = datetime.max.replace(tzinfo=timezone.utc)
 """Stands for a time that was not stored. It is later than any other."""
@@ -54,6 +57,8 @@ class TreeKey(NamedTuple):
     task_key: str
     collected_at: datetime | None = None
     """None if `step` is known. Outside training, one task may have several trees."""
+    history_key: str | None = None
+    """Name of the tree's given steps; None if there are none."""
 
 
 def arrow_files(store: Folder) -> list[Path]:
@@ -99,7 +104,7 @@ def records(path: Path) -> Iterator[tuple[Location, pa.RecordBatch]]:
             yield Location(path, offset, row), batch.slice(row, 1)
 
 
-def read_file(path: Path, columns: Sequence[str] = tuple(SCHEMA.names)) -> Iterator[tuple[Location, Row]]:
+def read_file(path: Path, columns: Sequence[str] = ALL_COLUMNS) -> Iterator[tuple[Location, Row]]:
     """Read the trees of a file as rows of the given columns. Raises DamagedFile and ValueError as `batches` does."""
     if legacy_attempts.is_legacy(path):
         for offset, row in legacy_attempts.read_lines(path):
@@ -110,7 +115,7 @@ def read_file(path: Path, columns: Sequence[str] = tuple(SCHEMA.names)) -> Itera
             yield Location(path, offset, number), {name: row.get(name) for name in columns}
 
 
-def read_rows(store: Folder, columns: Sequence[str] = tuple(SCHEMA.names)) -> Iterator[tuple[Location, Row]]:
+def read_rows(store: Folder, columns: Sequence[str] = ALL_COLUMNS) -> Iterator[tuple[Location, Row]]:
     """Read a store's trees as rows of the given columns, null where a file lacks one. Text is still escaped.
 
     The unreadable end of a damaged file is skipped with a warning.
@@ -135,6 +140,12 @@ def read_trees(store: Folder) -> Iterator[tuple[ExplorationTree, Provenance]]:
     """
     for location, row in read_rows(store):
         yield _parse(location, row)
+
+
+def read_counted_trees(store: Folder) -> Iterator[tuple[ExplorationTree, Provenance, dict[str, int]]]:
+    """Read a store's trees as `read_trees` does, each with the counts that it was stored with; empty without any."""
+    for location, row in read_rows(store):
+        yield (*_parse(location, row), json.loads(row["counts"] or "{}"))
 
 
 def read_record(location: Location) -> pa.RecordBatch:
@@ -192,21 +203,26 @@ def earliest(summaries: Iterable[tuple[Location, Row]]) -> dict[TreeKey, Locatio
 def tree_key(row: Row) -> TreeKey:
     """Return the key of a row's tree."""
     step = row["step"]
-    return TreeKey(row["run"], step, row["task_key"], row["collected_at"] if step is None else None)
+    collected_at = row["collected_at"] if step is None else None
+    return TreeKey(row["run"], step, row["task_key"], collected_at, row.get("history_key"))
 
 
 def join_trees(trees: Sequence[ExplorationTree]) -> ExplorationTree:
-    """Return the trees of one task as one tree, as the attempts of an evaluation are shown.
+    """Return the trees of one task and one given history as one tree, as the attempts of an evaluation are shown.
 
     The task is the last one's, since trees of an earlier version come first and have no instruction.
     """
-    joined = ExplorationTree(trees[-1].task)
+    joined = ExplorationTree(trees[-1].task, trees[-1].given)
     for tree in trees:
         first = len(joined.attempts)
         joined.reflections += [(first + attempt, reflection) for attempt, reflection in tree.reflections]
         for attempt in tree.attempts:
             branch = attempt.branch and dataclasses.replace(attempt.branch, parent=first + attempt.branch.parent)
             joined.add(dataclasses.replace(attempt, branch=branch))
+        for recovery in tree.recoveries or ():
+            at, source = first + recovery.attempt, first + recovery.source
+            moved = dataclasses.replace(recovery, attempt=at, source=source)
+            joined.recoveries = [*(joined.recoveries or ()), moved]
     return joined
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from leafe_verl.core import (
@@ -19,11 +19,14 @@ from leafe_verl.core import (
     History,
     Message,
     Outcome,
+    Recovery,
     Reflection,
     StepRecord,
     Task,
     Turn,
 )
+from leafe_verl.core.given import history_key
+from leafe_verl.core.recovery_figures import plain_attempts
 from leafe_verl.core.shared_prefix import shared_prefix_length
 from leafe_verl.trees.schema import PROVENANCE, Provenance
 from leafe_verl.trees.text import escape, map_text, unescape
@@ -45,10 +48,13 @@ def to_row(tree: ExplorationTree, provenance: Provenance, counts: Mapping[str, i
         "instruction": tree.task.instruction,
         # Not as ASCII: JSON's own escapes would turn a surrogate pair into one character.
         "task_data": json.dumps(dict(tree.task.data), ensure_ascii=False),
+        "given": _steps_to_rows(tree.given, EMPTY),
         "attempts": [_attempt_to_row(tree, index) for index in range(len(tree.attempts))],
         "reflections": [reflection_to_row(attempt, reflection) for attempt, reflection in tree.reflections],
+        "recoveries": None if tree.recoveries is None else [_recovery_to_row(each) for each in tree.recoveries],
         **summarize(tree),
         "counts": None if counts is None else json.dumps(counts),
+        "plain_attempts": None if counts is None else [each.as_mapping() for each in plain_attempts(tree)],
     }
     escaped: Row = map_text(row, escape)
     return escaped
@@ -57,15 +63,18 @@ def to_row(tree: ExplorationTree, provenance: Provenance, counts: Mapping[str, i
 def from_row(row: Mapping[str, Any]) -> ExplorationTree:
     """Return the tree of a row. Unknown fields are ignored.
 
-    Raises ValueError if the row is not a tree: missing fields, rollback points outside the tree, unknown outcomes.
+    Raises ValueError if the row is not a tree: missing fields, rollback points or recovery targets outside the tree,
+    unknown outcomes.
     """
     row = map_text(dict(row), unescape)
     try:
         task = Task(row["task_key"], row["instruction"], row["environment"], json.loads(row["task_data"]))
-        tree = ExplorationTree(task)
+        tree = ExplorationTree(task, _steps_from_rows(row.get("given") or (), EMPTY))
         tree.reflections += [(each["attempt"], _reflection_from_row(each)) for each in row["reflections"]]
         for attempt in row["attempts"]:
             tree.add(_attempt_from_row(tree, attempt))
+        if (recoveries := row.get("recoveries")) is not None:
+            tree.recoveries = [_recovery_from_row(tree, each) for each in recoveries]
     except (KeyError, IndexError, TypeError) as error:
         raise ValueError(f"task {row.get('task_key')!r}: no tree ({error!r})") from error
     return tree
@@ -89,8 +98,9 @@ def summarize(tree: ExplorationTree) -> Row:
         "num_improved": sum(tree.improved(index) for index, _ in branches),
         "solved": any(attempt.outcome is Outcome.SUCCESS for attempt in attempts),
         "best_return": max(returns, default=None),
-        "sampled_tokens": sum(len(action.token_ids) for action in actions) + reflection_tokens,
-        "environment_steps": len(actions),
+        "sampled_tokens": sum(action.num_sampled for action in actions) + reflection_tokens,
+        "environment_steps": tree.environment_steps,
+        "history_key": history_key(tree.task, tree.given) if tree.given else None,
     }
 
 
@@ -117,34 +127,59 @@ def _reflection_from_row(row: Row) -> Reflection:
     return Reflection(row["step"], row["experience"], row["parsed"], row["text"], row["num_tokens"], row["num_steps"])
 
 
+def _recovery_to_row(recovery: Recovery) -> Row:
+    return {**dataclasses.asdict(recovery), "outcome": recovery.outcome.value}
+
+
+def _recovery_from_row(tree: ExplorationTree, row: Row) -> Recovery:
+    attempt, step, source = row["attempt"], row["step"], row["source"]
+    if not (0 <= attempt < len(tree.attempts) and 2 <= step <= len(tree.path(attempt))):
+        raise ValueError(f"task {tree.task.key!r}: attempt {attempt} has no step {step} after a failed turn")
+    if not (0 <= source < len(tree.attempts) and tree.attempts[source].outcome is Outcome.SUCCESS):
+        raise ValueError(f"task {tree.task.key!r}: a recovery target is of attempt {source}, no successful one")
+    return Recovery(attempt, step, source, Outcome(row["outcome"]), row["replayed_steps"])
+
+
 def _attempt_to_row(tree: ExplorationTree, index: int) -> Row:
     attempt = tree.attempts[index]
-    branch, base = attempt.branch, _first_base(tree, attempt.branch)
-    steps: list[Row] = []
-    for step in attempt.steps:
-        steps.append(_step_to_row(step, base))
-        base = continuation(step)
+    branch = attempt.branch
     return {
         "branch": _branch_to_row(tree, branch) if branch else None,
         "outcome": attempt.outcome.value,
         "error": attempt.error,
         "replayed_steps": attempt.replayed_steps,
-        "steps": steps,
+        "steps": _steps_to_rows(attempt.steps, _first_base(tree, branch)),
     }
+
+
+def _steps_to_rows(steps: Iterable[StepRecord], base: History) -> list[Row]:
+    rows: list[Row] = []
+    for step in steps:
+        rows.append(_step_to_row(step, base))
+        base = continuation(step)
+    return rows
+
+
+def _steps_from_rows(rows: Iterable[Row], base: History, before: StepRecord | None = None) -> tuple[StepRecord, ...]:
+    """`before` is the step that the first one continues; None if it begins a root or a branch."""
+    steps: list[StepRecord] = []
+    for each in rows:
+        steps.append(_step_from_row(each, base, steps[-1] if steps else before))
+        base = continuation(steps[-1])
+    return tuple(steps)
 
 
 def _attempt_from_row(tree: ExplorationTree, row: Row) -> Attempt:
     branch = _branch_from_row(tree, row["branch"]) if row["branch"] else None
-    base = _first_base(tree, branch)
-    steps: list[StepRecord] = []
-    for each in row["steps"]:
-        steps.append(_step_from_row(each, base, steps[-1] if steps else None))
-        base = continuation(steps[-1])
-    return Attempt(branch, tuple(steps), Outcome(row["outcome"]), row.get("error"), row["replayed_steps"])
+    before = tree.given[-1] if tree.given and branch is None else None
+    steps = _steps_from_rows(row["steps"], _first_base(tree, branch), before)
+    return Attempt(branch, steps, Outcome(row["outcome"]), row.get("error"), row["replayed_steps"])
 
 
 def _first_base(tree: ExplorationTree, branch: Branch | None) -> History:
-    return tree.path(branch.parent)[branch.step - 1].history if branch else EMPTY
+    if branch:
+        return tree.path(branch.parent)[branch.step - 1].history
+    return continuation(tree.given[-1]) if tree.given else EMPTY
 
 
 def _branch_to_row(tree: ExplorationTree, branch: Branch) -> Row:
@@ -174,12 +209,14 @@ def _step_to_row(step: StepRecord, base: History) -> Row:
             "text": action.text,
             "token_ids": list(action.token_ids),
             "log_probs": None if action.log_probs is None else list(action.log_probs),
-            "num_tokens": len(action.token_ids),
+            "num_tokens": action.num_sampled,
+            "num_added": action.num_added,
             "complete": action.complete,
         },
         "observation": step.observation,
         "reward": step.reward,
         "error": step.error,
+        "failed": step.failed,
         "command": step.command,
         "answered": _history_to_row(step.answered, continuation(step)) if step.answered else None,
     }
@@ -190,10 +227,17 @@ def _step_from_row(row: Row, base: History, before: StepRecord | None) -> StepRe
     log_probs = action.get("log_probs")
     token_ids = action.get("token_ids", ()) if "num_tokens" in action else action["token_ids"]
     turn = Turn(
-        action["text"], tuple(token_ids), None if log_probs is None else tuple(log_probs), complete=action["complete"]
+        action["text"],
+        tuple(token_ids),
+        None if log_probs is None else tuple(log_probs),
+        complete=action["complete"],
+        num_added=action.get("num_added") or 0,
     )
-    command = row.get("command")
-    step = StepRecord(history, turn, row["observation"], row["reward"], row["error"], snapshot=None, command=command)
+    error, failed, command = row["error"], row.get("failed"), row.get("command")
+    if failed is None and error:  # a store of an earlier version, which has no verdicts
+        failed = True
+    told = (row["observation"], row["reward"], error, None, command)
+    step = StepRecord(history, turn, *told, failed=failed)
     if answered := row.get("answered"):
         return dataclasses.replace(step, answered=_history_from_row(answered, continuation(step), step))
     return step

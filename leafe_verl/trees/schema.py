@@ -15,6 +15,10 @@ There are two layouts. `SCHEMA` holds tokens, which training needs. `TEXT_SCHEMA
 ids, log-probs or `answered` histories, and an action has `num_tokens` instead. Its column `has_tokens` is false.
 Readers of version 1 that know `SCHEMA` alone can list such a file, and refuse to read its trees.
 
+A file whose trees begin at a given history has one more column, `given`: the steps that every root goes on from, whose
+first history has an empty base. Readers that do not know it refuse the trees, since their roots then share messages
+with an empty base.
+
 A history is stored as what it adds to the history that it continues (see `_history`), so that the size of an attempt
 grows with its tokens and not with its tokens times its steps. Text that UTF-8 cannot encode is escaped (see text.py).
 Snapshots of environments are not stored.
@@ -41,10 +45,10 @@ MESSAGE = pa.struct([_required("role", pa.string()), _required("content", pa.str
 
 def _history(tokens: bool) -> pa.DataType:
     token_columns = [
-        # Number of leading tokens shared with the base. For the first step of a root, the base is empty. For the first
-        # step of a branch, it is the history of the step that it rolled back to. For any other step, it is the history
-        # of the previous step followed by that step's action. For `answered`, it is the step's own history followed by
-        # its action.
+        # Number of leading tokens shared with the base. For the first step of a root, the base is empty, or the last
+        # given step's history followed by its action. For the first step of a branch, it is the history of the step
+        # that it rolled back to. For any other step, it is the history of the previous step followed by that step's
+        # action. For `answered`, it is the step's own history followed by its action.
         _required("shared_tokens", pa.int32()),
         _required("new_token_ids", pa.list_(pa.int32())),
     ]
@@ -59,8 +63,9 @@ def _history(tokens: bool) -> pa.DataType:
 
 def _action(tokens: bool) -> pa.DataType:
     token_columns = [
-        _required("token_ids", pa.list_(pa.int32())),  # as sampled
+        _required("token_ids", pa.list_(pa.int32())),  # as sampled, then `num_added` others
         pa.field("log_probs", pa.list_(pa.float64())),  # natural logarithm, one for each token; null if unknown
+        pa.field("num_added", pa.int32()),  # end-of-turn tokens that nobody sampled; null means 0
     ]
     return pa.struct(
         [
@@ -82,6 +87,9 @@ def _step(tokens: bool) -> pa.DataType:
             _required("observation", pa.string()),
             _required("reward", pa.float64()),
             _required("error", pa.bool_()),  # the observation reports an error
+            # The environment's verdict: the action has failed; null if it has none. Stores of earlier versions lack the
+            # column; there an error is a failed action.
+            pa.field("failed", pa.bool_()),
             pa.field("command", pa.string()),  # the executed part of the action; null if the environment does not say
             *answered,
         ]
@@ -122,6 +130,27 @@ REFLECTION = pa.struct(
     ]
 )
 
+RECOVERY = pa.struct(
+    [
+        _required("attempt", pa.int32()),  # index of the attempt whose step before `step` failed
+        _required("step", pa.int32()),  # t, at least 2, counted from 1 along that attempt's path
+        _required("source", pa.int32()),  # index of the successful attempt whose last action was executed there
+        _required("outcome", pa.string()),  # value of core.Outcome
+        _required("replayed_steps", pa.int32()),
+    ]
+)
+
+
+# A scored root, as core.recovery_figures.PlainAttempt keeps it.
+PLAIN_ATTEMPT = pa.struct(
+    [
+        _required("solved", pa.bool_()),
+        _required("turns", pa.int32()),
+        _required("failed", pa.list_(pa.int32())),  # turns that failed and were followed by another, counted from 1
+        _required("repeats", pa.int32()),
+    ]
+)
+
 
 _PROVENANCE = [
     pa.field("run", pa.string()),
@@ -133,6 +162,7 @@ _PROVENANCE = [
     pa.field("weight_version_max", pa.int64()),
     pa.field("collected_at", pa.timestamp("us", tz="UTC")),
     pa.field("has_tokens", pa.bool_()),  # null means true
+    pa.field("dtype", pa.string()),  # precision that rollout and trainer computed in; null if unknown
 ]
 _TASK = [
     _required("task_key", pa.string()),
@@ -148,7 +178,8 @@ _COMPUTED = [
     pa.field("solved", pa.bool_()),  # an attempt ended in success
     pa.field("best_return", pa.float64()),  # highest return of a scored attempt after any step; null if none
     pa.field("sampled_tokens", pa.int64()),  # tokens of actions and reflections
-    pa.field("environment_steps", pa.int64()),  # without replayed steps
+    pa.field("environment_steps", pa.int64()),  # of attempts and recovery targets, without replayed steps
+    pa.field("history_key", pa.string()),  # names the given steps (core.given); null if there are none
 ]
 
 
@@ -156,13 +187,26 @@ def _schema(tokens: bool) -> pa.Schema:
     tree = [
         _required("attempts", pa.list_(_attempt(tokens))),  # in breadth-first order
         _required("reflections", pa.list_(REFLECTION)),  # in the order of their requests
+        pa.field("recoveries", pa.list_(RECOVERY)),  # in the order of their execution; null if they were not looked for
     ]
-    counts = pa.field("counts", pa.string())  # counts of core.statistics as JSON, in evaluations; else null
-    return pa.schema([*_PROVENANCE, *_TASK, *tree, *_COMPUTED, counts], metadata={VERSION_KEY: VERSION})
+    evaluated = [  # null outside of evaluations
+        pa.field("counts", pa.string()),  # counts of core.statistics as JSON
+        pa.field("plain_attempts", pa.list_(PLAIN_ATTEMPT)),  # null in evaluations of earlier versions
+    ]
+    return pa.schema([*_PROVENANCE, *_TASK, *tree, *_COMPUTED, *evaluated], metadata={VERSION_KEY: VERSION})
 
 
 SCHEMA = _schema(tokens=True)
 TEXT_SCHEMA = _schema(tokens=False)
+
+GIVEN = "given"
+
+
+def layout(*, tokens: bool, given: bool) -> pa.Schema:
+    """Return the columns of a file whose trees hold tokens or not, and begin at given steps or at the task's start."""
+    schema = SCHEMA if tokens else TEXT_SCHEMA
+    return schema.append(pa.field(GIVEN, pa.list_(_step(tokens)))) if given else schema
+
 
 REQUIRED = tuple(column.name for column in SCHEMA if not column.nullable)
 PROVENANCE = tuple(column.name for column in _PROVENANCE)
@@ -192,6 +236,8 @@ class Provenance:
     """Time with a time zone, stored to the microsecond."""
     has_tokens: bool = True
     """Whether token ids and log-probs are stored. Evaluations store the text and the number of tokens alone."""
+    dtype: str | None = None
+    """Precision that rollout and trainer computed in, such as `float32`; None for trees of earlier versions."""
 
 
 def check_schema(schema: pa.Schema, where: object) -> None:

@@ -60,7 +60,7 @@ def _conditions(options: argparse.Namespace) -> tuple[Condition, ...]:
 
 def _export_options(options: argparse.Namespace) -> ExportOptions:
     """Return what to export. Raises ValueError for settings that leafe.distillation refuses too."""
-    names = ("events", "target", "events_per_task", "rehearsal_share")
+    names = ("events", "target", "events_per_task", "rehearsal_share", "recovery_targets")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     settings = Settings.from_mapping({"distillation": given}).distillation
     kinds = tuple(Kind(name) for name in options.kinds) if options.kinds else KINDS

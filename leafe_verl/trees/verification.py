@@ -18,7 +18,7 @@ class VerificationResult:
     """What was found in a store."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    """Numbers of files, trees, duplicates, attempts, branches, reflections and sampled tokens."""
+    """Numbers of files, trees, duplicates, attempts, branches, reflections, recovery targets and sampled tokens."""
     problems: list[str] = field(default_factory=list)
     """What is wrong, one text for each problem, with its place."""
 
@@ -70,6 +70,7 @@ def check_row(row: Row) -> dict[str, int]:
         "attempts": len(tree.attempts),
         "branches": len(tree.branches()),
         "reflections": len(tree.reflections),
+        "recovery_targets": len(tree.recoveries or ()),
         "sampled_tokens": computed["sampled_tokens"],
     }
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from leafe_verl.core import ExplorationTree
 from leafe_verl.trees.rows import to_row
-from leafe_verl.trees.schema import SCHEMA, TEXT_SCHEMA, Provenance
+from leafe_verl.trees.schema import Provenance, layout
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,8 @@ COMPACTED = 32
 class TreeWriter:
     """Appends trees to a file of its own, so that processes need no lock. A killed process loses at most its last tree.
 
-    Only one thread may append at a time. The first tree creates the file. A file holds trees with tokens, or without.
+    Only one thread may append at a time. The first tree creates the file. The trees of a file all have tokens or all
+    have none, and they all begin at given steps or all at the task's start.
     """
 
     def __init__(self, store: str | os.PathLike[str]) -> None:
@@ -44,11 +45,14 @@ class TreeWriter:
         Raises ValueError for a tree that the schema cannot hold, and OSError if the disk does not take it. Either way
         the file still holds whole trees, and the next one may be appended.
         """
-        schema = SCHEMA if provenance.has_tokens else TEXT_SCHEMA
+        schema = layout(tokens=provenance.has_tokens, given=bool(tree.given))
         record = pa.RecordBatch.from_pylist([to_row(tree, provenance, counts)], schema=schema)
         self._file = self._file or self._new_file(schema)
         if schema != self._file.schema:
-            raise ValueError("a writer's trees must all have tokens or all have none; use another writer")
+            raise ValueError(
+                "a writer's trees must all have tokens or all have none, and begin at given steps all or none; use "
+                "another writer"
+            )
         self._file.append(record)
         self._file.sync()
         if not provenance.has_tokens:

@@ -44,7 +44,6 @@ from tensordict import TensorDict
 from transformers import AutoTokenizer
 from verl.trainer.config import CheckpointConfig
 from verl.utils import tensordict_utils as tu
-from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig, TrainingWorkerConfig
 from verl.workers.engine_workers import TrainingWorker
 from verl.workers.utils.losses import sft_loss
@@ -55,6 +54,7 @@ from leafe_verl.environments import make
 from leafe_verl.environments.sokoban import parse_move
 from leafe_verl.environments.sokoban_rooms import MOVES, Room, make_room
 from leafe_verl.plugin.cpu.platform import cpu_dtype, prepare_engine
+from leafe_verl.plugin.rollout.chat_format import ask_tokenizer
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
 from leafe_verl.plugin.training.sft_worker import SFTTrainingWorker, distillation_loss
 from leafe_verl.plugin.wire import TERM, DistillationInfo
@@ -136,7 +136,7 @@ def _grown(task: Any, answers: Callable[..., str], tokenizer: Any, horizon: int)
     settings = Settings.from_mapping({"environment": {"horizon": horizon}})
     policy = Scripted(
         client=SimpleNamespace(),  # type: ignore[arg-type]
-        builder=create_continuous_token_builder(tokenizer, model_family="qwen"),
+        chat=ask_tokenizer(tokenizer, family="qwen"),
         sampling_params={},
         window=8192,
         request_id=task.key,

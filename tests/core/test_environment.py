@@ -9,8 +9,8 @@ import threading
 import pytest
 
 from fakes import TASK, DriftingCorridor, Ledger, ReplayCorridor
-from leafe_verl.core import EnvironmentFailure, ReplayDivergence
-from leafe_verl.core.environment import call_within
+from leafe_verl.core import EnvironmentFailure, ReplayDivergence, Step
+from leafe_verl.core.environment import call_within, read_verdict
 
 
 def call(function, *arguments, seconds=20.0):
@@ -22,6 +22,27 @@ def raising(error):
         raise error
 
     return function
+
+
+@pytest.mark.parametrize(
+    "terminated, info, failed",
+    [
+        (False, {}, None),
+        (False, {"success": False, "error": False}, None),
+        (False, {"error": True}, True),
+        (True, {"success": True}, False),
+        (True, {"success": False}, True),
+        (True, {}, True),
+        (True, {"success": False, "error": True}, True),
+        (False, {"failed": True, "error": False}, True),
+        (False, {"failed": False}, False),
+        (False, {"failed": False, "error": True}, False),
+        (False, {"failed": None, "error": True}, True),
+        (True, {"failed": None, "success": True}, False),
+    ],
+)
+def test_a_verdict_is_the_environments_own_or_that_of_an_error_or_of_the_end(terminated, info, failed):
+    assert read_verdict(Step("seen", 0.0, terminated, False, info)) is failed
 
 
 class Hang:

@@ -15,6 +15,7 @@ from fakes import (
     USER,
     Cut,
     ScriptedPolicy,
+    Stopped,
     experience_in,
     grow,
     observation_in,
@@ -78,6 +79,22 @@ class TestTokens:
         assert example.sequence.mask == (
             0,    0,   0,  0,       0,  0,    0,    0,   0,  0,       1,  1,    0,    0,   0,  0,       1,  1)
         # fmt: on
+
+    @pytest.mark.parametrize("added_tokens", [True, False])
+    def test_an_added_end_of_turn(self, added_tokens):
+        tree = grow(ScriptedPolicy({"0": Stopped("R"), "1": "R", "2": Stopped("R")}))
+        sequence = build_sequence(tree.path(0), added_tokens=added_tokens)
+        added, none, sampled = int(added_tokens), 0.0, LOG_PROB
+        # fmt: off
+        # user "0" end assistant "R" end | user "1" end assistant "R" end | user "2" end assistant "R" end
+        assert sequence.token_ids == (
+            2,    48,  4,  3,       82, 4,    2,    49,  4,  3,       82, 4,    2,    50,  4,  3,       82, 4)
+        assert sequence.mask == (
+            0,    0,   0,  0,   1, added,     0,    0,   0,  0,       1,  1,    0,    0,   0,  0,   1, added)
+        # fmt: on
+        assert (sequence.log_probs[4:6], sequence.log_probs[10:12]) == ((sampled, none), (sampled, sampled))
+        (example,) = only(tree, Kind.REHEARSAL)
+        assert example.sequence == build_sequence(tree.path(0)), "a stopped turn is complete, and its end is trained"
 
     def test_rehearsal_of_a_root(self):
         tree = grow(ScriptedPolicy({"0": "X", "?": "R", "1": "R", "2": "R"}))

@@ -57,6 +57,7 @@ RUN = [
     "leafe.budget.attempts=6",
     "leafe.distillation.events=every",
     "leafe.distillation.rehearsal_share=0.0",
+    "leafe.distillation.recovery_targets=0",
     "actor_rollout_ref.rollout.n=4",
     f"actor_rollout_ref.actor.ppo_mini_batch_size={TASKS_OF_A_STEP}",
     f"trainer.total_training_steps={STEPS}",
@@ -151,7 +152,8 @@ def go_on(
             if draw and next_kill is not None and time.monotonic() >= next_kill:
                 kill(draw, driver, record)
                 early, next_kill, begun = False, None, trees(store)
-            if (now := (run_dir / "log.txt").stat().st_size) != sign:
+            log = run_dir / "log.txt"
+            if log.exists() and (now := log.stat().st_size) != sign:
                 sign, heard = now, time.monotonic()
             if time.monotonic() - heard > SILENCE_SECONDS:
                 record.add(what="hang", run_dir=run_dir.name)

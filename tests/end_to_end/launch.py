@@ -28,6 +28,9 @@ SMALL = [
     "leafe.reflection.max_characters=40",
     "leafe.distillation.incomplete_actions=true",
     "leafe.distillation.rehearsal_share=1.0",
+    # A random model hardly ever succeeds at once, nor in a branch that follows a failure.
+    "leafe.distillation.rehearsal=attempts",
+    "leafe.distillation.counterfactual_histories=every",
     "data.train_batch_size=6",
     "data.max_prompt_length=768",
     "data.max_response_length=256",

@@ -1,6 +1,7 @@
 """Under torchrun: one update of the SFT role on fixed ragged examples. Writes losses and a weight norm as JSON.
 
-torchrun --nproc-per-node N sft_update.py MODEL OUTPUT [--remove-padding] [--share-prefixes] [--strategy fsdp2]
+torchrun --nproc-per-node N sft_update.py MODEL OUTPUT [--remove-padding] [--share-prefixes] [--pairs]
+    [--strategy fsdp2]
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelCo
 
 from leafe_verl.plugin.cpu.platform import prepare_engine
 from leafe_verl.plugin.training.sft_worker import SFTTrainingWorker, distillation_loss
-from leafe_verl.plugin.wire import TERM, DistillationInfo
+from leafe_verl.plugin.wire import PAIR, SIDE, TERM, DistillationInfo
 
 NUM_EXAMPLES = 8
 MODEL = {
@@ -77,6 +78,37 @@ def batch(rows: list[Row], *, share_prefixes: bool = False, **plain: Any) -> Ten
     return tu.assign_non_tensor(data, temperature=1.0, **info.to_extra_info(), **plain)
 
 
+PADDING: tuple[Row, int, int] = (([2], [2], [0], 0), 0, 0)
+
+
+def pairs(number: int = 5) -> list[tuple[Row, int, int]]:
+    """Chosen and rejected answers to one prompt each, in turn, a rehearsal and padding; with their pairs and sides."""
+    draw = random.Random(1)
+    rows: list[tuple[Row, int, int]] = []
+    for pair in range(number):
+        prompt = draw.choices(range(3, 250), k=draw.randrange(5, 40))
+        for side in (1, -1):
+            answer = draw.choices(range(3, 250), k=draw.randrange(3, 30))
+            rows.append(((prompt, answer, [1] * len(answer), 1), pair, side))
+    return [*rows, ((*examples()[0][:3], 0), 0, 0), PADDING]
+
+
+def pair_batch(rows: list[tuple[Row, int, int]], **plain: Any) -> TensorDict:
+    """Return a mini-batch for DPO of rows with their pairs and sides."""
+    data = batch([row for row, _, _ in rows], **plain)
+    data[PAIR], data[SIDE] = torch.tensor([row[1] for row in rows]), torch.tensor([row[2] for row in rows])
+    info = DistillationInfo({"rehearsal": 0.5, "preference": 1.0}, 100, False, pairs=5, dpo_beta=0.3)
+    return tu.assign_non_tensor(data, **info.to_extra_info())
+
+
+def dealt_pairs(rank: int, ranks: int) -> TensorDict:
+    """Return a rank's mini-batch: of two ranks, the first has three and a half pairs, and the second the others."""
+    rows = pairs()
+    mine = rows if ranks == 1 else [rows[:7], rows[7:]][rank]
+    mine = mine + [PADDING] * (-len(mine) % 8 if ranks > 1 else 0)
+    return pair_batch(mine, mini_batch_size=len(mine) * ranks, epochs=3)
+
+
 def worker(
     path: str, *, lr: float = 1e-3, model: Mapping[str, Any] = MODEL, engine: Mapping[str, Any] = ENGINE
 ) -> SFTTrainingWorker:
@@ -94,12 +126,18 @@ def worker(
     return built
 
 
+def _last(values: Any) -> float:
+    """Return a metric of the last update."""
+    return float(values[-1] if isinstance(values, list) else values.aggregate())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
     parser.add_argument("output", type=Path)
     parser.add_argument("--remove-padding", action="store_true")
     parser.add_argument("--share-prefixes", action="store_true")
+    parser.add_argument("--pairs", action="store_true")
     parser.add_argument("--strategy", default="fsdp2", choices=["fsdp", "fsdp2"])
     options = parser.parse_args()
     prepare_engine()
@@ -110,10 +148,12 @@ def main() -> None:
     )
     rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
     data = batch(examples()[rank::ranks], share_prefixes=options.share_prefixes, mini_batch_size=NUM_EXAMPLES)
+    if options.pairs:
+        data = dealt_pairs(rank, ranks)
     metrics = tu.get(built.train_mini_batch(data.to(built.device_name)), "metrics")
     norms = [getattr(p, "full_tensor", p.detach)().float().norm().item() for p in built.engine.module.parameters()]
     if rank == 0:
-        losses = {k: float(v[0] if isinstance(v, list) else v.aggregate()) for k, v in metrics.items() if "loss" in k}
+        losses = {k: _last(v) for k, v in metrics.items() if "loss" in k or k in ("pair_accuracy", "reward_margin")}
         options.output.write_text(json.dumps({**losses, "weights": sum(norms)}))
     torch.distributed.destroy_process_group()
 

@@ -68,17 +68,18 @@ def test_stage_two_alone_gives_the_losses_of_both_stages(two_stages, model, tmp_
         "leafe", model, tmp_path, *ALL_ONCE, "leafe.schedule.stages=distil", f"leafe.collection.store={store}"
     )
     assert alone[1]["leafe/trees_from_store"] == TASKS
-    examples = alone[1]["leafe/examples/counterfactual"] + alone[1]["leafe/examples/rehearsal"]
+    assert alone[1]["leafe/confirmations"] == both[1]["leafe/confirmations"] > 0
+    examples = sum(alone[1][f"leafe/examples/{kind}"] for kind in ("counterfactual", "rehearsal", "recovery"))
     two_epochs = 2 * math.ceil(examples / MINI_BATCH)
-    assert alone[1]["leafe/optimizer_steps"] == both[1]["leafe/optimizer_steps"] == two_epochs > 0
-    for term in ("loss_counterfactual", "loss_rehearsal", "grad_norm"):
+    assert alone[1]["leafe/updates"] == both[1]["leafe/updates"] == two_epochs > 0
+    for term in ("loss_counterfactual", "loss_rehearsal", "loss_recovery", "grad_norm"):
         assert alone[1][f"actor/{term}"] == pytest.approx(both[1][f"actor/{term}"], rel=1e-5)
     assert "vLLMHttpServer" not in (tmp_path / "log.txt").read_text(errors="replace")
 
 
 def test_a_step_without_examples_is_skipped(two_stages, model, tmp_path):
     store, _, _ = two_stages
-    nothing = ["leafe.distillation.events_per_task=0", "leafe.distillation.rehearsal_share=0"]
+    nothing = [f"leafe.distillation.{name}=0" for name in ("events_per_task", "rehearsal_share", "recovery_targets")]
     alone = ["leafe.schedule.stages=distil", f"leafe.collection.store={store}", "trainer.save_freq=-1"]
     metrics = launch("leafe", model, tmp_path, *nothing, *alone, "trainer.total_training_steps=2")
     assert [metrics[step]["leafe/trees_from_store"] for step in (1, 2)] == [TASKS // 2, TASKS // 2]

@@ -46,6 +46,7 @@ def run(tmp_path_factory, small_disk):
         "leafe.environment.step_timeout=10",
         "leafe.generation.timeout=30",
         "leafe.budget.attempts=4",
+        "leafe.distillation.recovery_targets=0",
         f"leafe.collection.store={store}",
         "leafe.collection.worker_memory=2500",
         f"data.train_files={tasks}",

@@ -53,3 +53,11 @@ def test_prefix_trees_on_two_ranks_equal_examples_one_by_one(model, one_rank, tm
 
 def test_packed_rows_equal_padded_ones(model, one_rank, tmp_path):
     assert update(model, tmp_path / "numbers.json", 1, "--remove-padding") == pytest.approx(one_rank, abs=1e-3)
+
+
+def test_pairs_of_dpo_on_two_ranks_equal_those_on_one(model, tmp_path):
+    """Three updates on five pairs, one of which lies on both ranks."""
+    alone = update(model, tmp_path / "one.json", 1, "--pairs")
+    assert alone["loss_preference"] < 0.69 and alone["pair_accuracy"] == 1.0 and alone["reward_margin"] > 0
+    assert alone["loss"] == pytest.approx(alone["loss_preference"] + 0.5 * alone["loss_rehearsal"], abs=1e-4)
+    assert update(model, tmp_path / "two.json", 2, "--pairs") == pytest.approx(alone, abs=1e-3)

@@ -55,13 +55,15 @@ def test_the_console_is_short_and_the_log_has_the_rest(leafe_run, leafe_dir):
     assert [*read_validations(leafe_dir)] == [2, 3]
 
 
-def test_leafe_trains_on_examples_of_both_kinds(leafe_run):
+def test_leafe_trains_on_examples_of_every_kind(leafe_run):
     first, _ = leafe_run
     for step in (1, 2):
         assert first[step]["leafe/attempts"] >= 12
         assert first[step]["actor/grad_norm"] > 0
     assert sum(first[step]["leafe/examples/counterfactual"] for step in (1, 2)) > 0
     assert sum(first[step]["leafe/examples/rehearsal"] for step in (1, 2)) > 0
+    assert sum(first[step]["leafe/examples/recovery"] for step in (1, 2)) > 0
+    assert sum(first[step]["actor/loss_recovery"] for step in (1, 2)) > 0
     assert "actor/entropy" not in first[1], "SFT makes no log-prob pass"
 
 

@@ -28,7 +28,9 @@ class Guess(ReplayEnvironment):
 
     @staticmethod
     def _told(observation: str, solved: bool = False, error: bool = False) -> Step:
-        return Step(observation, float(solved), solved, False, {"success": solved, "error": error})
+        # Every guess is judged, so that a wrong number has failed, although it is no error.
+        info = {"success": solved, "error": error, "failed": not solved}
+        return Step(observation, float(solved), solved, False, info)
 
     @classmethod
     def task(cls, row: Mapping[str, Any], *, default_key: str | None = None) -> Task:

@@ -16,7 +16,7 @@ from leafe_verl.environments.mbpp import CLOSING, MBPP
 
 REPOSITORY = Path(__file__).parents[2]
 DATA = REPOSITORY.parent / "shared" / "data" / "mbpp_train.jsonl"
-EMBEDDED = [REPOSITORY / "leafe_verl" / "data" / f"embedded_{split}.jsonl" for split in ("train", "heldout")]
+EMBEDDED = [REPOSITORY / "leafe_verl" / "data" / f"embedded_{split}.jsonl" for split in ("train", "dev", "heldout")]
 
 ROW = {
     "task_id": 5,
@@ -64,7 +64,7 @@ def test_the_first_observation_is_mbpps_prompt() -> None:
 
 def test_the_reference_solution_ends_the_attempt_in_success() -> None:
     (step,) = play(fenced(ROW["code"]))
-    info = {"success": True, "error": False, "passed": 4, "total": 4}
+    info = {"success": True, "error": False, "action": f"{ROW['code']}\n", "passed": 4, "total": 4}
     assert step == Step("All 4 tests pass.", 1.0, True, False, info)
 
 

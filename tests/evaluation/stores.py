@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pyarrow as pa
+
 from fakes import turn
 from leafe_verl.core import Attempt, Branch, ExplorationTree, History, Outcome, Reflection, StepRecord, Task
 from leafe_verl.core.statistics import count
@@ -49,6 +51,38 @@ def write_store(store: Path, tasks: Mapping[str, str], **manifest: object) -> Pa
             tree = ExplorationTree(task(key))
             tree.add(attempt(OUTCOMES[outcome]))
             append(writer, tree)
+    return store
+
+
+def judged(turns: str) -> Attempt:
+    """An attempt of which every turn is judged. `turns` are its actions of a letter each, and its outcome: "ab+"."""
+    *actions, end = turns
+    opening = History((1,), ({"role": "user", "content": "Go."},))
+    steps = [StepRecord(opening, turn(action), "seen", 0.0, True, None, failed=True) for action in actions]
+    if end == "+":
+        steps[-1] = dataclasses.replace(steps[-1], error=False, failed=False)
+    outcome = OUTCOMES[end]
+    return Attempt(None, tuple(steps), outcome, None if outcome.scored else "it broke")
+
+
+def write_judged(store: Path, tasks: Mapping[str, Sequence[str]], **manifest: object) -> Path:
+    """`tasks`: key -> attempts as `judged` takes them, such as {"a": ["a+", "ab+", "aah"]}."""
+    write_manifest(store, dataclasses.replace(MANIFEST, **manifest))
+    writer = TreeWriter(store)
+    for key, attempts in tasks.items():
+        for turns in attempts:
+            tree = ExplorationTree(task(key))
+            tree.add(judged(turns))
+            append(writer, tree)
+    return store
+
+
+def make_old(store: Path) -> Path:
+    """Take from a store the columns that evaluations of earlier versions lack."""
+    for path in store.glob("trees-*.arrow"):
+        table = pa.ipc.open_stream(path.read_bytes()).read_all().drop_columns(["plain_attempts"])
+        with pa.ipc.new_stream(str(path), table.schema) as stream:
+            stream.write_table(table)
     return store
 
 

@@ -160,3 +160,11 @@ def test_a_folder_that_is_no_evaluation_is_refused(base, tmp_path):
 def test_an_evaluation_without_a_scored_attempt_is_refused(base, tmp_path):
     with pytest.raises(ValueError, match="broken: .* holds no scored attempt"):
         compare({"base": base, "broken": write_store(tmp_path / "broken", {"a": "??"})}, tmp_path / "made")
+
+
+def test_evaluations_in_different_precisions_are_refused(tmp_path):
+    stores = {dtype: write_store(tmp_path / dtype, {"a": "+-"}, dtype=dtype) for dtype in ("float32", "bfloat16")}
+    with pytest.raises(ValueError, match="different precisions: float32 in float32, bfloat16 in bfloat16"):
+        compare(stores, tmp_path / "made")
+    unknown = write_store(tmp_path / "unknown", {"a": "+-"})
+    assert compare({"float32": stores["float32"], "unknown": unknown}, tmp_path / "made") == 0

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from evaluation.stores import MANIFEST, task
-from leafe_verl.evaluation.manifest import fingerprint, read_manifest, write_manifest
+from leafe_verl.evaluation.manifest import Manifest, fingerprint, read_manifest, write_manifest
 
 
 def test_it_comes_back_as_it_was_written(tmp_path):
@@ -31,12 +31,21 @@ def test_attempts_and_places_of_files_may_differ():
         ({"model": "other"}, "model is 'base', not 'other'"),
         ({"tasks": "2, sha256 1"}, "tasks is '3, sha256 0', not '2, sha256 1'"),
         ({"horizon": 2}, "horizon is 4, not 2"),
+        ({"dtype": "bfloat16"}, "dtype is 'float32', not 'bfloat16'"),
         ({"sampling": {"temperature": 1.0, "top_p": 1.0}}, "sampling.temperature is 0.6, not 1.0"),
         ({"leafe": {"generation": {"max_tokens": 64}, "seed": 0}}, "leafe.generation.max_tokens is 512, not 64"),
     ],
 )
 def test_every_other_difference_is_named_with_both_values(changed, said):
-    assert MANIFEST.differences(dataclasses.replace(MANIFEST, **changed)) == [said]
+    ours = dataclasses.replace(MANIFEST, dtype="float32")
+    assert ours.differences(dataclasses.replace(ours, **changed)) == [said]
+
+
+def test_a_precision_that_was_not_written_down_is_no_difference():
+    old = json.loads(json.dumps(dataclasses.asdict(MANIFEST)))
+    del old["dtype"]
+    ours = dataclasses.replace(MANIFEST, dtype="float32")
+    assert ours.differences(Manifest(**old)) == Manifest(**old).differences(ours) == []
 
 
 def test_settings_that_became_constants_differ_only_in_another_value():

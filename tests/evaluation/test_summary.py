@@ -45,3 +45,21 @@ def test_before_after_and_sums():
 def test_a_single_validation_is_one_column():
     table = render_summary({4: {"val-core/mbpp/pass@1": 0.5}})
     assert table.splitlines()[0].split() == ["held-out", "step", "4"]
+
+
+def test_recovery_stands_below_pass_at_k_with_a_dash_where_nothing_was_counted():
+    metrics = {
+        0: {"val-core/mbpp/pass@1": 0.5, "val-core/mbpp/recovery": 0.01, "val-core/mbpp/first_turn": 0.25},
+        1: {"leafe/trees": 4, "leafe/recovery/failures": 3, "leafe/recovery/recovered": 1, "leafe/recovery/fresh": 0.5},
+        2: {"leafe/trees": 4, "leafe/recovery/failures": 2, "val-core/mbpp/pass@1": 0.5}
+        | {"val-core/mbpp/recovery": 0.1, "val-core/mbpp/repeat": 0.5, "val-aux/mbpp/recovery_1": 0.1},
+    }
+    lines = [line.split() for line in render_summary(metrics).splitlines()]
+    assert lines[3:6] == [
+        ["mbpp", "recovery", "1.0", "%", "10.0", "%", "+9.0"],
+        ["mbpp", "repeated", "turns", "–", "50.0", "%"],
+        ["mbpp", "first", "turn", "25.0", "%", "–"],
+    ]
+    assert ["plain", "attempts", "that", "went", "on", "after", "a", "failed", "turn", "5"] in lines
+    assert ["plain", "attempts", "that", "recovered", "1"] in lines
+    assert ["replayed", "steps", "–"] in lines

@@ -24,6 +24,12 @@ STRINGS = {
     "verl/utils/checkpoint/fsdp_checkpoint_manager.py:FSDPCheckpointManager.save_checkpoint": (
         "fsdp_config.json huggingface"
     ),
+    "verl/utils/checkpoint/fsdp_checkpoint_manager.py:FSDPCheckpointManager._save_lora_train_meta": (
+        "lora_train_meta.json"
+    ),
+    "verl/model_merger/base_model_merger.py:BaseModelMerger.save_lora_adapter": (
+        "lora_adapter adapter_config.json adapter_model.safetensors base_model.model. lora_"
+    ),
     # A row of the data set, as verl hands it to an agent loop.
     "verl/utils/dataset/rl_dataset.py:RLHFDataset.__getitem__": "extra_info index",
     f"{LOOPS}:AgentLoopWorkerTQ.generate_sequences": "agent_name global_steps",
@@ -37,7 +43,7 @@ STRINGS = {
     f"{BUFFER}:ReplayBuffer._sync_metadata_from_transfer_queue": "status failure",
     # A request to an inference server, and its answer.
     f"{SERVER}:vLLMHttpServer.generate": "max_tokens seed num_cached_tokens global_steps aborted",
-    "vllm/sampling_params.py:SamplingParams": "structured_outputs temperature",
+    "vllm/sampling_params.py:SamplingParams": "structured_outputs temperature stop include_stop_str_in_output",
     # What a batch tells the training workers.
     f"{BASE}:PPOTrainer._update_actor": "global_batch_size mini_batch_size epochs seed dataloader_kwargs temperature",
     f"{WORKERS}:TrainingWorker.train_mini_batch": "mini_batch_size epochs seed dataloader_kwargs metrics",
@@ -121,6 +127,9 @@ CODE = {
     "verl/utils/tracking.py:_TensorboardAdapter.__init__": {
         "self.writer = SummaryWriter(": "branches do not go to TensorBoard"
     },
+    "verl/trainer/ppo/metric_utils.py:process_validation_metrics": {
+        "if not var_vals or isinstance(var_vals[0], str): continue": "verl averages the texts that carry attempts"
+    },
     "verl/trainer/ppo/v1/utils.py:compute_advantage_for_multi_trajectories": {
         'key.rsplit("_", 2)': "an attempt of several sequences weighs more than one in its group of GRPO"
     },
@@ -165,12 +174,16 @@ CODE = {
     },
     f"{SERVER}:vLLMHttpServer.generate": {
         'sampling_params.setdefault("seed", self.replica_rank + self.config.seed)': "our seeds are overwritten",
-        "SamplingParams(max_tokens=max_tokens, **sampling_params)": "grammar and seed do not reach vLLM",
+        "SamplingParams(max_tokens=max_tokens, **sampling_params)": "grammar, seed and stop do not reach vLLM",
     },
     "verl/workers/rollout/vllm_rollout/vllm_rollout.py:ServerAdapter._ensure_server_handle": {
         "if self.server_handle is None": "weights go to the dead server instead of the one that replaced it"
     },
     f"{SERVER}:vLLMReplica.launch_servers": {"self._server_handle = self.servers[0]": "a dead server is not replaced"},
+    "vllm/v1/engine/detokenizer.py:BaseIncrementalDetokenizer.update": {
+        # Only the text is cut at a stop string.
+        "self.token_ids.append(new_token_id)": "an action that vLLM stopped at a fence lacks the fence's tokens"
+    },
     "vllm/v1/engine/async_llm.py:AsyncLLM.errored": {"engine_dead": "a dead engine counts as alive"},
     # Training workers and the engine.
     f"{WORKERS}:ActorRolloutRefWorker.init_model": {
@@ -243,8 +256,9 @@ HOOKS = {
     "AgentLoopWorkerTQ": "_run_prompt",
     "AgentLoopManagerTQ": "generate_sequences",
     "LLMServerClient": "generate",
+    "ContinuousTokenBuilder": "_render_tokens _tokenize_single_non_tool",
     "ActorRolloutRefWorker": "init_model update_weights actor_worker_cls",
-    "TrainingWorker": "train_batch",
+    "TrainingWorker": "train_batch train_mini_batch",
     "FSDPEngine": "_build_module forward_backward_batch",
     "FSDPEngineWithLMHead": "prepare_model_inputs prepare_model_outputs",
 }
@@ -274,6 +288,10 @@ CALLS = {
     ),
     "verl.utils.tokenizer.continuous_token_wiring:list_continuous_token_builder_families": "",
     "verl.utils.tokenizer.continuous_token:ContinuousTokenBuilder.build_initial_tokens": "messages",
+    "verl.utils.tokenizer.continuous_token:ContinuousTokenBuilder.tokenize_context_incremental_messages": (
+        "previous_messages updated_messages"
+    ),
+    "verl.utils.tokenizer:hf_tokenizer": "name_or_path",
     "verl.utils.tokenizer.continuous_token:ContinuousTokenBuilder.merge_context_tokens": (
         "previous_messages updated_messages runtime_token_ids"
     ),
@@ -318,7 +336,7 @@ ATTRIBUTES = {
 }
 """Attributes that we read or set, fields of models and of dataclasses among them."""
 
-OUR_CONFIG_KEYS = ("leafe", "run_dir", "data.environment", "data.store", "data.attempts")
+OUR_CONFIG_KEYS = ("leafe", "run_dir", "data.environment", "data.store", "data.given", "data.attempts")
 """Keys of our configurations that verl does not know begin like this."""
 HANDED_ON = (
     "ray_kwargs.ray_init.",  # to ray.init

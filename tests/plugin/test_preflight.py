@@ -12,16 +12,17 @@ from hydra import compose, initialize_config_module
 from hydra.core.utils import JobStatus
 from omegaconf import OmegaConf
 
+from leafe_verl import check
 from leafe_verl.embedded import HELDOUT_FILE, TRAIN_FILE
 from leafe_verl.plugin.callbacks import ForkWorkers, Preflight, PrepareModel, ResolveConfiguration, ShowRun, _heading
+from leafe_verl.plugin.launch import _quoted as quoted
 from leafe_verl.plugin.preflight import _verl_problems, find_problems
+from plugin.chat_templates import LLAMA31, ONE_TURN, write_model
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    (folder / "config.json").write_text("{}")
-    return folder
+    return write_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
@@ -198,7 +199,7 @@ def test_verl_of_another_minor_version_is_refused():
 def test_the_yaml_and_the_models_have_the_same_defaults(config):
     from leafe_verl.plugin.settings import RunSettings
 
-    composed = config(device="gpu")
+    composed = config("~preset", device="gpu")
     settings = OmegaConf.to_container(composed.leafe, resolve=True)
     assert settings["collection"].pop("store") == f"{composed.trainer.default_local_dir}/trees"
     assert RunSettings.from_mapping(settings) == RunSettings()
@@ -219,3 +220,29 @@ def test_whatever_a_callback_raises_ends_the_run(config, monkeypatch, error):
 def test_a_sweep_is_refused(config):
     with pytest.raises(SystemExit, match="--multirun is not supported"):
         ResolveConfiguration().on_multirun_start(config())
+
+
+class TestChat:
+    """One question to the model before Ray starts; tests/plugin/rollout/test_chat_format.py has the answers."""
+
+    def test_a_template_without_turns_is_one_refusal(self, config):
+        (problem,) = find_problems(config(f"actor_rollout_ref.model.custom_chat_template={quoted(ONE_TURN)}"))
+        assert "one turn alone" in problem and "actor_rollout_ref.model.custom_chat_template" in problem
+
+    def test_a_folder_without_a_tokenizer_is_refused(self, config, tmp_path):
+        (tmp_path / "config.json").write_text("{}")
+        (problem,) = find_problems(config(f"actor_rollout_ref.model.path={tmp_path}"))
+        assert f"{tmp_path}: its tokenizer cannot be loaded" in problem
+
+    def test_the_runs_log_says_what_was_chosen(self, config, capsys):
+        template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + LLAMA31
+        Preflight().on_job_start(config(f"actor_rollout_ref.model.custom_chat_template={quoted(template)}"))
+        assert "no system prompt: it opens the first user's turn" in capsys.readouterr().out
+
+    def test_check_says_the_same(self, model, capsys):
+        assert check._model_state(str(model)).startswith("turns are appended by verl's builder 'auto'")
+
+    def test_check_names_what_is_missing(self, tmp_path, capsys):
+        (write_model(tmp_path) / "chat_template.jinja").unlink()
+        with pytest.raises(ValueError, match="no chat template"):
+            check._model_state(str(tmp_path))

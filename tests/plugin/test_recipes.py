@@ -99,6 +99,56 @@ def test_the_embedded_model_alone_gets_two_turns(compose):
     assert compose("leafe", "device=cpu", "leafe.environment.horizon=3").leafe.environment.horizon == 3
 
 
+def test_without_a_gpu_a_run_validates_on_a_part_of_the_held_out_tasks(compose):
+    samples = [
+        compose(name, f"device={device}").data.val_max_samples
+        for name in ("leafe", "evaluate")
+        for device in ("cpu", "gpu")
+    ]
+    assert samples == [64, -1, -1, -1]
+
+
+PAPER = {
+    "method": "leafe",
+    "events": "every",
+    "events_per_task": 3,
+    "target": "action",
+    "rehearsal_share": 0.2,
+    "beta": 1.0,
+    "counterfactual_histories": "every",
+    "rehearsal": "attempts",
+    "recovery_targets": 0,
+    "context_mask": 0.0,
+    "hold_share": 0.0,
+}
+
+
+@pytest.mark.parametrize(("device", "rate"), [("cpu", 1e-5), ("gpu", 1e-6)])
+def test_the_paper_s_method_is_a_preset(compose, device, rate):
+    composed = compose("leafe", "preset=paper", f"device={device}")
+    distillation = composed.leafe.distillation
+    assert {name: distillation[name] for name in PAPER} == PAPER
+    actor = composed.actor_rollout_ref.actor
+    assert (composed.leafe.reflection.scope, actor.ppo_epochs, actor.optim.lr) == ("step", 2, rate)
+
+
+def test_the_recommended_preset_is_the_default_and_teaches_to_recover(compose):
+    composed = compose("leafe", "device=cpu")
+    assert composed == compose("leafe", "device=cpu", "preset=recommended")
+    distillation = composed.leafe.distillation
+    assert (distillation.recovery_targets, distillation.counterfactual_histories) == (4, "failed")
+    assert (distillation.rehearsal, distillation.rehearsal_share) == ("at_once", 1.0)
+    assert composed.actor_rollout_ref.actor.ppo_epochs == 1
+    assert compose("leafe", "leafe.distillation.recovery_targets=2").leafe.distillation.recovery_targets == 2
+
+
+@pytest.mark.parametrize("config", ["grpo", "ace", "early_experience", "evaluate"])
+def test_no_other_method_has_recovery_targets(compose, config):
+    overrides = ["leafe.evaluation.store=x"] if config == "evaluate" else []
+    distillation = compose(config, "device=gpu", *overrides).leafe.distillation
+    assert (distillation.recovery_targets, distillation.rehearsal) == (0, "attempts")
+
+
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_any_name_that_the_file_system_takes_stays_itself(compose, name):
     from omegaconf import OmegaConf

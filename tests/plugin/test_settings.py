@@ -19,6 +19,7 @@ INVALID = {
     "tracking.branches": [-1, None, 1.5],
     "evaluation.loop": ["tree", None],
     "evaluation.store": [3],
+    "evaluation.given": [3],
 }
 
 

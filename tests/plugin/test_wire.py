@@ -9,6 +9,7 @@ from verl.utils import tensordict_utils as tu
 
 from leafe_verl.core import Kind
 from leafe_verl.core.playbook import Delta
+from leafe_verl.core.recovery_figures import PlainAttempt
 from leafe_verl.plugin.wire import (
     DistillationInfo,
     ExampleRecord,
@@ -22,6 +23,7 @@ from report.samples import rescued
 
 RECORDS = [
     TreeRecord({"trees": 1}),
+    TreeRecord({}, "task", (PlainAttempt(True, 3, (1, 2), 1), PlainAttempt(False, 1, (), 0))),
     TreeRecord({}, branch=telling_branch(rescued("corridor-3"))),
     TreeRecord({"attempts": 1}, delta=Delta(("a1",), (), ("look first",), num_tokens=7)),
     ExampleRecord(Kind.COUNTERFACTUAL, "task", tree=0, place=2, shared_tokens=5),

@@ -1,5 +1,6 @@
 """A run's figures: from its metrics, else from its trees, else from its evaluation."""
 
+from leafe_verl.core.recovery_figures import PlainAttempt, recovery_by_task
 from leafe_verl.core.statistics import count
 from leafe_verl.report.overview import build_overview
 from leafe_verl.report.sources import ReportedRun
@@ -48,4 +49,48 @@ def test_an_evaluation_has_intervals():
 
 def test_an_evaluation_of_trees_has_one_figure():
     overview = build_overview(ReportedRun("eval", [], results={"a": [True], "b": [False]}, explores=True), {})
-    assert (overview["figures"], overview["tables"]) == ([["solved within the budget", "50.0 %", "2 tasks"]], [])
+    assert overview["figures"] == [["solved within the budget", "50.0 %", "2 tasks"]]
+    (recovery,) = overview["tables"]
+    assert ["recovery", "–", "", ""] in recovery["rows"], "an earlier version did not store what it is counted from"
+
+
+FAILED, RECOVERED, RIGHT = (
+    PlainAttempt(False, 3, (1, 2), 1),
+    PlainAttempt(True, 3, (1, 2), 0),
+    PlainAttempt(True, 1, (), 0),
+)
+
+
+def test_an_evaluation_shows_recovery_with_intervals_and_by_turn():
+    recovery = recovery_by_task([("a", [FAILED, RECOVERED]), ("b", [RIGHT, FAILED])])
+    results = {"a": [False, True], "b": [True, False]}
+    overview = build_overview(ReportedRun("eval", [], results=results, recovery=recovery), {})
+    assert ["recovered after a failed turn", "33.3 %", "0.0 to 50.0, 2 tasks"] in overview["figures"]
+    # Of the failures of a, nobody else succeeds in two turns; of that of b, the other attempt does.
+    assert ["fresh sample on these failures", "33.3 %", "0.0 to 100.0, 2 tasks"] in overview["figures"]
+    (table,) = (each for each in overview["tables"] if each["title"] == "Recovery")
+    assert ["recovery", "33.3", "0.0 to 50.0", "2"] in table["rows"]
+    assert ["  after a failed turn 2", "33.3", "0.0 to 50.0", "2"] in table["rows"]
+    (chart,) = overview["charts"]
+    assert (chart["title"], chart["x"], chart["xs"]) == ("Recovery by failed turn", "failed turn", [1, 2])
+    assert chart["series"] == [
+        {"label": "recovery", "values": [33.33, 33.33]}, {"label": "fresh sample", "values": [33.33, 33.33]},
+    ]  # fmt: skip
+
+
+def test_a_training_run_shows_recovery_before_and_after_and_while_collecting():
+    validated = {"val-core/mbpp/recovery": 0.01, "val-aux/mbpp/recovery_1": 0.01, "val-aux/mbpp/recovery_2": 0.0}
+    later = {"val-core/mbpp/recovery": 0.1, "val-aux/mbpp/recovery_1": 0.1}
+    collected = {"leafe/recovery/failures": 10, "leafe/recovery/recovered": 1, "leafe/recovery": 0.1}
+    metrics = {0: METRICS[0] | validated, 1: METRICS[1] | collected, 2: METRICS[2] | collected | later}
+    overview = build_overview(ReportedRun("leafe", [], metrics=metrics), {})
+    assert ["recovery, mbpp", "1.0 % → 10.0 %", "+9.0 points"] in overview["figures"]
+    assert ["recovered after a failed turn", "10.0 %", "2 of 20"] in overview["figures"]
+    titles = [chart["title"] for chart in overview["charts"]]
+    assert titles[1] == "Recovery by failed turn, held-out tasks of mbpp"
+    assert overview["charts"][1]["series"] == [
+        {"label": "recovery, before (step 0)", "values": [1.0, 0.0]},
+        {"label": "recovery, after (step 2)", "values": [10.0, None]},
+    ]
+    assert titles[-1] == "Recovery in what was collected"
+    assert ["plain attempts that recovered", "2"] in overview["tables"][0]["rows"]

@@ -15,7 +15,7 @@ from leafe_verl.report import progress
 from leafe_verl.report.progress import RunFollower, RunPlan, read_plan
 from leafe_verl.report.watch import frame, watch
 from leafe_verl.trees import Provenance, TreeWriter, read_tree
-from report.samples import HOSTILE, LONG_LINE, METRICS, hostile, rescued
+from report.samples import HOSTILE, LONG_LINE, METRICS, hostile, rescued, written
 
 CONFIGURATION = """
 data: {train_batch_size: 2}
@@ -275,3 +275,12 @@ def test_an_interrupt_ends_watching(run, monkeypatch):
 
     monkeypatch.setattr("time.sleep", interrupt)
     assert watch(run.folder, console=Console(file=io.StringIO(), force_terminal=True)) == 0
+
+
+def test_recovery_is_shown_for_the_step_and_the_run(run):
+    run.configure()
+    run.collect(written(3), 1)
+    tree_counts = RunFollower(run.folder).look().current.counts
+    assert tree_counts["recovery/attempts"] == 4 and tree_counts["recovery/failures"] > 0
+    assert "recovered after a failed turn" in printed(run.folder)
+    assert "fresh sample on these failures" in printed(run.folder)

@@ -98,7 +98,8 @@ class TestFiles:
         store = tmp_path / "store"
         write(store, (rescued("a"), provenance(1)), (rescued("a"), provenance(1)), (rescued("b"), provenance(2)))
         counts = export(store, tmp_path / "out.jsonl", ExportOptions(EVERY))
-        assert counts == {"trees": 2, "counterfactual": 2, "rehearsal": 2, "rows": 8, "folded": 0}
+        examples = {"counterfactual": 2, "rehearsal": 2, "recovery": 0}
+        assert counts == {"trees": 2, **examples, "rows": 8, "folded": 0}
         lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
         assert [line["task_key"] for line in lines] == ["a"] * 4 + ["b"] * 4
 

@@ -70,7 +70,7 @@ def test_the_rest_of_a_file_behind_a_changed_byte_is_passed_over(tmp_path, caplo
     begins = [place.offset for place, _ in records(path)]
     content = bytearray(path.read_bytes())
     middle = (begins[1] + begins[2]) // 2
-    content[middle : middle + 64] = bytes(64)
+    content[middle : middle + 64] = bytes(byte ^ 0xFF for byte in content[middle : middle + 64])
     path.write_bytes(content)
     assert sorted(steps(tmp_path)) == [0, 7]
     assert f"{path}: unreadable from byte {begins[1]} on, behind 1 whole records" in caplog.text

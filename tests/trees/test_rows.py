@@ -9,7 +9,7 @@ from leafe_verl.core import Attempt, ExplorationTree, History, Outcome, StepReco
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.core.statistics import count
 from leafe_verl.trees import TreeWriter, read_trees
-from leafe_verl.trees.rows import to_row
+from leafe_verl.trees.rows import from_row, to_row
 from leafe_verl.trees.text import escape, unescape
 from leafe_verl.trees.verification import verify
 from trees.stores import provenance, rescued, wandered, write
@@ -85,6 +85,23 @@ def test_examples_of_windowed_histories_come_back(tmp_path, method, window):
     assert compared > 10
 
 
+def test_added_tokens_come_back_and_are_not_counted_as_sampled(tmp_path):
+    tree = one_step(OPENING, Turn("R", (7, 8, 4), (-0.5, -0.5, 0.0), num_added=1))
+    assert to_row(tree, provenance())["sampled_tokens"] == 2
+    (read,) = stored(tmp_path, tree)
+    assert read.attempts == tree.attempts
+    assert verify(tmp_path).counts["sampled_tokens"] == count(tree, [])["sampled_tokens"] == 2
+
+
+def test_a_row_of_an_earlier_version_has_no_added_tokens():
+    row = to_row(one_step(OPENING, Turn("R", (7, 4))), provenance())
+    for added in ({"num_added": None}, {}):
+        action = row["attempts"][0]["steps"][0]["action"]
+        del action["num_added"]
+        action |= added
+        assert from_row(row).attempts[0].steps[0].action.num_added == 0
+
+
 def test_a_history_is_stored_as_what_it_adds(tmp_path):
     root, branch = to_row(rescued(), provenance())["attempts"]
     first, second = (step["history"] for step in root["steps"][:2])
@@ -150,6 +167,24 @@ def test_log_probs_are_kept_to_the_bit_or_absent(tmp_path):
     trees = [one_step(OPENING, Turn("x", (7, 8), log_probs)) for log_probs in ((-0.1, -1 / 3), None)]
     found = [tree.attempts[0].steps[0].action.log_probs for tree in stored(tmp_path, *trees)]
     assert found == [(-0.1, -1 / 3), None]
+
+
+@pytest.mark.parametrize("error, failed, read", [(False, None, None), (True, True, True), (False, True, True)])
+def test_verdicts_come_back(tmp_path, error, failed, read):
+    tree = ExplorationTree(Task("a", "Go.", "corridor"))
+    step = StepRecord(OPENING, Turn("x", (7,)), "", 0.0, error, None, failed=failed)
+    tree.add(Attempt(None, (step,), Outcome.FAILURE))
+    assert stored(tmp_path, tree)[0].attempts[0].steps[0].failed is read
+
+
+@pytest.mark.parametrize("error, failed", [(True, True), (False, None)])
+def test_a_store_without_verdicts_has_those_of_its_errors(error, failed):
+    tree = one_step(OPENING, Turn("x", (7,)))
+    row = to_row(tree, provenance())
+    step = row["attempts"][0]["steps"][0]
+    step["error"] = error
+    del step["failed"]
+    assert from_row(row).attempts[0].steps[0].failed is failed
 
 
 def test_what_the_form_has_no_place_for_is_refused():

@@ -83,7 +83,8 @@ def test_an_evaluation_is_listed_and_shown_and_not_exported(tmp_path, capsys):
     assert shown[0] == "task a (corridor): Do a."
     assert [line.split(",")[0] for line in shown if line.startswith("attempt")] == ["attempt 0", "attempt 1"]
     assert run("verify", store) == 0
-    assert lines(capsys)[-1].endswith("2 attempts, 0 branches, 0 reflections, 6 sampled tokens; 0 problems")
+    counted = "2 attempts, 0 branches, 0 reflections, 0 recovery targets, 6 sampled tokens"
+    assert lines(capsys)[-1].endswith(f"{counted}; 0 problems")
     assert run("filter", store, "--where", "solved=false", "--out", tmp_path / "failures") == 0
     assert lines(capsys)[-1].endswith("1 of 2 trees, 0 duplicates dropped")
     assert run("export", store, "--out", tmp_path / "examples.jsonl") == 1
@@ -143,7 +144,7 @@ def test_merge_keeps_columns_that_it_does_not_know(store, tmp_path):
 def test_verify_counts(store, capsys):
     assert run("verify", store) == 0
     counted = "2 files, 3 trees, 0 duplicates, 6 attempts, 3 branches, 3 reflections"
-    assert lines(capsys) == [f"{counted}, 159 sampled tokens; 0 problems"]
+    assert lines(capsys) == [f"{counted}, 0 recovery targets, 159 sampled tokens; 0 problems"]
 
 
 def edited(change):

@@ -14,12 +14,12 @@ import datasets
 from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
-from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
 from end_to_end.tiny_model import make_tiny_model
 from fakes import World, experience_in, grow, observation_in, reflection
 from leafe_verl.core import Kind, Turn, build_examples
 from leafe_verl.core.settings import DistillationSettings, GenerationSettings, ReflectionSettings
+from leafe_verl.plugin.rollout.chat_format import ask_tokenizer
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
 from leafe_verl.trees.export import ExportOptions, export
 from trees.stores import provenance, write
@@ -57,7 +57,7 @@ class PromptedWorld(World):
 def rescued(tokenizer):
     policy = Scripted(
         client=SimpleNamespace(),
-        builder=create_continuous_token_builder(tokenizer, model_family="qwen"),
+        chat=ask_tokenizer(tokenizer, family="qwen"),
         sampling_params={},
         window=512,
         request_id="tree",

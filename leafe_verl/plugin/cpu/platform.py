@@ -134,10 +134,15 @@ def select_platform() -> None:
 
 
 def cpu_dtype(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Return `bfloat16` if the processor has instructions for it, and `float32` otherwise.
+    """Return the precision that LEAFE_CPU_DTYPE names, or what the processor is fast in.
 
-    Emulated bfloat16 is slow: on an EPYC with only AVX2, the matrix products of a 135M model take 7 times as long.
+    That is `bfloat16` if it has instructions for it, and `float32` otherwise. Emulated bfloat16 is slow: on an EPYC
+    with only AVX2, the matrix products of a 135M model take 7 times as long.
     """
+    if chosen := os.environ.get("LEAFE_CPU_DTYPE"):
+        if chosen not in ("bfloat16", "float32"):
+            raise ValueError(f"LEAFE_CPU_DTYPE is {chosen!r}; expected bfloat16 or float32, or no value for the faster")
+        return chosen
     flags = cpuinfo.read_text() if cpuinfo.is_file() else ""
     return "bfloat16" if re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags) else "float32"
 

@@ -29,10 +29,11 @@ class TaskDataset(RLHFDataset):  # type: ignore[misc]  # verl is Any to mypy
         tasks = [task for source in self.original_data_files for task in read_tasks(source, environment)]
         if 0 < self.max_samples < len(tasks):
             tasks = tasks[: self.max_samples]
-        self.dataframe = datasets.Dataset.from_list([_row(task, index) for index, task in enumerate(tasks)])
+        self.dataframe = datasets.Dataset.from_list([task_row(task, index) for index, task in enumerate(tasks)])
 
 
-def _row(task: Task, index: int) -> dict[str, Any]:
+def task_row(task: Task, index: int) -> dict[str, Any]:
+    """Return a row in verl's format that carries the task."""
     row: dict[str, Any] = environment_class(task.environment).verl_row(task, "", index)
     row["extra_info"] = {"index": index, TASK_FIELD: json.dumps(dataclasses.asdict(task))}
     return row

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
 
 from leafe_verl.core import ExplorationTree, Outcome
+from leafe_verl.core.given import GivenHistory
 from leafe_verl.core.playbook import Delta, look_back
+from leafe_verl.core.recovery_figures import plain_attempts
 from leafe_verl.core.sft_examples import build_sequences
 from leafe_verl.core.statistics import count
 from leafe_verl.plugin.rollout.dataset import read_task
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
 from leafe_verl.plugin.rollout.task_loop import TaskLoop, describe_row
-from leafe_verl.plugin.wire import TreeRecord
+from leafe_verl.plugin.wire import TreeRecord, attempt_to_info
 
 logger = logging.getLogger(__name__)
 
@@ -35,20 +38,31 @@ class EpisodeLoop(TaskLoop):
         weight in the mean of its group.
         """
         task = read_task(kwargs["extra_info"])
-        explorer, policy = self.explorer(task, sampling_params, describe_row(kwargs))
-        tree = ExplorationTree(task)
-        tree.add(await explorer.attempt(task))
+        given = await self.given(kwargs["extra_info"])
+        # Two histories of a task must differ in their requests' ids and seeds.
+        played_for = describe_row(kwargs) + (f", history {given.key}" if given else "")
+        explorer, policy = self.explorer(task, sampling_params, played_for)
+        tree = ExplorationTree(task, given.steps if given else ())
+        tree.add(await explorer.attempt(task, given=given))
         self.finished(tree, [])
         (attempt,) = tree.attempts
         if not attempt.outcome.scored:
             logger.warning("task %r: unscored attempt, %s: %s", task.key, attempt.outcome.value, attempt.error)
             return []
-        *earlier, last = [sequence for _, sequence in build_sequences(attempt.steps)]
-        info = {"acc": float(attempt.outcome is Outcome.SUCCESS), "steps": float(len(attempt.steps))}
+        # GRPO learns from the probabilities of what was sampled; an end-of-turn token that we added has none.
+        *earlier, last = [sequence for _, sequence in build_sequences(attempt.steps, added_tokens=False)]
+        info: dict[str, float | str] = {"acc": float(attempt.outcome is Outcome.SUCCESS)}
+        info["steps"] = float(len(attempt.steps))
+        for plain in plain_attempts(tree):  # one at most
+            info |= attempt_to_info(plain)
         played = (policy, tree.total_return(0), 2 * len(attempt.steps), info)
-        record = TreeRecord(count(tree, []), delta=await self.learned(tree, policy))
+        record = TreeRecord(count(tree, []), task.key, plain_attempts(tree), delta=await self.learned(tree, policy))
         outputs = [self.output(sequence, *played) for sequence in earlier]
         return [*outputs, self.output(last, *played, record.to_extra_fields())]
+
+    async def given(self, extra_info: Mapping[str, Any]) -> GivenHistory | None:
+        """Hook. Return the history that the row's attempt goes on from; None: it begins at the task's start."""
+        return None
 
     async def learned(self, tree: ExplorationTree, policy: ServerPolicy) -> Delta | None:
         """Return what the policy learned from the finished attempt; None for methods that learn nothing here."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -9,11 +12,14 @@ from omegaconf import DictConfig
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput, register
 
 from leafe_verl.core import Example, ExplorationTree
+from leafe_verl.core.given import GivenHistory, count_after_given
 from leafe_verl.core.statistics import count
 from leafe_verl.evaluation.results import missing_attempts, read_evaluation
+from leafe_verl.plugin.precision import find_precision
 from leafe_verl.plugin.rollout.dataset import TaskDataset, read_task
 from leafe_verl.plugin.rollout.episode_loops import EpisodeLoop
 from leafe_verl.plugin.rollout.explore_loops import ExploreLoop
+from leafe_verl.plugin.rollout.given_histories import HISTORY_FIELD, history_rows, in_own_tokens
 from leafe_verl.plugin.rollout.task_loop import TaskLoop
 from leafe_verl.trees import Provenance
 
@@ -23,6 +29,8 @@ RECORD = "record_"
 
 def validation_loop(evaluation: DictConfig) -> str:
     """Return the name of the agent loop that `leafe.evaluation` asks for."""
+    if evaluation.get("given"):
+        return f"{RECORD}given"
     return f"{RECORD}{evaluation.loop}" if evaluation.store else str(evaluation.loop)
 
 
@@ -40,11 +48,21 @@ class RecordingLoop(TaskLoop):
             raise ValueError(f"agent loops named {RECORD}* keep what they play: set leafe.evaluation.store")
         provenance = Provenance(
             run=str(self.config.trainer.experiment_name),
-            seed=self.settings.seed,
+            seed=self.environment_seed,
             model=self.config.actor_rollout_ref.model.path,
             has_tokens=False,
+            dtype=find_precision(self.config),
         )
-        self.worker.tree_writer(store).append(tree, provenance, count(tree, examples))
+        self.worker.tree_writer(store).append(tree, provenance, self.counts(tree, examples))
+
+    def counts(self, tree: ExplorationTree, examples: list[Example]) -> dict[str, int]:
+        """Return the counts that are stored with the tree."""
+        return count(tree, examples)
+
+    @property
+    def environment_seed(self) -> int:
+        """Seed that the tree's environments are reset with."""
+        return self.settings.seed
 
     def _empty_output(self) -> AgentLoopOutput:
         token = self.tokenizer.eos_token_id
@@ -70,14 +88,41 @@ class RecordedExploreLoop(RecordingLoop, ExploreLoop):
     """Grows exploration trees and keeps them."""
 
 
+@register(f"{RECORD}given")
+class RecordedGivenLoop(RecordingLoop, EpisodeLoop):
+    """Plays plain attempts that go on from given histories, and keeps them."""
+
+    async def given(self, extra_info: Mapping[str, Any]) -> GivenHistory:
+        """Return the row's history in the tokens of this model."""
+        folder = str(self.settings.evaluation.given)
+        histories = await asyncio.to_thread(self.worker.given_histories, folder)
+        self._history = in_own_tokens(histories[extra_info[HISTORY_FIELD]], self.tokenizer)
+        return self._history
+
+    def counts(self, tree: ExplorationTree, examples: list[Example]) -> dict[str, int]:
+        """Add what the attempt did in the turn after the given history."""
+        return super().counts(tree, examples) | count_after_given(tree)
+
+    @property
+    def environment_seed(self) -> int:
+        """Seed of the recording, which the replay needs."""
+        return self._history.seed
+
+
 class EvaluationDataset(TaskDataset):
-    """The tasks with fewer than `data.attempts` scored attempts in `data.store`, each with the missing number."""
+    """The tasks, or given histories, with fewer than `data.attempts` scored attempts in `data.store`.
+
+    Each comes with the missing number.
+    """
 
     def _read_files_and_tokenize(self) -> None:
-        super()._read_files_and_tokenize()
-        rows = {read_task(row["extra_info"]).key: row for row in self.dataframe}
+        rows = history_rows(Path(self.config.given)) if self.config.get("given") else self._task_rows()
         missing = missing_attempts(read_evaluation(self.config.store), rows, self.config.attempts)
         # A row's own number of attempts overrides val_kwargs.n in verl (trainer_base.py, agent_loop_tq.py).
         self.dataframe = datasets.Dataset.from_list(
             [rows[key] | {"__rollout_n__": number} for key, number in missing.items()]
         )
+
+    def _task_rows(self) -> dict[str, dict[str, Any]]:
+        super()._read_files_and_tokenize()
+        return {read_task(row["extra_info"]).key: row for row in self.dataframe}

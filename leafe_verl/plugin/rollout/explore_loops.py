@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
 
 from leafe_verl.core import Example, ExplorationTree, Outcome, Task, TokenSequence
-from leafe_verl.core.sft_examples import PHASES, build_examples
+from leafe_verl.core.controls import Volume
+from leafe_verl.core.recovery_figures import plain_attempts
+from leafe_verl.core.sft_examples import PHASES, Kind, build_examples
 from leafe_verl.core.shared_prefix import sort_by_shared_prefix
 from leafe_verl.core.statistics import count
+from leafe_verl.plugin.precision import find_precision
 from leafe_verl.plugin.rollout.collected import CollectedTrees, fingerprint
 from leafe_verl.plugin.rollout.dataset import read_task
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
 from leafe_verl.plugin.rollout.task_loop import TaskLoop, describe_row
 from leafe_verl.plugin.trackers import tracks_branches
-from leafe_verl.plugin.wire import TREES_FROM_STORE, TREES_UNKEPT, ExampleRecord, TreeRecord
+from leafe_verl.plugin.wire import (
+    REPLACED_EXAMPLES,
+    REPLACED_TOKENS,
+    TREES_FROM_STORE,
+    TREES_UNKEPT,
+    ExampleRecord,
+    TreeRecord,
+)
 from leafe_verl.trees import Provenance
 from leafe_verl.trees.telling import telling_branch
 
@@ -57,15 +67,26 @@ class ExploreLoop(TaskLoop):
             policy: The policy that sampled the tree; None if the tree comes from a store.
             number: Number of the tree among the stored trees of its task.
         """
-        examples = build_examples(tree, self.settings.distillation, self.settings.seed)
+        distillation = self.settings.distillation
+        mask_id = find_mask_token(self.tokenizer) if distillation.context_mask else None
+        examples = build_examples(tree, distillation, self.settings.seed, mask_id)
         self.finished(tree, examples)
         return [self._tree_row(tree, examples, policy), *self._example_rows(tree, examples, policy, number)]
 
     def _tree_row(self, tree: ExplorationTree, examples: list[Example], policy: ServerPolicy | None) -> AgentLoopOutput:
         counts = count(tree, examples) | {TREES_UNKEPT: 0, TREES_FROM_STORE: int(policy is None)}
+        if self.settings.distillation.control:
+            counts |= self._replaced(tree)
         branch = telling_branch(tree) if tracks_branches(self.config) else None
         success = max((float(attempt.outcome is Outcome.SUCCESS) for attempt in tree.attempts), default=0.0)
-        return self._summary_row(policy, TreeRecord(counts, branch), success)
+        record = TreeRecord(counts, tree.task.key, plain_attempts(tree), branch)
+        return self._summary_row(policy, record, success)
+
+    def _replaced(self, tree: ExplorationTree) -> dict[str, int]:
+        """Count what LEAFE would train on in place of the control."""
+        leafe = self.settings.distillation.model_copy(update={"control": None})
+        volume = Volume.of(build_examples(tree, leafe, self.settings.seed))
+        return {REPLACED_EXAMPLES: volume.examples, REPLACED_TOKENS: volume.tokens}
 
     def _summary_row(self, policy: ServerPolicy | None, record: TreeRecord, success: float) -> AgentLoopOutput:
         """Return a row that carries `record` and no token to train on."""
@@ -79,10 +100,11 @@ class ExploreLoop(TaskLoop):
         """Yield one row for each example, phase by phase. Examples of a phase that begin alike are adjacent."""
         for kinds in PHASES.values():
             phase = [example for example in examples if example.kind in kinds]
-            order = sort_by_shared_prefix([example.sequence.token_ids for example in phase])
-            for place, (index, shared) in enumerate(order):
+            for place, (index, shared) in enumerate(_order(phase)):
                 example = phase[index]
-                record = ExampleRecord(example.kind, tree.task.key, number, place, shared)
+                record = ExampleRecord(
+                    example.kind, tree.task.key, number, place, shared, sum(example.sequence.mask), example.rejected
+                )
                 yield self._example_row(tree, example, policy, record)
 
     def _example_row(
@@ -112,8 +134,19 @@ class ExploreLoop(TaskLoop):
             tokenizer=fingerprint(str(self.tokenizer.chat_template), len(self.tokenizer)),
             weight_version_min=min(policy.weight_versions, default=None),
             weight_version_max=max(policy.weight_versions, default=None),
+            dtype=find_precision(self.config),
         )
         store.keep(tree, provenance)
+
+
+def _order(phase: Sequence[Example]) -> Sequence[tuple[int, int]]:
+    """Return the indices of a phase's examples in the order of their rows, and the tokens shared with the row before.
+
+    Pairs of DPO stay as they are: the rejected example follows the chosen one, and no prefix is shared.
+    """
+    if any(example.kind is Kind.PREFERENCE for example in phase):
+        return [(index, 0) for index in range(len(phase))]
+    return sort_by_shared_prefix([example.sequence.token_ids for example in phase])
 
 
 @register(REPLAY)
@@ -121,7 +154,31 @@ class ReplayLoop(ExploreLoop):
     """Reads the stored trees of a task instead of exploring it, to run stage 2 alone."""
 
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> list[AgentLoopOutput]:
-        """Return the rows of all stored trees of the task; no rows if the store has no tree of it."""
+        """Return the rows of all stored trees of the task; no rows if the store has no tree of it.
+
+        Recovery targets of trees that were collected without any are confirmed now, by replay.
+        """
         task, store = read_task(kwargs["extra_info"]), self._store()
         trees = await asyncio.to_thread(store.find_all, task.key) if store else []
+        explorer, _ = self.explorer(task, sampling_params, describe_row(kwargs))
+        for tree in trees:
+            if tree.recoveries is None:
+                await explorer.confirm_recoveries(tree)
         return [row for number, tree in enumerate(trees) for row in self.rows(tree, None, number)]
+
+
+def find_mask_token(tokenizer: Any) -> int:
+    """Return the token that `leafe.distillation.context_mask` puts into histories.
+
+    It is the mask token, else the padding token, else the unknown token, but never one that the chat template uses:
+    some tokenizers pad with the token that ends a turn.
+    """
+    in_use = {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    for name in ("mask_token_id", "pad_token_id", "unk_token_id"):
+        token = getattr(tokenizer, name, None)
+        if token is not None and token not in in_use:
+            return int(token)
+    raise ValueError(
+        "the tokenizer has no mask, padding or unknown token besides those that begin and end a text; set "
+        "leafe.distillation.context_mask=0"
+    )

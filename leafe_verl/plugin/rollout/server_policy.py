@@ -1,4 +1,8 @@
-"""The policy on verl's inference servers. Histories contain sampled turns token for token."""
+"""The policy on verl's inference servers. Histories contain sampled turns token for token.
+
+An action may be over before its end-of-turn token, if `find_end` is given. It is then sampled in pieces: vLLM stops at
+each of `pauses`, and goes on from there unless the action is over. The prefix cache holds what was sampled before.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import asyncio
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +28,13 @@ from leafe_verl.core.policy import (
     Turn,
 )
 from leafe_verl.core.settings import GenerationSettings, ReflectionSettings
+from leafe_verl.plugin.rollout.chat_format import ChatFormat
+from leafe_verl.plugin.rollout.turn_end import count_tokens, special_tokens
+
+MAX_PAUSES = 8
+"""Number of pieces of an action after which the rest is sampled at once: an answer of fences makes few requests."""
+TAIL = 8
+"""Number of last tokens that hold the text at which vLLM stopped, or the opening of a thought in a prompt."""
 
 
 @dataclass
@@ -31,7 +42,7 @@ class ServerPolicy:
     """A `Policy` that samples through verl's `LLMServerClient`, for one exploration tree or one episode."""
 
     client: LLMServerClient
-    builder: ContinuousTokenBuilder
+    chat: ChatFormat
     sampling_params: dict[str, Any]
     """verl's sampling parameters for an action: temperature, top_p, top_k, logprobs, ..."""
     window: int
@@ -45,22 +56,33 @@ class ServerPolicy:
     seed: str | None = None
     """Text that is unique to this tree and to the run's seed, from which the sampling seed of each request is derived.
     None: the engine's own random generator is used."""
+    find_end: Callable[[str, bool], int | None] | None = None
+    """Returns the number of characters after which an action is over, whatever would follow; None if it goes on. Its
+    second argument says whether the prompt opened a thought. None: an action ends by its end-of-turn token alone."""
+    pauses: tuple[str, ...] = ()
+    """Texts at which vLLM stops, since an action may be over there. Empty: `find_end` is asked at the turn's end."""
     weight_versions: set[int] = field(default_factory=set)
     """Training steps whose weights have sampled for this policy."""
     seconds: float = 0.0
     """Seconds spent waiting for the servers, summed over requests."""
 
+    @property
+    def builder(self) -> ContinuousTokenBuilder:
+        return self.chat.builder
+
     async def begin(self, messages: Sequence[Message]) -> History:
-        token_ids = await asyncio.to_thread(self.builder.build_initial_tokens, [dict(m) for m in messages])
-        return History(tuple(token_ids), tuple(messages))
+        opening = self.chat.opening(messages)
+        token_ids = await asyncio.to_thread(self.builder.build_initial_tokens, [dict(m) for m in opening])
+        return History(tuple(token_ids), tuple(opening))
 
     async def extend(self, history: History, turn: Turn, observation: str) -> History:
         """Extend a history as `Policy.extend` does.
 
-        A turn that the token limit cut off is closed by an end-of-turn token, which is context and not trained on.
+        A turn that does not end with the template's end of turn, because the token limit cut it or the model ended the
+        text instead, is closed by that token, which is context and not trained on.
         """
         sampled = history.token_ids + turn.token_ids
-        closed = sampled if turn.complete else (*sampled, self.builder.tokenizer.eos_token_id)
+        closed = sampled if sampled[-1] == self.chat.end_of_turn else (*sampled, self.chat.end_of_turn)
         spoken = [*map(dict, history.messages), {"role": "assistant", "content": turn.text}]
         answered = [*spoken, {"role": "user", "content": observation}]
         merged = await asyncio.to_thread(self.builder.merge_context_tokens, spoken, answered, list(closed))
@@ -72,7 +94,7 @@ class ServerPolicy:
         return History(tuple(merged.token_ids), tuple(answered), (history, turn))
 
     async def act(self, history: History, request: str) -> Turn:
-        return await self._sample(history, request, self.generation.max_tokens, {})
+        return await self._in_time(self._act(history, request))
 
     async def reflect(self, history: History, schema: Mapping[str, Any], request: str) -> Turn:
         params: dict[str, Any] = {}
@@ -80,39 +102,96 @@ class ServerPolicy:
             params["temperature"] = self.reflection.temperature
         if self.grammar:
             params["structured_outputs"] = _json_grammar(json.dumps(schema))
-        return await self._sample(history, request, self.reflection.max_tokens, params)
+        return await self._in_time(self._sample(history, request, self.reflection.max_tokens, params))
 
-    async def _sample(self, history: History, request: str, max_tokens: int, params: dict[str, Any]) -> Turn:
-        length = len(history.token_ids)
-        if length + max_tokens > self.window:
+    async def _act(self, history: History, request: str) -> Turn:
+        pausing = {"stop": list(self.pauses), "include_stop_str_in_output": True} if self.pauses else {}
+        limit, turn = self.generation.max_tokens, None
+        for params in [pausing] * MAX_PAUSES + [{}]:
+            turn = await self._sample(history, request, limit, params, begun=turn)
+            if ended := self._ended(history, turn):
+                return ended
+            if not self._paused(turn):
+                break
+        assert turn is not None
+        return turn
+
+    async def _sample(
+        self, history: History, request: str, max_tokens: int, params: dict[str, Any], begun: Turn | None = None
+    ) -> Turn:
+        """Sample a turn of at most `max_tokens`, or go on with one that has begun."""
+        sampled = begun.token_ids if begun else ()
+        prompt = history.token_ids + sampled
+        if len(history.token_ids) + max_tokens > self.window:
             raise ContextOverflow(
-                f"a prompt of {length} tokens leaves no room for a turn of {max_tokens} in a window of {self.window}; "
-                "raise data.max_prompt_length or data.max_response_length, or lower leafe.generation.max_tokens"
+                f"a prompt of {len(prompt)} tokens leaves no room for a turn of {max_tokens} in a window of "
+                f"{self.window}; raise data.max_prompt_length or data.max_response_length, or lower "
+                "leafe.generation.max_tokens"
             )
-        request_id, seed = self._identity(request, length)
-        params = {**self.sampling_params, **params, **seed, "max_tokens": max_tokens}
-        output = await self._generate(request_id, list(history.token_ids), params)
+        request_id, seed = self._identity(request, len(prompt))
+        remaining = max_tokens - len(sampled)
+        params = {**self.sampling_params, **self._stop(), **params, **seed, "max_tokens": remaining}
+        output = await self._generate(request_id, list(prompt), params)
         self.weight_versions.add(int(output.extra_fields.get("global_steps") or 0))
         cached = output.extra_fields.get("num_cached_tokens")
-        prompted = None if cached is None else PromptUsage(length, cached)
-        return self._turn(output.token_ids, output.log_probs, max_tokens, prompted)
+        prompted = begun.prompted if begun else None if cached is None else PromptUsage(len(prompt), cached)
+        log_probs = (*((begun and begun.log_probs) or ()), *output.log_probs) if output.log_probs else None
+        return self._turn((*sampled, *output.token_ids), log_probs, max_tokens, prompted)
 
     async def _generate(self, request_id: str, prompt_ids: list[int], params: dict[str, Any]) -> TokenOutput:
-        """Ask a server for a turn within the time limit. Raises PolicyFailure if none comes."""
+        """Ask a server for tokens. Raises PolicyFailure if none come."""
         begun = asyncio.get_running_loop().time()
-        answer = self.client.generate(request_id, prompt_ids=prompt_ids, sampling_params=params)
         try:
-            output: TokenOutput = await asyncio.wait_for(answer, self.generation.timeout)
-        except (TimeoutError, asyncio.TimeoutError):
-            raise PolicyTimeout(
-                f"no turn within {self.generation.timeout:g} s; leafe.generation.timeout sets the limit"
-            ) from None
+            output: TokenOutput = await self.client.generate(request_id, prompt_ids=prompt_ids, sampling_params=params)
         except Exception as error:
             raise PolicyFailure(f"the inference server failed: {type(error).__name__}: {error}") from error
         self.seconds += asyncio.get_running_loop().time() - begun
         if not output.token_ids or output.stop_reason == "aborted":
             raise PolicyFailure(f"the inference server gave no tokens (stop reason {output.stop_reason!r})")
         return output
+
+    def _stop(self) -> dict[str, list[int]]:
+        """The engine stops at the tokenizer's eos, which is not the template's end of turn in many base tokenizers."""
+        end, eos = self.chat.end_of_turn, self.builder.tokenizer.eos_token_id
+        return {} if end == eos else {"stop_token_ids": [end]}
+
+    async def _in_time(self, sampling: Awaitable[Turn]) -> Turn:
+        try:
+            return await asyncio.wait_for(sampling, self.generation.timeout)
+        except (TimeoutError, asyncio.TimeoutError):
+            raise PolicyTimeout(
+                f"no turn within {self.generation.timeout:g} s; leafe.generation.timeout sets the limit"
+            ) from None
+
+    def _ended(self, history: History, turn: Turn) -> Turn | None:
+        """Return the turn up to where it is over, with an end-of-turn token; None if it goes on.
+
+        It goes on, too, if a token holds the end and more than blanks, since tokens are kept as they were sampled.
+        """
+        if self.find_end is None:
+            return None
+        tokenizer = self.builder.tokenizer
+        characters = self.find_end(tokenizer.decode(turn.token_ids), self._opens_thought(history))
+        kept = None if characters is None else count_tokens(tokenizer.decode, turn.token_ids, characters)
+        if kept is None or len(history.token_ids) + kept >= self.window:
+            return None
+        by_itself = turn.token_ids[-1] in special_tokens(tokenizer)
+        if by_itself and not tokenizer.decode(turn.token_ids[kept:], skip_special_tokens=True).strip():
+            return turn
+        token_ids = (*turn.token_ids[:kept], self.chat.end_of_turn)
+        log_probs = (*turn.log_probs[:kept], 0.0) if turn.log_probs else None
+        return Turn(self.chat.answer(token_ids), token_ids, log_probs, True, turn.prompted, num_added=1)
+
+    def _paused(self, turn: Turn) -> bool:
+        """Return whether the server stopped at one of `pauses`."""
+        tokenizer, token_ids = self.builder.tokenizer, turn.token_ids
+        if len(token_ids) >= self.generation.max_tokens or token_ids[-1] in special_tokens(tokenizer):
+            return False
+        tail = tokenizer.decode(token_ids[-TAIL:], skip_special_tokens=True)
+        return any(pause in tail for pause in self.pauses)
+
+    def _opens_thought(self, history: History) -> bool:
+        return bool(self.builder.tokenizer.decode(history.token_ids[-TAIL:]).rstrip().endswith("<think>"))
 
     def _identity(self, request: str, length: int) -> tuple[str, dict[str, int]]:
         """Return the id of a request and, for full determinism, its sampling seed.
@@ -125,12 +204,15 @@ class ServerPolicy:
         return digest.hexdigest()[:32], {"seed": int.from_bytes(digest.digest()[-4:], "big")}
 
     def _turn(
-        self, token_ids: list[int], log_probs: list[float] | None, max_tokens: int, prompted: PromptUsage | None
+        self,
+        token_ids: tuple[int, ...],
+        log_probs: tuple[float, ...] | None,
+        max_tokens: int,
+        prompted: PromptUsage | None,
     ) -> Turn:
         tokenizer = self.builder.tokenizer
-        text = tokenizer.decode(token_ids, skip_special_tokens=True)
-        complete = len(token_ids) < max_tokens or token_ids[-1] == tokenizer.eos_token_id
-        return Turn(text, tuple(token_ids), tuple(log_probs) if log_probs else None, complete, prompted)
+        complete = len(token_ids) < max_tokens or token_ids[-1] in (tokenizer.eos_token_id, self.chat.end_of_turn)
+        return Turn(self.chat.answer(token_ids), token_ids, log_probs, complete, prompted)
 
 
 @functools.lru_cache(maxsize=64)

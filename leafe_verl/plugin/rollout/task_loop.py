@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 import os
+from collections.abc import Mapping
 from typing import Any, cast
 from uuid import uuid4
 
@@ -17,6 +18,9 @@ from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token
 from leafe_verl.core import Example, ExplorationTree, Explorer, Task, TokenSequence
 from leafe_verl.core.playbook import Playbook
 from leafe_verl.environments import make
+from leafe_verl.environments.code_environment import answers_with_code
+from leafe_verl.environments.fences import PAUSES, find_code_end
+from leafe_verl.plugin.rollout.chat_format import ChatFormat, ask_tokenizer
 from leafe_verl.plugin.rollout.inference_servers import RetryingClient
 from leafe_verl.plugin.rollout.playbook_file import read_playbook
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
@@ -29,19 +33,21 @@ class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
 
     server_manager: RetryingClient
     continuous_token_builder: ContinuousTokenBuilder
+    chat: ChatFormat
 
     def __init__(self, *args: Any, hf_model_type: str | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, hf_model_type=hf_model_type, **kwargs)
+        # Without a type verl makes its default builder. Those of a family raise for tokenizers that do not suit them,
+        # and ours is chosen below.
+        super().__init__(*args, hf_model_type=None, **kwargs)
         values = cast(dict[str, Any], OmegaConf.to_container(self.config.leafe, resolve=True))
         self.settings = RunSettings.from_mapping(values)
-        inferred = chatml_family(self.continuous_token_builder, str(self.tokenizer.chat_template))
-        if family := self.settings.generation.chat_family or inferred:
-            self.continuous_token_builder = create_continuous_token_builder(
-                self.tokenizer,
-                model_family=family,
-                hf_model_type=hf_model_type,
-                chat_template_kwargs=self.apply_chat_template_kwargs,
-            )
+        self.chat = ask_tokenizer(
+            self.tokenizer,
+            family=self.settings.generation.chat_family,
+            model_type=hf_model_type,
+            template_options=self.apply_chat_template_kwargs,
+        )
+        self.continuous_token_builder = self.chat.builder
 
     @property
     def worker(self) -> WorkerState:
@@ -61,17 +67,18 @@ class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
             stop: Set once the tree is to be returned as it is; None if the tree is never cut short.
         """
         environment = self.settings.environment
-        policy = self._policy(sampling_params, f"{played_for} {task.key}")
+        policy = self._policy(sampling_params, f"{played_for} {task.key}", task.environment)
         make_environment = functools.partial(make, task.environment, **environment.options)
         slots = self.worker.environment_slots(environment.concurrency or os.cpu_count() or 1)
         stop = stop or asyncio.Event()
         return Explorer(make_environment, policy, self.settings, slots, self.playbook().render(), stop), policy
 
-    def _policy(self, sampling_params: dict[str, Any], name: str) -> ServerPolicy:
+    def _policy(self, sampling_params: dict[str, Any], name: str, environment: str) -> ServerPolicy:
         rollout = self.rollout_config
+        stops_at_fence = self.settings.generation.stop_at == "fence" and answers_with_code(environment)
         return ServerPolicy(
             client=self.server_manager,
-            builder=self.continuous_token_builder,
+            chat=self.chat,
             sampling_params=sampling_params,
             window=rollout.max_model_len or rollout.prompt_length + rollout.response_length,
             request_id=uuid4().hex,
@@ -79,6 +86,8 @@ class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
             reflection=self.settings.reflection,
             grammar=self.settings.reflection.grammar and rollout.name == "vllm",
             seed=f"{rollout.seed} {name}" if rollout.full_determinism else None,
+            find_end=find_code_end if stops_at_fence else None,
+            pauses=PAUSES if stops_at_fence and rollout.name == "vllm" else (),
         )
 
     def playbook(self) -> Playbook:
@@ -91,7 +100,7 @@ class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
         policy: ServerPolicy | None,
         reward: float,
         num_turns: int,
-        info: dict[str, float],
+        info: Mapping[str, float | str],
         record: dict[str, Any] | None = None,
     ) -> AgentLoopOutput:
         """Return one row for TransferQueue. The response begins at the first trained token, the prompt ends before it.
@@ -100,7 +109,7 @@ class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
             policy: The policy that sampled the tokens; None if they come from a store.
             reward: Reward of the row.
             num_turns: Number of chat messages after the opening prompt.
-            info: Numbers that verl averages in validation, such as `acc`.
+            info: Numbers that verl averages in validation, such as `acc`, and texts, which it passes over.
             record: Entry for `extra_fields` that carries a record of `wire`; None for rows without one.
         """
         split = sequence.prompt_length
@@ -114,22 +123,13 @@ class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
             reward_score=reward,
             num_turns=num_turns,
             metrics=AgentLoopMetrics(generate_sequences=policy.seconds if policy else 0.0),
-            extra_fields={"reward_extra_info": info, **steps, **(record or {})},
+            extra_fields={"reward_extra_info": dict(info), **steps, **(record or {})},
         )
 
 
 def describe_row(row: dict[str, Any]) -> str:
     """Return a name for one playing of a row: its training step and verl's session."""
     return f"step {int(row['global_steps'])}, session {row['session_id']}"
-
-
-def chatml_family(chosen: ContinuousTokenBuilder, chat_template: str) -> str | None:
-    """Return the builder family for a ChatML model whose type is unknown to verl, such as SmolLM2; None for others.
-
-    verl gives unknown types its default builder, which loses the line break after the end-of-turn token.
-    """
-    unknown = type(chosen) is ContinuousTokenBuilder
-    return "qwen" if unknown and "<|im_start|>" in chat_template else None
 
 
 class _FirstOnly(logging.Filter):
@@ -141,7 +141,8 @@ class _FirstOnly(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        new = message not in self._seen
+        # We ask verl for its default builder, and choose the one that is used ourselves.
+        new = message not in self._seen and "model_type=None" not in message
         self._seen.add(message)
         return new
 

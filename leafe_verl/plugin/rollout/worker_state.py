@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from pathlib import Path
 
+from leafe_verl.evaluation.histories import DrawnHistory, read_histories
 from leafe_verl.plugin.rollout.collected import CollectedTrees
 from leafe_verl.trees import TreeWriter
 
@@ -24,6 +26,7 @@ class WorkerState:
         self._opening = threading.Lock()
         self._collected: dict[str, CollectedTrees] = {}
         self._writers: dict[str, TreeWriter] = {}
+        self._histories: dict[str, dict[str, DrawnHistory]] = {}
 
     def environment_slots(self, number: int) -> asyncio.Semaphore:
         """Return the semaphore that lets at most `number` environment calls run at the same time."""
@@ -46,3 +49,10 @@ class WorkerState:
             if store not in self._writers:
                 self._writers[store] = TreeWriter(store)
             return self._writers[store]
+
+    def given_histories(self, folder: str) -> dict[str, DrawnHistory]:
+        """Return the histories in a folder by their keys. The first caller reads them, and others wait for it."""
+        with self._opening:
+            if folder not in self._histories:
+                self._histories[folder] = {drawn.history.key: drawn for drawn in read_histories(Path(folder))}
+            return self._histories[folder]

@@ -10,6 +10,7 @@ from verl.trainer.ppo.v1.trainer_base import register_trainer
 
 from leafe_verl.core.playbook import Delta, Playbook
 from leafe_verl.plugin.rollout.playbook_file import read_playbook, write_playbook
+from leafe_verl.plugin.training.episode_trainer import TRAINED_TOKENS, UPDATES
 from leafe_verl.plugin.training.leafe_trainer import CollectingTrainer
 from leafe_verl.plugin.training.records import tree_records
 
@@ -48,5 +49,6 @@ class ACETrainer(CollectingTrainer):
         metrics["leafe/advice"] = len(playbook.advice)
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        """Do nothing, because ACE trains no weights."""
+        """Train nothing, because ACE changes no weights."""
+        metrics.update({TRAINED_TOKENS: 0, UPDATES: 0})
         return batch

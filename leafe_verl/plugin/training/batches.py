@@ -23,6 +23,8 @@ class ExampleRow:
     """Number of tokens."""
     shared: int
     """Number of leading tokens shared with the previous row of the tree, in shared-prefix order; 0 to share none."""
+    joined: bool = False
+    """Whether the row belongs into the mini-batch of the previous row of the tree, as the second one of a pair."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,9 @@ class BatchLayout:
 def lay_out(rows: Sequence[ExampleRow], *, mini_batches: int, ranks: int, draw: random.Random | None) -> BatchLayout:
     """Divide rows into mini-batches, and each mini-batch over the ranks.
 
-    The numbers of examples of two mini-batches differ by at most one. Ranks are balanced by the number of tokens that
-    they compute after merging shared prefixes. A tree is cut only where a mini-batch or a rank ends within it.
+    The numbers of examples of two mini-batches differ by at most one, where joined rows count as one example. Ranks
+    are balanced by the number of tokens that they compute after merging shared prefixes. A tree is cut only where a
+    mini-batch or a rank ends within it.
 
     Args:
         rows: Rows ordered by tree, and within a tree in shared-prefix order (`sort_by_shared_prefix`).
@@ -67,7 +70,8 @@ def lay_out(rows: Sequence[ExampleRow], *, mini_batches: int, ranks: int, draw: 
     if draw:
         draw.shuffle(trees)
     ordered = list(itertools.chain(*trees))
-    bounds = [len(ordered) * i // mini_batches for i in range(mini_batches + 1)]
+    begins = [index for index, row in enumerate(ordered) if not row.joined]
+    bounds = [begins[len(begins) * i // mini_batches] for i in range(mini_batches)] + [len(ordered)]
     return BatchLayout(tuple(_over_ranks(ordered[begin:end], ranks) for begin, end in itertools.pairwise(bounds)))
 
 

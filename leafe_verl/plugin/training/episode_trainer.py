@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
+import transfer_queue as tq
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from leafe_verl.checkpoints import repair_tracker
+from leafe_verl.core.recovery_figures import recovery_by_task
 from leafe_verl.core.statistics import ratios, total
 from leafe_verl.evaluation.pass_at_k import ks_up_to, mean_pass_at_k
 from leafe_verl.evaluation.validations import append_validation
@@ -24,7 +26,8 @@ from leafe_verl.plugin.rollout.inference_servers import InferenceServers, Retryi
 from leafe_verl.plugin.training.checkpointing_trainer import CheckpointingTrainer
 from leafe_verl.plugin.training.records import tree_records
 from leafe_verl.plugin.training.sft_worker import PolicyWorker
-from leafe_verl.plugin.wire import TreeRecord
+from leafe_verl.plugin.training.validation import recovery_metrics
+from leafe_verl.plugin.wire import TreeRecord, attempts_from_infos
 
 if TYPE_CHECKING:
     # Both import verl.trainer.ppo.v1, which imports this module: a Ray worker that imports them first could not.
@@ -32,6 +35,12 @@ if TYPE_CHECKING:
     from leafe_verl.plugin.rollout.rollout_worker import RolloutManager
 
 logger = logging.getLogger(__name__)
+
+
+TRAINED_TOKENS = "leafe/trained_tokens"
+"""Metric: number of tokens that a step computed the loss on, in all its epochs."""
+UPDATES = "leafe/updates"
+"""Metric: number of optimiser steps of a training step."""
 
 
 class EpisodeTrainer(CheckpointingTrainer):
@@ -54,7 +63,9 @@ class EpisodeTrainer(CheckpointingTrainer):
 
     def _log_counts(self, trees: Iterable[TreeRecord], metrics: dict[str, Any]) -> None:
         """Add to a step's metrics what was collected, how much is missing, and how many processes were lost."""
-        summed = total(tree.counts for tree in trees)
+        trees = list(trees)
+        recovery = recovery_by_task((tree.task_key, tree.plain_attempts) for tree in trees)
+        summed: dict[str, float] = {**total(tree.counts for tree in trees), **total(recovery.values())}
         metrics.update({f"leafe/{name}": value for name, value in summed.items()})
         metrics.update({f"leafe/{name}": value for name, value in ratios(summed).items()})
         expected = self.config.data.train_batch_size * self.collected_per_task
@@ -139,7 +150,7 @@ class EpisodeTrainer(CheckpointingTrainer):
     ) -> dict[str, float]:
         """Add unbiased Pass@k to verl's metrics, because verl's best@N resamples with replacement, which is biased low.
 
-        Attempts without an outcome are counted as `unscored`, not as failures.
+        Attempts without an outcome are counted as `unscored`, not as failures. The figures of recovery are added, too.
         """
         metrics: dict[str, float] = super()._val_metrics_update(
             data_sources, sample_uids, reward_extra_infos_dict, sample_turns, expected_acc_counts=expected_acc_counts
@@ -148,7 +159,9 @@ class EpisodeTrainer(CheckpointingTrainer):
         for source, uid, acc in zip(data_sources, sample_uids, reward_extra_infos_dict.get("acc", []), strict=True):
             scored[source][uid].append(bool(acc))
         self._keep_outcomes({uid: found for tasks in scored.values() for uid, found in tasks.items()})
-        return metrics | self._pass_at_k(scored, expected_acc_counts or {})
+        metrics |= self._pass_at_k(scored, expected_acc_counts or {})
+        attempts = attempts_from_infos(reward_extra_infos_dict, len(sample_uids))
+        return metrics | recovery_metrics(zip(data_sources, sample_uids, attempts, strict=True))
 
     def _keep_outcomes(self, outcomes: Mapping[str, Sequence[bool]]) -> None:
         """Keep a validation's outcomes by task. verl gives each task a new uid in every validation."""
@@ -195,3 +208,11 @@ class GRPOTrainer(EpisodeTrainer):
         self._log_counts(tree_records(batch), metrics)
         self.activity.begin("training", step=self.global_steps, detail=f"{len(batch)} sequences")
         return super()._balance_batch(batch, metrics, logging_prefix, keep_minibatch)
+
+    def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        """Log how much is trained on, then update the policy as verl does."""
+        actor, rollout = self.config.actor_rollout_ref.actor, self.config.actor_rollout_ref.rollout
+        rows = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["response_mask"])
+        metrics[TRAINED_TOKENS] = actor.ppo_epochs * int(sum(mask.sum() for mask in rows["response_mask"].unbind()))
+        metrics[UPDATES] = actor.ppo_epochs * (len(batch) // (actor.ppo_mini_batch_size * rollout.n))
+        return super()._update_actor(batch, metrics)

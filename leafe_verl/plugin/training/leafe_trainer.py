@@ -15,13 +15,14 @@ from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.utils.metric import reduce_metrics
 from verl.utils.py_functional import rename_dict
 
-from leafe_verl.plugin.rollout.explore_loops import REPLAY
-from leafe_verl.plugin.training.episode_trainer import EpisodeTrainer
+from leafe_verl.plugin.rollout.explore_loops import REPLAY, find_mask_token
+from leafe_verl.plugin.training.episode_trainer import TRAINED_TOKENS, UPDATES, EpisodeTrainer
+from leafe_verl.plugin.training.matched_volume import match_volume
 from leafe_verl.plugin.training.phases import Phase, PhaseBuilder, prepare_update
 from leafe_verl.plugin.training.records import join_batches, split_records
 from leafe_verl.plugin.training.sft_worker import SFTWorker
 from leafe_verl.plugin.training.tracking import track
-from leafe_verl.plugin.wire import TREES_UNKEPT, ExampleRecord, TreeRecord
+from leafe_verl.plugin.wire import REPLACED_EXAMPLES, REPLACED_TOKENS, TREES_UNKEPT, ExampleRecord, TreeRecord
 from leafe_verl.task_files import read_tasks
 from leafe_verl.trees.telling import most_telling
 
@@ -77,6 +78,8 @@ class LeafeTrainer(CollectingTrainer):
 
     def _init_dataloader(self) -> None:
         config = self.config
+        if config.leafe.distillation.context_mask:
+            find_mask_token(self.tokenizer)  # a tokenizer without one is refused before anything is collected
         if config.leafe.schedule.collect == "all":
             sources = [config.data.train_files] if isinstance(config.data.train_files, str) else config.data.train_files
             tasks = sum(len(read_tasks(source, config.data.environment)) for source in sources)
@@ -130,10 +133,16 @@ class LeafeTrainer(CollectingTrainer):
         self._refuse_unkept_trees(metrics)
         self._phases: list[Phase] = []
         """The phases that `_update_actor`, which verl calls next, distils."""
-        if self._stages == "explore" or not self._has_examples(examples, len(trees)):
+        if self._stages == "explore":
             return batch
-        self._drop_summaries(batch, examples)
-        self._phases = self._phase_builder().build(batch, examples)
+        builder, rows, mini_batches = self._phase_builder(), batch, None
+        if self.config.leafe.distillation.control:
+            mini_batches = builder.mini_batches(metrics.get(f"leafe/{REPLACED_EXAMPLES}", 0))
+            rows, examples = self._match_volume(batch, examples, metrics, mini_batches)
+        if not self._has_examples(examples, len(trees)):
+            return batch
+        self._drop_unused(batch, examples)
+        self._phases = builder.build(rows, examples, mini_batches)
         metrics.update({f"{phase.name}/rank_imbalance": phase.imbalance for phase in self._phases})
         return join_batches([phase.batch for phase in self._phases])
 
@@ -155,7 +164,16 @@ class LeafeTrainer(CollectingTrainer):
             logger.warning("step %d: %d trees gave no SFT example, so nothing is distilled", self.global_steps, trees)
         return bool(examples)
 
-    def _drop_summaries(self, batch: KVBatchMeta, examples: Mapping[str, ExampleRecord]) -> None:
+    def _match_volume(
+        self, batch: KVBatchMeta, examples: Mapping[str, ExampleRecord], metrics: Mapping[str, Any], updates: int
+    ) -> tuple[KVBatchMeta, dict[str, ExampleRecord]]:
+        """Take each example of the control as often as LEAFE's volume on the same trees asks for."""
+        seed = f"{self.config.leafe.seed}:{self.global_steps}"
+        tokens = metrics.get(f"leafe/{REPLACED_TOKENS}", 0)
+        return match_volume(batch, examples, tokens=tokens, updates=updates, seed=seed)
+
+    def _drop_unused(self, batch: KVBatchMeta, examples: Mapping[str, ExampleRecord]) -> None:
+        """Remove rows that are not trained on from TransferQueue: summaries of trees, and what was not drawn."""
         tq.kv_clear(keys=[key for key in batch.keys if key not in examples], partition_id=batch.partition_id)
 
     def _phase_builder(self) -> PhaseBuilder:
@@ -164,15 +182,16 @@ class LeafeTrainer(CollectingTrainer):
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         """Distil the phases that `_balance_batch` laid out. A step without examples leaves the policy as it is."""
+        metrics[TRAINED_TOKENS] = sum(phase.tokens * phase.epochs for phase in self._phases)
+        metrics[UPDATES] = sum(phase.updates for phase in self._phases)
         for phase in self._phases:
             self._distil(phase, metrics)
         return batch
 
     def _distil(self, phase: Phase, metrics: dict[str, Any]) -> None:
-        kinds = [f"{metrics.get(f'leafe/examples/{kind}', 0):,.0f} {kind}" for kind in phase.weights]
-        detail = f"{' and '.join(kinds)} examples"
+        counts = {kind: metrics.get(f"leafe/examples/{kind}", 0) for kind in phase.weights}
+        detail = f"{' and '.join(f'{number:,.0f} {kind}' for kind, number in counts.items() if number)} examples"
         self.activity.begin("distilling", step=self.global_steps, total=phase.updates, unit="updates", detail=detail)
         prepare_update(phase, self.config)
         output = self.actor_rollout_wg.update_actor(phase.batch)
         metrics.update(reduce_metrics(rename_dict(output["metrics"], f"{phase.name}/")))
-        metrics["leafe/optimizer_steps"] = metrics.get("leafe/optimizer_steps", 0) + phase.updates

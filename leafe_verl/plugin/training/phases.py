@@ -18,7 +18,7 @@ from leafe_verl.core import Kind
 from leafe_verl.core.sft_examples import PHASES
 from leafe_verl.plugin.training.batches import BatchLayout, ExampleRow, MiniBatchOrder, lay_out
 from leafe_verl.plugin.training.records import select_rows
-from leafe_verl.plugin.wire import TERM, DistillationInfo, ExampleRecord
+from leafe_verl.plugin.wire import PAIR, SIDE, TERM, DistillationInfo, ExampleRecord
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,10 @@ class Phase:
     """Number of passes over the examples."""
     imbalance: float
     """Tokens of the busiest rank over the mean of the ranks; 1 is perfect."""
+    tokens: int
+    """Number of tokens that one epoch trains."""
+    pairs: int
+    """Number of pairs that DPO prefers one row of; 0 for plain SFT."""
 
     @property
     def updates(self) -> int:
@@ -46,11 +50,17 @@ class Phase:
         return self.num_mini_batches * self.epochs
 
 
-def phase_weights(beta: float) -> dict[str, dict[str, float]]:
-    """Return the weight of each loss term, for each phase. `beta` is the weight of the rehearsal loss."""
-    return {
-        name: {kind.value: beta if kind is Kind.REHEARSAL else 1.0 for kind in kinds} for name, kinds in PHASES.items()
+def phase_weights(distillation: DictConfig) -> dict[str, dict[str, float]]:
+    """Return the weight of each loss term, for each phase. What `leafe.distillation` turns off is no term."""
+    weights = {
+        Kind.WORLD_MODEL: 1.0,
+        Kind.PREFERENCE if distillation.loss == "dpo" else Kind.COUNTERFACTUAL: 1.0,
+        # Rehearsal alone is an objective of its own, which beta does not weigh against another.
+        Kind.REHEARSAL: 1.0 if distillation.control == "rehearsal" else distillation.beta,
+        **({Kind.RECOVERY: distillation.recovery_weight} if distillation.recovery_targets else {}),
+        **({Kind.HOLD: distillation.hold_weight} if distillation.hold_share else {}),
     }
+    return {name: {kind.value: weights[kind] for kind in kinds if kind in weights} for name, kinds in PHASES.items()}
 
 
 @dataclass(frozen=True)
@@ -64,33 +74,53 @@ class PhaseBuilder:
     """The training step, which enters the seed of the order of trees."""
     pad_token_id: int
 
-    def build(self, batch: KVBatchMeta, examples: Mapping[str, ExampleRecord]) -> list[Phase]:
-        """Return the phases that have examples. `examples` maps keys of rows in `batch` to their records."""
+    def build(
+        self, batch: KVBatchMeta, examples: Mapping[str, ExampleRecord], mini_batches: int | None = None
+    ) -> list[Phase]:
+        """Return the phases that have examples.
+
+        Args:
+            examples: The records of rows in `batch`, by their keys.
+            mini_batches: Number of optimiser steps in one epoch of a phase; None: as many as its examples need.
+        """
         phases = []
-        for name, weights in phase_weights(self.config.leafe.distillation.beta).items():
+        for name, weights in phase_weights(self.config.leafe.distillation).items():
             if mine := {key: example for key, example in examples.items() if example.kind.value in weights}:
-                phases.append(self._phase(name, weights, select_rows(batch, mine), mine))
+                number = mini_batches or self.mini_batches(sum(not example.rejected for example in mine.values()))
+                phases.append(self._phase(name, weights, select_rows(batch, mine), mine, number))
         return phases
 
+    def mini_batches(self, examples: int) -> int:
+        """Return the number of mini-batches of ppo_mini_batch_size * rollout.n examples; a pair counts as one."""
+        size: int = self.config.actor_rollout_ref.actor.ppo_mini_batch_size * self.config.actor_rollout_ref.rollout.n
+        return math.ceil(examples / size)
+
     def _phase(
-        self, name: str, weights: dict[str, float], batch: KVBatchMeta, examples: Mapping[str, ExampleRecord]
+        self,
+        name: str,
+        weights: dict[str, float],
+        batch: KVBatchMeta,
+        examples: Mapping[str, ExampleRecord],
+        mini_batches: int,
     ) -> Phase:
         actor = self.config.actor_rollout_ref.actor
-        # A mini-batch holds at most ppo_mini_batch_size * rollout.n examples.
-        mini_batches = math.ceil(len(batch) / (actor.ppo_mini_batch_size * self.config.actor_rollout_ref.rollout.n))
         draw = random.Random(f"{actor.data_loader_seed}:{self.step}:{name}") if actor.shuffle else None
         layout = lay_out(self._rows(batch, examples), mini_batches=mini_batches, ranks=self.ranks, draw=draw)
         padded, rows_per_rank = self._padded(batch, layout, mini_batches, examples)
         _put_terms(padded, [*weights], examples)
+        pairs = _put_pairs(padded, examples)
+        tokens = sum(example.trained_tokens for example in examples.values())
         epochs = self.config.leafe.distillation.world_model_epochs if name == "world_model" else actor.ppo_epochs
-        return Phase(name, padded, weights, mini_batches, rows_per_rank, epochs, layout.imbalance)
+        return Phase(name, padded, weights, mini_batches, rows_per_rank, epochs, layout.imbalance, tokens, pairs)
 
     def _rows(self, batch: KVBatchMeta, examples: Mapping[str, ExampleRecord]) -> list[ExampleRow]:
         """Return the examples tree by tree, so that training does not depend on the order in which trees finish."""
         share = self.config.leafe.distillation.share_prefixes
         lengths = {key: tag["seq_len"] for key, tag in zip(batch.keys, batch.tags, strict=True)}
         return [
-            ExampleRow(key, example.origin[:2], lengths[key], example.shared_tokens if share else 0)
+            ExampleRow(
+                key, example.origin[:2], lengths[key], example.shared_tokens if share else 0, joined=example.rejected
+            )
             for key, example in sorted(examples.items(), key=lambda item: item[1].origin)
         ]
 
@@ -114,13 +144,34 @@ def _put_terms(batch: KVBatchMeta, terms: list[str], examples: Mapping[str, Exam
     tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
 
 
+def _put_pairs(batch: KVBatchMeta, examples: Mapping[str, ExampleRecord]) -> int:
+    """Write the pair and the side of each row to TransferQueue if there are pairs, and return their number."""
+    preferred = [key for key, example in examples.items() if example.kind is Kind.PREFERENCE]
+    if not preferred:
+        return 0
+    # The rejected example is at the place after the chosen one.
+    ordered = sorted(preferred, key=lambda key: examples[key].origin)
+    pair_of = {key: number // 2 for number, key in enumerate(ordered)}
+    sides = [(-1 if examples[key].rejected else 1) if key in pair_of else 0 for key in batch.keys]
+    fields = TensorDict(
+        {PAIR: torch.tensor([pair_of.get(key, 0) for key in batch.keys]), SIDE: torch.tensor(sides)},
+        batch_size=len(batch),
+    )
+    tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
+    return len(ordered) // 2
+
+
 def prepare_update(phase: Phase, config: DictConfig) -> None:
     """Add to the phase's batch the settings that verl's workers and ours need to train on it."""
     actor = config.actor_rollout_ref.actor
     mini_batch_size = len(phase.batch) // phase.num_mini_batches
     seed = actor.data_loader_seed if actor.shuffle else None
-    share_prefixes = config.leafe.distillation.share_prefixes
-    info = DistillationInfo(phase.weights, phase.updates, share_prefixes, config.get("run_dir"))
+    distillation = config.leafe.distillation
+    # DPO needs the log-probability of each row by itself.
+    shares = distillation.share_prefixes and not phase.pairs
+    info = DistillationInfo(
+        phase.weights, phase.updates, shares, phase.pairs, distillation.dpo_beta, config.get("run_dir")
+    )
     phase.batch.extra_info.update(
         {
             "global_batch_size": mini_batch_size,

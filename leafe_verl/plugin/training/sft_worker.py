@@ -20,14 +20,19 @@ from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 from verl.workers.utils.padding import no_padding_2_padding
 
 from leafe_verl.activity import ActivityFile
+from leafe_verl.core import Kind
 from leafe_verl.plugin.cpu.platform import prepare_engine
+from leafe_verl.plugin.training.preference import pair_losses, pair_margins, pair_metrics, sequence_log_probs
 from leafe_verl.plugin.training.prefix_attention import OFF
 from leafe_verl.plugin.training.prefix_batch import in_shared_prefix_order, trained_examples, tree_batch
 from leafe_verl.plugin.training.prefix_engine import BACKENDS, DEVICES, MODEL_TYPE, PrefixTreeEngine
 from leafe_verl.plugin.training.prefix_tree import cut_at, cut_into
 from leafe_verl.plugin.wire import (
+    MARGIN,
     MERGED,
     PARENTS,
+    REFERENCE,
+    SIDE,
     TARGETS,
     TERM,
     DistillationInfo,
@@ -43,7 +48,7 @@ def distillation_loss(
 ) -> tuple[torch.Tensor, dict[str, Metric]]:
     """Compute L_cf + beta * L_reh, or the loss terms of another phase, weighted and summed.
 
-    Each term is a mean over its own tokens in the mini-batch of all ranks.
+    Each term is a mean over its own tokens in the mini-batch of all ranks, that of DPO over its pairs.
 
     Args:
         model_output: `log_probs`, nested (rows, tokens), of examples or of prefix trees.
@@ -62,18 +67,21 @@ def distillation_loss(
     }
     loss = torch.stack([weight * terms[name] for name, weight in weights.items()]).sum()
     metrics = {f"loss_{name}": Metric(AggregationType.SUM, term.detach()) for name, term in terms.items()}
+    if MARGIN in data:
+        metrics |= pair_metrics(data, tokens[[*weights].index(Kind.PREFERENCE.value)])
     counts = {name: Metric(AggregationType.SUM, n * data["dp_size"]) for name, n in _token_counts(data).items()}
     return loss, metrics | counts
 
 
 def _example_sums(model_output: dict[str, torch.Tensor], data: TensorDict, terms: int) -> torch.Tensor:
-    """Return the sum of -log p over the trained tokens of each term, shape (terms,)."""
+    """Return the sum of -log p over the trained tokens of each term, for DPO of its pairs' losses, shape (terms,)."""
     # The engine autocasts to bfloat16, whose steps near a loss of 10 are 0.06, so the sums are taken in float32.
     log_probs = no_padding_2_padding(model_output["log_probs"], data).float()
     mask = torch.nested.to_padded_tensor(data["response_mask"], 0.0).float()
     nll: torch.Tensor = -(log_probs * mask).sum(dim=1)
+    losses = pair_losses(nll, data) if MARGIN in data else nll
     term_of_row = data[TERM].reshape(-1).long().to(nll.device)
-    return nll.new_zeros(terms).index_add(0, term_of_row, nll)
+    return losses.new_zeros(terms).index_add(0, term_of_row, losses)
 
 
 def _tree_sums(model_output: dict[str, torch.Tensor], data: TensorDict) -> torch.Tensor:
@@ -99,9 +107,10 @@ def _token_counts(data: TensorDict) -> dict[str, int]:
 
 
 class SFTTrainingWorker(TrainingWorker):  # type: ignore[misc]  # verl is Any to mypy
-    """verl's training worker, with two additions before each optimiser step.
+    """verl's training worker, with three additions before each optimiser step.
 
-    It counts the tokens of each loss term over all ranks, and it merges examples that begin alike.
+    It counts the tokens of each loss term over all ranks, it merges examples that begin alike, and for DPO it compares
+    each pair's log-probabilities with those before the first step.
     """
 
     _bar: tqdm | None = None
@@ -113,11 +122,21 @@ class SFTTrainingWorker(TrainingWorker):  # type: ignore[misc]  # verl is Any to
             config = dataclasses.replace(config, model_type=MODEL_TYPE)
         super().__init__(config)
 
+    def train_mini_batch(self, data: TensorDict) -> TensorDict:
+        """Train on all mini-batches of a phase. See `TrainingWorker.train_mini_batch`."""
+        if DistillationInfo.from_batch(data).pairs:
+            data[REFERENCE] = sequence_log_probs(self, data, loaded=False)
+        return super().train_mini_batch(data)
+
     def train_batch(self, data: TensorDict) -> TensorDict:
         """Take one optimiser step on a mini-batch. See `TrainingWorker.train_batch`."""
         tokens = torch.stack([row.sum() for row in data["response_mask"].unbind()]).float()
         terms = data[TERM].reshape(-1).long().to(tokens.device)
         info = DistillationInfo.from_batch(data)
+        if info.pairs:
+            data[MARGIN] = pair_margins(self, data)
+            # The term is a mean over pairs: each of a pair's two rows counts for one half.
+            tokens = torch.where(data[SIDE].reshape(-1).to(tokens.device) == 0, tokens, 0.5)
         sums = torch.zeros(len(info.weights), device=tokens.device)
         sums = sums.index_add(0, terms, tokens).to(self.device_name)
         torch.distributed.all_reduce(sums, group=self.engine.get_data_parallel_group())

@@ -33,6 +33,11 @@ function stepOf(tree, attempt, t) {
   return owner.steps[t - owner.from];
 }
 
+/** The first step that an attempt executed itself, if it executed any. */
+function ownFirstOf(tree, attempt) {
+  return Math.min(Math.max(attempt.from, tree.given + 1), lastStepOf(attempt));
+}
+
 function lastStepOf(attempt) {
   return attempt.from + attempt.steps.length - 1;
 }
@@ -153,11 +158,12 @@ function nodeOf(tree, treeNumber, a, t) {
     step.error
       ? s("rect", { class: name, x: x - size, y: y - size, width: 2 * size, height: 2 * size, rx: 4 })
       : s("circle", { class: name, cx: x, cy: y, r: size });
-  const said = [`Attempt ${a}, step ${t}`, `return ${short(step.return)}`, step.error && "error", isTrained && "trained on"];
+  const isGiven = t <= tree.given;
+  const said = [`Attempt ${a}, step ${t}`, isGiven && "given", `return ${short(step.return)}`, step.error && "error", isTrained && "trained on"];
   return s(
     "a",
     {
-      class: `node level-${levelOf(tree, step.return)}`,
+      class: `node level-${levelOf(tree, step.return)}${isGiven ? " given" : ""}`,
       href: addressOf(treeNumber, a, t),
       tabindex: "-1",
       "data-attempt": a,
@@ -186,7 +192,8 @@ function levelOf(tree, value) {
 function noteOf(tree, treeNumber, a) {
   const attempt = tree.attempts[a];
   const reflection = attempt.reflection === null ? null : tree.reflections[attempt.reflection];
-  const from = attempt.parent === null ? "from the start" : `back to step ${attempt.from} of attempt ${attempt.parent}`;
+  const start = tree.given ? `goes on after ${plural(tree.given, "given step")}` : "from the start";
+  const from = attempt.parent === null ? start : `back to step ${attempt.from} of attempt ${attempt.parent}`;
   const result = [`best return ${short(attempt.best)}`, attempt.improved && "▲ improved", reflection && !reflection.parsed && "fallback"];
   const name = `Attempt ${a}`;
   return h(
@@ -195,7 +202,7 @@ function noteOf(tree, treeNumber, a) {
     h(
       "p",
       { class: "origin" },
-      attempt.steps.length ? h("a", { href: addressOf(treeNumber, a, attempt.from) }, name) : name,
+      attempt.steps.length ? h("a", { href: addressOf(treeNumber, a, ownFirstOf(tree, attempt)) }, name) : name,
       ` ${from}: ${result.filter(Boolean).join(", ")}`,
     ),
     reflection ? h("p", { class: "experience" }, h("span", { class: "unseen" }, "Experience: "), cut(reflection.experience, 400)) : null,
@@ -212,6 +219,7 @@ function legendOf(tree) {
     { class: "legend" },
     h("li", {}, [0, 1, 2, 3, 4].map((level) => sample(swatch(level))), `return so far, from ${short(low)} to ${short(high)}`),
     h("li", {}, sample(s("rect", { class: "outline", x: 3, y: 3, width: 18, height: 18, rx: 3 })), "feedback reports an error"),
+    tree.given ? h("li", {}, sample(s("circle", { class: "outline dashed", cx: 12, cy: 12, r: 8 })), "given: executed by an earlier attempt") : null,
     h("li", {}, sample(s("path", { class: "rollback", d: "M12 4l8 8l-8 8l-8 -8Z" })), "rollback point"),
     h("li", {}, sample(s("circle", { class: "trained", cx: 12, cy: 12, r: 9 }), s("circle", { class: "outline", cx: 12, cy: 12, r: 5 })), "a second outline: trained on"),
   );

@@ -4,6 +4,10 @@
 const KINDS = {
   counterfactual: "L_cf, the revised action",
   rehearsal: "L_reh, a successful attempt",
+  preference: "DPO, the preferred action",
+  rejected: "DPO, the rejected action",
+  recovery: "recovery, after a failed turn",
+  hold: "hold, what the policy did at first",
   world_model: "world model, the feedback",
 };
 
@@ -29,6 +33,7 @@ function stepView(tree, pieces, treeNumber, a, t) {
     { class: "step", "aria-labelledby": "step-heading" },
     h("h3", { id: "step-heading", tabindex: "-1" }, `Attempt ${a}, step ${t}`),
     stepLinks(tree, treeNumber, a, t),
+    t <= tree.given ? h("p", { class: "aside" }, "A given step: an earlier attempt executed it, and it was replayed here.") : null,
     isFirst ? causeOf(tree, attempt, step) : null,
     h(
       "div",

@@ -17,19 +17,23 @@ from omegaconf import OmegaConf
 from verl import DataProto
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
-from fakes import TASK, ScriptedPolicy, World, experience_in, grow, observation_in, reflection
+from fakes import TASK, ScriptedPolicy, Stopped, World, experience_in, grow, observation_in, reflection, text_of
 from leafe_verl.core import Explorer, Kind, Settings
+from leafe_verl.core.recovery_figures import PlainAttempt
+from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.plugin.rollout.dataset import TASK_FIELD
 from leafe_verl.plugin.rollout.episode_loops import EpisodeLoop
-from leafe_verl.plugin.rollout.explore_loops import ExploreLoop
+from leafe_verl.plugin.rollout.explore_loops import ExploreLoop, ReplayLoop, find_mask_token
 from leafe_verl.plugin.rollout.worker_state import WorkerState
 from leafe_verl.plugin.settings import RunSettings
-from leafe_verl.plugin.wire import TREES_UNKEPT, ExampleRecord, TreeRecord, read_record
+from leafe_verl.plugin.training.phases import phase_weights
+from leafe_verl.plugin.wire import TREES_UNKEPT, ExampleRecord, TreeRecord, attempts_from_infos, read_record
+from quiz import Quiz, played
 
 
-def play(**settings):
+def play(answer="R", **settings):
     """One attempt of three steps to the right."""
-    policy = ScriptedPolicy(lambda messages: "R")
+    policy = ScriptedPolicy(lambda messages: answer)
     policy.weight_versions, policy.seconds = {3}, 0.5
     loop = object.__new__(EpisodeLoop)
     loop.rollout_config = SimpleNamespace(calculate_log_probs=True)
@@ -42,7 +46,19 @@ def play(**settings):
 def test_an_attempt_is_one_output():
     (output,), policy = play()
     assert (output.reward_score, output.response_mask.count(1)) == (3.0, 6)
-    assert output.extra_fields["reward_extra_info"] == {"acc": 1.0, "steps": 3.0}
+    info = output.extra_fields["reward_extra_info"]
+    assert (info["acc"], info["steps"]) == (1.0, 3.0)
+    record, attempt = read_record(output.extra_fields), PlainAttempt(True, 3, (), 0)
+    assert (record.task_key, record.plain_attempts) == (TASK.key, (attempt,))
+    assert attempts_from_infos({name: [value] for name, value in info.items()}, 1) == [attempt]
+
+
+def test_an_end_of_turn_that_nobody_sampled_is_not_trained_on_by_grpo():
+    (stopped,), _ = play(Stopped("R"))
+    (whole,), _ = play()
+    assert stopped.response_ids == whole.response_ids
+    trained = [token for token, mask in zip(stopped.response_ids, stopped.response_mask, strict=True) if mask]
+    assert trained == [ord("R")] * 3
 
 
 def test_a_window_gives_an_output_for_each_prompt_that_begins_anew():
@@ -124,3 +140,77 @@ def test_examples_of_a_phase_are_adjacent_where_they_begin_alike(method, phases)
             tokens, shared = row.prompt_ids + row.response_ids, record.shared_tokens
             assert tokens[:shared] == before[:shared] and tokens[shared : shared + 1] != before[shared : shared + 1]
             before = tokens
+
+
+def stored(*walks):
+    """A tree as a store gives it, without snapshots."""
+    tree = played(*walks)
+    for index, attempt in enumerate(tree.attempts):
+        steps = tuple(dataclasses.replace(step, snapshot=None) for step in attempt.steps)
+        tree.attempts[index] = dataclasses.replace(attempt, steps=steps)
+    return tree
+
+
+def replayed(trees, tokenizer=None, **distillation):
+    """The rows that stage 2 alone makes of stored trees."""
+    loop = object.__new__(ReplayLoop)
+    loop.rollout_config = SimpleNamespace(calculate_log_probs=False)
+    loop.tokenizer = tokenizer or SimpleNamespace(bos_token_id=None, eos_token_id=4, pad_token_id=9)
+    loop.config = OmegaConf.create({"trainer": {"logger": ["console"]}, "leafe": {"tracking": {"branches": 0}}})
+    loop.settings = RunSettings.from_mapping({"distillation": {"rehearsal_share": 0.0, **distillation}})
+    loop._store = lambda: SimpleNamespace(find_all=lambda key: trees)
+    loop.explorer = lambda *_: (Explorer(Quiz, ScriptedPolicy({}), loop.settings), None)
+    row = {"extra_info": {TASK_FIELD: json.dumps(dataclasses.asdict(trees[0].task))}}
+    rows = asyncio.run(loop.run({}, **row, global_steps=1, session_id=0))
+    return [(row, read_record(row.extra_fields)) for row in rows]
+
+
+def test_stage_two_confirms_the_recovery_targets_that_a_store_lacks():
+    (tree, summary), (row, example) = replayed([stored(["x", "y"], ["a"])], recovery_targets=4)
+    assert (summary.counts["confirmations"], summary.counts["replayed_steps"]) == (1, 1)
+    assert example.kind is Kind.RECOVERY and text_of(row.prompt_ids) == "<u>?<end><a>x<end><u>x!<end><a>"
+    assert text_of(row.response_ids) == "a<end>" and row.response_mask == [1, 1]
+
+
+def test_stage_two_takes_what_a_tree_holds_as_it_is():
+    tree = stored(["x", "y"], ["a"])
+    tree.recoveries = []
+    assert len(replayed([tree], recovery_targets=4)) == 1
+    assert len(replayed([stored(["x", "y"], ["a"])])) == 1, "targets are a setting"
+
+
+def test_failed_turns_are_masked_in_the_context_with_the_padding_token():
+    _, (row, _) = replayed([stored(["x", "y"], ["a"])], recovery_targets=4, context_mask=1.0)
+    assert text_of(row.prompt_ids) == "<u>?<end><a>\t<end><u>x!<end><a>"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "chosen"),
+    [
+        ({"mask_token_id": 7, "pad_token_id": 3}, 7),
+        ({"mask_token_id": None, "pad_token_id": 3, "unk_token_id": 0}, 3),
+        ({"pad_token_id": 2, "unk_token_id": 0}, 0),
+        ({"pad_token_id": 1, "unk_token_id": 0}, 0),
+    ],
+)
+def test_a_token_that_the_template_uses_masks_nothing(tokens, chosen):
+    assert find_mask_token(SimpleNamespace(bos_token_id=1, eos_token_id=2, **tokens)) == chosen
+
+
+def test_a_tokenizer_without_a_token_to_mask_with_is_refused():
+    with pytest.raises(ValueError, match="set leafe.distillation.context_mask=0"):
+        find_mask_token(SimpleNamespace(bos_token_id=1, eos_token_id=2, pad_token_id=2, unk_token_id=None))
+
+
+@pytest.mark.parametrize(
+    ("changes", "terms"),
+    [
+        ({}, {"counterfactual": 1.0, "rehearsal": 0.5}),
+        ({"recovery_targets": 2, "recovery_weight": 3.0}, {"counterfactual": 1.0, "rehearsal": 0.5, "recovery": 3.0}),
+        ({"hold_share": 0.1, "hold_weight": 0.2}, {"counterfactual": 1.0, "rehearsal": 0.5, "hold": 0.2}),
+    ],
+)
+def test_a_loss_term_is_of_what_the_settings_turn_on(changes, terms):
+    distillation = DistillationSettings(beta=0.5, **changes).model_dump()
+    found = phase_weights(OmegaConf.create(distillation))
+    assert found == {"world_model": {"world_model": 1.0}, "actor": terms}

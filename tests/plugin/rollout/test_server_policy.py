@@ -10,14 +10,15 @@ import pytest
 pytest.importorskip("verl", reason="verl is not installed")
 
 from transformers import AutoTokenizer
-from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
 from end_to_end.tiny_model import make_tiny_model
-from leafe_verl.core import ContextOverflow, PolicyFailure, PolicyTimeout
+from leafe_verl.core import ContextOverflow, History, PolicyFailure, PolicyTimeout
 from leafe_verl.core.policy import annotate
 from leafe_verl.core.reflection import reflection_schema
 from leafe_verl.core.settings import GenerationSettings, ReflectionSettings
-from leafe_verl.plugin.rollout.server_policy import ServerPolicy
+from leafe_verl.environments.fences import PAUSES, find_code_end
+from leafe_verl.plugin.rollout.chat_format import ask_tokenizer
+from leafe_verl.plugin.rollout.server_policy import MAX_PAUSES, ServerPolicy
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ class Server:
 def policy(tokenizer, server, **changes):
     given = {
         "client": server,
-        "builder": create_continuous_token_builder(tokenizer, model_family="qwen"),
+        "chat": ask_tokenizer(tokenizer, family="qwen"),
         "sampling_params": {"temperature": 0.8},
         "window": 512,
         "request_id": "tree",
@@ -206,3 +207,148 @@ def test_without_full_determinism_no_request_has_a_seed(tokenizer):
 
     asyncio.run(play())
     assert "seed" not in server.asked[0][2]
+
+
+CODE = "```python\nf = 1\n```"
+
+
+class PausingServer:
+    """Says `answer` as vLLM would: it stops at the stop texts, at the limit, or behind the end-of-turn token."""
+
+    def __init__(self, tokenizer, answer, *, complete=True, seconds=0.0):
+        end = [tokenizer.eos_token_id] if complete else []
+        self.tokenizer, self.answer = tokenizer, [*tokenizer.encode(answer), *end]
+        self.asked, self.opening, self.seconds = [], None, seconds
+
+    async def generate(self, request_id, *, prompt_ids, sampling_params):
+        await asyncio.sleep(self.seconds)
+        self.asked.append((request_id, prompt_ids, sampling_params))
+        self.opening = self.opening or prompt_ids
+        begin, given = len(prompt_ids) - len(self.opening), []
+        assert prompt_ids == self.opening + self.answer[:begin]
+        for token in self.answer[begin : begin + sampling_params["max_tokens"]]:
+            given.append(token)
+            if any(stop in self.tokenizer.decode(given) for stop in sampling_params.get("stop", ())):
+                break
+        log_probs = [-0.25] * len(given)
+        return SimpleNamespace(token_ids=given, log_probs=log_probs, stop_reason="completed", extra_fields={})
+
+
+def stopped(tokenizer, answer, *, prompt="go", pauses=PAUSES, complete=True, limit=200, seconds=0.0, **changes):
+    server = PausingServer(tokenizer, answer, complete=complete, seconds=seconds)
+    generation = GenerationSettings(max_tokens=limit, timeout=5)
+    served = policy(tokenizer, server, **{"generation": generation, "find_end": find_code_end, **changes})
+    served.pauses = pauses
+
+    async def play():
+        opening = await served.begin([{"role": "user", "content": prompt}])
+        if changes.get("window") == "exact":
+            served.window = len(opening.token_ids) + limit
+        turn = await served.act(opening, "attempt 0")
+        return opening, turn, await served.extend(opening, turn, "more")
+
+    return *asyncio.run(play()), server
+
+
+@pytest.mark.parametrize("pauses", [PAUSES, ()], ids=["paused", "cut afterwards"])
+@pytest.mark.parametrize(
+    "answer, kept",
+    [
+        (f"{CODE}\nIt is one.", CODE),
+        (f"Here:\n\n{CODE}\nIt is one.", f"Here:\n\n{CODE}"),
+        (f"```python\nf = (\n```\nSorry:\n{CODE}\n```python\nf\n```", f"```python\nf = (\n```\nSorry:\n{CODE}"),
+        (f"<think>\n{CODE}\nno</think>\n{CODE}\nDone", f"<think>\n{CODE}\nno</think>\n{CODE}"),
+    ],
+)
+def test_an_action_is_over_behind_the_closing_fence(tokenizer, pauses, answer, kept):
+    end = tokenizer.eos_token_id
+    opening, turn, history, server = stopped(tokenizer, answer, pauses=pauses)
+    assert turn.text.strip() == kept.rpartition("</think>")[2].strip(), "a thought is no part of the answer"
+    assert turn.token_ids == (*tokenizer.encode(kept), end)
+    assert (turn.complete, turn.num_added) == (True, 1)
+    assert turn.log_probs == (-0.25,) * turn.num_sampled + (0.0,)
+    rendered = tokenizer.decode(history.token_ids[len(opening.token_ids) :])
+    assert rendered == f"{kept}<|im_end|>\n<|im_start|>user\nmore<|im_end|>\n<|im_start|>assistant\n"
+    longest = max(len(prompt_ids) + params["max_tokens"] for _, prompt_ids, params in server.asked)
+    assert longest == len(opening.token_ids) + 200, "the limit is that of the whole turn"
+    sampled = sum(params["max_tokens"] for *_, params in server.asked)
+    assert bool(pauses) == (len(server.asked) > 1 or "stop" in server.asked[0][2]) and sampled
+
+
+def test_nothing_is_sampled_behind_the_fence(tokenizer):
+    *_, server = stopped(tokenizer, f"{CODE}\nIt is one.")
+    (_, prompt_ids, params) = server.asked[-1]
+    assert len(server.asked) == 1 and params["include_stop_str_in_output"] is True
+
+
+@pytest.mark.parametrize("pauses", [PAUSES, ()], ids=["paused", "cut afterwards"])
+@pytest.mark.parametrize(
+    "answer, complete, limit",
+    [
+        (CODE, True, 200),  # ended by itself, with a sampled end of turn...
+        ("I do not know.", True, 200),
+        ("```python\nf = (\n```\nno", True, 200),
+        ("```text\nf = 1\n```\n", True, 200),
+        (CODE, False, len(CODE) - 1),  # cut before the fence is closed
+        ("```python\nf = (\n```\n", False, len("```python\nf = (\n```")),  # cut just where it pauses
+    ],
+)
+def test_other_actions_are_left_as_they_were_sampled(tokenizer, pauses, answer, complete, limit):
+    end = (tokenizer.eos_token_id,) if complete else ()
+    _, turn, _, server = stopped(tokenizer, answer, pauses=pauses, complete=complete, limit=limit)
+    if answer == CODE and pauses and complete:  # ... that was not waited for
+        assert turn.num_added == 1
+    else:
+        assert turn.num_added == 0
+    assert turn.token_ids == (*tokenizer.encode(answer), *end)[:limit]
+    assert turn.complete == complete
+
+
+def test_an_action_that_the_limit_cut_behind_the_fence_is_complete_up_to_it(tokenizer):
+    _, turn, _, _ = stopped(tokenizer, f"{CODE}\nIt is one", pauses=(), complete=False, limit=len(CODE) + 3)
+    assert (turn.text, turn.complete, turn.num_added) == (CODE, True, 1)
+
+
+def test_a_thought_that_the_prompt_opens_holds_no_end(tokenizer):
+    served = policy(tokenizer, PausingServer(tokenizer, f"{CODE}\n</think>\n{CODE}\nDone"), window=1024)
+    served.find_end, served.pauses, served.generation = find_code_end, PAUSES, GenerationSettings(max_tokens=200)
+    opening = History(tuple(tokenizer.encode("<|im_start|>assistant\n<think>\n")), ({"role": "user", "content": "go"},))
+    turn = asyncio.run(served.act(opening, "attempt 0"))
+    assert turn.token_ids == (*tokenizer.encode(f"{CODE}\n</think>\n{CODE}"), tokenizer.eos_token_id)
+    assert turn.text == CODE
+
+
+def test_many_fences_make_few_requests(tokenizer):
+    _, turn, _, server = stopped(tokenizer, "```\n" * 40)
+    assert len(server.asked) == MAX_PAUSES + 1
+    assert "stop" not in server.asked[-1][2]
+    assert turn.token_ids == (*tokenizer.encode("```\n" * 40), tokenizer.eos_token_id)
+
+
+def test_an_end_of_turn_is_added_only_if_the_window_has_room_for_it(tokenizer):
+    _, turn, _, _ = stopped(tokenizer, CODE, complete=False, limit=len(CODE), window="exact")
+    assert (turn.num_added, turn.complete) == (0, False)
+
+
+def test_the_time_limit_is_that_of_the_whole_turn(tokenizer):
+    generation = GenerationSettings(max_tokens=200, timeout=0.3)
+    with pytest.raises(PolicyTimeout, match="0.3 s"):
+        stopped(tokenizer, f"x\n{'```' + chr(10)}" * 8, seconds=0.1, generation=generation)
+
+
+def test_a_reflection_is_not_stopped(tokenizer):
+    server = PausingServer(tokenizer, f"{CODE} x")
+    served = policy(tokenizer, server, reflection=ReflectionSettings(max_tokens=100))
+    served.find_end, served.pauses = find_code_end, PAUSES
+
+    async def play():
+        opening = await served.begin([{"role": "user", "content": "go"}])
+        return await served.reflect(opening, reflection_schema(1, 40), "reflection 0/0")
+
+    assert asyncio.run(play()).text == f"{CODE} x"
+    assert "stop" not in server.asked[0][2]
+
+
+def test_every_piece_has_its_own_seed_under_full_determinism(tokenizer):
+    *_, server = stopped(tokenizer, f"Here:\n{CODE}\nx", seed="0 step 1")
+    assert len({params["seed"] for *_, params in server.asked}) == len({name for name, *_ in server.asked}) == 2

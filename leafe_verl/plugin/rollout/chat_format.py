@@ -1,0 +1,243 @@
+"""How a model is talked to: which builder appends turns, what ends one, and whether there is a system prompt.
+
+All of it is found out by asking the model's own tokenizer and chat template, once in a process. verl's builder of the
+model's family is taken where it appends what the template itself would render; else turns are appended as the template
+renders them. A model with which neither gives token-exact turns is refused.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from verl.utils.tokenizer.continuous_token import ContinuousTokenBuilder
+from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
+
+from leafe_verl.core.policy import Message
+from leafe_verl.core.thoughts import TAGS, without_thoughts
+from leafe_verl.plugin.rollout.control_tokens import TextKeepingTokenizer
+
+TEMPLATE = "template"
+"""Name of our own builder, beside the names of verl's families."""
+_TASK, _ANSWER, _FEEDBACK, _SYSTEM = "What is 1 + 1?", "It is 2.", "Right. And 2 + 2?", "Answer briefly."
+_NOTE = "A hint: count on your fingers."
+
+
+class ChatRefused(ValueError):
+    """The model cannot be talked to in turns. The message says why and which setting to change."""
+
+
+class TemplateBuilder(ContinuousTokenBuilder):  # type: ignore[misc]  # verl is Any to mypy
+    """Appends a user's turn as the chat template renders it after an assistant's.
+
+    verl's default builder renders it after a user's turn, which templates with alternating roles refuse, and drops what
+    the template writes after an end of turn.
+    """
+
+    def __init__(self, tokenizer: Any, **options: Any) -> None:
+        super().__init__(tokenizer, **options)
+        self.end_of_turn = find_end_of_turn(self)
+
+    def _render_tokens(self, messages: Sequence[Message], **options: Any) -> list[int]:
+        """Render without verl's second attempt, which puts an empty user's turn before messages that a template
+        refuses (`apply_chat_template` in utils/tokenizer/chat_template.py) and hides why."""
+        return _render(self.tokenizer, messages, **options, **self.chat_template_kwargs)
+
+    def _tokenize_single_non_tool(self, message: Message, **options: Any) -> list[int]:
+        opening = [_user(_TASK)]
+        ended = self._ends(self._render_tokens(opening, add_generation_prompt=True))
+        whole = self._render_tokens([*opening, _assistant(_ANSWER), message], add_generation_prompt=True)
+        places = [place for place, token_id in enumerate(whole) if token_id == self.end_of_turn]
+        return whole[places[ended] + 1 :]
+
+    def _ends(self, token_ids: Sequence[int]) -> int:
+        return sum(token_id == self.end_of_turn for token_id in token_ids)
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """The answers of a tokenizer and its chat template."""
+
+    builder: ContinuousTokenBuilder
+    family: str
+    """verl's name of the builder's family, or `template` for our own builder."""
+    end_of_turn: int
+    """Id of the token with which the template ends a turn of the assistant."""
+    takes_system: bool
+    """Whether the template renders a system prompt. If not, it becomes the beginning of the first user's turn."""
+    opens_thought: bool
+    """Whether a prompt ends with an opened `<think>`, so that a turn begins within a thought."""
+    same_as_template: bool
+    """Whether the template renders a conversation to the very tokens of a history. If not, it renders earlier turns
+    otherwise than they were sampled; a history keeps what was sampled."""
+
+    def opening(self, messages: Sequence[Message]) -> list[Message]:
+        """Return the opening messages as the template takes them."""
+        if self.takes_system or len(messages) < 2 or messages[0]["role"] != "system":
+            return list(messages)
+        system, first, *rest = messages
+        return [{**first, "content": f"{system['content']}\n\n{first['content']}"}, *rest]
+
+    def answer(self, token_ids: Sequence[int]) -> str:
+        """Return the text of a turn without its special tokens and without its thoughts."""
+        tokenizer = self.builder.tokenizer
+        tags = {tokenizer.control[tag]: tag for pair in TAGS.items() for tag in pair if tag in tokenizer.control}
+        text, begin = "", 0
+        for place, token_id in enumerate(token_ids):
+            if token_id in tags:  # decoding may leave it out as a special token
+                text += tokenizer.decode(list(token_ids[begin:place]), skip_special_tokens=True) + tags[token_id]
+                begin = place + 1
+        text += tokenizer.decode(list(token_ids[begin:]), skip_special_tokens=True)
+        return without_thoughts(text, opened=self.opens_thought)
+
+    def describe(self) -> str:
+        """Return what was found, in one paragraph."""
+        tokenizer = self.builder.tokenizer
+        end, eos = (tokenizer.convert_ids_to_tokens(each) for each in (self.end_of_turn, tokenizer.eos_token_id))
+        kept = "the same tokens as the template's" if self.same_as_template else "sampled tokens are kept"
+        whose = "our" if self.family == TEMPLATE else "verl's"
+        return (
+            f"turns are appended by {whose} builder {self.family!r} "
+            f"({kept}); a turn ends with {end}"
+            + ("" if end == eos else f", not with the tokenizer's eos {eos}")
+            + ("" if self.takes_system else "; no system prompt: it opens the first user's turn")
+            + ("; prompts open a thought" if self.opens_thought else "")
+        )
+
+
+def ask_tokenizer(
+    tokenizer: Any,
+    *,
+    family: str | None = None,
+    model_type: str | None = None,
+    template_options: Mapping[str, Any] | None = None,
+) -> ChatFormat:
+    """Return how to talk to a model. Raises ChatRefused if no way gives token-exact turns.
+
+    Args:
+        family: `leafe.generation.chat_family`; None: the first builder that fits.
+        model_type: `model_type` of the model's config.json.
+        template_options: `data.apply_chat_template_kwargs`.
+    """
+    options = json.dumps(dict(template_options or {}), sort_keys=True)
+    return _ask(tokenizer, str(tokenizer.chat_template), family, model_type, options)
+
+
+@functools.lru_cache(maxsize=8)
+def _ask(tokenizer: Any, template: str, family: str | None, model_type: str | None, options: str) -> ChatFormat:
+    if not tokenizer.chat_template:
+        raise ChatRefused(
+            "the tokenizer has no chat template, as that of a base model; take an instruction-tuned model, or give a "
+            "template in actor_rollout_ref.model.custom_chat_template"
+        )
+    given = {"chat_template_kwargs": json.loads(options)}
+    reader = TextKeepingTokenizer(tokenizer)
+    reference = _built("our builder", lambda: TemplateBuilder(reader, **given))
+    problems = []
+    for name in [family] if family else _families(reader, model_type, template):
+        try:
+            if name == TEMPLATE:
+                builder: ContinuousTokenBuilder = reference
+            else:
+                builder = create_continuous_token_builder(reader, model_family=name, hf_model_type=model_type, **given)
+            return _format(builder, name, reference)
+        except Exception as error:  # templates raise whatever they like
+            problems.append(f"{name}: {error}")
+    raise ChatRefused(
+        f"turns cannot be appended token for token ({'; '.join(problems)}); name another family in "
+        "leafe.generation.chat_family, or another template in actor_rollout_ref.model.custom_chat_template"
+    )
+
+
+def _built(name: str, build: Any) -> TemplateBuilder:
+    try:
+        builder: TemplateBuilder = build()
+    except ChatRefused:
+        raise
+    except Exception as error:
+        raise ChatRefused(
+            f"the chat template cannot render a user's turn, an answer and another turn: {type(error).__name__}: "
+            f"{error}; give another one in actor_rollout_ref.model.custom_chat_template"
+        ) from error
+    return builder
+
+
+def _families(tokenizer: Any, model_type: str | None, template: str) -> Iterator[str]:
+    """Yield the builders to try: verl's for the model's type, its ChatML builder for ChatML, then our own."""
+    if "<|im_start|>" in template and "qwen" not in str(model_type):
+        yield "qwen"
+    else:
+        yield "auto"
+    yield TEMPLATE
+
+
+def _format(builder: ContinuousTokenBuilder, family: str, reference: TemplateBuilder) -> ChatFormat:
+    """Play two turns, a cut one and one with a note. Raises ValueError if tokens differ from the template's."""
+    end = reference.end_of_turn
+    takes_system = _takes_system(reference)
+    opening = [_system(_SYSTEM), _user(_TASK)] if takes_system else [_user(f"{_SYSTEM}\n\n{_TASK}")]
+    prompt = builder.build_initial_tokens(opening)
+    answer = builder.tokenizer.encode(_ANSWER, add_special_tokens=False)
+    history = [*prompt, *answer, end]
+    spoken = [*opening, _assistant(_ANSWER)]
+    for feedback in (_FEEDBACK, f"{_FEEDBACK}\n\n{_NOTE}"):
+        answered = [*spoken, _user(feedback)]
+        merged = builder.merge_context_tokens(spoken, answered, list(history)).token_ids
+        wanted = [*history, *reference.tokenize_context_incremental_messages(spoken, answered)]
+        if list(merged) != wanted:
+            theirs, ours = (builder.tokenizer.decode(list(each[len(history) :])) for each in (merged, wanted))
+            raise ValueError(f"it appends {theirs!r}, the template {ours!r}")
+    rendered = reference._render_tokens(answered, add_generation_prompt=True)
+    return ChatFormat(
+        builder, family, end, takes_system, _opens_thought(builder, prompt), list(merged) == list(rendered)
+    )
+
+
+def _render(tokenizer: Any, messages: Sequence[Message], **options: Any) -> list[int]:
+    return list(tokenizer.apply_chat_template(list(messages), tokenize=True, return_dict=False, **options))
+
+
+def _takes_system(reference: TemplateBuilder) -> bool:
+    """Some templates refuse a system prompt (Gemma 2), others leave it out silently."""
+    try:
+        prompt = reference.build_initial_tokens([_system(_SYSTEM), _user(_TASK)])
+    except Exception:
+        return False
+    return _SYSTEM in reference.tokenizer.decode(prompt)
+
+
+def _opens_thought(builder: ContinuousTokenBuilder, prompt: Sequence[int]) -> bool:
+    return str(builder.tokenizer.decode(list(prompt))).rstrip().endswith(tuple(TAGS))
+
+
+def find_end_of_turn(builder: ContinuousTokenBuilder) -> int:
+    """Return the first control token after an assistant's text. Raises ChatRefused if there is none."""
+    tokenizer = builder.tokenizer
+    whole = builder._render_tokens([_user(_TASK), _assistant(_ANSWER), _user(_FEEDBACK)], add_generation_prompt=True)
+    text = tokenizer.decode(whole)
+    if _ANSWER not in text:
+        raise ChatRefused(f"the chat template leaves out the assistant's turns: {text!r}")
+    control = set(tokenizer.control.values())
+    place = next(n for n in range(1, len(whole) + 1) if _ANSWER in tokenizer.decode(whole[:n]))
+    end = next((token_id for token_id in whole[place:] if token_id in control), None)
+    if end is None or _FEEDBACK in tokenizer.decode(whole[place : whole.index(end, place)]):
+        raise ChatRefused(
+            f"the chat template ends the assistant's turn without a control token ({text!r}), so that no sampled turn "
+            "could end; give another one in actor_rollout_ref.model.custom_chat_template"
+        )
+    return int(end)
+
+
+def _system(text: str) -> Message:
+    return {"role": "system", "content": text}
+
+
+def _user(text: str) -> Message:
+    return {"role": "user", "content": text}
+
+
+def _assistant(text: str) -> Message:
+    return {"role": "assistant", "content": text}

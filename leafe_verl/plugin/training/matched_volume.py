@@ -1,0 +1,89 @@
+"""Lays out the control of rehearsal: successful attempts with the tokens and optimiser steps of what they replace."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Iterator, Mapping
+
+import transfer_queue as tq
+from transfer_queue import KVBatchMeta
+from verl.utils.tensordict_utils import list_of_dict_to_tensordict
+
+from leafe_verl.core.controls import matched_uses
+from leafe_verl.plugin.training.records import join_batches, select_rows
+from leafe_verl.plugin.wire import ExampleRecord
+
+Records = Mapping[str, ExampleRecord]
+"""Records of examples by the keys of their rows in TransferQueue."""
+
+
+def match_volume(
+    batch: KVBatchMeta, examples: Records, *, tokens: int, updates: int, seed: str
+) -> tuple[KVBatchMeta, dict[str, ExampleRecord]]:
+    """Return a batch in which every example stands as often as the control trains on it, and the records of its rows.
+
+    Args:
+        batch: A batch that holds the examples' rows; it may hold others.
+        examples: All examples of rehearsal that the step's trees give.
+        tokens: Number of tokens that one epoch of LEAFE would train on.
+        updates: Number of optimiser steps that it would take.
+        seed: Seed of the draw of those that are used once more than the others.
+    """
+    keys = sorted(examples, key=lambda key: examples[key].origin)
+    uses = matched_uses([examples[key].trained_tokens for key in keys], tokens, updates, random.Random(seed))
+    used = dict(_repeated(examples, dict(zip(keys, uses, strict=True)), _lengths(batch)))
+    present = select_rows(batch, [key for key in used if key in examples])
+    rounds = [_copied(batch, keys_of_round(used, number), number) for number in range(2, max(uses, default=0) + 1)]
+    return join_batches([present, *rounds]), used
+
+
+def copy_key(key: str, number: int) -> str:
+    """Return the key of the `number`-th row of an example; the first one is the example's own row."""
+    return key if number == 1 else f"copy{number}-{key}"
+
+
+def keys_of_round(used: Records, number: int) -> list[str]:
+    """Return the keys of the examples that have a `number`-th row."""
+    prefix = copy_key("", number)
+    return [key.removeprefix(prefix) for key in used if key.startswith(prefix)]
+
+
+def _lengths(batch: KVBatchMeta) -> dict[str, int]:
+    return {key: tag["seq_len"] for key, tag in zip(batch.keys, batch.tags, strict=True)}
+
+
+def _repeated(
+    examples: Records, uses: Mapping[str, int], lengths: Mapping[str, int]
+) -> Iterator[tuple[str, ExampleRecord]]:
+    """Yield the rows that are used, in the order of `uses`, each with its record.
+
+    A copy shares all its tokens with the row before it. What a row shares with the last one that is used, where those
+    between them are not, is the least of what each of these shares with the one before it.
+    """
+    tree, shared = None, 0
+    for key, number in uses.items():
+        record = examples[key]
+        shared = min(shared, record.shared_tokens) if record.origin[:2] == tree else 0
+        tree = record.origin[:2]
+        for copy in range(1, number + 1):
+            yield copy_key(key, copy), dataclasses.replace(record, shared_tokens=shared)
+            shared = lengths[key]
+
+
+def _copied(batch: KVBatchMeta, keys: list[str], number: int) -> KVBatchMeta:
+    """Put rows into TransferQueue once more, and return a batch of the copies."""
+    originals = select_rows(batch, keys)
+    rows = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id)
+    names = sorted(rows.keys())
+    copies = [{name: rows[place][name] for name in names} for place in range(len(keys))]
+    renamed = [copy_key(key, number) for key in keys]
+    tq.kv_batch_put(
+        keys=renamed,
+        partition_id=batch.partition_id,
+        fields=list_of_dict_to_tensordict(copies),
+        tags=originals.tags,
+    )
+    return KVBatchMeta(
+        partition_id=batch.partition_id, keys=renamed, tags=originals.tags, extra_info=dict(batch.extra_info)
+    )

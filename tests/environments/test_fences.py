@@ -1,0 +1,117 @@
+"""Where an answer with code is over: a table of answers, with `@` where each is to be cut."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from leafe_verl.environments.code_environment import extract_code
+from leafe_verl.environments.fences import PAUSES, find_code_end
+
+DEFINITION = "def f(x):\n    return x + 1\n"
+BLOCK = f"```python\n{DEFINITION}```"
+
+OVER = {
+    "a block alone": f"{BLOCK}@",
+    "explained afterwards": f"{BLOCK}@\n\nThis adds one. Here is a test:\n```python\nassert f(1) == 2\n```",
+    "introduced": f"Here is the code:\n\n{BLOCK}@\nDone.",
+    "without a language": f"```\n{DEFINITION}```@\n",
+    "another name of the language": f"``` Py3 \n{DEFINITION}```\n{BLOCK.replace('python', 'PYTHON title=x')}@",
+    "two blocks": f"{BLOCK}@\nor\n{BLOCK}",
+    "a broken block before it": f"```python\ndef f(x:\n```\nSorry:\n{BLOCK}@",
+    "imports before it": f"First\n```python\nimport math\n```\nthen\n{BLOCK}@",
+    "a usage in prose before it": f"```text\nf(1)\n```\n{BLOCK}@",
+    "a block that is not closed before it": f"```python\ndef f(x:\n{BLOCK}@",
+    "a program without definitions": "```python\nn = int(input())\nprint(n)\n```@\nIt prints n.",
+    "a call alone": "```python\nprint(input())\n```@",
+    "a fence in a docstring": '```python\ndef f(x):\n    """Add.\n```\n>>> f(1)\n```\n    """\n    return x + 1\n```@',
+    "two fences in a docstring": '```python\ndef f(x):\n    """\n```\n1\n```\nthen\n```\n2\n```\n    """\n```@',
+    "an indented fence in a docstring": '```python\ndef f(x):\n    """Add.\n    ```\n    f(1)\n    ```\n    """\n```@',
+    "an indented block": f"1. So:\n   ```python\n   {DEFINITION.replace(chr(10), chr(10) + '   ')}```@\n2. Done",
+    "line ends of Windows": f"{BLOCK}@\nDone.".replace("\n", "\r\n"),
+    "blanks behind the fence": f"{BLOCK}@  \nDone.",
+    "more backticks than were opened": f"{BLOCK}`@\n",
+    "four backticks around three": "````python\ns = '''\n```\n'''\n````@\n",
+    "a word between broken blocks": f"```python\ndef f(x:\n```\nthen\n```\n{DEFINITION}```@",
+    "after a thought": f"<think>Perhaps\n{BLOCK}\nno</think>\n{BLOCK}@\n",
+    "a fence left open in a thought": f"<think>Perhaps\n```python\nf(</think>\n{BLOCK}@\n",
+    "Markdown that shows code, then code": f"````markdown\n{BLOCK}\n````\n{BLOCK}@",
+    "tildes before it": f"~~~\n{BLOCK}\n~~~\n{BLOCK}@",
+}
+GOES_ON = {
+    "nothing": "",
+    "prose": "I would add one to x.",
+    "an opening fence": "Here:\n```python",
+    "an opening fence without a language": "Here:\n```",
+    "a block that is not closed": f"```python\n{DEFINITION}",
+    "half a closing fence": f"```python\n{DEFINITION}``",
+    "a closing fence with a word behind it": f"```python\n{DEFINITION}```python",
+    "a closing fence inside a line": f"```python\n{DEFINITION}x ```",
+    "a block that does not compile": "```python\ndef f(x:\n    return x\n```\n",
+    "imports alone": "```python\nimport math\nfrom os import path\n```\n",
+    "a comment alone": "```python\n# the code\n```\n",
+    "an empty block": "```python\n```\n",
+    "a word": "```\nexample\n```\n",
+    "another language": f"```java\n{DEFINITION}```\n```c++\nint f;\n```",
+    "tildes": f"~~~python\n{DEFINITION}~~~\n",
+    "fewer backticks than were opened": f"````python\n{DEFINITION}```\n",
+    "Markdown that shows code": f"````markdown\n{BLOCK}\n",
+    "a thought that is not over": f"<think>Perhaps\n{BLOCK}\nor",
+    "a second thought that is not over": f"<think>a</think> b <think>\n{BLOCK}\n",
+    "a fence in a docstring that is not closed": '```python\ndef f(x):\n    """Add.\n```\n>>> f(1)\n```\n',
+    "a null character": "```python\nf('\0')\n```\n",
+    "nested too deeply": f"```python\n{'(' * 5000}{')' * 5000}\n```\n",
+}
+READ_OTHERWISE = {
+    "a block that is not closed before it",
+    "a fence in a docstring",
+    "two fences in a docstring",
+    "an indented fence in a docstring",
+    "four backticks around three",
+    "a word between broken blocks",
+    "a fence left open in a thought",
+}
+"""Answers whose fences `extract_code` reads another way, whole or cut."""
+
+
+@pytest.mark.parametrize("name", OVER)
+def test_an_answer_is_over_behind_the_fence_that_closes_a_program(name):
+    marked = OVER[name]
+    answer = marked.replace("@", "")
+    assert answer[: find_code_end(answer)] + "@" == marked[: marked.index("@") + 1]
+
+
+@pytest.mark.parametrize("name", OVER)
+def test_it_is_over_as_soon_as_that_fence_is_there_and_no_sooner(name):
+    answer, _, _ = OVER[name].partition("@")
+    assert find_code_end(answer) == len(answer)
+    if not answer.endswith("````"):  # which ends with a shorter one
+        assert all(find_code_end(answer[:end]) is None for end in range(len(answer)))
+    assert any(pause in answer[-8:] for pause in PAUSES), "vLLM would not have paused there"
+
+
+@pytest.mark.parametrize("name", sorted(OVER.keys() - READ_OTHERWISE))
+def test_what_is_left_holds_the_code_that_is_judged(name):
+    code = extract_code(OVER[name].partition("@")[0])
+    compile(code, "answer", "exec")
+    assert code.strip()
+
+
+@pytest.mark.parametrize("name", GOES_ON)
+def test_an_answer_goes_on(name):
+    assert find_code_end(GOES_ON[name]) is None
+
+
+def test_a_thought_that_the_prompt_opened():
+    thought = f"Perhaps\n{BLOCK}\nor"
+    assert find_code_end(thought, in_thought=True) is None
+    answer = f"{thought}</think>\n\n{BLOCK}"
+    assert find_code_end(f"{answer}\nDone", in_thought=True) == len(answer)
+
+
+@pytest.mark.parametrize("line", ["```\n", "```python\n", "```python\nx(\n```\n", "~~~\n", "`" * 50 + "\n"])
+def test_an_answer_of_nothing_but_fences_takes_no_time(line):
+    begun = time.perf_counter()
+    assert find_code_end(line * 5000) is None
+    assert time.perf_counter() - begun < 5, "a second at most, on a busy machine too"

@@ -1,0 +1,162 @@
+"""Small chat templates that make the demands of well-known families, and tokenizers for them, made in milliseconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+WITH_DEFAULT_SYSTEM = (
+    "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are helpful.<|im_end|>\n' }}{% endif %}"
+    + CHATML
+)
+QWEN3 = (
+    "{% set ns = namespace(last=0) %}"
+    "{% for m in messages %}{% if m['role'] == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+    "{% for m in messages %}{% set content = m['content'] %}"
+    "{% if m['role'] == 'assistant' %}{% set content = content.split('</think>')[-1].lstrip('\n') %}"
+    "{% if loop.index0 > ns.last %}{% set content = '<think>\n\n</think>\n\n' + content %}{% endif %}{% endif %}"
+    "{{ '<|im_start|>' + m['role'] + '\n' + content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{% if enable_thinking is defined and enable_thinking is false %}"
+    "{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"
+)
+LLAMA31 = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] | trim %}"
+    "{% set messages = messages[1:] %}{% else %}{% set system = '' %}{% endif %}"
+    "{{ '<|start_header_id|>system<|end_header_id|>\n\nToday Date: 26 Jul 2024\n\n' + system + '<|eot_id|>' }}"
+    "{% for m in messages %}"
+    "{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' + m['content'] | trim + '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+_ALTERNATES = (
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/...') }}{% endif %}{% endfor %}"
+)
+GEMMA2 = (
+    "{{ bos_token }}"
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    + _ALTERNATES
+    + "{% for m in messages %}{% set role = 'model' if m['role'] == 'assistant' else m['role'] %}"
+    "{{ '<start_of_turn>' + role + '\n' + m['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+GEMMA3 = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] + '\n\n' %}"
+    "{% set messages = messages[1:] %}{% else %}{% set system = '' %}{% endif %}"
+    + _ALTERNATES
+    + "{% for m in messages %}{% set role = 'model' if m['role'] == 'assistant' else m['role'] %}"
+    "{{ '<start_of_turn>' + role + '\n' + (system if loop.first else '') + m['content'] | trim }}"
+    "{{ '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+MISTRAL = (
+    "{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] + '\n\n' %}"
+    "{% set messages = messages[1:] %}{% else %}{% set system = '' %}{% endif %}{{ bos_token }}"
+    + _ALTERNATES
+    + "{% for m in messages %}{% if m['role'] == 'user' %}"
+    "{{ '[INST] ' + (system if loop.last else '') + m['content'] + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m['content'] | trim + eos_token }}{% endif %}{% endfor %}"
+)
+PHI35 = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
+)
+DEEPSEEK_R1 = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] }}"
+    "{% elif m['role'] == 'user' %}{{ '<｜User｜>' + m['content'] }}"
+    "{% else %}{{ '<｜Assistant｜>' + m['content'].split('</think>')[-1] + '<｜end▁of▁sentence｜>' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<｜Assistant｜><think>\n' }}{% endif %}"
+)
+WITHOUT_END = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}assistant: "
+ONE_TURN = "{% if messages | length > 2 %}{{ raise_exception('one turn alone') }}{% endif %}" + CHATML
+
+
+@dataclass(frozen=True)
+class Family:
+    """A template with the special tokens of its tokenizer."""
+
+    template: str | None
+    special: tuple[str, ...]
+    bos: str | None
+    eos: str
+    thoughts: tuple[str, ...] = ()
+    """Added tokens that are not special, as <think> in Qwen3."""
+    model_type: str = "llama"
+    end: str = field(default="")
+    """The template's own end of turn, where it is not the eos."""
+    options: dict[str, object] = field(default_factory=dict)
+
+
+_IM = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_LLAMA = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+_GEMMA = ("<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>")
+_PHI = ("<s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
+_DEEPSEEK = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>")
+_THINK = ("<think>", "</think>")
+
+FAMILIES = {
+    "qwen2.5": Family(WITH_DEFAULT_SYSTEM, _IM, None, "<|im_end|>", model_type="qwen2"),
+    "qwen2.5-base": Family(WITH_DEFAULT_SYSTEM, _IM, None, "<|endoftext|>", model_type="qwen2", end="<|im_end|>"),
+    "qwen3": Family(QWEN3, _IM, None, "<|im_end|>", _THINK, "qwen3"),
+    "qwen3-no-thoughts": Family(QWEN3, _IM, None, "<|im_end|>", _THINK, "qwen3", options={"enable_thinking": False}),
+    "llama3.1": Family(LLAMA31, _LLAMA, "<|begin_of_text|>", "<|eot_id|>"),
+    "gemma2": Family(GEMMA2, _GEMMA, "<bos>", "<eos>", model_type="gemma2", end="<end_of_turn>"),
+    "gemma3": Family(GEMMA3, _GEMMA, "<bos>", "<eos>", model_type="gemma3_text", end="<end_of_turn>"),
+    "mistral": Family(MISTRAL, ("<unk>", "<s>", "</s>", "[INST]", "[/INST]"), "<s>", "</s>", model_type="mistral"),
+    "phi3.5": Family(PHI35, _PHI, "<s>", "<|endoftext|>", model_type="phi3", end="<|end|>"),
+    "smollm2": Family(WITH_DEFAULT_SYSTEM, _IM, "<|im_start|>", "<|im_end|>"),
+    "deepseek-r1": Family(DEEPSEEK_R1, _DEEPSEEK, _DEEPSEEK[0], _DEEPSEEK[1], _THINK, "qwen2"),
+}
+
+
+def make_tokenizer(family: Family, *, sentencepiece: bool = False):
+    """Return a tokenizer of single bytes, byte-level as GPT-2's, or with a blank before each text as Llama 2's."""
+    from tokenizers import AddedToken
+    from transformers import PreTrainedTokenizerFast
+
+    backend = _sentencepiece(family.special) if sentencepiece else _byte_level(family.special)
+    names = {"bos_token": family.bos, "eos_token": family.eos, "pad_token": family.eos}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **{k: v for k, v in names.items() if v})
+    tokenizer.add_special_tokens({"additional_special_tokens": list(family.special)})
+    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in family.thoughts])
+    tokenizer.chat_template = family.template
+    return tokenizer
+
+
+def _byte_level(special):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate([*special, *letters])}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _sentencepiece(special):
+    """A line break is two tokens: the blank before it, and its byte."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    letters = ["\N{LOWER ONE EIGHTH BLOCK}", *(chr(code) for code in range(33, 127))]
+    pieces = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *letters]
+    backend = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(pieces)}, merges=[], byte_fallback=True))
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\N{LOWER ONE EIGHTH BLOCK}"), normalizers.Replace(" ", "\N{LOWER ONE EIGHTH BLOCK}")]
+    )
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("\N{LOWER ONE EIGHTH BLOCK}", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    return backend
+
+
+def write_model(folder, name: str = "llama3.1"):
+    """Write a folder that looks like a model, with a tokenizer that can be loaded, and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    make_tokenizer(FAMILIES[name]).save_pretrained(folder)
+    (folder / "config.json").write_text(f'{{"model_type": "{FAMILIES[name].model_type}"}}')
+    (folder / "model.safetensors").write_text("{}")
+    return folder

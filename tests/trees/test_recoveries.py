@@ -1,0 +1,133 @@
+"""Recovery targets in a store, in what is printed of it, in exports and in the report."""
+
+import dataclasses
+
+import pyarrow as pa
+import pytest
+
+from leafe_verl.core import Kind, Outcome, Recovery, build_examples
+from leafe_verl.core.settings import DistillationSettings
+from leafe_verl.core.statistics import count
+from leafe_verl.report.records import build_record
+from leafe_verl.report.sources import ReportedTree
+from leafe_verl.trees import TreeWriter, read_trees
+from leafe_verl.trees.copying import copy_trees
+from leafe_verl.trees.export import ExportOptions, build_rows, export
+from leafe_verl.trees.listing import show_tree
+from leafe_verl.trees.reader import join_trees
+from leafe_verl.trees.rows import to_row
+from leafe_verl.trees.schema import SCHEMA
+from leafe_verl.trees.verification import verify
+from leafe_verl.trees.writer import RecordFile
+from quiz import RIGHT, confirm, played
+from trees.stores import provenance, write
+
+SETTINGS = DistillationSettings(recovery_targets=9, rehearsal_share=0.0, context_mask=0.5)
+
+
+def recovered():
+    """x y, and a and b, which x spoils: after x, and after x y."""
+    tree = played(["x", "y", "z"], ["a"], ["b"], data=RIGHT | {"spoiled": {"b": "y"}})
+    confirm(tree)
+    assert len(tree.recoveries) == 4 and sum(each.confirmed for each in tree.recoveries) == 3
+    return tree
+
+
+def read(folder):
+    ((tree, _),) = read_trees(folder)
+    return tree
+
+
+def test_come_back_and_so_do_their_examples(tmp_path):
+    tree = recovered()
+    write(tmp_path, (tree, provenance()))
+    found = read(tmp_path)
+    assert found.recoveries == tree.recoveries
+    assert build_examples(found, SETTINGS, 0, mask_id=9) == build_examples(tree, SETTINGS, 0, mask_id=9)
+    assert count(found, []) == count(tree, [])
+    result = verify(tmp_path)
+    assert (result.problems, result.counts["recovery_targets"]) == ([], 4)
+
+
+@pytest.mark.parametrize("recoveries", [None, []])
+def test_none_looked_for_differs_from_none_found(tmp_path, recoveries):
+    tree = played(["x", "y"], ["a"])
+    tree.recoveries = recoveries
+    write(tmp_path, (tree, provenance()))
+    assert read(tmp_path).recoveries == recoveries
+
+
+def test_a_store_of_an_earlier_version_has_none(tmp_path):
+    row, old = to_row(recovered(), provenance()), SCHEMA.remove(SCHEMA.get_field_index("recoveries"))
+    del row["recoveries"]
+    row["environment_steps"] = 5
+    file = RecordFile(tmp_path / "trees-old.arrow", old)
+    file.append(pa.RecordBatch.from_pylist([row], schema=old))
+    file.close()
+    assert read(tmp_path).recoveries is None and verify(tmp_path).problems == []
+    copy_trees([tmp_path], tmp_path / "copy")
+    assert read(tmp_path / "copy").recoveries is None
+
+
+@pytest.mark.parametrize(
+    ("recovery", "said"),
+    [
+        (Recovery(7, 2, 1, Outcome.SUCCESS), "attempt 7 has no step 2 after a failed turn"),
+        (Recovery(0, 1, 1, Outcome.SUCCESS), "attempt 0 has no step 1 after"),
+        (Recovery(0, 4, 1, Outcome.SUCCESS), "attempt 0 has no step 4 after"),
+        (Recovery(0, 2, 0, Outcome.SUCCESS), "a recovery target is of attempt 0, no successful one"),
+    ],
+)
+def test_what_points_outside_the_tree_is_no_tree(tmp_path, recovery, said):
+    tree = recovered()
+    tree.recoveries = [recovery]
+    with TreeWriter(tmp_path) as writer:
+        writer.append(tree, provenance())
+    (problem,) = verify(tmp_path).problems
+    assert said in problem
+
+
+def test_are_shown(tmp_path):
+    tree = played(["x", "y"], ["a"])
+    confirm(tree)
+    write(tmp_path, (tree, provenance()))
+    last = show_tree(tmp_path, "quiz").splitlines()[-1]
+    assert last == "recovery target, the last action of attempt 1 after step 1 of attempt 0: success"
+
+
+def test_move_with_their_attempts_where_trees_are_joined():
+    tree = played(["x", "y"], ["a"])
+    confirm(tree)
+    joined = join_trees([tree, tree])
+    assert [(each.attempt, each.source) for each in joined.recoveries] == [(0, 1), (2, 3)]
+    assert join_trees([played(["x"])]).recoveries is None
+
+
+@pytest.mark.parametrize(("form", "folded"), [("trl", False), ("verl", True)])
+def test_are_exported_with_the_action_that_recovers(form, folded):
+    tree = recovered()
+    for example in build_examples(tree, SETTINGS, 0):
+        (row,) = build_rows(tree, example, provenance(), form)
+        answer = (row["messages"] if form == "verl" else row["completion"])[-1]
+        assert answer == {"role": "assistant", "content": tree.path(example.source)[-1].action.text}
+        assert (row["kind"], row["turns"], row["folded"]) == ("recovery", [example.step], folded)
+        assert len(row.get("prompt", ())) in (0, 2 * example.step - 1)
+
+
+def test_are_exported_where_asked_for(tmp_path):
+    write(tmp_path / "store", (recovered(), provenance()))
+    for targets in (0, 2):
+        settings = dataclasses.replace(ExportOptions(), settings=DistillationSettings(recovery_targets=targets))
+        counts = export(tmp_path / "store", tmp_path / f"{targets}.jsonl", settings)
+        assert counts[Kind.RECOVERY.value] == targets
+
+
+def test_are_shown_in_the_report_on_the_action_that_recovers():
+    tree = recovered()
+    examples = tuple(build_examples(tree, SETTINGS, 0))
+    record, tokens = build_record(ReportedTree(tree, examples, 1, has_tokens=True))
+    for told, example in zip(record["examples"], examples, strict=True):
+        assert told["kind"] == "recovery" and told["parts"] == [(example.source, 1, 0)] and told["tokens"] == 2
+    assert record["attempts"][1]["steps"][0]["tokens"] == [ord("a"), 4]
+    assert not any("tokens" in step for step in record["attempts"][0]["steps"])
+    assert tokens == {ord("a"), ord("b"), 4}
