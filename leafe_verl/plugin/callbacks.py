@@ -6,23 +6,33 @@ Hydra turns an Exception of a callback into a warning and goes on. SystemExit en
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from leafe_verl.checkpoints import hf_folder
+from leafe_verl.checkpoints import TRACKER, hf_folder
+from leafe_verl.console.ending import choices_of, shown
+from leafe_verl.console.marks import mark_warnings
+from leafe_verl.console.run_console import LOG, VERBOSE, RunConsole, is_verbose
 from leafe_verl.embedded import model_folder, prepare_model
-from leafe_verl.evaluation.summary import read_metrics, render_summary
 from leafe_verl.plugin.chat_check import describe_chat
 from leafe_verl.plugin.cpu.fork_server import with_fork_server
 from leafe_verl.plugin.memory_check import describe_memory
 from leafe_verl.plugin.precision import record_precision
 from leafe_verl.plugin.preflight import find_problems
+
+
+def _refuse(text: str) -> NoReturn:
+    """End the run with a message that reaches the terminal."""
+    if ShowRun.console:
+        ShowRun.console.release()
+    raise SystemExit(f"leafe_verl refuses to start:{text if text.startswith(chr(10)) else f' {text}'}")
 
 
 @contextmanager
@@ -31,7 +41,7 @@ def _refusing() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise SystemExit(f"leafe_verl refuses to start: {error}") from error
+        _refuse(str(error))
 
 
 class ResolveConfiguration(Callback):
@@ -48,11 +58,62 @@ class ResolveConfiguration(Callback):
                     OmegaConf.resolve(node)
                 else:
                     config[key] = node
-            Path(config.run_dir).mkdir(parents=True, exist_ok=True)
+            _make_run_dir(Path(config.run_dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         # Hydra copies the jobs of a sweep before any callback could resolve them, and all would share one run_dir.
-        raise SystemExit("leafe_verl refuses to start: --multirun is not supported; start one command for each run")
+        _refuse("--multirun is not supported; start one command for each run")
+
+
+def _make_run_dir(folder: Path) -> None:
+    """Create the run's folder, and try to write there. Raises ValueError if that cannot be done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"RUN_DIR {folder} cannot be written ({error.strerror}); expected a folder of yours with room for "
+            "checkpoints, as in RUN_DIR=/path/with/room before the recipe"
+        ) from error
+
+
+class ShowRun(Callback):
+    """Shows the run on the terminal, prints everything else to RUN_DIR/log.txt, and says how the run ended."""
+
+    console: RunConsole | None = None
+    """The console of this process's run, which a refusal closes; None before its folder is known."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        with _refusing():
+            ShowRun.console = RunConsole(Path(config.run_dir), choices_of(config.hydra))
+            ShowRun.console.open(_heading(config))
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        mark_warnings()  # Hydra has just replaced this process's log handlers
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        if self.console is None:
+            return
+        if job_return.status is JobStatus.COMPLETED:
+            self.console.succeed(trained=not config.trainer.val_only)
+        else:
+            self.console.fail(job_return._return_value)
+
+
+def _heading(config: DictConfig) -> Iterator[str]:
+    """Yield what is run, with what, and where."""
+    trainer, run_dir = config.trainer, Path(config.run_dir)
+    steps = f", {trainer.total_training_steps} steps" if trainer.total_training_steps else ""
+    tasks = "" if trainer.val_only else f"{steps} of {config.data.train_batch_size} tasks"
+    model = config.actor_rollout_ref.model.path
+    yield f"{trainer.v1.trainer_mode} on {config.leafe.environment.name} with {model}, {trainer.device}{tasks}"
+    yield f"RUN_DIR={shown(run_dir)}"
+    tracker = Path(trainer.default_local_dir, TRACKER)
+    if trainer.resume_mode != "disable" and tracker.is_file() and (step := tracker.read_text().strip()):
+        yield f"goes on after step {step}, from its checkpoint"
+    if not is_verbose():
+        yield f"verl, Ray and vLLM print to {shown(run_dir / LOG)}; {VERBOSE}=1 shows all of it here"
 
 
 class PrepareModel(Callback):
@@ -73,7 +134,7 @@ class Preflight(Callback):
         with _refusing():
             problems = find_problems(config)
         if problems:
-            raise SystemExit("leafe_verl refuses to start:\n" + "\n".join(f"- {problem}" for problem in problems))
+            _refuse("\n" + "\n".join(f"- {problem}" for problem in problems))
         print(describe_chat(config, config.leafe.generation.chat_family), flush=True)
         print(describe_memory(config), flush=True)
         if not config.trainer.val_only:
@@ -86,15 +147,3 @@ class ForkWorkers(Callback):
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.trainer.device == "cpu" and not os.environ.get("RAY_ADDRESS"):
             os.environ.setdefault("RAY_RUNTIME_ENV_HOOK", f"{with_fork_server.__module__}.{with_fork_server.__name__}")
-
-
-class PrintSummary(Callback):
-    """Prints the table of a training run that has ended well."""
-
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        if job_return.status is not JobStatus.COMPLETED or config.trainer.val_only:
-            return
-        try:
-            print(render_summary(read_metrics(Path(config.run_dir))))
-        except ValueError as error:
-            print(error)

@@ -49,12 +49,14 @@ def _import_trainers() -> None:
 
 
 def _register() -> None:
+    from leafe_verl.console.marks import mark_warnings
     from leafe_verl.plugin.cpu import platform, vllm_build
     from leafe_verl.plugin.resolvers import register_resolvers
 
     platform.select_platform()
     register_resolvers()
     vllm_build.name_distribution()
+    mark_warnings()
     if _VERLS_TRAINER in sys.modules:
         _import_trainers()
     else:

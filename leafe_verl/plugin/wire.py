@@ -163,6 +163,8 @@ class DistillationInfo:
     """Number of pairs that DPO prefers one row of; 0 trains by plain SFT."""
     dpo_beta: float = 0.1
     """`leafe.distillation.dpo_beta`."""
+    run_dir: str | None = None
+    """Folder with the run's activity file, in which the first worker counts the updates; None: they are not counted."""
 
     def to_extra_info(self) -> dict[str, Any]:
         """Return entries for a KVBatchMeta's `extra_info`, which verl hands to the workers with each mini-batch."""

@@ -1,18 +1,21 @@
 """Reads how far a training run has come from the files that it writes, incrementally as they grow.
 
-The configuration says what is planned. The metrics gain a line when a step, or the validation before training, ends.
-The tree store gains a tree when its task ends. The tracker file names the last step whose weights were saved.
+The configuration says what is planned, and the activity what goes on at this moment. The metrics gain a line when a
+step, or the validation before training, ends. The tree store gains a tree when its task ends. The tracker file names
+the last step whose weights were saved.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from leafe_verl.activity import FILE as ACTIVITY
+from leafe_verl.activity import Activity, read_activity
 from leafe_verl.checkpoints import TRACKER, tree_store
 from leafe_verl.core import ExplorationTree, Reflection
 from leafe_verl.core.recovery_figures import count_recovery, plain_attempts
@@ -88,11 +91,23 @@ class Progress:
     last_experience: LastExperience | None
     written: datetime | None
     """When the run last wrote something; None if it has not written anything yet."""
+    activity: Activity | None = None
+    """What the run says that it does; None if it does not say so."""
 
     @property
     def ended(self) -> bool:
-        """Whether all planned steps are finished."""
-        return self.plan.steps is not None and self.done >= self.plan.steps
+        """Whether the run is over, or all planned steps are finished."""
+        over = self.activity is not None and self.activity.over
+        return over or (self.plan.steps is not None and self.done >= self.plan.steps)
+
+    def seconds_left(self, now: float) -> float | None:
+        """Estimate the seconds until the last step ends, from those that have ended; None before the first one."""
+        steps = [values for step, values in self.metrics.items() if step > 0 and "timing_s/step" in values]
+        if not steps or self.plan.steps is None or self.activity is None or self.ended:
+            return None
+        seconds = sum(step["timing_s/step"] + step.get("timing_s/testing", 0.0) for step in steps)
+        whole = seconds / len(steps) * (self.plan.steps - self.done)
+        return max(whole - (now - self.activity.step_began), 0.0)
 
 
 class MetricsFollower:
@@ -217,9 +232,12 @@ class RunFollower:
         """Return the state of a run; `collected` counts the trees of the steps that have no metrics yet."""
         current = collected.get(done + 1, {})
         last = metrics.get(done, {}) if done else {}
+        activity = read_activity(self.folder)
+        if activity and plan.steps is None:
+            plan = replace(plan, steps=activity.steps)
         return Progress(
             name=self.folder.resolve().name,
-            stage=self._stage(plan, done, int(current.get("trees", 0))),
+            stage=activity.name if activity else self._stage(plan, done, int(current.get("trees", 0))),
             plan=plan,
             done=done,
             metrics=metrics,
@@ -228,6 +246,7 @@ class RunFollower:
             whole=Interval(total([sum_counts(metrics), *collected.values()])),
             last_experience=self._trees.last_experience,
             written=self._written(),
+            activity=activity,
         )
 
     def _plan(self) -> RunPlan:
@@ -248,7 +267,7 @@ class RunFollower:
         if not plan.explores:
             return "training"
         if plan.trees is None or trees < plan.trees:
-            return "exploring"
+            return "collecting"
         return "validating" if self._saved() == done + 1 else "distilling"
 
     def _saved(self) -> int:
@@ -267,7 +286,7 @@ class RunFollower:
 
     def _written(self) -> datetime | None:
         written = [*self.folder.glob("metrics-*.jsonl"), *arrow_files(tree_store(self.folder / CHECKPOINTS))]
-        written += [self.folder / CONFIGURATION, self.folder / CHECKPOINTS / TRACKER]
+        written += [self.folder / CONFIGURATION, self.folder / CHECKPOINTS / TRACKER, self.folder / ACTIVITY]
         times = [path.stat().st_mtime for path in written if path.is_file()]
         return datetime.fromtimestamp(max(times), timezone.utc) if times else None
 

@@ -1,7 +1,8 @@
-"""`leafe-verl watch`: show a training run's figures in the terminal while it goes on."""
+"""`leafe-verl watch`: show a training run's figures in the terminal while it goes on, or as a picture."""
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -16,10 +17,14 @@ from rich.text import Text
 
 from leafe_verl.evaluation.manifest import FILE
 from leafe_verl.report.overview import LOSS, share_figures, validation_figures
+from leafe_verl.report.present import describe_parts
 from leafe_verl.report.progress import Interval, LastExperience, Progress, RunFollower
 from leafe_verl.trees.text import one_line
 
-NAME_CHARACTERS, EXPERIENCE_CHARACTERS = 60, 600
+NAME_CHARACTERS, LINE_CHARACTERS, EXPERIENCE_CHARACTERS = 60, 200, 600
+PICTURE_COLUMNS = 110
+TRANSCRIPT = "console.txt"
+"""File in RUN_DIR with the lines that the run's launcher has printed."""
 SILENT_SECONDS = 60
 """Seconds of silence after which the frame says when the run last wrote something."""
 NOTHING = "–"
@@ -53,10 +58,29 @@ def watch(folder: Path, *, once: bool = False, interval: float = 2.0, console: C
     return 0
 
 
+def write_picture(folder: Path, out: Path) -> int:
+    """Write what a run's terminal shows as an SVG file, print its path, and return 0.
+
+    These are the lines that the run has printed so far, and its figures while it goes on.
+    """
+    console = Console(record=True, width=PICTURE_COLUMNS, file=io.StringIO(), force_terminal=True)
+    transcript = folder / TRANSCRIPT
+    if transcript.is_file():
+        for line in transcript.read_text(encoding="utf-8").splitlines():
+            console.print(line, markup=False)
+    if not (progress := RunFollower(folder).look()).ended:
+        console.print(frame(progress))
+    out.write_text(console.export_svg(title=progress.name, unique_id="leafe"), encoding="utf-8")
+    print(f"written: {out}")
+    return 0
+
+
 def frame(progress: Progress) -> RenderableType:
     """Return what is shown at one moment. `_text` strips control sequences from all text that comes from the run."""
     parts = Table.grid()
     parts.add_row(_heading(progress))
+    if progress.activity and (said := describe_parts(progress.activity, progress, time.time())):
+        parts.add_row(_text(", ".join(said), LINE_CHARACTERS))
     if progress.plan.steps:
         parts.add_row(ProgressBar(total=progress.plan.steps, completed=_steps_done(progress)))
     parts.add_row(_table(progress))

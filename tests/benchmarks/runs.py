@@ -39,7 +39,7 @@ def started(recipe: str, *overrides: str, **variables: str) -> Iterator[Run]:
     """Run `bash recipes/RECIPE.sh OVERRIDE...`; whatever is left of it at the end is killed, its folder removed."""
     with tempfile.TemporaryDirectory(prefix="leafe-verl-benchmark-", ignore_cleanup_errors=True) as folder:
         # Ray's own 15 for workers would let any other work on the machine go first.
-        environment = {**os.environ, "RAY_worker_niceness": "0", "RUN_DIR": folder, **variables}
+        environment = {**os.environ, "RAY_worker_niceness": "0", "RUN_DIR": folder, "VERBOSE": "1", **variables}
         command = ["bash", str(ROOT / "recipes" / f"{recipe}.sh"), *overrides]
         with open(f"{folder}/log.txt", "wb") as log:
             begun = time.monotonic()

@@ -152,7 +152,8 @@ def go_on(
             if draw and next_kill is not None and time.monotonic() >= next_kill:
                 kill(draw, driver, record)
                 early, next_kill, begun = False, None, trees(store)
-            if (now := (run_dir / "log.txt").stat().st_size) != sign:
+            log = run_dir / "log.txt"
+            if log.exists() and (now := log.stat().st_size) != sign:
                 sign, heard = now, time.monotonic()
             if time.monotonic() - heard > SILENCE_SECONDS:
                 record.add(what="hang", run_dir=run_dir.name)

@@ -16,6 +16,8 @@ import psutil
 
 TESTS = Path(__file__).parents[1]
 LIMIT_SECONDS = 900
+TERMINAL = "terminal.txt"
+"""File in the run's folder with what a run printed where there is no terminal; all else is in its log.txt."""
 
 SMALL = [
     "device=cpu",
@@ -55,7 +57,7 @@ def launch(
     meanwhile: Callable[[psutil.Process], None] | None = None,
     module: str = "end_to_end.probe",
 ) -> dict[int, dict[str, float]]:
-    """Run `python -m verl.trainer.main_ppo`; return training step -> metrics. Fails with the log's end.
+    """Run `python -m verl.trainer.main_ppo`; return training step -> metrics. Fails with the end of what it printed.
 
     `meanwhile` is called with the driver's process while it runs; `module` registers trainers.
     """
@@ -66,7 +68,9 @@ def launch(
             status = process.wait(LIMIT_SECONDS)
         except subprocess.TimeoutExpired:
             status = -9
-    assert status == 0, (run_dir / "log.txt").read_text(errors="replace")[-6000:]
+    assert status == 0, "\n".join(
+        (run_dir / name).read_text(errors="replace")[-6000:] for name in (TERMINAL, "log.txt")
+    )
     records = [json.loads(line) for line in metrics.read_text().splitlines()]
     return {record["step"]: record["data"] for record in records}
 
@@ -142,9 +146,9 @@ def started(
         f"data.val_files={held_out}",
         *overrides,
     ]
-    with (run_dir / "log.txt").open("a") as log:
+    with (run_dir / TERMINAL).open("a") as terminal:
         process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=run_dir, start_new_session=True
+            command, stdout=terminal, stderr=subprocess.STDOUT, env=environment, cwd=run_dir, start_new_session=True
         )
         try:
             yield process, metrics

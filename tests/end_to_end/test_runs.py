@@ -1,5 +1,6 @@
 """Whole runs of verl with Ray, vLLM and FSDP on a tiny random model."""
 
+import re
 from importlib.util import find_spec
 
 import pytest
@@ -7,9 +8,10 @@ import pytest
 pytest.importorskip("vllm", reason="vllm is not installed; recipes/setup.sh installs it")
 pytest.importorskip("verl", reason="verl is not installed; recipes/setup.sh installs it")
 
-from end_to_end.launch import launch
+from end_to_end.launch import TERMINAL, launch
 from end_to_end.tiny_model import make_tiny_model
 from leafe_verl.core.playbook import Playbook
+from leafe_verl.evaluation.validations import read_validations
 from leafe_verl.plugin.training.checkpointing import CheckpointFolder
 from leafe_verl.report.document import report
 from leafe_verl.report.progress import RunFollower
@@ -37,6 +39,20 @@ def leafe_run(model, leafe_dir):
     first = launch("leafe", model, leafe_dir, *two_ranks, "trainer.total_training_steps=2")
     resumed = launch("leafe", model, leafe_dir, *two_ranks, "trainer.total_training_steps=3")
     return first, resumed
+
+
+def test_the_console_is_short_and_the_log_has_the_rest(leafe_run, leafe_dir):
+    printed = (leafe_dir / TERMINAL).read_text()
+    first, resumed = re.findall(r"^leafe_probe on .*?train on, up to step \d+$", printed, re.DOTALL | re.MULTILINE)
+    for text in (first, resumed):
+        assert len(text.splitlines()) <= 60
+        assert "\x1b" not in text and "TaskRunner" not in text and "Traceback" not in text
+        assert "exploration trees" in text and "report: " in text
+    assert "step 1 of 2: collected 6 tasks" in first and "step 2 of 2: distilled" in first
+    assert "goes on after step 2" in resumed
+    assert "TaskRunnerV1" in (leafe_dir / "log.txt").read_text(errors="replace")
+    assert (leafe_dir / "report.html").is_file()
+    assert [*read_validations(leafe_dir)] == [2, 3]
 
 
 def test_leafe_trains_on_examples_of_every_kind(leafe_run):

@@ -95,6 +95,10 @@ CODE = {
     "hydra/_internal/callbacks.py:Callbacks._notify": {
         "except Exception as e": "a refusal, which is a SystemExit, becomes a warning and the run starts"
     },
+    "hydra/core/utils.py:run_job": {
+        "ret.return_value = e ret.status = JobStatus.FAILED": "a failed run ends without its cause",
+        "callbacks.on_job_end(config=config, job_return=ret)": "the end of a run is not said",
+    },
     # The trainer.
     f"{BASE}:PPOTrainer.__init__": {
         "self.trainer_mode = self.config.trainer.v1.trainer_mode": "verl takes our modes for asynchronous ones"
@@ -325,6 +329,7 @@ ATTRIBUTES = {
     "verl.trainer.ppo.v1.trainer_base:": "TRAINER_REGISTRY",
     "verl.utils.metric.utils:AggregationType": "SUM",
     "verl.single_controller.base:Worker": "_query_dispatch_info",
+    "hydra.core.utils:JobReturn": "status _return_value",
     "transfer_queue:KVBatchMeta": "keys tags partition_id extra_info",
     "transformers:PretrainedConfig": "_attn_implementation",
     "transformers:PreTrainedModel": "_supports_attention_backend _supports_sdpa",

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from leafe_verl import check
 from leafe_verl.embedded import HELDOUT_FILE, TRAIN_FILE
-from leafe_verl.plugin.callbacks import ForkWorkers, Preflight, PrepareModel, PrintSummary, ResolveConfiguration
+from leafe_verl.plugin.callbacks import ForkWorkers, Preflight, PrepareModel, ResolveConfiguration, ShowRun, _heading
 from leafe_verl.plugin.launch import _quoted as quoted
 from leafe_verl.plugin.preflight import _verl_problems, find_problems
 from plugin.chat_templates import LLAMA31, ONE_TURN, write_model
@@ -137,12 +137,56 @@ def test_what_verl_gets_is_resolved(config, tmp_path):
     assert "${" not in json.dumps(sent) and (tmp_path / "new").is_dir()
 
 
-def test_the_summary_of_a_run_that_ended_well_is_printed(config, tmp_path, capsys):
-    (tmp_path / "metrics-1.jsonl").write_text('{"step": 1, "data": {"leafe/trees": 3, "actor/loss": 1.0}}\n')
-    composed = config(f"run_dir={tmp_path}")
-    for status, shown in ((JobStatus.FAILED, ""), (JobStatus.COMPLETED, "exploration trees")):
-        PrintSummary().on_job_end(composed, SimpleNamespace(status=status))
-        assert shown in capsys.readouterr().out
+class Told:
+    """Stands for the console of a run, and keeps what it is told."""
+
+    def __init__(self):
+        self.told = []
+
+    def __getattr__(self, name):
+        return lambda *values, **named: self.told.append((name, *values, *named.items()))
+
+
+@pytest.fixture
+def console(monkeypatch):
+    told = Told()
+    monkeypatch.setattr(ShowRun, "console", told)
+    return told
+
+
+def test_the_console_is_told_how_a_run_ended(config, console):
+    error = RuntimeError("a reason")
+    good, bad = (
+        SimpleNamespace(status=JobStatus.COMPLETED),
+        SimpleNamespace(status=JobStatus.FAILED, _return_value=error),
+    )
+    for composed, job in ((config(), good), (config("trainer.val_only=true"), good), (config(), bad)):
+        ShowRun().on_job_end(composed, job)
+    assert console.told == [("succeed", ("trained", True)), ("succeed", ("trained", False)), ("fail", error)]
+
+
+def test_a_refusal_gives_the_terminal_back(config, console):
+    with pytest.raises(SystemExit, match="refuses to start:\n- "):
+        Preflight().on_job_start(config("data.train_batch_size=0"))
+    assert console.told == [("release",)]
+
+
+def test_a_run_dir_that_cannot_be_written_is_refused(config):
+    with pytest.raises(SystemExit, match=r"RUN_DIR /dev/null/run cannot be written \(Not a directory\); expected a"):
+        ResolveConfiguration().on_run_start(config("run_dir=/dev/null/run"))
+
+
+def test_the_heading_says_what_is_run_and_where_it_goes_on(config, tmp_path, monkeypatch):
+    monkeypatch.delenv("VERBOSE", raising=False)
+    composed = config(f"run_dir={tmp_path}", "trainer.total_training_steps=2")
+    OmegaConf.resolve(composed)
+    first, *_ = _heading(composed)
+    assert first.startswith("leafe on mbpp with ") and first.endswith("cpu, 2 steps of 16 tasks")
+    assert "goes on" not in " ".join(_heading(composed))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("1")
+    assert [*_heading(composed)][1:3] == [f"RUN_DIR={tmp_path}", "goes on after step 1, from its checkpoint"]
+    assert [*_heading(composed)][-1].startswith(f"verl, Ray and vLLM print to {tmp_path}/log.txt")
 
 
 def test_verl_of_another_minor_version_is_refused():

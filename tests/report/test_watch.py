@@ -95,11 +95,11 @@ def test_a_run_is_followed_from_before_its_start_to_its_end(run):
         ("nothing written yet", 0, 0),
         ("starting", 0, 0),
         ("validating", 0, 0),
-        ("exploring", 0, 0),
-        ("exploring", 0, 1),
+        ("collecting", 0, 0),
+        ("collecting", 0, 1),
         ("distilling", 0, 2),
         ("validating", 0, 2),
-        ("exploring", 1, 1),
+        ("collecting", 1, 1),
         ("ended", 2, 0),
     ]
 
@@ -138,7 +138,7 @@ def test_a_run_that_goes_on_from_a_checkpoint_does_its_steps_again(run):
     run.metrics = run.folder / "metrics-2.jsonl"
     run.metrics.touch()
     found = RunFollower(run.folder).look()
-    assert (found.stage, found.done, list(found.metrics), found.current.counts["trees"]) == ("exploring", 1, [1], 1)
+    assert (found.stage, found.done, list(found.metrics), found.current.counts["trees"]) == ("collecting", 1, [1], 1)
 
 
 def test_without_metrics_the_trees_tell_the_step(run):
@@ -146,7 +146,7 @@ def test_without_metrics_the_trees_tell_the_step(run):
     for step in (1, 1, 2):
         run.collect(rescued(f"task-{step}"), step)
     found = RunFollower(run.folder).look()
-    assert (found.stage, found.done, found.current.counts["trees"]) == ("exploring", 1, 1)
+    assert (found.stage, found.done, found.current.counts["trees"]) == ("collecting", 1, 1)
 
 
 def test_the_same_tree_stored_twice_counts_once(run):
@@ -211,7 +211,7 @@ def test_a_frame_shows_progress_throughput_success_and_the_last_experience(run):
     run.collect(rescued("corridor-3"), 2)
     text = printed(run.folder)
     for expected in (
-        "leafe  step 2 of 2: exploring",
+        "leafe  step 2 of 2: collecting",
         "1 of 2",
         "branches that improved",
         "25.0 % (15 of 60)",

@@ -35,6 +35,8 @@ class ProgressReplayBuffer(ReplayBuffer):  # type: ignore[misc]  # verl is Any t
         """Called between two polls, with the longest time in seconds that it may take."""
         self.on_poll: Callable[[str, int, set[str]], None] | None = None
         """Called at each poll with the partition, the number of its tasks that have ended and the other tasks' uids."""
+        self.sampled = 0
+        """Number of tasks in the batches that were sampled since somebody set it to 0."""
         self._bar: tqdm | None = None
 
     def sample(self, *args: Any, **kwargs: Any) -> Any:
@@ -49,6 +51,7 @@ class ProgressReplayBuffer(ReplayBuffer):  # type: ignore[misc]  # verl is Any t
                     raise _no_result_error(batch_size, what) from error
                 raise
             self._bar.update(batch_size - self._bar.n)
+        self.sampled += batch_size
         if not sampled[0].keys:
             raise _no_result_error(batch_size, what)
         return sampled

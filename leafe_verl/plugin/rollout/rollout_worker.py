@@ -17,7 +17,7 @@ import transfer_queue as tq
 from ray.exceptions import GetTimeoutError, RayActorError
 from tensordict import TensorDict
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
-from verl.utils.tensordict_utils import index_select_tensor_dict
+from verl.utils.tensordict_utils import get_non_tensor_data, index_select_tensor_dict
 
 from leafe_verl.core.statistics import total
 from leafe_verl.environments.simulator import processes_lost
@@ -116,6 +116,8 @@ class RolloutManager(AgentLoopManagerTQ):  # type: ignore[misc]  # verl is Any t
         self._sent: dict[int, list[TensorDict]] = {}
         """Tasks sent to each worker in this step, by the worker's number."""
         self._deaths_by_task: Counter[str] = Counter()
+        self.task_indices: dict[str, int] = {}
+        """Index in the validation set of each task that was sent, by the uid that verl gave it for this time."""
         self._pings: dict[int, ray.ObjectRef[None]] = {}
         self._task_ends: dict[int, ray.ObjectRef[None]] = {}
         self._checked_at = 0.0
@@ -124,6 +126,9 @@ class RolloutManager(AgentLoopManagerTQ):  # type: ignore[misc]  # verl is Any t
         """Send each worker its share of the tasks, and remember which. Returns before they are played."""
         self._sent = {}
         self._replace_leaking()
+        if get_non_tensor_data(prompts, "validate", False):
+            rows = zip(prompts["uid"], prompts["extra_info"], strict=True)
+            self.task_indices.update({str(uid): int(extra_info["index"]) for uid, extra_info in rows})
         for worker, share in enumerate(prompts.chunk(len(self.agent_loop_workers))):
             self._send(worker, share)
 

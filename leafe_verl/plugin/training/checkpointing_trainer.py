@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.debug import marked_timer
 
+from leafe_verl.activity import ActivityFile
 from leafe_verl.plugin.settings import CheckpointSettings
 from leafe_verl.plugin.training.checkpointing import BestCheckpoint, Cadence, CheckpointFolder, validation_interval
 
@@ -32,6 +34,11 @@ class CheckpointingTrainer(PPOTrainerSync):  # type: ignore[misc]  # verl is Any
 
     trains_weights: bool = True
     """False: the weights stay as they are, so that null saves nothing and validates after the last step only."""
+
+    @functools.cached_property
+    def activity(self) -> ActivityFile:
+        """Says in RUN_DIR what the run is doing."""
+        return ActivityFile(Path(self.config.run_dir))
 
     def _init_dataloader(self) -> None:
         super()._init_dataloader()
@@ -76,6 +83,7 @@ class CheckpointingTrainer(PPOTrainerSync):  # type: ignore[misc]  # verl is Any
         """Save once in a step: `step` and verl's loop may both ask for it."""
         if self._saved_step == self.global_steps:
             return
+        self.activity.begin("saving", step=self.global_steps)
         super()._save_checkpoint()
         self._saved_step, self._saved_at = self.global_steps, time.monotonic()
         self._prune()

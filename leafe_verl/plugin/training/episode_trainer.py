@@ -5,8 +5,9 @@ Every difference from verl's training loop is an override of one of its hooks.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from leafe_verl.checkpoints import repair_tracker
 from leafe_verl.core.recovery_figures import recovery_by_task
 from leafe_verl.core.statistics import ratios, total
 from leafe_verl.evaluation.pass_at_k import ks_up_to, mean_pass_at_k
+from leafe_verl.evaluation.validations import append_validation
 from leafe_verl.plugin.rollout.inference_servers import InferenceServers, RetryingClient
 from leafe_verl.plugin.training.checkpointing_trainer import CheckpointingTrainer
 from leafe_verl.plugin.training.records import tree_records
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     # Both import verl.trainer.ppo.v1, which imports this module: a Ray worker that imports them first could not.
     from leafe_verl.plugin.rollout.replay_buffer import ProgressReplayBuffer
     from leafe_verl.plugin.rollout.rollout_worker import RolloutManager
+
+logger = logging.getLogger(__name__)
 
 
 TRAINED_TOKENS = "leafe/trained_tokens"
@@ -47,7 +51,9 @@ class EpisodeTrainer(CheckpointingTrainer):
     replay_buffer: ProgressReplayBuffer
 
     def _setup(self) -> None:
+        self.activity.begin("starting", step=0)
         super()._setup()
+        self.activity.plan(self.total_training_steps)
         self._servers = InferenceServers(self.llm_server_manager)
 
     def get_llm_client(self) -> RetryingClient:
@@ -77,6 +83,7 @@ class EpisodeTrainer(CheckpointingTrainer):
         self._servers.give_weights(super().on_init_end)
 
     def on_step_end(self) -> None:
+        self.activity.begin("sending weights", step=self.global_steps)
         self._weights_step = self.global_steps
         if self._servers.replace_dead(now=True):
             self._servers.admit()
@@ -85,14 +92,18 @@ class EpisodeTrainer(CheckpointingTrainer):
     def on_validate_begin(self) -> None:
         super().on_validate_begin()
         self._attach()
+        self.agent_loop_manager.task_indices.clear()
+        self.activity.begin("validating", step=self.global_steps, total=len(self.val_dataset), unit="tasks")
 
     def on_sample_begin(self) -> None:
         super().on_sample_begin()
         self._attach()
+        self.activity.begin("collecting", step=self.global_steps, total=self.config.data.train_batch_size, unit="tasks")
 
     def _attach(self) -> None:
         """Connect the replay buffer to the rollout workers, which exist only after verl has built this trainer."""
         self.replay_buffer.on_poll, self.replay_buffer.wait = self._watch, self.agent_loop_manager.wait_for_end
+        self.replay_buffer.sampled = 0
 
     def on_sample_end(self) -> None:
         self._replace_dead_servers(now=True)
@@ -100,6 +111,7 @@ class EpisodeTrainer(CheckpointingTrainer):
 
     def _watch(self, partition_id: str, ended: int, unfinished: set[str]) -> None:
         """Replace workers and servers that have died. The replay buffer calls this while it waits for tasks."""
+        self.activity.advance(self.replay_buffer.sampled + ended)
         self.agent_loop_manager.replace_dead(unfinished, partition_id)
         self._replace_dead_servers()
 
@@ -146,9 +158,19 @@ class EpisodeTrainer(CheckpointingTrainer):
         scored: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
         for source, uid, acc in zip(data_sources, sample_uids, reward_extra_infos_dict.get("acc", []), strict=True):
             scored[source][uid].append(bool(acc))
+        self._keep_outcomes({uid: found for tasks in scored.values() for uid, found in tasks.items()})
         metrics |= self._pass_at_k(scored, expected_acc_counts or {})
         attempts = attempts_from_infos(reward_extra_infos_dict, len(sample_uids))
         return metrics | recovery_metrics(zip(data_sources, sample_uids, attempts, strict=True))
+
+    def _keep_outcomes(self, outcomes: Mapping[str, Sequence[bool]]) -> None:
+        """Keep a validation's outcomes by task. verl gives each task a new uid in every validation."""
+        indices = self.agent_loop_manager.task_indices
+        by_task = {str(indices[uid]): outcomes[uid] for uid in sorted(outcomes, key=indices.__getitem__)}
+        try:
+            append_validation(Path(self.config.run_dir), self.global_steps, by_task)
+        except OSError as error:
+            logger.warning("the outcomes of this validation are not kept: %s", error)
 
     def _pass_at_k(
         self, scored: Mapping[str, dict[str, list[bool]]], expected_attempts: Mapping[tuple[str, str], int]
@@ -184,6 +206,7 @@ class GRPOTrainer(EpisodeTrainer):
     ) -> KVBatchMeta:
         """Log the counts of the batch's attempts, then balance the batch as verl does."""
         self._log_counts(tree_records(batch), metrics)
+        self.activity.begin("training", step=self.global_steps, detail=f"{len(batch)} sequences")
         return super()._balance_batch(batch, metrics, logging_prefix, keep_minibatch)
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:

@@ -189,6 +189,9 @@ class LeafeTrainer(CollectingTrainer):
         return batch
 
     def _distil(self, phase: Phase, metrics: dict[str, Any]) -> None:
+        counts = {kind: metrics.get(f"leafe/examples/{kind}", 0) for kind in phase.weights}
+        detail = f"{' and '.join(f'{number:,.0f} {kind}' for kind, number in counts.items() if number)} examples"
+        self.activity.begin("distilling", step=self.global_steps, total=phase.updates, unit="updates", detail=detail)
         prepare_update(phase, self.config)
         output = self.actor_rollout_wg.update_actor(phase.batch)
         metrics.update(reduce_metrics(rename_dict(output["metrics"], f"{phase.name}/")))

@@ -169,7 +169,9 @@ def prepare_update(phase: Phase, config: DictConfig) -> None:
     distillation = config.leafe.distillation
     # DPO needs the log-probability of each row by itself.
     shares = distillation.share_prefixes and not phase.pairs
-    info = DistillationInfo(phase.weights, phase.updates, shares, phase.pairs, distillation.dpo_beta)
+    info = DistillationInfo(
+        phase.weights, phase.updates, shares, phase.pairs, distillation.dpo_beta, config.get("run_dir")
+    )
     phase.batch.extra_info.update(
         {
             "global_batch_size": mini_batch_size,

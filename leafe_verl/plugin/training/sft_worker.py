@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from verl.workers.config import TrainingWorkerConfig
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 from verl.workers.utils.padding import no_padding_2_padding
 
+from leafe_verl.activity import ActivityFile
 from leafe_verl.core import Kind
 from leafe_verl.plugin.cpu.platform import prepare_engine
 from leafe_verl.plugin.training.preference import pair_losses, pair_margins, pair_metrics, sequence_log_probs
@@ -112,6 +114,7 @@ class SFTTrainingWorker(TrainingWorker):  # type: ignore[misc]  # verl is Any to
     """
 
     _bar: tqdm | None = None
+    _activity: ActivityFile | None = None
     _warned = False
 
     def __init__(self, config: TrainingWorkerConfig) -> None:
@@ -141,7 +144,7 @@ class SFTTrainingWorker(TrainingWorker):  # type: ignore[misc]  # verl is Any to
         merges = info.share_prefixes and self._can_share()
         output = super().train_batch(self._merged(data, len(info.weights)) if merges else data)
         if self.rank == 0:
-            self._show_progress(info.updates)
+            self._show_progress(info)
         return output
 
     def _can_share(self) -> bool:
@@ -179,11 +182,14 @@ class SFTTrainingWorker(TrainingWorker):  # type: ignore[misc]  # verl is Any to
             )
         return len(cut_at(lengths, shared, config.max_token_len_per_gpu))
 
-    def _show_progress(self, updates: int | None) -> None:
+    def _show_progress(self, info: DistillationInfo) -> None:
         if self._bar is None:
-            self._bar = tqdm(total=updates, desc="distilling", unit="update", mininterval=5.0)
+            self._bar = tqdm(total=info.updates, desc="distilling", unit="update", mininterval=5.0)
+            self._activity = ActivityFile(Path(info.run_dir)) if info.run_dir else None
         self._bar.update(1)
-        if self._bar.n == updates:
+        if self._activity is not None:
+            self._activity.advance(self._bar.n)
+        if self._bar.n == info.updates:
             self._bar.close()
             self._bar = None
 

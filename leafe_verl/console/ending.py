@@ -1,0 +1,107 @@
+"""The end of a run: what it came to, whether that is more than chance, its report, and what to do next."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from leafe_verl.checkpoints import STEP
+from leafe_verl.evaluation.summary import read_metrics, render_summary
+from leafe_verl.evaluation.validations import describe_change, read_validations
+from leafe_verl.report.document import write_report
+from leafe_verl.report.runs import find_runs
+
+REPORT = "report.html"
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def ending(run_dir: Path) -> Iterator[str]:
+    """Yield the lines that say what a run came to, and write its report."""
+    try:
+        yield from ["", *render_summary(read_metrics(run_dir)).splitlines()]
+    except ValueError as error:
+        yield from ["", str(error)]
+    if change := describe_change(read_validations(run_dir)):
+        yield from ["", change]
+    yield from ["", *_report(run_dir)]
+
+
+def _report(run_dir: Path) -> Iterator[str]:
+    out = run_dir / REPORT
+    try:
+        trees = write_report(find_runs([run_dir]), out)
+    except Exception as error:  # the run itself went well
+        yield f"no report was written: {error}"
+    else:
+        yield f"report: {shown(out)} ({trees:,} trees)"
+
+
+def next_commands(run_dir: Path, choices: Mapping[str, Any]) -> Iterator[str]:
+    """Yield three things to do next, as commands."""
+    verb = _verb()
+    best = run_dir / "checkpoints" / "best"
+    saved = sorted((run_dir / "checkpoints").glob(f"{STEP}*"), key=lambda path: path.stat().st_mtime)
+    model = best if best.exists() else saved[-1] if saved else None
+    commands = [(f"{verb} watch {quoted(run_dir)}", "the figures again")]
+    if (run_dir / REPORT).is_file():
+        commands = [(f"open {quoted(run_dir / REPORT)}", "every task's tree, in a browser")]
+    if model:
+        out = quoted(run_dir / "evaluation")
+        commands.append((f"{verb} evaluate --model {quoted(model)} --attempts 32 --out {out}", "more attempts"))
+    steps = 2 * _last_step(run_dir)
+    commands.append((again(run_dir, choices, f"trainer.total_training_steps={steps}"), f"train on, up to step {steps}"))
+    yield from ["", "next:"]
+    yield from (f"  {command}   # {what}" for command, what in commands)
+
+
+def _last_step(run_dir: Path) -> int:
+    try:
+        return max(1, *read_metrics(run_dir))
+    except ValueError:  # without the `file` logger there are no metrics
+        return 1
+
+
+def again(run_dir: Path, choices: Mapping[str, Any], *changes: str) -> str:
+    """Return the command that goes on with a run: its recipe if there is one, else verl's launcher.
+
+    `choices` has `config` and `environment`, the names of the configurations, and `overrides`, all of the command's.
+    `changes` are overrides that take the place of those with the same key.
+    """
+    changed = {text.partition("=")[0] for text in changes}
+    given = [text for text in choices["overrides"] if text.partition("=")[0] not in changed] + [*changes]
+    overrides = [text for text in given if not text.startswith("environment=")]
+    recipe = RECIPES / f"{choices['config']}_{choices['environment']}.sh"
+    if recipe.is_file():
+        command = ["bash", shown(recipe), *overrides]
+    else:
+        launcher = ["python", "-m", "verl.trainer.main_ppo", "--config-path", "pkg://leafe_verl.plugin.config"]
+        command = [*launcher, "--config-name", choices["config"], *given]
+    return f"RUN_DIR={quoted(run_dir)} {shlex.join(command)}"
+
+
+def shown(path: Path) -> str:
+    """Return a path as one types it here: relative if it is below the present folder."""
+    absolute = Path(os.path.abspath(path))
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
+
+
+def quoted(path: Path) -> str:
+    """Return `shown(path)`, quoted for the shell."""
+    return shlex.quote(shown(path))
+
+
+def _verb() -> str:
+    """Return how one calls `leafe-verl` from the shell: a recipe's own environment is not active there."""
+    script = Path(sys.executable).parent / "leafe-verl"
+    return quoted(script) if script.is_file() and Path(sys.prefix).is_relative_to(RECIPES.parent) else "leafe-verl"
+
+
+def choices_of(hydra: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `again` needs of Hydra's own configuration."""
+    overrides: Sequence[str] = hydra["overrides"]["task"]
+    chosen = hydra["runtime"]["choices"]
+    return {"config": hydra["job"]["config_name"], "environment": chosen["environment"], "overrides": list(overrides)}
