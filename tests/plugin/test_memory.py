@@ -76,7 +76,7 @@ def sizes(config):
 
 def test_a_trainer_holds_sixteen_bytes_for_each_number():
     weights = 16 * TIED.parameters
-    assert 0 < need().trainer - weights < 4 * GIB
+    assert 0 < need().trainer - weights < 4.5 * GIB
     assert need(reference=True).trainer - need().trainer == 2 * TIED.parameters
     assert need(trains=False).trainer < 6 * TIED.parameters + GIB
     assert need(weight_bytes=2).trainer < need().trainer - weights / 2
@@ -91,7 +91,8 @@ def test_vllm_holds_the_weights_twice_beside_its_cache():
 
 def test_a_second_matrix_of_tokens_costs_the_trainer_and_vllm():
     more = need(UNTIED).total - need(TIED).total
-    assert more == (16 + 2 * 2) * TIED.embedding
+    # Sixteen bytes with the trainer, four more while its gradients are converted, and two copies in bfloat16 with vLLM.
+    assert more == (16 + 4 + 2 * 2) * TIED.embedding
 
 
 def test_activations_grow_with_the_tokens_and_less_where_they_are_computed_again():
@@ -188,7 +189,7 @@ def test_a_matrix_that_a_conversion_stored_twice_is_noticed(tmp_path, config, mo
 def test_what_such_a_matrix_costs_is_said(config, monkeypatch):
     monkeypatch.setattr(memory_check, "lost_its_tie", lambda folder: True)
     said = describe_memory(config("leafe.memory.refuse=false", sizes={**QWEN, "tie_word_embeddings": False}))
-    assert "one matrix in two precisions" in said and f"save {20 * TIED.embedding / GIB:.1f} GiB" in said
+    assert "one matrix in two precisions" in said and f"save {24 * TIED.embedding / GIB:.1f} GiB" in said
     assert "two precisions" not in describe_memory(config())
 
 
