@@ -17,6 +17,8 @@ from leafe_verl.report.runs import find_runs
 
 REPORT = "report.html"
 RECIPES = Path(__file__).parents[2] / "recipes"
+VARIABLES = ("MODEL", "TRAIN_FILES", "VAL_FILES", "LEAFE_CPU_DTYPE")
+"""Environment variables that decide what a run trains and how. A command that goes on with it must set them again."""
 
 
 def ending(run_dir: Path) -> Iterator[str]:
@@ -51,7 +53,8 @@ def next_commands(run_dir: Path, choices: Mapping[str, Any]) -> Iterator[str]:
         commands = [(f"open {quoted(run_dir / REPORT)}", "every task's tree, in a browser")]
     if model:
         out = quoted(run_dir / "evaluation")
-        commands.append((f"{verb} evaluate --model {quoted(model)} --attempts 32 --out {out}", "more attempts"))
+        command = f"{verb} evaluate --model {quoted(model)} --attempts 32 --out {out}"
+        commands.append((_with_variables(command, choices, but="MODEL"), "more attempts"))
     steps = 2 * _last_step(run_dir)
     commands.append((again(run_dir, choices, f"trainer.total_training_steps={steps}"), f"train on, up to step {steps}"))
     yield from ["", "next:"]
@@ -68,7 +71,8 @@ def _last_step(run_dir: Path) -> int:
 def again(run_dir: Path, choices: Mapping[str, Any], *changes: str) -> str:
     """Return the command that goes on with a run: its recipe if there is one, else verl's launcher.
 
-    `choices` has `config` and `environment`, the names of the configurations, and `overrides`, all of the command's.
+    `choices` has `config` and `environment`, the names of the configurations, `overrides`, all of the command's, and
+    `variables`, the environment variables that were set of `VARIABLES`.
     `changes` are overrides that take the place of those with the same key.
     """
     changed = {text.partition("=")[0] for text in changes}
@@ -80,7 +84,13 @@ def again(run_dir: Path, choices: Mapping[str, Any], *changes: str) -> str:
     else:
         launcher = ["python", "-m", "verl.trainer.main_ppo", "--config-path", "pkg://leafe_verl.plugin.config"]
         command = [*launcher, "--config-name", choices["config"], *given]
-    return f"RUN_DIR={quoted(run_dir)} {shlex.join(command)}"
+    return _with_variables(f"RUN_DIR={quoted(run_dir)} {shlex.join(command)}", choices)
+
+
+def _with_variables(command: str, choices: Mapping[str, Any], but: str = "") -> str:
+    """Return a command that sets the environment variables of the run, all but one."""
+    told = [f"{name}={shlex.quote(value)}" for name, value in choices["variables"].items() if name != but]
+    return " ".join([*told, command])
 
 
 def shown(path: Path) -> str:
@@ -104,4 +114,6 @@ def choices_of(hydra: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `again` needs of Hydra's own configuration."""
     overrides: Sequence[str] = hydra["overrides"]["task"]
     chosen = hydra["runtime"]["choices"]
-    return {"config": hydra["job"]["config_name"], "environment": chosen["environment"], "overrides": list(overrides)}
+    names = {"config": hydra["job"]["config_name"], "environment": chosen["environment"]}
+    variables = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
+    return {**names, "overrides": list(overrides), "variables": variables}

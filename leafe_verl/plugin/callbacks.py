@@ -35,6 +35,14 @@ def _refuse(text: str) -> NoReturn:
     raise SystemExit(f"leafe_verl refuses to start:{text if text.startswith(chr(10)) else f' {text}'}")
 
 
+def _say(lines: list[str]) -> None:
+    """Print lines to the terminal, which the console has taken from this process if it is open."""
+    if ShowRun.console:
+        ShowRun.console.say(lines)
+    else:
+        print(*lines, sep="\n", flush=True)
+
+
 @contextmanager
 def _refusing() -> Iterator[None]:
     """End the run upon any exception, which Hydra would only warn of."""
@@ -135,8 +143,7 @@ class Preflight(Callback):
             problems = find_problems(config)
         if problems:
             _refuse("\n" + "\n".join(f"- {problem}" for problem in problems))
-        print(describe_chat(config, config.leafe.generation.chat_family), flush=True)
-        print(describe_memory(config), flush=True)
+        _say([describe_chat(config, config.leafe.generation.chat_family), describe_memory(config)])
         if not config.trainer.val_only:
             record_precision(config)
 

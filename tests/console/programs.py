@@ -13,7 +13,7 @@ OPENED = """
 import os, sys
 from pathlib import Path
 from leafe_verl.console.run_console import RunConsole
-choices = {"config": "leafe", "environment": "mbpp", "overrides": ["environment=mbpp", "leafe.seed=1"]}
+choices = {"config": "leafe", "environment": "mbpp", "overrides": ["environment=mbpp", "leafe.seed=1"], "variables": {}}
 console = RunConsole(Path(sys.argv[1]), choices)
 console.open(["a heading"])
 print("noise of Python"); os.system("echo noise of a child; echo an error of a child >&2")
