@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from leafe_verl.evaluation.manifest import FILE
-from leafe_verl.report.overview import LOSS, share_figures, validation_figures
+from leafe_verl.evaluation.metric_lines import LOSS
+from leafe_verl.report.overview import share_figures, validation_figures
 from leafe_verl.report.present import describe_parts
 from leafe_verl.report.progress import Interval, LastExperience, Progress, RunFollower
 from leafe_verl.trees.text import one_line
