@@ -15,7 +15,7 @@ from typing import Any
 
 from leafe_verl.activity import FILE as ACTIVITY
 from leafe_verl.activity import Activity, read_activity
-from leafe_verl.checkpoints import TRACKER, tree_store
+from leafe_verl.checkpoints import TRACKER, read_tracker, tree_store
 from leafe_verl.core import ExplorationTree, Reflection
 from leafe_verl.core.recovery_figures import count_recovery, plain_attempts
 from leafe_verl.core.statistics import count, total
@@ -269,9 +269,7 @@ class RunFollower:
 
     def _saved(self) -> int:
         """Return the last saved step, from which the run would resume; 0 if there is none."""
-        tracker = self.folder / CHECKPOINTS / TRACKER
-        text = tracker.read_text(encoding="utf-8").strip() if tracker.is_file() else ""
-        return int(text) if text.isdecimal() else 0
+        return read_tracker(self.folder / CHECKPOINTS) or 0
 
     def _seconds(self, step: int) -> float | None:
         """Return the seconds from the end of the previous step (the last write of the metrics) to the newest tree."""

@@ -98,12 +98,16 @@ def _training(folder: Path, store: Path | None, metrics: Metrics) -> ReportedRun
 
 
 def read_configuration(path: Path) -> Mapping[str, Any]:
-    """Return the run's configuration as Hydra wrote it; empty if the file or a YAML reader is missing."""
+    """Return the run's configuration as Hydra wrote it; empty if the file is missing or torn, or without a reader."""
     try:
         import yaml  # type: ignore[import-untyped, unused-ignore]  # comes with verl, by way of Hydra
     except ImportError:
         return {}
-    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (yaml.YAMLError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @dataclass(frozen=True)
