@@ -43,14 +43,14 @@ def extract_action(answer: str, form: re.Pattern[str] | None = None) -> str | No
     label = _find_label(lines)
     if form is None:
         words = "" if label is None else _words_of(lines, label)
-        return _clean(words.strip(_AROUND))[:MAX_CHARACTERS].strip() or None
+        return clean(words.strip(_AROUND))[:MAX_CHARACTERS].strip() or None
     if label is None:
         return _last(form, answer)
     words = _words_in(lines[label])
     found = form.search(words or "\n".join(lines[label + 1 :]))
     if found is None:
         return None if words else _last(form, answer)
-    return _clean(found[0])
+    return clean(found[0])
 
 
 def _find_label(lines: Sequence[str]) -> int | None:
@@ -83,9 +83,10 @@ def _words_of(lines: Sequence[str], index: int) -> str:
 
 def _last(form: re.Pattern[str], answer: str) -> str | None:
     found = [match[0] for match in form.finditer(answer)]
-    return _clean(found[-1]) if found else None
+    return clean(found[-1]) if found else None
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
+    """Return a text in one line, with single blanks and without characters that a tokenizer refuses."""
     readable = text.encode("utf-8", "replace").decode()
     return " ".join("".join(each if each.isprintable() else " " for each in readable).split())
