@@ -336,7 +336,7 @@ ATTRIBUTES = {
 }
 """Attributes that we read or set, fields of models and of dataclasses among them."""
 
-OUR_CONFIG_KEYS = ("leafe", "run_dir", "data.environment", "data.store", "data.given", "data.attempts")
+OUR_CONFIG_KEYS = ("leafe", "run_dir", "data.environment", "data.several_answers", "data.store", "data.given", "data.attempts")
 """Keys of our configurations that verl does not know begin like this."""
 HANDED_ON = (
     "ray_kwargs.ray_init.",  # to ray.init
