@@ -34,9 +34,10 @@ def read_validations(folder: Path) -> dict[int, Outcomes]:
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:  # a process was killed while it wrote this line
+            outcomes = {task: [bool(o) for o in each] for task, each in record["outcomes"].items()}
+            found[int(record["step"])] = outcomes
+        except (ValueError, KeyError, TypeError, AttributeError):  # a killed process cut this line short
             continue
-        found[int(record["step"])] = {task: [bool(o) for o in each] for task, each in record["outcomes"].items()}
     return dict(sorted(found.items()))
 
 
