@@ -51,7 +51,7 @@ def _shown_results(
     limits: Limits,
 ) -> tuple[list[TestResult], set[int]]:
     """Return the results of the shown asserts, and the indices of the inputs that they call."""
-    places = {call: index for index, call in reversed(list(enumerate(map(_normal, tests.calls))))}
+    places = _places(tuple(tests.calls))
     called = {test: [places.get(_normal(call)) for call in split_assert(test, setup).calls] for test in shown}
     found = {test: indices[0] for test, indices in called.items() if len(indices) == 1 and indices[0] is not None}
     others = [test for test in shown if test not in found]
@@ -62,6 +62,12 @@ def _shown_results(
 
 def _renamed(result: TestResult, source: str) -> TestResult:
     return TestResult(source, result.passed, result.got, result.expected, result.error)
+
+
+@functools.lru_cache(maxsize=512)
+def _places(calls: tuple[str, ...]) -> Mapping[str, int]:
+    """Return call -> index of its first place, in a form that does not depend on how it was written."""
+    return {_normal(call): index for index, call in reversed(list(enumerate(calls)))}
 
 
 @functools.lru_cache(maxsize=4096)
