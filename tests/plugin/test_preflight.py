@@ -183,7 +183,7 @@ def test_the_heading_says_what_is_run_and_where_it_goes_on(config, tmp_path, mon
     first, *_ = _heading(composed)
     assert first.startswith("leafe on mbpp with ") and first.endswith("cpu, 2 steps of 16 tasks")
     assert "goes on" not in " ".join(_heading(composed))
-    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "global_step_1").mkdir(parents=True)
     (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("1")
     assert [*_heading(composed)][1:3] == [f"RUN_DIR={tmp_path}", "goes on after step 1, from its checkpoint"]
     assert [*_heading(composed)][-1].startswith(f"verl, Ray and vLLM print to {tmp_path}/log.txt")
