@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leafe_verl.core.task import Task
-from leafe_verl.environments.code_environment import NO_CODE, CodeEnvironment, extract_code
+from leafe_verl.environments.code_environment import NO_CODE, CodeEnvironment
 from leafe_verl.environments.codecontests_rows import (
     build_request,
     build_tests,
     parse_task,
     time_limit_seconds,
 )
+from leafe_verl.environments.extraction import Extraction, extract_program
 from leafe_verl.environments.options import require_at_least
 from leafe_verl.sandbox import (
     CodeVerdict,
@@ -91,8 +92,12 @@ class CodeContests(CodeEnvironment):
     def build_request(task: Task) -> str:
         return build_request(task)
 
-    def judge(self, answer: str, task: Task) -> CodeVerdict:
-        return judge_answer(answer, task.data, self._sandbox, self._cap, self.max_generated_tests)
+    @staticmethod
+    def extract(answer: str, task: Task) -> Extraction:
+        return extract_program(answer)
+
+    def judge(self, code: str, task: Task) -> CodeVerdict:
+        return judge_code(code, task.data, self._sandbox, self._cap, self.max_generated_tests)
 
     def describe(self, verdict: CodeVerdict, task: Task) -> str:
         return feedback(verdict, len(task.data["public_tests"]["input"]), self.feedback_characters)
@@ -105,9 +110,15 @@ def judge_answer(
     cap: Limits = Limits(CPU_SECONDS),  # noqa: B008 - frozen
     max_generated: int | None = MAX_GENERATED_TESTS,
 ) -> CodeVerdict:
-    """Run the program in `answer` on a task's tests. Without a program, `TestResult.error` is NO_CODE for each test."""
+    """Run the program in `answer` on a task's tests; see `judge_code`."""
+    return judge_code(extract_program(answer).code, data, sandbox, cap, max_generated)
+
+
+def judge_code(
+    code: str, data: Mapping[str, Any], sandbox: Sandbox, cap: Limits, max_generated: int | None
+) -> CodeVerdict:
+    """Run a program on a task's tests. Without one, `TestResult.error` is NO_CODE for each test."""
     tests = build_tests(data, max_generated)
-    code = extract_code(answer)
     if not code.strip():
         return CodeVerdict(tuple(_failed(test, NO_CODE) for test in tests))
     limits, results = tightest_limits(data, cap), list[TestResult]()

@@ -57,7 +57,8 @@ def test_the_first_observation_is_the_problem_and_the_form_of_the_answer() -> No
 
 def test_a_right_program_ends_the_attempt_in_success() -> None:
     (step,) = play(fenced("print(2 * int(input()))"))
-    info = {"success": True, "error": False, "action": "print(2 * int(input()))\n", "passed": 5, "total": 5}
+    info = {"success": True, "error": False, "action": "print(2 * int(input()))\n", "choice": "reads_and_writes"}
+    info |= {"passed": 5, "total": 5}
     assert step == Step("All 5 tests pass.", 1.0, True, False, info)
 
 
