@@ -75,6 +75,7 @@ class CodeEnvironment(StateEnvironment[CodeState]):
                 "choice": extraction.choice.name.lower(),
                 "passed": verdict.passed,
                 "total": len(verdict.tests),
+                "timed_out": verdict.timed_out,
             },
         )
 

@@ -27,8 +27,8 @@ class MBPP(CodeEnvironment):
     def __init__(
         self,
         sandbox: Sandbox | None = None,
-        cpu_seconds: float = 2.0,
-        wall_seconds: float = 5.0,
+        cpu_seconds: float = Limits.cpu_seconds,
+        wall_seconds: float = Limits.wall_seconds,
         memory_mb: int = 512,
         feedback_characters: int = 600,
         system_prompt: str = "",

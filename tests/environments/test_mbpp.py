@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from leafe_verl.core.environment import Step
+from leafe_verl.core.settings import EnvironmentSettings
 from leafe_verl.environments.mbpp import CLOSING, MBPP
+from leafe_verl.sandbox import Limits
 
 REPOSITORY = Path(__file__).parents[2]
 DATA = REPOSITORY.parent / "shared" / "data" / "mbpp_train.jsonl"
@@ -64,7 +66,7 @@ def test_the_first_observation_is_mbpps_prompt() -> None:
 def test_the_reference_solution_ends_the_attempt_in_success() -> None:
     (step,) = play(fenced(ROW["code"]))
     info = {"success": True, "error": False, "action": f"{ROW['code']}\n", "choice": "defines_all"}
-    info |= {"passed": 4, "total": 4}
+    info |= {"passed": 4, "total": 4, "timed_out": False}
     assert step == Step("All 4 tests pass.", 1.0, True, False, info)
 
 
@@ -111,8 +113,16 @@ def test_hidden_tests_are_shown_as_a_count_alone() -> None:
 
 
 def test_an_endless_loop_is_told_as_such() -> None:
-    text = observation("def double(n):\n    while n < 0: pass\n    return 2 * n", cpu_seconds=1)
+    (step,) = play(fenced("def double(n):\n    while n < 0: pass\n    return 2 * n"), cpu_seconds=1)
+    text = step.observation
+    assert step.info["timed_out"]
     assert text.startswith("1 of 2 shown tests passes.") and "The program ran into its time limit." in text
+
+
+def test_the_time_limits_leave_room_and_both_runs_fit_into_a_step() -> None:
+    assert Limits().cpu_seconds >= 3 * 2.6, "the slowest reference solution, three times over, on a busy machine"
+    assert Limits().wall_seconds > 2 * Limits().cpu_seconds
+    assert 2 * Limits().wall_seconds < EnvironmentSettings().step_timeout
 
 
 @pytest.mark.parametrize(
