@@ -50,11 +50,6 @@ print(4)
 out = open(1, 'w', closefd=False)
 out.write('4\n')
 """,
-    "kept elsewhere": r"""
-import string
-string.out = open(1, 'w', closefd=False)
-string.out.write('4\n')
-""",
     "at finalisation": r"""
 class Late:
     def __del__(self): print(4)
