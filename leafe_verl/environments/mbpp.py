@@ -10,7 +10,17 @@ from leafe_verl.environments.code_environment import NO_CODE, CodeEnvironment
 from leafe_verl.environments.extraction import Extraction, extract_function
 from leafe_verl.environments.mbpp_rows import build_request, parse_task
 from leafe_verl.environments.options import require_at_least
-from leafe_verl.sandbox import CodeVerdict, Limits, Sandbox, TestResult, cut_middle, default_pool, judge, split_assert
+from leafe_verl.sandbox import (
+    CodeVerdict,
+    Limits,
+    Sandbox,
+    TestResult,
+    Tolerance,
+    cut_middle,
+    default_pool,
+    judge,
+    split_assert,
+)
 from leafe_verl.sandbox.programs import describe_ending
 from leafe_verl.sandbox.protocol import ENDED_EARLY, MALFORMED, OUTPUT_TOO_LARGE, TIMEOUT
 
@@ -30,6 +40,8 @@ class MBPP(CodeEnvironment):
         cpu_seconds: float = Limits.cpu_seconds,
         wall_seconds: float = Limits.wall_seconds,
         memory_mb: int = 512,
+        absolute_tolerance: float = 0.0,
+        relative_tolerance: float = 0.0,
         feedback_characters: int = 600,
         system_prompt: str = "",
         horizon: int = 4,
@@ -38,16 +50,20 @@ class MBPP(CodeEnvironment):
     ) -> None:
         """`cpu_seconds`, `wall_seconds` and `memory_mb` (MiB) bound one run of the code; see `sandbox.Limits`.
 
+        `absolute_tolerance`, `relative_tolerance`: how far a float may be from the literal that an assert compares it
+        with by `==`, the wider of the two; 0 for Python's own comparison, as MBPP is judged.
         `feedback_characters`: longest observation after the first. `horizon`: actions after which an attempt ends.
         `allow_unconfined`: run code even where nothing but resource limits would confine it. `sandbox_workers`: runs at
         a time of all environments of a process together; None for one per processor.
         """
         require_at_least(1, horizon=horizon)
         require_at_least(100, feedback_characters=feedback_characters)
+        require_at_least(0, absolute_tolerance=absolute_tolerance, relative_tolerance=relative_tolerance)
         self.system_prompt = system_prompt
         self.horizon = horizon
         self.feedback_characters = feedback_characters
         self._sandbox = sandbox or default_pool(sandbox_workers, allow_unconfined)
+        self._tolerance = Tolerance(absolute_tolerance, relative_tolerance)
         self._limits = Limits(cpu_seconds, wall_seconds, memory_mb * 2**20)
 
     @classmethod
@@ -68,7 +84,7 @@ class MBPP(CodeEnvironment):
         return extract(answer, task.data)
 
     def judge(self, code: str, task: Task) -> CodeVerdict:
-        return judge_code(code, task.data, self._sandbox, self._limits)
+        return judge_code(code, task.data, self._sandbox, self._limits, self._tolerance)
 
     def describe(self, verdict: CodeVerdict, task: Task) -> str:
         return feedback(verdict, len(task.data["test_list"]), self.feedback_characters)
@@ -90,7 +106,13 @@ def judge_answer(
     return judge_code(extract(answer, data).code, data, sandbox, limits)
 
 
-def judge_code(code: str, data: Mapping[str, Any], sandbox: Sandbox, limits: Limits) -> CodeVerdict:
+def judge_code(
+    code: str,
+    data: Mapping[str, Any],
+    sandbox: Sandbox,
+    limits: Limits,
+    tolerance: Tolerance = Tolerance(),  # noqa: B008 - frozen
+) -> CodeVerdict:
     """Run code on a task's asserts, the shown ones first.
 
     Where there is no code, all fail, and `CodeVerdict.failure` is NO_CODE.
@@ -98,7 +120,7 @@ def judge_code(code: str, data: Mapping[str, Any], sandbox: Sandbox, limits: Lim
     asserts = [*data["test_list"], *data["challenge_test_list"]]
     if not code.strip():
         return CodeVerdict(tuple(TestResult(test, False, error=NO_CODE) for test in asserts), NO_CODE)
-    return judge(code, asserts, data["test_setup_code"], sandbox, limits)
+    return judge(code, asserts, data["test_setup_code"], sandbox, limits, tolerance)
 
 
 def feedback(verdict: CodeVerdict, num_shown: int, characters: int) -> str:
