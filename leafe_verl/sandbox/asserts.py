@@ -23,6 +23,8 @@ class SplitAssert:
     source: str
     calls: tuple[str, ...]
     """Source of each outermost call of the solution, in the order of the text; at least one call."""
+    names: frozenset[str]
+    """What the calls begin with, and the solution therefore has to define: functions or classes."""
     check: str
     """Source of the condition, with `returned_<n>` in the place of call n."""
     expected: str | None
@@ -62,7 +64,13 @@ def _split(text: str, setup: str) -> SplitAssert:
         raise ValueError(f"uses {', '.join(unknown)} outside a call of the solution; the set-up does not define it")
     expected, literal = _expected(check)
     return SplitAssert(
-        text.strip(), tuple(calls.sources), ast.unparse(check), expected, literal, known.prelude_for(check)
+        text.strip(),
+        tuple(calls.sources),
+        frozenset(calls.names),
+        ast.unparse(check),
+        expected,
+        literal,
+        known.prelude_for(check),
     )
 
 
@@ -83,6 +91,7 @@ class _Calls(ast.NodeTransformer):
         self.known = known
         self.bound = _bound_names(condition)
         self.sources: list[str] = []
+        self.names: list[str] = []
 
     def visit(self, node: ast.AST) -> ast.AST:
         root = _chain_root(node)
@@ -93,6 +102,7 @@ class _Calls(ast.NodeTransformer):
                 f"calls {root} with the loop variable {', '.join(captured)}, so that the call cannot be told from "
                 "what it is compared with; write the calls out"
             )
+        self.names.append(root)
         self.sources.append(ast.unparse(node))
         return ast.Name(f"returned_{len(self.sources) - 1}", ast.Load())
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from leafe_verl.sandbox.asserts import SplitAssert, split_assert
-from leafe_verl.sandbox.protocol import LOST, CallOutcome, CallResult, Limits, RunResult, Sandbox, SandboxLost
+from leafe_verl.sandbox.protocol import LOST, TIMEOUT, CallOutcome, CallResult, Limits, RunResult, Sandbox, SandboxLost
 from leafe_verl.sandbox.values import to_source
 
 SHOWN_CHARACTERS = 300
@@ -54,6 +54,11 @@ class CodeVerdict:
     @property
     def all_passed(self) -> bool:
         return self.passed == len(self.tests)
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether a run ended at its time limit."""
+        return any(test.error == TIMEOUT for test in self.tests)
 
 
 def judge(

@@ -29,8 +29,10 @@ class SandboxLost(RuntimeError):
 class Limits:
     """What one run may use. The kernel counts CPU time in whole seconds, so parts of a second are rounded up."""
 
-    cpu_seconds: float = 2.0
-    wall_seconds: float = 5.0
+    cpu_seconds: float = 8.0
+    """Three times what the slowest reference solution of MBPP takes on a busy machine with 2 cores (2.6 s)."""
+    wall_seconds: float = 20.0
+    """More than `cpu_seconds`, since a run shares its processor with others."""
     memory_bytes: int = 512 * 2**20
     """Size of the address space, including the interpreter's own (about 20 MiB)."""
     output_bytes: int = 64 * 2**10

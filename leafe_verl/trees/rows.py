@@ -217,6 +217,7 @@ def _step_to_row(step: StepRecord, base: History) -> Row:
         "reward": step.reward,
         "error": step.error,
         "failed": step.failed,
+        "timed_out": step.timed_out,
         "command": step.command,
         "answered": _history_to_row(step.answered, continuation(step)) if step.answered else None,
     }
@@ -237,7 +238,7 @@ def _step_from_row(row: Row, base: History, before: StepRecord | None) -> StepRe
     if failed is None and error:  # a store of an earlier version, which has no verdicts
         failed = True
     told = (row["observation"], row["reward"], error, None, command)
-    step = StepRecord(history, turn, *told, failed=failed)
+    step = StepRecord(history, turn, *told, failed=failed, timed_out=bool(row.get("timed_out")))
     if answered := row.get("answered"):
         return dataclasses.replace(step, answered=_history_from_row(answered, continuation(step), step))
     return step

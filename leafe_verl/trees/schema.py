@@ -90,6 +90,8 @@ def _step(tokens: bool) -> pa.DataType:
             # The environment's verdict: the action has failed; null if it has none. Stores of earlier versions lack the
             # column; there an error is a failed action.
             pa.field("failed", pa.bool_()),
+            # A time limit of the environment stopped what the action runs; null in stores of earlier versions.
+            pa.field("timed_out", pa.bool_()),
             pa.field("command", pa.string()),  # the executed part of the action; null if the environment does not say
             *answered,
         ]

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from leafe_verl.core.environment import Step
+from leafe_verl.core.settings import EnvironmentSettings
 from leafe_verl.environments import codecontests_rows
-from leafe_verl.environments.codecontests import CLOSING, CodeContests, tightest_limits
+from leafe_verl.environments.codecontests import BATCH, CLOSING, CPU_SECONDS, CodeContests, tightest_limits
 from leafe_verl.environments.codecontests_rows import ANSWER_FORM
-from leafe_verl.sandbox import Limits
+from leafe_verl.sandbox import Limits, ProgramResult
 from leafe_verl.task_files import read_tasks
 
 DATA = Path(__file__).parents[2] / "leafe_verl" / "data"
@@ -57,7 +58,8 @@ def test_the_first_observation_is_the_problem_and_the_form_of_the_answer() -> No
 
 def test_a_right_program_ends_the_attempt_in_success() -> None:
     (step,) = play(fenced("print(2 * int(input()))"))
-    info = {"success": True, "error": False, "action": "print(2 * int(input()))\n", "passed": 5, "total": 5}
+    info = {"success": True, "error": False, "action": "print(2 * int(input()))\n", "choice": "reads_and_writes"}
+    info |= {"passed": 5, "total": 5, "timed_out": False}
     assert step == Step("All 5 tests pass.", 1.0, True, False, info)
 
 
@@ -103,7 +105,38 @@ def test_after_a_test_out_of_time_no_further_ones_are_run() -> None:
         step.observation
         == "All public tests passed, but on a hidden test the program ran into its time limit.\n" + CLOSING
     )
-    assert (step.info["passed"], step.info["total"]) == (3, 23)
+    assert (step.info["passed"], step.info["total"], step.info["timed_out"]) == (2, 23, True)
+
+
+def test_a_step_has_time_for_the_limits_of_a_batch() -> None:
+    longest = tightest_limits(CodeContests.task({**ROW, "time_limit": None}).data, Limits(CPU_SECONDS)).wall_seconds
+    assert BATCH * longest < EnvironmentSettings().step_timeout
+
+
+def test_the_factor_of_time_is_an_option() -> None:
+    def seconds(**options: Any) -> float:
+        sandbox = Noting()
+        environment = CodeContests(sandbox, **options)  # type: ignore[arg-type]
+        environment.reset(TASK, seed=0)
+        environment.step(fenced("print(1)"))
+        return sandbox.limits[0].cpu_seconds
+
+    assert (seconds(), seconds(time_factor=2), seconds(cpu_seconds=1)) == (4.5, 3.0, 1.0)
+    with pytest.raises(ValueError, match=r"leafe\.environment\.options\.time_factor is 0; expected a number above 0"):
+        CodeContests(time_factor=0)
+
+
+class Noting:
+    """A sandbox that notes the limits which it is given."""
+
+    def __init__(self) -> None:
+        self.limits: list[Limits] = []
+
+    def execute(self, code: str, stdin: str, limits: Limits) -> Future[ProgramResult]:
+        self.limits.append(limits)
+        future: Future[ProgramResult] = Future()
+        future.set_result(ProgramResult("", None))
+        return future
 
 
 @pytest.mark.parametrize("action", ["", "  \n"])
@@ -121,10 +154,12 @@ def test_observations_are_bounded_and_can_be_encoded() -> None:
 
 def test_a_problems_limits_hold_where_they_are_tighter() -> None:
     cap = Limits(4.0, memory_bytes=512 * 2**20)
-    assert tightest_limits(TASK.data, cap) == Limits(1.5, 4.0, 256_000_000)
+    assert tightest_limits(TASK.data, cap, time_factor=1) == Limits(1.5, 4.0, 256_000_000)
+    assert tightest_limits(TASK.data, cap, time_factor=2) == Limits(3.0, 7.0, 256_000_000)
+    assert tightest_limits(TASK.data, cap) == Limits(4.0, 9.0, 256_000_000), "three times its own, up to the cap"
     assert tightest_limits(TASK.data, Limits(1.0, memory_bytes=2**27)) == Limits(1.0, 3.0, 2**27)
     free = CodeContests.task({**ROW, "time_limit": None, "memory_limit_bytes": 0}).data
-    assert tightest_limits(free, cap) == Limits(4.0, 9.0, 512 * 2**20)
+    assert tightest_limits(free, cap, time_factor=0.5) == Limits(4.0, 9.0, 512 * 2**20), "none of its own"
     tight = CodeContests.task({**ROW, "memory_limit_bytes": 1000}).data
     assert tightest_limits(tight, cap).memory_bytes == 64 * 2**20
 

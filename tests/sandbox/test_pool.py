@@ -40,6 +40,7 @@ from leafe_verl.sandbox.protocol import (
 from leafe_verl.sandbox.tier_choice import _choose_once
 from leafe_verl.sandbox.values import MAX_DEPTH
 from leafe_verl.sandbox.worker import Ending, WorkerLost
+from sandbox.streams import OWN_STREAMS
 
 QUICK = Limits(cpu_seconds=1, wall_seconds=10)
 """Short for a program that computes without end, and long for one that waits for a busy machine."""
@@ -432,6 +433,39 @@ def execute(code: str, stdin: str = "", limits: Limits = QUICK) -> ProgramResult
 def test_programs_read_and_write_in_every_usual_way(code: str) -> None:
     result = execute("import atexit, os, sys, threading, time\n" + code, "a\nb\n")
     assert (result.stdout, result.failure) == ("A\nB\n", None)
+
+
+@pytest.mark.parametrize("name", OWN_STREAMS)
+def test_what_plain_python_prints_counts(name: str) -> None:
+    result = execute("import atexit, io, os, sys\n" + OWN_STREAMS[name])
+    assert (result.stdout, result.failure) == ("4\n", None)
+
+
+@pytest.mark.parametrize(
+    ("code", "stdout", "failure"),
+    [
+        ("os._exit(0)", "", None),
+        ("os.close(1)", "", "exit code 120"),
+        ("sys.stdout.close()\nprint(5)", "4\n", "line 4: print(5)\nValueError: I/O operation on closed file."),
+        ("sys.exit(-1)", "4\n", "line 3: sys.exit(-1)\nSystemExit: -1"),
+        ("sys.exit(256)", "4\n", None),
+    ],
+)
+def test_what_plain_python_loses_or_fails_with_counts_as_well(code: str, stdout: str, failure: str | None) -> None:
+    result = execute(f"import os, sys\nprint(4)\n{code}")
+    assert (result.stdout, result.failure) == (stdout, failure)
+
+
+def test_the_standard_streams_are_those_of_a_pipe() -> None:
+    result = execute("""
+        import sys
+        for each in (sys.stdin, sys.stdout, sys.stderr):
+            print(each.name, each.mode, each.errors)
+        print(sys.stdout.seekable(), sys.stdout.isatty(), sys.stdout is sys.__stdout__)
+    """)
+    assert result.stdout == (
+        "<stdin> r surrogateescape\n<stdout> w surrogateescape\n<stderr> w backslashreplace\nFalse False True\n"
+    )
 
 
 @pytest.mark.parametrize(
