@@ -101,7 +101,7 @@ def _add_given(given: argparse._ArgumentGroup) -> None:
 def _add_compare(compare: argparse.ArgumentParser) -> None:
     compare.add_argument("runs", nargs="+", type=_named, metavar="NAME=DIR", help="DIR is the --out of an evaluate")
     compare.add_argument(
-        "--out", type=Path, default=Path("comparison"), help="path of the written files, without their suffix"
+        "--out", type=Path, default=Path("comparison"), help="folder, or path of the written files without their suffix"
     )
     compare.add_argument("--baseline", metavar="NAME", help="run that the others are compared with (default the first)")
     compare.add_argument(
@@ -123,7 +123,7 @@ def _add_report(report: argparse.ArgumentParser) -> None:
     report.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="RUN_DIR, the --out of an evaluate, or a tree store"
     )
-    report.add_argument("--out", type=Path, metavar="FILE", help="HTML file (default report.html in the first RUN)")
+    report.add_argument("--out", type=Path, metavar="FILE", help="HTML file, or folder (default the first RUN)")
     report.set_defaults(run=_report)
 
 
@@ -224,7 +224,9 @@ def _summary(options: argparse.Namespace) -> int:
 
     try:
         print(render_summary(read_metrics(options.run_dir)))
-    except ValueError as error:
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError) as error:
         print(error)
         return 1
     return 0
@@ -296,10 +298,12 @@ def _trees(options: argparse.Namespace) -> int:
 
 
 def _or_error(verb: Callable[[], int]) -> int:
-    """Run a verb and return its status; a ValueError is printed to stderr and gives status 1."""
+    """Run a verb and return its status; what it refuses, or cannot read or write, goes to stderr and gives status 1."""
     try:
         return verb()
-    except ValueError as error:
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
 
@@ -324,5 +328,8 @@ def _named(text: str) -> tuple[str, Path]:
 def _embedded_model(options: argparse.Namespace) -> int:
     from leafe_verl.embedded import prepare_model
 
-    print(prepare_model(options.directory))
-    return 0
+    def print_folder() -> int:
+        print(prepare_model(options.directory))
+        return 0
+
+    return _or_error(print_folder)

@@ -16,7 +16,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from leafe_verl.checkpoints import TRACKER, hf_folder
+from leafe_verl.checkpoints import hf_folder, resumed_step
 from leafe_verl.console.ending import choices_of, shown
 from leafe_verl.console.marks import mark_warnings
 from leafe_verl.console.run_console import LOG, VERBOSE, RunConsole, is_verbose
@@ -117,8 +117,8 @@ def _heading(config: DictConfig) -> Iterator[str]:
     model = config.actor_rollout_ref.model.path
     yield f"{trainer.v1.trainer_mode} on {config.leafe.environment.name} with {model}, {trainer.device}{tasks}"
     yield f"RUN_DIR={shown(run_dir)}"
-    tracker = Path(trainer.default_local_dir, TRACKER)
-    if trainer.resume_mode != "disable" and tracker.is_file() and (step := tracker.read_text().strip()):
+    step = resumed_step(Path(trainer.default_local_dir))
+    if trainer.resume_mode != "disable" and step is not None:
         yield f"goes on after step {step}, from its checkpoint"
     if not is_verbose():
         yield f"verl, Ray and vLLM print to {shown(run_dir / LOG)}; {VERBOSE}=1 shows all of it here"

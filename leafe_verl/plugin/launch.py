@@ -70,6 +70,8 @@ def evaluate(request: EvaluationRequest) -> int:
 
     Raises ValueError for a request that cannot be met: bad settings, or a store made with other ones.
     """
+    if request.out.exists() and not request.out.is_dir():
+        raise ValueError(f"--out {request.out} is a file; expected a new folder, or an evaluation to continue")
     named = request.model or read_variable("MODEL")
     model = _model(named) if named else None
     request = dataclasses.replace(request, model=model, out=request.out.expanduser().resolve())

@@ -201,7 +201,7 @@ def test_a_machine_that_goes_on_computes_in_the_precision_of_the_first_cell(laun
         ({"ATTEMPTS": "many"}, "ATTEMPTS is 'many'; expected an integer of at least 1"),
         ({"TRAIN_TASKS": "60"}, "TRAIN_TASKS is 60; expected a multiple of 2 x BATCH=16"),
         ({"TASKS": "60"}, "holds 100 different tasks, and 64 for train, 8 for dev, 60 for held_out"),
-        ({"MBPP": "nowhere.jsonl"}, "is no .jsonl file"),
+        ({"MBPP": "nowhere.jsonl"}, "is no .jsonl or .json file"),
     ],
 )
 def test_bad_choices_are_refused(launcher, compare, changed, said):

@@ -91,7 +91,7 @@ def test_several_sequences_of_an_attempt_are_refused_where_verl_would_take_them_
 @pytest.mark.parametrize(
     "row, said",
     [
-        ("{not json", "row 2: not JSON"),
+        ("{not json", "line 2: not JSON"),
         ('["a list"]', "expected an object"),
         (json.dumps({"task_id": 1, "text": "Do it.", "code": "", "test_list": []}), "test"),
     ],
@@ -101,7 +101,7 @@ def test_each_bad_row_is_named(config, tmp_path, row, said):
     rows.write_text(TRAIN_FILE.read_text().splitlines()[0] + "\n" + row + "\n")
     (problem, *_) = find_problems(config(f"data.val_files={rows}"))
     assert "data.val_files" in problem
-    assert "row 2" in problem
+    assert "line 2" in problem
     assert said in problem
 
 
