@@ -227,7 +227,12 @@ CODE = {
         "dispatch_cpu_unquantized_gemm(layer, remove_weight=True)": "the first weight sync fails"
     },
     "vllm/model_executor/layers/utils.py:dispatch_cpu_unquantized_gemm": {
-        "layer: torch.nn.Module, remove_weight: bool": "the patch hands on other arguments than it gets"
+        "remove_weight: bool": "the patch refuses to start"
+    },
+    "verl/workers/rollout/vllm_rollout/utils.py:": {
+        "process_weights_after_loading(model, model_config, self.device)": (
+            "vLLM's CPU build samples from the packed weights before the sync"
+        )
     },
     "ray/_private/worker.py:": {
         "load_class(os.environ[ray_constants.RAY_RUNTIME_ENV_HOOK])(runtime_env)": "Ray's workers are not forked"
