@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import datetime
 import functools
 from dataclasses import dataclass
 
@@ -13,6 +14,14 @@ KNOWN_MODULES = frozenset(
 )  # fmt: skip
 """Modules that an assert may use without an import in the set-up. Data sets omit imports that the reference solution
 has."""
+KNOWN_NAMES = {
+    **dict.fromkeys(("Counter", "OrderedDict", "defaultdict", "deque"), "collections"),
+    **dict.fromkeys(("date", "timedelta", "timezone"), "datetime"),
+    **dict.fromkeys(("inf", "isclose", "isinf", "isnan", "nan", "pi", "sqrt"), "math"),
+    **{"Decimal": "decimal", "Fraction": "fractions"},
+}
+"""Names of the library that an assert may use without an import, and their modules. If they were the solution's, a
+solution could define what it is compared with. Where an assert calls nothing else, they are the solution's."""
 BUILTINS = frozenset(dir(builtins))
 
 
@@ -29,6 +38,8 @@ class SplitAssert:
     """Source of the condition, with `returned_<n>` in the place of call n."""
     expected: str | None
     """Source of the side of a single `==` that does not call the solution; None for any other condition."""
+    identities: frozenset[int]
+    """Indices of the calls of which the check asks only whether they returned None, True or False, by `is`."""
     literal: bool
     """Whether the check compares a returned value with a literal by `==`, which needs no evaluation."""
     prelude: str
@@ -52,16 +63,18 @@ def split_assert(text: str, setup: str = "") -> SplitAssert:
 def _split(text: str, setup: str) -> SplitAssert:
     known = _read_setup(setup)
     condition = _condition(text)
-    calls = _Calls(condition, known.names | KNOWN_MODULES | BUILTINS)
+    calls = _Calls(condition, known.names | KNOWN_MODULES | KNOWN_NAMES.keys() | BUILTINS)
     check = calls.visit(condition)
-    if not calls.sources and (shadowed := _first_builtin_call(condition)):
-        # The solution is named like a builtin, as in `assert sum(10, 15) == 6`.
+    if not calls.sources and (shadowed := _first_known_call(condition)):
+        # The solution is named like something of Python's, as in `assert sum(10, 15) == 6`.
         calls = _Calls(condition, calls.known - {shadowed})
         check = calls.visit(condition)
     if not calls.sources:
         raise ValueError("calls nothing of the solution")
     if unknown := calls.unknown_names(check):
         raise ValueError(f"uses {', '.join(unknown)} outside a call of the solution; the set-up does not define it")
+    if "datetime" not in known.names and _means_the_class(check):
+        check = _DatetimeOfModule().visit(check)
     expected, literal = _expected(check)
     return SplitAssert(
         text.strip(),
@@ -69,6 +82,7 @@ def _split(text: str, setup: str) -> SplitAssert:
         frozenset(calls.names),
         ast.unparse(check),
         expected,
+        _identities(check),
         literal,
         known.prelude_for(check),
     )
@@ -130,11 +144,25 @@ def _loaded_names(node: ast.AST) -> frozenset[str]:
     return frozenset(n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load))
 
 
-def _first_builtin_call(condition: ast.expr) -> str | None:
+def _first_known_call(condition: ast.expr) -> str | None:
     for node in ast.walk(condition):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in BUILTINS:
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in BUILTINS | set(KNOWN_NAMES)
+        ):
             return node.func.id
     return None
+
+
+def _identities(check: ast.AST) -> frozenset[int]:
+    found = set()
+    for node in ast.walk(check):
+        if isinstance(node, ast.Compare) and len(node.ops) == 1 and isinstance(node.ops[0], ast.Is | ast.IsNot):
+            left, right = node.left, node.comparators[0]
+            if isinstance(left, ast.Name) and isinstance(right, ast.Constant) and left.id.startswith("returned_"):
+                found.add(int(left.id.removeprefix("returned_")))
+    return frozenset(found)
 
 
 def _expected(check: ast.AST) -> tuple[str | None, bool]:
@@ -163,8 +191,27 @@ class _Known:
     source: str
 
     def prelude_for(self, check: ast.AST) -> str:
-        modules = sorted((_loaded_names(check) & KNOWN_MODULES) - self.names)
-        return "\n".join([*(f"import {module}" for module in modules), self.source]).strip()
+        loaded = _loaded_names(check) - self.names
+        imports = [f"import {module}" for module in sorted(loaded & KNOWN_MODULES)]
+        imports += [f"from {KNOWN_NAMES[name]} import {name}" for name in sorted(loaded & KNOWN_NAMES.keys())]
+        return "\n".join([*imports, self.source]).strip()
+
+
+class _DatetimeOfModule(ast.NodeTransformer):
+    """Writes `datetime.datetime` for `datetime`, since the checks of a task share their imports."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return ast.Attribute(node, "datetime", ast.Load()) if node.id == "datetime" else node
+
+
+def _means_the_class(check: ast.AST) -> bool:
+    """Return whether `datetime` is the class and not the module: it is called, or has what the module has not."""
+    for node in ast.walk(check):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "datetime":
+            return True
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "datetime":
+            return not hasattr(datetime, node.attr)
+    return False
 
 
 @functools.lru_cache(maxsize=64)

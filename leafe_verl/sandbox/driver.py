@@ -13,17 +13,22 @@ that than by returning a value. It needs only the standard library.
 
 from __future__ import annotations
 
+import builtins
+import collections
 import ctypes
+import datetime
+import itertools
 import json
 import os
 import random
 import re
 import sys
+import time
 import types
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # a smaller zygote forks faster
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
 MAX_DEPTH = 50
@@ -79,13 +84,85 @@ def encode(value: Any, room: list[int], depth: int = 0) -> Any:
             return encode_scalar(value, room)
     if depth >= MAX_DEPTH:
         raise Unrepresentable(f"nested more than {MAX_DEPTH} deep")
+    if kind not in PLAIN:
+        if kind in VIEWS:
+            tag, encode_parts = VIEWS[kind]
+            return [tag, encode_parts(value, room, depth)]
+        if kind in ITERATORS:
+            return encode_iterator(value, room, depth)
+        for tag, made, parts, encode_parts in library():
+            if kind is made:
+                return [tag, encode_parts(parts(value), room, depth)]
     if issubclass(kind, dict):
-        pairs = dict.items(value)
-        return ["dict", [[encode(k, room, depth + 1), encode(v, room, depth + 1)] for k, v in pairs]]
+        return ["dict", encode_pairs(dict.items(value), room, depth)]
     for base in (list, tuple, set, frozenset):
         if issubclass(kind, base):
-            return [base.__name__, [encode(item, room, depth + 1) for item in base.__iter__(value)]]
+            return [base.__name__, encode_items(base.__iter__(value), room, depth)]
     raise Unrepresentable(type.__dict__["__name__"].__get__(kind))
+
+
+def encode_items(items: Any, room: list[int], depth: int) -> list[Any]:
+    return [encode(item, room, depth + 1) for item in items]
+
+
+def encode_pairs(pairs: Any, room: list[int], depth: int) -> list[Any]:
+    return [[encode(key, room, depth + 1), encode(value, room, depth + 1)] for key, value in pairs]
+
+
+def encode_iterator(value: Any, room: list[int], depth: int) -> Any:
+    """Return an iterator's items, and why there are no more of them: None if it has ended.
+
+    One that goes on is cut off, and takes an eighth of the room. What it yields is computed here and now.
+    """
+    begun, kept, ending = room[0], 0, None
+    items: list[Any] = []
+    deadline = time.process_time() + ITERATOR_SECONDS
+    try:
+        for item in value:
+            items.append(encode(item, room, depth + 1))
+            if room[0] >= begun - begun // 8:
+                kept = len(items)
+            if time.process_time() > deadline:
+                raise Unrepresentable("too large")
+    except Unrepresentable as reason:
+        if str(reason) != "too large":
+            raise
+        ending, items, room[0] = "goes on beyond what a run may answer", items[:kept], begun - begun // 8
+    except BaseException as error:
+        ending = describe(error, {})
+    return ["iterator", [ITERATORS[type(value)], items, ending]]
+
+
+def library() -> Iterator[tuple[str, Any, Any, Any]]:
+    """Yield the tag of each type of LIBRARY, the type, what takes a value apart, and what encodes the parts.
+
+    The type is None if the program has not imported its module, so that no value can be from there.
+    """
+    for (module, name), (parts, encode_parts) in LIBRARY.items():
+        yield name, getattr(sys.modules.get(module), name, None), parts, encode_parts
+
+
+def parts_of_zone(zone: Any) -> tuple[Any, ...]:
+    """Return the offset of a time zone of fixed offset, in none or one part."""
+    if zone is None:
+        return ()
+    if type(zone) is not type(datetime.timezone.utc):
+        raise Unrepresentable(type.__dict__["__name__"].__get__(type(zone)))
+    return (zone.utcoffset(None),)
+
+
+def parts_of_clock(value: Any) -> tuple[Any, ...]:
+    return value.hour, value.minute, value.second, value.microsecond, value.fold, parts_of_zone(value.tzinfo)
+
+
+def parts_of_match(value: re.Match[Any]) -> tuple[Any, ...]:
+    return (value.group()[:SHOWN_CHARACTERS],)
+
+
+def parts_of_class(value: type) -> tuple[str]:
+    if builtins.__dict__.get(value.__name__) is not value:
+        raise Unrepresentable("type")
+    return (value.__name__,)
 
 
 def encode_int(value: int, room: list[int]) -> Any:
@@ -127,6 +204,59 @@ SCALARS: Mapping[type, Any] = {
     bytes: encode_bytes,
     complex: encode_complex,
 }
+
+
+PLAIN = (dict, list, tuple, set, frozenset)
+LIBRARY: Mapping[tuple[str, str], tuple[Any, Any]] = {
+    ("builtins", "range"): (lambda value: (value.start, value.stop, value.step), encode_items),
+    ("builtins", "bytearray"): (lambda value: (bytes(value),), encode_items),
+    ("builtins", "type"): (parts_of_class, encode_items),
+    ("collections", "deque"): (lambda value: (list(value), value.maxlen), encode_items),
+    ("collections", "Counter"): (dict.items, encode_pairs),
+    ("collections", "OrderedDict"): (lambda value: value.items(), encode_pairs),
+    ("decimal", "Decimal"): (lambda value: (str(value),), encode_items),
+    ("fractions", "Fraction"): (lambda value: (value.numerator, value.denominator), encode_items),
+    ("datetime", "date"): (lambda value: (value.year, value.month, value.day), encode_items),
+    ("datetime", "time"): (parts_of_clock, encode_items),
+    ("datetime", "datetime"): (
+        lambda value: (value.year, value.month, value.day, *parts_of_clock(value)),
+        encode_items,
+    ),
+    ("datetime", "timedelta"): (lambda value: (value.days, value.seconds, value.microseconds), encode_items),
+    ("datetime", "timezone"): (parts_of_zone, encode_items),
+    ("array", "array"): (lambda value: (value.typecode, value.tolist()), encode_items),
+    ("re", "Match"): (parts_of_match, encode_items),
+}
+"""The library's types of which values are told exactly, what takes a value apart, and what encodes the parts. A value
+of a subclass is told as one of the base or not at all, because the subclass may be the program's."""
+EMPTY: tuple[Any, ...] = ({}, collections.OrderedDict())
+VIEWS: Mapping[type, tuple[str, Any]] = {
+    type(getattr(each, name)()): (name, encode_parts)
+    for each in EMPTY
+    for name, encode_parts in (("keys", encode_items), ("values", encode_items), ("items", encode_pairs))
+}
+SEQUENCES: tuple[Any, ...] = (
+    [],
+    (),
+    {},
+    {}.values(),
+    {}.items(),
+    EMPTY[1],
+    collections.deque(),
+    range(0),
+    range(2**64),
+)
+ITERABLES: tuple[Any, ...] = (*SEQUENCES, "", "\xe9", b"", bytearray(), set())
+ITERATORS: Mapping[type, str] = {
+    **{type(iter(each)): "iterator" for each in ITERABLES},
+    **{type(reversed(each)): "iterator" for each in SEQUENCES},
+    **{each: "iterator" for each in vars(itertools).values() if isinstance(each, type) and hasattr(each, "__next__")},
+    **{each: each.__name__ for each in (map, filter, zip)},
+    **{enumerate: "iterator", reversed: "iterator", type(iter(int, 0)): "iterator", types.GeneratorType: "generator"},
+}
+"""The types of Python's own iterators. What one yields may be the program's, and is told like any other value."""
+ITERATOR_SECONDS = 1.0
+"""CPU time after which an iterator that still goes on is cut off."""
 
 
 def describe(error: BaseException, sources: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from leafe_verl.sandbox.asserts import SplitAssert, split_assert
 from leafe_verl.sandbox.protocol import LOST, TIMEOUT, CallOutcome, CallResult, Limits, RunResult, Sandbox, SandboxLost
-from leafe_verl.sandbox.values import to_source
+from leafe_verl.sandbox.values import PRELUDE, Opaque, to_source, to_text
 
 SHOWN_CHARACTERS = 300
 """Longest text of a value in a test's result."""
@@ -80,7 +80,7 @@ def judge(
     asserts = [split_assert(test, setup) for test in tests]
     run = _answered(sandbox, code, setup, [call for split in asserts for call in split.calls], limits)
     remaining = iter(run.calls)
-    answers = [[next(remaining) for _ in split.calls] for split in asserts]
+    answers = [[_identified(next(remaining), n, split) for n in range(len(split.calls))] for split in asserts]
     results = [_result(*pair, run.failure) for pair in zip(asserts, answers, strict=True)]
     open_checks = {
         index: _closed_check(asserts[index], answers[index])
@@ -88,7 +88,7 @@ def judge(
         if result.error is None and not asserts[index].literal
     }
     if open_checks:
-        prelude = "\n".join(dict.fromkeys(asserts[index].prelude for index in open_checks))
+        prelude = "\n".join([PRELUDE, *dict.fromkeys(asserts[index].prelude for index in open_checks)])
         checks = _answered(sandbox, "", prelude, list(open_checks.values()), limits)
         for index, check in zip(open_checks, checks.calls, strict=True):
             results[index] = _with_check(results[index], check, checks.failure)
@@ -108,9 +108,21 @@ def _result(split: SplitAssert, answers: Sequence[CallResult], failure: str | No
     errors = [error for answer in answers if (error := _error(answer, failure)) is not None]
     if errors:
         return TestResult(split.source, False, expected=expected, error=errors[0])
-    got = cut_middle(", ".join(to_source(answer.value) for answer in answers), SHOWN_CHARACTERS)
-    passed = split.literal and bool(answers[0].value == ast.literal_eval(split.expected or ""))
-    return TestResult(split.source, passed, got, expected)
+    got = cut_middle(", ".join(to_text(answer.value) for answer in answers), SHOWN_CHARACTERS)
+    undecided = TestResult(split.source, False, got, expected)
+    if not split.literal:
+        return undecided
+    try:
+        return replace(undecided, passed=bool(answers[0].value == ast.literal_eval(split.expected or "")))
+    except TypeError as error:  # items of a dict, which are compared like a set, with values that cannot be in one
+        return replace(undecided, error=f"TypeError: {error}")
+
+
+def _identified(answer: CallResult, index: int, split: SplitAssert) -> CallResult:
+    """Return what stands for a value that cannot be told where the check only asks whether it is None."""
+    if answer.outcome is CallOutcome.UNREPRESENTABLE and index in split.identities:
+        return CallResult(CallOutcome.VALUE, Opaque(answer.text))
+    return answer
 
 
 def _error(answer: CallResult, failure: str | None) -> str | None:

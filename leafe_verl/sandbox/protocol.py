@@ -54,7 +54,8 @@ class CallResult:
     outcome: CallOutcome
     value: Any = None
     """What the call returned, if the outcome is VALUE: None, or a bool, int, float, complex, str or bytes, or a list,
-    tuple, set, frozenset or dict of these."""
+    tuple, set, frozenset or dict of these; or a value of a type that values.py names, such as a date, a range or a view
+    of a dict, or what stands there for an iterator or a match."""
     text: str = ""
     """If the outcome is RAISED, the exception with its last lines. If it is UNREPRESENTABLE, the reason, such as the
     type's name."""
