@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from leafe_verl.core.task import Task
+from leafe_verl.environments import environment_class
 from leafe_verl.environments.tasks import parse_rows
 from leafe_verl.json_rows import Rows, is_json, read_json_rows, refuse_mistaken
 
@@ -16,16 +18,43 @@ UNREAD = ("solutions", "incorrect_solutions")
 FORMS = "a .jsonl or .json file (also .gz), a .parquet file"
 
 
-def read_tasks(source: str, environment: str) -> list[Task]:
+KEEP, LEAVE_OUT = "keep", "leave_out"
+"""What becomes of tasks with several right answers."""
+logger = logging.getLogger(__name__)
+
+
+def read_tasks(source: str, environment: str, several_answers: str = KEEP) -> list[Task]:
     """Read the tasks in `source` for the environment of that registered name.
 
     `source` is a path ending in .jsonl, .json (both also with .gz) or .parquet, or
     `hub:<repository>/<configuration>/<split>`, such as `hub:google-research-datasets/mbpp/full/train`. Raises
     ValueError that lists the problems, row by row. Rows of a data set on the hub, which the user cannot fix, are logged
-    and left out instead.
+    and left out instead. `several_answers`: whether to KEEP or LEAVE_OUT tasks of which the environment recognises that
+    they have several right answers. They are counted in the log.
     """
     rows = _read_rows(source)
-    return parse_rows(rows.numbered, environment, source, leave_out=source.startswith(HUB), unit=rows.unit)
+    tasks = parse_rows(rows.numbered, environment, source, leave_out=source.startswith(HUB), unit=rows.unit)
+    recognise = getattr(environment_class(environment), "several_answers", None)
+    return _with_one_answer(tasks, recognise, source, several_answers) if recognise else tasks
+
+
+def _with_one_answer(
+    tasks: list[Task], recognise: Callable[[Task], str | None], source: str, several_answers: str
+) -> list[Task]:
+    """Count the tasks with several right answers, and leave them out if asked to. Raises ValueError if none is left."""
+    found = {task.key: reason for task in tasks if (reason := recognise(task)) is not None}
+    if not found:
+        return tasks
+    first, reason = next(iter(found.items()))
+    what = f"{source}: {len(found)} of {len(tasks)} tasks have several right answers, of which one is known"
+    if several_answers == KEEP:
+        fix = f"leafe.environment.several_answers={LEAVE_OUT} leaves them out"
+        logger.warning("%s, so that right programs may count as wrong; %s (task %s: %s)", what, fix, first, reason)
+        return tasks
+    if len(found) == len(tasks):
+        raise ValueError(f"{what}, and none is left; set leafe.environment.several_answers={KEEP}")
+    logger.warning("%s, and are left out (task %s: %s)", what, first, reason)
+    return [task for task in tasks if task.key not in found]
 
 
 def _read_rows(source: str) -> Rows:

@@ -59,6 +59,9 @@ class EnvironmentSettings(Section):
     """Maximum length of an observation. A longer one ends the attempt as `environment_flood`."""
     concurrency: Annotated[int | None, Field(ge=1), OURS] = None
     """Maximum number of concurrent environment calls in one rollout worker. null: the number of cores."""
+    several_answers: Annotated[Literal["keep", "leave_out"], OURS] = "keep"
+    """Tasks that are recognised to have several right answers, of which one is known, as CodeContests has many: right
+    programs may count as wrong. They are counted in the log, and kept or left out of the task files."""
     options: Annotated[dict[str, Any], OURS] = {}
     """Keyword arguments of the environment's constructor."""
 

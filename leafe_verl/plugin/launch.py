@@ -158,7 +158,8 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
 def _tasks(config: DictConfig) -> list[Task]:
     """The tasks as EvaluationDataset sees them."""
     environment = config.leafe.environment.name
-    tasks = [task for source in config.data.val_files for task in read_tasks(source, environment)]
+    several = config.leafe.environment.several_answers
+    tasks = [task for source in config.data.val_files for task in read_tasks(source, environment, several)]
     if len({task.key for task in tasks}) < len(tasks):
         raise ValueError("two of the --tasks files share a task key; evaluate them into an --out each")
     return tasks[: config.data.val_max_samples] if config.data.val_max_samples > 0 else tasks

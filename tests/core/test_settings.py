@@ -14,6 +14,7 @@ INVALID = {
     "leafe.environment.step_timeout": [0, -1.0, None, "60", float("nan"), float("inf")],
     "leafe.environment.max_characters": [0, None],
     "leafe.environment.concurrency": [0, 1.5],
+    "leafe.environment.several_answers": ["drop", None, True],
     "leafe.environment.options": [None, "processes=2"],
     "leafe.context.window": [-1, 1.5, "3"],
     "leafe.context.stride": [0, None, 1.5],

@@ -350,7 +350,8 @@ ATTRIBUTES = {
 }
 """Attributes that we read or set, fields of models and of dataclasses among them."""
 
-OUR_CONFIG_KEYS = ("leafe", "run_dir", "data.environment", "data.store", "data.given", "data.attempts")
+OUR_DATA_KEYS = ("environment", "several_answers", "store", "given", "attempts")
+OUR_CONFIG_KEYS = ("leafe", "run_dir", *(f"data.{key}" for key in OUR_DATA_KEYS))
 """Keys of our configurations that verl does not know begin like this."""
 HANDED_ON = (
     "ray_kwargs.ray_init.",  # to ray.init
