@@ -210,7 +210,26 @@ def _add_export(export: argparse.ArgumentParser) -> None:
     export.add_argument(
         "--recovery-targets", type=int, metavar="N", help="recovery targets of one task that the trees hold, default 0"
     )
+    export.add_argument(
+        "--no-thoughts",
+        dest="thoughts",
+        action="store_const",
+        const=False,
+        help="do not train on thoughts before answers",
+    )
     export.add_argument("--seed", type=int, help="seed for choosing examples (default each tree's own)")
+    export.add_argument(
+        "--tokenizer",
+        metavar="PATH",
+        help="the model's folder or name; with it every row is read as its trainer reads it, and left out if it would "
+        "train something else",
+    )
+    export.add_argument(
+        "--verbatim",
+        action="store_true",
+        help="write the rendered text instead of chat messages, with a chat template that leaves it as it is: for any "
+        "model, and for thoughts; needs --tokenizer",
+    )
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -232,7 +232,8 @@ class GenerationSettings(Section):
     the first block that compiles, outside thoughts; an end-of-turn token is added, which SFT trains on and GRPO does
     not. null: nowhere."""
     timeout: Annotated[float, Field(gt=0), OURS] = 600.0
-    """Seconds that one turn may take. A slower one ends the attempt as `policy_timeout`."""
+    """Seconds that one turn may take. A slower one ends the attempt as `policy_timeout`. Time does not begin before the
+    engines have room for the turn (`rollout.max_num_seqs`)."""
     chat_family: Annotated[str | None, OURS] = None
     """Family of verl's continuous-token builder, such as `qwen`, or `template` for ours, which appends turns as the
     chat template renders them. null: verl's for the model's type or for ChatML, if it appends the template's tokens,

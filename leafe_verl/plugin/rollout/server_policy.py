@@ -61,6 +61,9 @@ class ServerPolicy:
     second argument says whether the prompt opened a thought. None: an action ends by its end-of-turn token alone."""
     pauses: tuple[str, ...] = ()
     """Texts at which vLLM stops, since an action may be over there. Empty: `find_end` is asked at the turn's end."""
+    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1 << 30))
+    """Limits the number of turns that are sampled at the same time. Waiting for a slot is no time of a turn, as waiting
+    in an engine's queue would be."""
     weight_versions: set[int] = field(default_factory=set)
     """Training steps whose weights have sampled for this policy."""
     seconds: float = 0.0
@@ -90,10 +93,10 @@ class ServerPolicy:
         return History(tuple(merged.token_ids), tuple(answered), (history, turn))
 
     async def act(self, history: History, request: str) -> Turn:
-        return await self._in_time(self._act(history, request))
+        return await self._in_time(self._act, history, request)
 
     async def reflect(self, history: History, schema: Mapping[str, Any], request: str) -> Turn:
-        return await self._in_time(self._reflect(history, json.dumps(schema), request))
+        return await self._in_time(self._reflect, history, json.dumps(schema), request)
 
     async def _reflect(self, history: History, schema: str, request: str) -> Turn:
         """Sample a reflection. Its grammar begins behind the thoughts; without a limit of their own they have no known
@@ -196,13 +199,14 @@ class ServerPolicy:
         end, eos = self.chat.end_of_turn, self.builder.tokenizer.eos_token_id
         return {} if end == eos else {"stop_token_ids": [end]}
 
-    async def _in_time(self, sampling: Awaitable[Turn]) -> Turn:
-        try:
-            return await asyncio.wait_for(sampling, self.generation.timeout)
-        except (TimeoutError, asyncio.TimeoutError):
-            raise PolicyTimeout(
-                f"no turn within {self.generation.timeout:g} s; leafe.generation.timeout sets the limit"
-            ) from None
+    async def _in_time(self, sample: Callable[..., Awaitable[Turn]], *arguments: Any) -> Turn:
+        async with self.slots:
+            try:
+                return await asyncio.wait_for(sample(*arguments), self.generation.timeout)
+            except (TimeoutError, asyncio.TimeoutError):
+                raise PolicyTimeout(
+                    f"no turn within {self.generation.timeout:g} s; leafe.generation.timeout sets the limit"
+                ) from None
 
     def _ended(self, history: History, turn: Turn) -> Turn | None:
         """Return the turn up to where it is over, with an end-of-turn token; None if it goes on.
