@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ MERGED = "merged"
 """Name of the Hugging Face folder beside a checkpoint's `actor`."""
 STEP = "global_step_"
 TRACKER = "latest_checkpointed_iteration.txt"
+_NUMBER = re.compile("0|[1-9][0-9]{0,17}")
 
 
 def tree_store(checkpoints: Path) -> Path:
@@ -98,20 +100,56 @@ def _merge(actor: Path, merged: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def repair_tracker(folder: Path) -> int | None:
-    """Make `latest_checkpointed_iteration.txt` name a whole checkpoint, and return its training step, None without one.
+def step_of(folder: Path) -> int | None:
+    """Return the training step of a checkpoint's folder, global_step_N; None for any other, such as a copy of one."""
+    number = folder.name.removeprefix(STEP) if folder.name.startswith(STEP) else ""
+    return int(number) if _NUMBER.fullmatch(number) and folder.is_dir() else None
+
+
+def saved_steps(checkpoints: Path) -> dict[int, Path]:
+    """Return training step -> folder, in the order of steps, of the checkpoints that are there, whole or not."""
+    found = {step: folder for folder in checkpoints.glob(f"{STEP}*") if (step := step_of(folder)) is not None}
+    return dict(sorted(found.items()))
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Return whether a checkpoint was written to its end. `data.pt` is what verl writes last of it."""
+    return (checkpoint / "data.pt").is_file()
+
+
+def read_tracker(checkpoints: Path) -> int | None:
+    """Return the training step that `latest_checkpointed_iteration.txt` names; None if it is missing or torn."""
+    try:
+        text = (checkpoints / TRACKER).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return None
+    return int(text) if _NUMBER.fullmatch(text) else None
+
+
+def resumed_step(checkpoints: Path) -> int | None:
+    """Return the step whose checkpoint a run in this folder goes on from; None if it begins anew.
+
+    This is the one that the tracker names. If it is torn or names a checkpoint that is gone, it is the latest whole
+    one. verl begins anew without a tracker.
+    """
+    if not (checkpoints / TRACKER).is_file():
+        return None
+    named, saved = read_tracker(checkpoints), saved_steps(checkpoints)
+    return named if named in saved else max((step for step in saved if is_whole(saved[step])), default=None)
+
+
+def repair_tracker(checkpoints: Path) -> int | None:
+    """Make `latest_checkpointed_iteration.txt` name what `resumed_step` returns, and return that.
 
     verl writes that file in place (`_save_checkpoint`, trainer_base.py): a process killed meanwhile leaves it empty,
-    and the run could not be resumed. `data.pt` is what verl writes last of a checkpoint itself.
+    and the run could not be resumed.
     """
-    tracker = folder / TRACKER
-    if not tracker.exists() or tracker.read_text().strip().isdecimal():
-        return int(tracker.read_text()) if tracker.exists() else None
-    steps = [int(data.parent.name.removeprefix(STEP)) for data in folder.glob(f"{STEP}*/data.pt")]
-    if not steps:
-        tracker.unlink()
-        return None
-    unfinished = tracker.with_suffix(".new")
-    unfinished.write_text(str(max(steps)))
-    unfinished.replace(tracker)
-    return max(steps)
+    tracker, step = checkpoints / TRACKER, resumed_step(checkpoints)
+    named = read_tracker(checkpoints)
+    if step is None and named is None:
+        tracker.unlink(missing_ok=True)
+    elif step is not None and step != named:
+        unfinished = tracker.with_suffix(".new")
+        unfinished.write_text(str(step))
+        unfinished.replace(tracker)
+    return step

@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_watch(verbs.add_parser("watch", help="show a training run's figures in the terminal while it goes on"))
     _add_merge(verbs.add_parser("merge", help="print a checkpoint's Hugging Face folder, creating it if necessary"))
     _add_trees(verbs.add_parser("trees", help="list, show, copy, verify and export exploration trees"))
+    _add_recipes(verbs.add_parser("recipes", help="print the folder of the recipes, or copy them into a new one"))
     _add_embedded_model(verbs.add_parser("embedded-model", help="write SmolLM2-135M-Instruct as a Hugging Face folder"))
     return parser
 
@@ -101,7 +102,7 @@ def _add_given(given: argparse._ArgumentGroup) -> None:
 def _add_compare(compare: argparse.ArgumentParser) -> None:
     compare.add_argument("runs", nargs="+", type=_named, metavar="NAME=DIR", help="DIR is the --out of an evaluate")
     compare.add_argument(
-        "--out", type=Path, default=Path("comparison"), help="path of the written files, without their suffix"
+        "--out", type=Path, default=Path("comparison"), help="folder, or path of the written files without their suffix"
     )
     compare.add_argument("--baseline", metavar="NAME", help="run that the others are compared with (default the first)")
     compare.add_argument(
@@ -123,7 +124,7 @@ def _add_report(report: argparse.ArgumentParser) -> None:
     report.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="RUN_DIR, the --out of an evaluate, or a tree store"
     )
-    report.add_argument("--out", type=Path, metavar="FILE", help="HTML file (default report.html in the first RUN)")
+    report.add_argument("--out", type=Path, metavar="FILE", help="HTML file, or folder (default the first RUN)")
     report.set_defaults(run=_report)
 
 
@@ -145,6 +146,11 @@ def _add_merge(merge: argparse.ArgumentParser) -> None:
 def _add_embedded_model(model: argparse.ArgumentParser) -> None:
     model.add_argument("directory", type=Path)
     model.set_defaults(run=_embedded_model)
+
+
+def _add_recipes(recipes: argparse.ArgumentParser) -> None:
+    recipes.add_argument("directory", type=Path, nargs="?", help="new folder for a copy (default: none is made)")
+    recipes.set_defaults(run=_recipes)
 
 
 def _add_trees(trees: argparse.ArgumentParser) -> None:
@@ -210,7 +216,26 @@ def _add_export(export: argparse.ArgumentParser) -> None:
     export.add_argument(
         "--recovery-targets", type=int, metavar="N", help="recovery targets of one task that the trees hold, default 0"
     )
+    export.add_argument(
+        "--no-thoughts",
+        dest="thoughts",
+        action="store_const",
+        const=False,
+        help="do not train on thoughts before answers",
+    )
     export.add_argument("--seed", type=int, help="seed for choosing examples (default each tree's own)")
+    export.add_argument(
+        "--tokenizer",
+        metavar="PATH",
+        help="the model's folder or name; with it every row is read as its trainer reads it, and left out if it would "
+        "train something else",
+    )
+    export.add_argument(
+        "--verbatim",
+        action="store_true",
+        help="write the rendered text instead of chat messages, with a chat template that leaves it as it is: for any "
+        "model, and for thoughts; needs --tokenizer",
+    )
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -224,7 +249,9 @@ def _summary(options: argparse.Namespace) -> int:
 
     try:
         print(render_summary(read_metrics(options.run_dir)))
-    except ValueError as error:
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError) as error:
         print(error)
         return 1
     return 0
@@ -289,6 +316,16 @@ def _merge(options: argparse.Namespace) -> int:
     return _or_error(print_folder)
 
 
+def _recipes(options: argparse.Namespace) -> int:
+    from leafe_verl.recipes import copy_recipes, find_recipes
+
+    def print_folder() -> int:
+        print(copy_recipes(options.directory) if options.directory else find_recipes())
+        return 0
+
+    return _or_error(print_folder)
+
+
 def _trees(options: argparse.Namespace) -> int:
     from leafe_verl.trees import verbs
 
@@ -296,10 +333,12 @@ def _trees(options: argparse.Namespace) -> int:
 
 
 def _or_error(verb: Callable[[], int]) -> int:
-    """Run a verb and return its status; a ValueError is printed to stderr and gives status 1."""
+    """Run a verb and return its status; what it refuses, or cannot read or write, goes to stderr and gives status 1."""
     try:
         return verb()
-    except ValueError as error:
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
 
@@ -324,5 +363,8 @@ def _named(text: str) -> tuple[str, Path]:
 def _embedded_model(options: argparse.Namespace) -> int:
     from leafe_verl.embedded import prepare_model
 
-    print(prepare_model(options.directory))
-    return 0
+    def print_folder() -> int:
+        print(prepare_model(options.directory))
+        return 0
+
+    return _or_error(print_folder)

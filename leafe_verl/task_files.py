@@ -1,55 +1,85 @@
-"""Reading tasks from a data set's own JSONL, from verl's parquet files, or from a data set on the Hugging Face hub."""
+"""Reading tasks from a data set's own JSON, from verl's parquet files, or from a data set on the Hugging Face hub."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from leafe_verl.core.task import Task
+from leafe_verl.environments import environment_class
 from leafe_verl.environments.tasks import parse_rows
+from leafe_verl.json_rows import Rows, is_json, read_json_rows, refuse_mistaken
 
 HUB = "hub:"
 UNREAD = ("solutions", "incorrect_solutions")
 """Columns of CodeContests with hundreds of programs per row. No task uses them, and reading them is slow."""
+FORMS = "a .jsonl or .json file (also .gz), a .parquet file"
 
 
-def read_tasks(source: str, environment: str) -> list[Task]:
+KEEP, LEAVE_OUT = "keep", "leave_out"
+"""What becomes of tasks with several right answers."""
+logger = logging.getLogger(__name__)
+
+
+def read_tasks(source: str, environment: str, several_answers: str = KEEP) -> list[Task]:
     """Read the tasks in `source` for the environment of that registered name.
 
-    `source` is a path ending in .jsonl, .json or .parquet, or `hub:<repository>/<configuration>/<split>`, such as
-    `hub:google-research-datasets/mbpp/full/train`. Raises ValueError that lists the problems, row by row. Rows of a
-    data set on the hub, which the user cannot fix, are logged and left out instead.
+    `source` is a path ending in .jsonl, .json (both also with .gz) or .parquet, or
+    `hub:<repository>/<configuration>/<split>`, such as `hub:google-research-datasets/mbpp/full/train`. Raises
+    ValueError that lists the problems, row by row. Rows of a data set on the hub, which the user cannot fix, are logged
+    and left out instead. `several_answers`: whether to KEEP or LEAVE_OUT tasks of which the environment recognises that
+    they have several right answers. They are counted in the log.
     """
-    return parse_rows(_numbered_rows(source), environment, source, leave_out=source.startswith(HUB))
+    rows = _read_rows(source)
+    tasks = parse_rows(rows.numbered, environment, source, leave_out=source.startswith(HUB), unit=rows.unit)
+    recognise = getattr(environment_class(environment), "several_answers", None)
+    return _with_one_answer(tasks, recognise, source, several_answers) if recognise else tasks
 
 
-def _numbered_rows(source: str) -> Iterator[tuple[int, Mapping[str, Any] | ValueError]]:
-    """Yield pairs of a row's number, counted from 1, and the row or a ValueError that says why it cannot be read."""
+def _with_one_answer(
+    tasks: list[Task], recognise: Callable[[Task], str | None], source: str, several_answers: str
+) -> list[Task]:
+    """Count the tasks with several right answers, and leave them out if asked to. Raises ValueError if none is left."""
+    found = {task.key: reason for task in tasks if (reason := recognise(task)) is not None}
+    if not found:
+        return tasks
+    first, reason = next(iter(found.items()))
+    what = f"{source}: {len(found)} of {len(tasks)} tasks have several right answers, of which one is known"
+    if several_answers == KEEP:
+        fix = f"leafe.environment.several_answers={LEAVE_OUT} leaves them out"
+        logger.warning("%s, so that right programs may count as wrong; %s (task %s: %s)", what, fix, first, reason)
+        return tasks
+    if len(found) == len(tasks):
+        raise ValueError(f"{what}, and none is left; set leafe.environment.several_answers={KEEP}")
+    logger.warning("%s, and are left out (task %s: %s)", what, first, reason)
+    return [task for task in tasks if task.key not in found]
+
+
+def _read_rows(source: str) -> Rows:
     if source.startswith(HUB):
-        yield from enumerate(_hub_rows(source), start=1)
-        return
+        return Rows(enumerate(_hub_rows(source), start=1))
     path = Path(source).expanduser()
     if not path.is_file():
-        raise ValueError(f"{source} does not exist; expected a .jsonl, .json or .parquet file, or {HUB}REPOSITORY/...")
-    if path.suffix == ".parquet":
-        import pyarrow.parquet
-
-        yield from enumerate(pyarrow.parquet.read_table(path).to_pylist(), start=1)
-    elif path.suffix in (".jsonl", ".json"):
-        with path.open(encoding="utf-8") as lines:
-            yield from ((n, _json_row(line)) for n, line in enumerate(lines, start=1) if line.strip())
-    else:
-        raise ValueError(f"{source} has an unknown ending; expected .jsonl, .json (one row per line) or .parquet")
+        what = "is a folder; expected a file in it:" if path.is_dir() else "does not exist; expected"
+        raise ValueError(f"{source} {what} {FORMS}, or {HUB}REPOSITORY/...")
+    refuse_mistaken(path)
+    if path.suffix.lower() == ".parquet":
+        return Rows(enumerate(_parquet_rows(path), start=1))
+    if is_json(path):
+        return read_json_rows(path)
+    raise ValueError(f"{source} has an unknown ending; expected {FORMS}")
 
 
-def _json_row(line: str) -> Mapping[str, Any] | ValueError:
+def _parquet_rows(path: Path) -> list[Mapping[str, Any]]:
+    import pyarrow.parquet
+
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        return ValueError(f"not JSON ({error}): {line.strip()[:80]!r}")
-    return row if isinstance(row, dict) else ValueError(f"a JSON {type(row).__name__}; expected an object")
+        rows: list[Mapping[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ValueError(f"{path} is no whole parquet file ({error}); copy or download it anew") from None
+    return rows
 
 
 def _hub_rows(source: str) -> Iterator[Mapping[str, Any]]:
@@ -58,5 +88,11 @@ def _hub_rows(source: str) -> Iterator[Mapping[str, Any]]:
         raise ValueError(f"{source} does not name a data set on the hub; expected {HUB}OWNER/NAME/CONFIGURATION/SPLIT")
     import datasets
 
-    rows = datasets.load_dataset("/".join(parts[:2]), parts[2], split=parts[3])
+    try:
+        rows = datasets.load_dataset("/".join(parts[:2]), parts[2], split=parts[3])
+    except Exception as error:  # of many kinds: no network, no such data set, a broken file in the cache
+        raise ValueError(
+            f"{source} cannot be loaded ({type(error).__name__}: {error}); expected {HUB}OWNER/NAME/CONFIGURATION/"
+            "SPLIT of a data set that this machine reaches or has in its cache, or the path of a task file"
+        ) from error
     yield from rows.remove_columns([name for name in rows.column_names if name in UNREAD])

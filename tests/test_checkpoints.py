@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 
 from leafe_verl import checkpoints
-from leafe_verl.checkpoints import TRACKER, hf_folder, repair_tracker
+from leafe_verl.checkpoints import TRACKER, hf_folder, repair_tracker, resumed_step, saved_steps
 from leafe_verl.cli import main
+from leafe_verl.console.ending import next_commands
+from leafe_verl.experiments.budget import trained_steps
+from leafe_verl.plugin.training.checkpointing import CheckpointFolder
+from leafe_verl.report.progress import RunFollower
 
 
 def touch(folder, *names):
@@ -102,6 +106,8 @@ def test_verls_merger_gives_back_model_tokenizer_and_chat_template(tmp_path):
 class TestTracker:
     @pytest.mark.parametrize(("text", "step"), [("4", 4), ("12\n", 12)])
     def test_a_whole_one_is_left_alone(self, tmp_path, text, step):
+        touch(tmp_path / f"global_step_{step}", "data.pt")
+        touch(tmp_path / "global_step_20", "data.pt")
         (tmp_path / TRACKER).write_text(text)
         assert repair_tracker(tmp_path) == step
         assert (tmp_path / TRACKER).read_text() == text
@@ -121,3 +127,59 @@ class TestTracker:
         (tmp_path / TRACKER).write_text("")
         assert repair_tracker(tmp_path) is None
         assert not (tmp_path / TRACKER).exists()
+
+    @pytest.mark.parametrize(
+        "content", [b"", b"\n", b"\x00\x00", b"\xff\xfe", b"12x", b"-1", b"1" * 5000, b"7", "\u0663".encode()]
+    )
+    def test_a_torn_one_or_one_of_a_checkpoint_that_is_gone_names_the_latest_whole_one(self, tmp_path, content):
+        for step in (2, 10):
+            touch(tmp_path / f"global_step_{step}", "data.pt")
+        (tmp_path / TRACKER).write_bytes(content)
+        assert resumed_step(tmp_path) == 10
+        assert repair_tracker(tmp_path) == 10
+        assert (tmp_path / TRACKER).read_text() == "10"
+
+    def test_one_of_a_checkpoint_that_is_gone_stays_where_no_other_is_whole(self, tmp_path):
+        (tmp_path / TRACKER).write_text("7")
+        assert repair_tracker(tmp_path) is None, "verl begins anew"
+        assert (tmp_path / TRACKER).read_text() == "7"
+
+
+OTHERS = [
+    "global_step_10_backup",
+    "global_step_",
+    "global_step_x",
+    "global_step_007",
+    "global_step_-1",
+    "old_global_step_9",
+]
+"""What people keep beside checkpoints."""
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_lies_beside_checkpoints_is_none(tmp_path, name):
+    touch(tmp_path / "global_step_2", "data.pt")
+    touch(tmp_path / name, "data.pt")
+    touch(tmp_path, "global_step_11")
+    assert saved_steps(tmp_path) == {2: tmp_path / "global_step_2"}
+    (tmp_path / TRACKER).write_text("")
+    assert repair_tracker(tmp_path) == 2
+    folder = CheckpointFolder(tmp_path)
+    touch(tmp_path / "global_step_1", "data.pt")
+    folder.prune(1, None)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == sorted(["global_step_2", name])
+
+
+def test_what_to_do_next_names_a_checkpoint_and_no_copy_of_one(tmp_path):
+    touch(tmp_path / "checkpoints" / "global_step_2", "data.pt")
+    touch(tmp_path / "checkpoints" / "global_step_10_backup", "data.pt")
+    choices = {"config": "leafe", "environment": "mbpp", "overrides": [], "variables": {}}
+    told = "\n".join(next_commands(tmp_path, choices))
+    assert "--model" in told and "global_step_2 " in told and "backup" not in told
+
+
+def test_readers_of_a_torn_tracker_know_of_no_step(tmp_path):
+    touch(tmp_path / "checkpoints")
+    (tmp_path / "checkpoints" / TRACKER).write_bytes(b"\xff\x00")
+    assert trained_steps(tmp_path) == 0 and RunFollower(tmp_path).look().done == 0
+    assert CheckpointFolder(tmp_path / "checkpoints").latest() is None

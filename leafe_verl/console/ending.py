@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leafe_verl.checkpoints import STEP
+from leafe_verl.checkpoints import saved_steps
 from leafe_verl.evaluation.summary import read_metrics, render_summary
 from leafe_verl.evaluation.validations import describe_change, read_validations
 from leafe_verl.report.document import write_report
@@ -46,7 +46,7 @@ def next_commands(run_dir: Path, choices: Mapping[str, Any]) -> Iterator[str]:
     """Yield three things to do next, as commands."""
     verb = _verb()
     best = run_dir / "checkpoints" / "best"
-    saved = sorted((run_dir / "checkpoints").glob(f"{STEP}*"), key=lambda path: path.stat().st_mtime)
+    saved = sorted(saved_steps(run_dir / "checkpoints").values(), key=lambda path: path.stat().st_mtime)
     model = best if best.exists() else saved[-1] if saved else None
     commands = [(f"{verb} watch {quoted(run_dir)}", "the figures again")]
     if (run_dir / REPORT).is_file():

@@ -14,6 +14,7 @@ from typing import Any
 
 from leafe_verl.core.environment import ReplayDivergence, ReplaySnapshot, Step
 from leafe_verl.core.task import Task
+from leafe_verl.environments.alfworld_commands import MOVE, as_offered, placing_form
 from leafe_verl.environments.alfworld_games import KINDS
 from leafe_verl.environments.options import require_at_least
 from leafe_verl.environments.react import FORM, NO_ACTION, extract_action
@@ -46,7 +47,9 @@ class ALFWorldSnapshot(ReplaySnapshot):
 class ALFWorld(SimulatorEnvironment):
     """An attempt's return is 1 if the task is done, else 0.
 
-    An action that is not admissible changes nothing and costs a step; the observation says so. Rollback applies the
+    An action that is not admissible changes nothing and costs a step; the observation says so. The default system
+    prompt and the list of admissible actions offer the form in which the game is told to place an object, `move O to R`
+    or `put O in/on R`, and the other form is read as well. Rollback applies the
     recorded operators to the start of the game, and checks all facts of the state and the last observation.
     """
 
@@ -68,12 +71,13 @@ class ALFWorld(SimulatorEnvironment):
         """
         require_at_least(1, horizon=horizon)
         super().__init__(pool_from_options(PROGRAM, missing(), processes, limits))
-        self.system_prompt = system_prompt
+        self.system_prompt = self._own_prompt = system_prompt
         self.horizon = horizon
         self.admissible_commands = admissible_commands
         self._data = Path(data or os.environ.get("ALFWORLD_DATA", ".")).expanduser()
         self._operators: tuple[str | None, ...] = ()
         self._facts = ""
+        self._admissible: tuple[str, ...] = ()
 
     @classmethod
     def task(cls, row: Mapping[str, Any], *, default_key: str | None = None) -> Task:
@@ -106,13 +110,16 @@ class ALFWorld(SimulatorEnvironment):
     def start(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
         # The seed is not used: a game has only one start.
         state = self.call("load", self._game(task))
-        self._operators, self._facts = (), state["facts"]
+        self._operators = ()
+        self._take_in(state)
         return self._shown(state["observation"], state), {}
 
     def advance(self, action: str) -> Step:
         command = extract_action(action)
+        command = command and as_offered(command, self._admissible)
         state = self.call("act", command)
-        self._operators, self._facts = (*self._operators, state["operator"]), state["facts"]
+        self._operators = (*self._operators, state["operator"])
+        self._take_in(state)
         observation = NO_ACTION if command is None else state["observation"]
         return Step(
             observation=self._shown(observation, state),
@@ -140,13 +147,20 @@ class ALFWorld(SimulatorEnvironment):
         if snapshot.operators and snapshot.operators[-1] is not None:
             self._check(snapshot, len(snapshot.actions), self._shown(state["observation"], state))
         self._record = ReplaySnapshot(snapshot.task, snapshot.seed, snapshot.actions, snapshot.digests)
-        self._operators, self._facts = snapshot.operators, snapshot.facts
+        self._operators = snapshot.operators
+        self._take_in(state)
         self._lease.steps = len(snapshot.actions)
         return len(snapshot.actions)
 
     def _game(self, task: Task) -> Mapping[str, Any]:
         game = task.data.get("game")
         return task.data if game is None else {"game": str((self._data / game).resolve())}
+
+    def _take_in(self, state: Mapping[str, Any]) -> None:
+        """Keep what the simulator tells of the present state, and what form of commands the game has."""
+        self._facts, self._admissible = state["facts"], tuple(state["admissible"])
+        if self._own_prompt == SYSTEM_PROMPT:
+            self.system_prompt = SYSTEM_PROMPT.replace(MOVE, state["placing"])
 
     def _shown(self, observation: str, state: Mapping[str, Any]) -> str:
         if not self.admissible_commands or state["won"]:
@@ -173,6 +187,7 @@ class ALFWorldSimulator:
         fast_downward.pddl2sas = functools.lru_cache(maxsize=2 * NUM_GAMES)(fast_downward.pddl2sas)
         self._env = PddlEnv(textworld.EnvInfos(won=True, admissible_commands=True))
         self._games: dict[str, tuple[Any, ...]] = {}
+        self._placing = MOVE
 
     def load(self, game: dict[str, Any]) -> dict[str, Any]:
         """Start a game: {"game": path} or {"kind", "seed"}."""
@@ -245,12 +260,14 @@ class ALFWorldSimulator:
     def _open(self, game: dict[str, Any]) -> None:
         key = json.dumps(game)
         if key not in self._games:
-            self._env.load(_read(game))
+            content = _read(game)
+            placing = placing_form(content["grammar"])
+            self._env.load(content)
             _name_entities(self._env._entity_infos)
             if len(self._games) == NUM_GAMES:
                 del self._games[next(iter(self._games))]
-            self._games[key] = (self._env._game_data, self._env._logic, self._env._entity_infos)
-        self._env._game_data, self._env._logic, self._env._entity_infos = self._games[key]
+            self._games[key] = (self._env._game_data, self._env._logic, self._env._entity_infos, placing)
+        self._env._game_data, self._env._logic, self._env._entity_infos, self._placing = self._games[key]
 
     def _state(self, observation: str, last: Any) -> dict[str, Any]:
         state = self._env.state
@@ -262,6 +279,7 @@ class ALFWorldSimulator:
             "admissible": state["admissible_commands"],
             "operator": None if last is None else _operator(last),
             "facts": hashlib.sha256(facts.encode()).hexdigest(),
+            "placing": self._placing,
         }
 
 

@@ -16,6 +16,7 @@ from leafe_verl.environments.codecontests_rows import (
 )
 from leafe_verl.environments.extraction import Extraction, extract_program
 from leafe_verl.environments.options import SETTING, require_at_least
+from leafe_verl.environments.several_answers import find_several_answers
 from leafe_verl.sandbox import (
     CodeVerdict,
     Limits,
@@ -102,6 +103,11 @@ class CodeContests(CodeEnvironment):
         Raises ValueError that says what came and what was expected.
         """
         return parse_task(row, default_key)
+
+    @staticmethod
+    def several_answers(task: Task) -> str | None:
+        """Return how one sees that a task has several right answers, of which one is known; None if nothing tells."""
+        return find_several_answers(task.instruction, build_tests(task.data))
 
     @staticmethod
     def build_request(task: Task) -> str:

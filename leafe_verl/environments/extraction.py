@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from leafe_verl.core.thoughts import without_thoughts
-from leafe_verl.environments.fences import Block, does_something, is_program, parse, read_blocks
+from leafe_verl.environments.fences import Block, does_something, is_program, parse, read_blocks, read_symbols
 
 READS = frozenset({"input", "stdin", "open", "fileinput", "read"})
 WRITES = frozenset({"print", "stdout", "write", "writelines"})
@@ -139,7 +139,7 @@ def _read_scope(code: str) -> _Scope | None:
     tree = parse(code)
     if tree is None:
         return None
-    table = symtable.symtable(code, "<answer>", "exec")
+    table = read_symbols(code)
     imported, takes_all = _read_imports(tree)
     top = {symbol.get_name(): symbol for symbol in table.get_symbols()}
     defined = {name for name, symbol in top.items() if symbol.is_assigned()}

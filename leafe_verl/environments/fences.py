@@ -16,6 +16,7 @@ import itertools
 import re
 import symtable
 import textwrap
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -202,13 +203,20 @@ def is_program(code: str) -> bool:
 def parse(code: str) -> ast.Module | None:
     """Return the syntax tree of a module; None if it does not compile, as the inner lines of a function do not."""
     try:
-        tree = ast.parse(code)
-        symtable.symtable(
-            code, "<answer>", "exec"
-        )  # what the parser lets pass, such as a name that is a parameter twice
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's, of what a model wrote
+            tree = ast.parse(code)
+        read_symbols(code)  # finds what the parser lets pass, such as a parameter that is there twice
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     return None if _leaves_a_function(tree) else tree
+
+
+def read_symbols(code: str) -> symtable.SymbolTable:
+    """Return the names of a module. Raises what `parse` returns None for."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return symtable.symtable(code, "<answer>", "exec")
 
 
 def _leaves_a_function(tree: ast.Module) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import pickle
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from typing import Any
 
 from leafe_verl.core.environment import EnvironmentFailure, ReplayEnvironment, ReplaySnapshot, Step
 from leafe_verl.core.task import Task
+from leafe_verl.environments.gymnasium_state import set_state, take_state
 from leafe_verl.environments.options import SETTING, require_at_least
 from leafe_verl.environments.react import FORM, NO_ACTION, extract_action
 from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key
@@ -51,8 +51,9 @@ class GymnasiumText(ReplayEnvironment):
     ) -> None:
         """`entry_point`: `package.module:callable`, called with `kwargs`: `gymnasium:make` with {"id": "My-v0"}, say.
 
-        `snapshot`: `state` uses the environment's `get_state` and `set_state`; `copy` pickles the environment; `replay`
-        resets, repeats the actions and checks every observation; `auto` uses the first of these that works. If part of
+        `snapshot`: `state` uses `get_state` and `set_state` of the environment or of the one that it wraps; `copy`
+        pickles the environment; `replay` resets, repeats the actions and checks every observation; `auto` uses the
+        first of these that works. If part of
         the state is outside of Python (a server, a JVM), a copy may miss it without an error: choose `replay`.
         `react`: answers have the form of ReAct, for which `system_prompt` gets instructions, and the environment gets
         only the action. By default it gets the whole answer.
@@ -113,30 +114,44 @@ class GymnasiumText(ReplayEnvironment):
     def snapshot(self) -> Any:
         record = super().snapshot()
         for kind in ("state", "copy") if self._snapshot == "auto" else (self._snapshot,):
-            with contextlib.suppress(_SnapshotUnsupported):
+            try:
                 return GymnasiumSnapshot(record, kind, self._pickled(kind), self._total)
-        if self._snapshot != "auto":
+            except Exception as error:  # of any kind: pickling runs the environment's own code, and that of C libraries
+                cause = error
+        self._give_up(self._snapshot, cause)
+        return GymnasiumSnapshot(record, "replay", total=self._total)
+
+    def _give_up(self, kind: str, cause: Exception) -> None:
+        """Replay from now on. Raises EnvironmentFailure if the user has chosen another way."""
+        if self._snapshot not in ("auto", "replay"):
             raise EnvironmentFailure(
-                f"{type(self._environment).__name__} cannot be rolled back by its {self._snapshot}; "
-                f"set {SETTING}.snapshot to auto or replay"
-            )
+                f"{type(self._environment).__name__} cannot be rolled back by its {kind} "
+                f"({type(cause).__name__}: {cause}); set {SETTING}.snapshot to auto or replay"
+            ) from cause
         self._snapshot = "replay"
-        return GymnasiumSnapshot(record, "replay")
 
     def restore(self, snapshot: Any) -> int:
         """Return to a snapshot's state. Only a replay takes steps; it raises ReplayDivergence if one differs."""
         record = snapshot.record
         if snapshot.kind == "replay":
             return super().restore(record)
+        try:
+            self._put_back(snapshot)
+        except Exception as error:  # what could be pickled is not always read back
+            self._give_up(snapshot.kind, error)
+            self.close()
+            return super().restore(record)
+        self._record, self._total = record, snapshot.total
+        return 0
+
+    def _put_back(self, snapshot: GymnasiumSnapshot) -> None:
         if snapshot.kind == "copy":
             self.close()
             self._environment = pickle.loads(snapshot.pickled)
         else:
             # The reset restores what the state may leave out because it does not change within a task.
-            self.start(record.task, record.seed)
-            self._environment.set_state(pickle.loads(snapshot.pickled))
-        self._record, self._total = record, snapshot.total
-        return 0
+            self.start(snapshot.record.task, snapshot.record.seed)
+            set_state(self._environment, snapshot.pickled)
 
     def close(self) -> None:
         environment, self._environment = self._environment, None
@@ -144,21 +159,10 @@ class GymnasiumText(ReplayEnvironment):
             environment.close()
 
     def _pickled(self, kind: str) -> bytes:
-        """Return what a snapshot of this kind holds. Raises _SnapshotUnsupported if the environment cannot give it."""
+        """Return what a snapshot of this kind holds. Raises an error of any kind if the environment cannot give it."""
         if kind == "replay":
             return b""
-        if kind == "state" and not (
-            hasattr(self._environment, "get_state") and hasattr(self._environment, "set_state")
-        ):
-            raise _SnapshotUnsupported
-        try:
-            return pickle.dumps(self._environment.get_state() if kind == "state" else self._environment)
-        except (pickle.PicklingError, TypeError, AttributeError, NotImplementedError) as error:
-            raise _SnapshotUnsupported from error
-
-
-class _SnapshotUnsupported(Exception):
-    """The environment does not support a kind of snapshot."""
+        return take_state(self._environment) if kind == "state" else pickle.dumps(self._environment)
 
 
 def _text(observation: Any) -> str:

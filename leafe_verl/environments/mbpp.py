@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leafe_verl.core.task import Task
 from leafe_verl.environments.code_environment import NO_CODE, CodeEnvironment
 from leafe_verl.environments.extraction import Extraction, extract_function
+from leafe_verl.environments.mbpp_plus import judge_plus
 from leafe_verl.environments.mbpp_rows import build_request, parse_task
 from leafe_verl.environments.options import require_at_least
 from leafe_verl.sandbox import (
@@ -68,10 +69,12 @@ class MBPP(CodeEnvironment):
 
     @classmethod
     def task(cls, row: Mapping[str, Any], *, default_key: str | None = None) -> Task:
-        """Return the task of a row of MBPP, of its sanitized form, or of verl's parquet files.
+        """Return the task of a row of MBPP, of its sanitized form, of MBPP+ (the hub's form or EvalPlus' own file), or
+        of verl's parquet files.
 
-        `default_key` is the key of a row without a task_id. The task does not hold the reference solution. Raises
-        ValueError that says what came and what was expected.
+        `default_key` is the key of a row without a task_id. The task holds the reference solution only where nothing
+        else tells what is expected: in EvalPlus' own file, and for three functions on the hub. Raises ValueError that
+        says what came and what was expected.
         """
         return parse_task(row, default_key)
 
@@ -120,7 +123,24 @@ def judge_code(
     asserts = [*data["test_list"], *data["challenge_test_list"]]
     if not code.strip():
         return CodeVerdict(tuple(TestResult(test, False, error=NO_CODE) for test in asserts), NO_CODE)
-    return judge(code, asserts, data["test_setup_code"], sandbox, limits, tolerance)
+    return judge_tests(code, asserts, data, sandbox, limits, tolerance)
+
+
+def judge_tests(
+    code: str,
+    asserts: Sequence[str],
+    data: Mapping[str, Any],
+    sandbox: Sandbox,
+    limits: Limits,
+    tolerance: Tolerance,
+) -> CodeVerdict:
+    """Run code on asserts, or, with those of `test_list` first, on the inputs of a task of MBPP+.
+
+    `tolerance` is that of asserts; a task of MBPP+ has its own.
+    """
+    if "plus" not in data:
+        return judge(code, asserts, data["test_setup_code"], sandbox, limits, tolerance)
+    return judge_plus(code, data["test_list"], data["plus"], data["test_setup_code"], sandbox, limits)
 
 
 def feedback(verdict: CodeVerdict, num_shown: int, characters: int) -> str:

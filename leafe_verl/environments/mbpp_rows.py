@@ -1,4 +1,4 @@
-"""MBPP's rows: its own form, its sanitized form and verl's parquet form, all to and from a Task."""
+"""MBPP's rows: its own form, its sanitized form, both forms of MBPP+ and verl's parquet form, to and from a Task."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from leafe_verl.core.task import Task
+from leafe_verl.environments.mbpp_plus import PlusTests
+from leafe_verl.environments.mbpp_plus_rows import (
+    is_evalplus_row,
+    is_hub_row,
+    read_evalplus_tests,
+    read_evalplus_words,
+    read_hub_tests,
+)
 from leafe_verl.environments.rows import (
     parse_ground_truth,
     read_ground_truth,
@@ -30,20 +38,29 @@ def build_request(task: Task) -> str:
 
 def parse_task(row: Mapping[str, Any], default_key: str | None) -> Task:
     """See `MBPP.task`."""
-    fields = _verl_fields(row) if "reward_model" in row else _mbpp_fields(row)
-    key = task_key({"task_id": fields.pop("task_id")}, default_key)
+    key = None if "reward_model" in row else task_key(row, default_key)
     try:
+        fields = _verl_fields(row) if "reward_model" in row else _own_fields(row)
+        key = task_key({"task_id": fields.pop("task_id")}, default_key)
         return _checked_task(key, **fields)
     except ValueError as error:
-        raise ValueError(f"task {key}: {error}") from None
+        raise ValueError(f"task {key}: {error}" if key else str(error)) from None
 
 
 def parse_tests(ground_truth: str | Mapping[str, Any]) -> dict[str, Any]:
-    """Return the checked test_list, challenge_test_list and test_setup_code of verl's ground truth.
+    """Return the checked test_list, challenge_test_list and test_setup_code of verl's ground truth, and MBPP+'s `plus`.
 
     Raises ValueError that says what came and what was expected.
     """
     return _checked_tests(**_test_fields(parse_ground_truth(ground_truth)))
+
+
+def _own_fields(row: Mapping[str, Any]) -> dict[str, Any]:
+    if is_evalplus_row(row):
+        text, asserts = read_evalplus_words(row)
+        own = {"test_list": asserts, "plus": read_evalplus_tests(row)}
+        return {"task_id": row.get("task_id"), "text": text, **_test_fields(own)}
+    return {**_mbpp_fields(row), "plus": read_hub_tests(row) if is_hub_row(row) else None}
 
 
 def _mbpp_fields(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,6 +101,7 @@ def _test_fields(row: Mapping[str, Any]) -> dict[str, Any]:
         "test_list": row.get("test_list"),
         "test_setup_code": "" if setup is None else setup,
         "challenge_test_list": [] if challenge is None else challenge,
+        "plus": row.get("plus"),
     }
 
 
@@ -93,7 +111,7 @@ def _checked_task(key: str, text: Any, **tests: Any) -> Task:
     return Task(key, text.strip(), NAME, _checked_tests(**tests))
 
 
-def _checked_tests(test_list: Any, test_setup_code: Any, challenge_test_list: Any) -> dict[str, Any]:
+def _checked_tests(test_list: Any, test_setup_code: Any, challenge_test_list: Any, plus: Any = None) -> dict[str, Any]:
     if not isinstance(test_setup_code, str):
         raise ValueError(f"test_setup_code is {test_setup_code!r:.80}; expected a string")
     tests = {
@@ -105,4 +123,7 @@ def _checked_tests(test_list: Any, test_setup_code: Any, challenge_test_list: An
         raise ValueError("test_list is empty; expected at least one assert")
     for test in (*tests["test_list"], *tests["challenge_test_list"]):
         split_assert(test, test_setup_code)
-    return tests
+    if plus is None:
+        return tests
+    checked = plus if isinstance(plus, PlusTests) else PlusTests.from_mapping(plus)
+    return {**tests, "plus": checked.to_mapping()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 FORM = """\
 Each turn, write one thought, and then one action on a line of its own, as in:
@@ -12,35 +13,80 @@ NO_ACTION = "No action found, and nothing happened. End your answer with a line 
 MAX_CHARACTERS = 300
 """Longest action in free words. No environment needs longer ones, and some parsers take minutes for them."""
 
-_LINE = re.compile(r"^[ \t>*#]*action[ \t*]*:[ \t*]*(\S[^\n]*)$", re.IGNORECASE | re.MULTILINE)
+_MARKS = r"[\s*_`>#()\[\]•+-]*"
+"""White space, and the marks of Markdown and brackets that models put around labels."""
+_NUMBER = rf"(?:\d{{1,4}}[.\d]{{0,5}}{_MARKS})?"
+_LABEL = re.compile(
+    rf"{_MARKS}{_NUMBER}action{_MARKS}{_NUMBER}(?:[:：﹕]\s*[*_`]*\s*(?P<words>.*)|$)", re.IGNORECASE | re.DOTALL
+)
+"""A line that begins with the label of an action, such as `Action: look`, `**Action 1:** look` or `### Action`."""
+_OTHER_LABEL = re.compile(rf"{_MARKS}(?:thought|observation|reflection|answer){_MARKS}{_NUMBER}[:：﹕]", re.IGNORECASE)
+_FENCE = re.compile(r"\s*(?:```|~~~)")
+_AROUND = " *_`\"'“”‘’「」"
+"""Marks around an action that are not a part of it."""
+LINES_BELOW = 4
+"""Lines below a label in which its action may stand: a blank line and an opening fence may come before it."""
 
 
 def extract_action(answer: str, form: re.Pattern[str] | None = None) -> str | None:
     """Return the action in the line `Action: ...` of an answer; None if there is none.
 
-    A model may go on after its action with imagined observations and actions, so the first such line counts. If
-    several follow each other directly, the last of them counts.
+    The label is read as models write it: numbered, in bold, as a heading, with a full-width colon, or with the action
+    in the line below. A model may go on after its action with imagined observations and actions, so the first such line
+    counts. If several follow each other directly, the last of them counts.
 
     `form`: a pattern for actions that cannot be confused with the words of a thought. The action is then the first
     match in the line; in an answer without such a line, it is the last match. None: the action is the rest of the
     line. Runs of white space become one blank, and characters that a tokenizer refuses are replaced.
     """
-    line = _action_line(answer)
+    lines = answer.replace("\r", "\n").split("\n")
+    label = _find_label(lines)
     if form is None:
-        return _clean(line.strip(" *`\"'"))[:MAX_CHARACTERS] or None if line else None
-    found = [match[0] for match in form.finditer(answer if line is None else line)]
-    return _clean(found[-1] if line is None else found[0]) if found else None
+        words = "" if label is None else _words_of(lines, label)
+        return clean(words.strip(_AROUND))[:MAX_CHARACTERS].strip() or None
+    if label is None:
+        return _last(form, answer)
+    words = _words_in(lines[label])
+    found = form.search(words or "\n".join(lines[label + 1 :]))
+    if found is None:
+        return None if words else _last(form, answer)
+    return clean(found[0])
 
 
-def _action_line(answer: str) -> str | None:
-    found: re.Match[str] | None = None
-    for match in _LINE.finditer(answer):
-        if found is not None and answer[found.end() : match.start()].strip():
+def _find_label(lines: Sequence[str]) -> int | None:
+    """Return the index of the line with the label that counts; None if there is none with an action."""
+    found: int | None = None
+    for index, line in enumerate(lines):
+        if _LABEL.match(line):
+            found = index if found is None or _words_of(lines, index) else found
+        elif found is not None and line.strip():
             break
-        found = match
-    return found[1] if found else None
+    return found
 
 
-def _clean(text: str) -> str:
+def _words_in(line: str) -> str:
+    label = _LABEL.match(line)
+    return ((label["words"] if label else None) or "").strip()
+
+
+def _words_of(lines: Sequence[str], index: int) -> str:
+    """Return the action of the label in a line: the rest of the line, or the first words below, in a fence or not."""
+    if words := _words_in(lines[index]):
+        return words
+    for line in lines[index + 1 : index + 1 + LINES_BELOW]:
+        if _LABEL.match(line) or _OTHER_LABEL.match(line):
+            break
+        if line.strip() and not _FENCE.match(line):
+            return line.strip()
+    return ""
+
+
+def _last(form: re.Pattern[str], answer: str) -> str | None:
+    found = [match[0] for match in form.finditer(answer)]
+    return clean(found[-1]) if found else None
+
+
+def clean(text: str) -> str:
+    """Return a text in one line, with single blanks and without characters that a tokenizer refuses."""
     readable = text.encode("utf-8", "replace").decode()
     return " ".join("".join(each if each.isprintable() else " " for each in readable).split())

@@ -20,13 +20,14 @@ def parse_rows(
     source: str,
     *,
     leave_out: bool = False,
+    unit: str = "row",
 ) -> list[Task]:
     """Return the tasks of `rows`, which are pairs of a row's number and the row.
 
     A ValueError in the place of a row says why the row could not be read. `source`: name of the data set, for messages.
     Raises ValueError if a row is not a task, repeats a key or could not be read; the message counts these rows and
     shows the first ten. With `leave_out` they are logged instead, as long as a task remains. Raises ValueError if there
-    are no rows.
+    are no rows. `unit`: what the rows' numbers count, for messages.
     """
     parse = environment_class(environment_name).task
     tasks: dict[str, Task] = {}
@@ -35,18 +36,28 @@ def parse_rows(
         try:
             if isinstance(row, ValueError):
                 raise row
-            task = parse(row, default_key=str(number))
+            task = _encodable(parse(row, default_key=str(number)))
             if task.key in tasks:
                 raise ValueError(f"an earlier row has the key {task.key!r}; expected one row per key")
             tasks[task.key] = task
         except ValueError as error:
-            problems.append(f"  row {number}: {error}")
+            problems.append(f"  {unit} {number}: {error}")
     if problems:
         heading = f"{source}: {len(problems)} rows are not tasks of {environment_name!r}"
         _report(heading, problems, left_out=leave_out and bool(tasks))
     if not tasks:
         raise ValueError(f"{source} holds no rows; expected at least one task")
     return list(tasks.values())
+
+
+def _encodable(task: Task) -> Task:
+    """Return the task. Raises ValueError if its words hold half a surrogate pair, which no tokenizer takes."""
+    try:
+        task.instruction.encode("utf-8")
+    except UnicodeEncodeError as error:
+        place = task.instruction[max(0, error.start - 20) : error.start + 20]
+        raise ValueError(f"task {task.key}: half a surrogate pair in {place!r}; expected whole characters") from None
+    return task
 
 
 def _report(heading: str, problems: list[str], left_out: bool) -> None:

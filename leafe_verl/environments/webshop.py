@@ -12,7 +12,7 @@ from typing import Any
 from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
 from leafe_verl.environments.options import SETTING, require_at_least
-from leafe_verl.environments.react import FORM, extract_action
+from leafe_verl.environments.react import FORM, clean, extract_action
 from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key
 from leafe_verl.environments.state_environment import StateEnvironment
 from leafe_verl.environments.webshop_catalogue import Catalogue, Goal, Score, score_purchase
@@ -115,7 +115,7 @@ class WebShop(StateEnvironment[WebShopState]):
 
     def step(self, action: str) -> Step:
         before = self.state
-        verb, text = parse_command(action)
+        verb, text = self._command(action)
         if verb == "click" and text == BUY.lower() and before.asin and not before.detail:
             return self._buy(before, before.asin)
         found = self._searched(before, text) if verb == "search" else self._clicked(before, text)
@@ -136,6 +136,14 @@ class WebShop(StateEnvironment[WebShopState]):
         return self.catalogue.goals[number]
 
     # --- Actions ---
+
+    def _command(self, answer: str) -> tuple[str | None, str]:
+        """Return the command in an answer. Where it can be read in two ways, the page tells which one it is."""
+        verb, text = parse_command(answer)
+        _, longer = parse_command(answer, _LONGER)
+        if verb != "search" and longer and self._clicked(self.state, longer):
+            return "click", longer
+        return verb, text
 
     def _searched(self, state: WebShopState, words: str) -> WebShopState:
         return WebShopState(state.task, self.catalogue.search(words))
@@ -162,8 +170,8 @@ class WebShop(StateEnvironment[WebShopState]):
         if detail := next((detail for detail in self._details if detail.lower() == text), None):
             return replace(state, detail=detail)
         for name, values in self.catalogue[asin].options.items():
-            if text in values:
-                return replace(state, chosen=tuple({**dict(state.chosen), name: text}.items()))
+            if value := next((value for value in values if clean(value).lower() == text), None):
+                return replace(state, chosen=tuple({**dict(state.chosen), name: value}.items()))
         return None
 
     def _buy(self, state: WebShopState, asin: str) -> Step:
@@ -214,13 +222,17 @@ class WebShop(StateEnvironment[WebShopState]):
         return [text for text in texts if text] or [f"No {detail.lower()}."]
 
 
-_ACTION = re.compile(r"\b(?:search|click)\[[^\[\]\n]+\]", re.IGNORECASE)
+_WORDS = r"(?:[^\[\]\n]|\[(?:[^\[\]\n]|\[[^\[\]\n]*\])*\])+"
+"""Words with brackets in them, such as `9.5 [us]`, of which each one is closed."""
+_ACTION = re.compile(rf"\b(?:search|click)[ \t]?\[{_WORDS}\]", re.IGNORECASE)
+_LONGER = re.compile(r"\bclick[ \t]?\[[^\n]+\]", re.IGNORECASE)
+"""A click up to the last bracket of its line, for an option with a bracket that is not closed."""
 
 
-def parse_command(answer: str) -> tuple[str | None, str]:
+def parse_command(answer: str, form: re.Pattern[str] = _ACTION) -> tuple[str | None, str]:
     """Return the verb and the words of the action in an answer, in lower case; (None, "") if there is no action."""
-    verb, bracket, words = (extract_action(answer, _ACTION) or "").lower().partition("[")
-    return (verb, words.removesuffix("]").strip()) if bracket else (None, "")
+    verb, bracket, words = (extract_action(answer, form) or "").lower().partition("[")
+    return (verb.strip(), words.removesuffix("]").strip()) if bracket else (None, "")
 
 
 def _told(verb: str | None, text: str) -> dict[str, str]:

@@ -45,7 +45,7 @@ def read_catalogue(product_file: str, goal_file: str, attribute_file: str | None
 
 def _json(option: str, path: str) -> Any:
     try:
-        return json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        return json.loads(Path(path).expanduser().read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{SETTING}.{option} is {path!r}: {error}; expected WebShop's JSON") from None
 

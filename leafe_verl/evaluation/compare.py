@@ -34,10 +34,12 @@ def compare(
 ) -> int:
     """Write OUT.md, OUT.json and, for plain attempts, OUT.svg. Print the tables and a chart. Return 0.
 
+    If OUT is a folder, the files in it are called `comparison`.
+
     Raises ValueError for evaluations that cannot be compared (comparison.py) and for names that do not match. It also
     raises ValueError, after the other files are written, if the libraries for the picture are missing.
     """
-    training = training or {}
+    training, out = training or {}, out / "comparison" if out.is_dir() else out
     unknown = sorted({*training, *([baseline] if baseline else [])} - set(runs))
     if unknown:
         raise ValueError(f"no run is named {', '.join(unknown)}; there are {', '.join(runs)}")

@@ -23,8 +23,10 @@ _FORMER_SETTINGS = {
     "leafe.context.line_characters": 160,
     "leafe.context.summary_characters": 3000,
     "leafe.playbook.lesson_characters": 160,
+    "leafe.environment.several_answers": "keep",
 }
-"""Settings that are constants today. Manifests of earlier versions may name them; another value is a difference."""
+"""Settings that are constants today or were so once, with that value. A manifest of another version may name them or
+not; another value is a difference."""
 
 
 @dataclass(frozen=True)

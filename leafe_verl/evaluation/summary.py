@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from leafe_verl.evaluation.metric_lines import parse_line
 from leafe_verl.evaluation.recovery import FIGURES, UNKNOWN
 from leafe_verl.evaluation.tables import text_table
 
@@ -39,16 +39,14 @@ SUMMED = {
 def read_metrics(run_dir: Path) -> Metrics:
     """Read and merge the metrics files of a run in the order they were begun. A resumed run writes a new one.
 
-    A last line that a killed process cut short is skipped. Raises ValueError if there are no metrics.
+    A line that a killed process cut short is skipped. A value that is no finite number is a gap, as `metric_lines`
+    says. Raises ValueError if there are no metrics.
     """
     merged: Metrics = {}
     for path in sorted(run_dir.glob("metrics-*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            merged.setdefault(int(record["step"]), {}).update(record["data"])
+        for line in path.read_bytes().split(b"\n"):
+            if parsed := parse_line(line):
+                merged.setdefault(parsed[0], {}).update(parsed[1])
     if not merged:
         raise ValueError(f"no metrics in {run_dir}; expected metrics-*.jsonl, as trainer.logger=[console,file] writes")
     return dict(sorted(merged.items()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from leafe_verl.checkpoints import TRACKER
+from leafe_verl.checkpoints import read_tracker
 from leafe_verl.evaluation.summary import read_metrics
 
 SPENT = ("environment_steps", "sampled_tokens", "trained_tokens", "updates")
@@ -16,9 +16,7 @@ TOLERANCE = 0.05
 
 def trained_steps(run_dir: Path) -> int:
     """Return the training step of the last checkpoint; 0 if there is none."""
-    tracker = run_dir / "checkpoints" / TRACKER
-    text = tracker.read_text().strip() if tracker.is_file() else ""
-    return int(text) if text.isdecimal() else 0
+    return read_tracker(run_dir / "checkpoints") or 0
 
 
 def spent(run_dir: Path, last: int | None = None) -> dict[str, float]:

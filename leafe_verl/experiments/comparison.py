@@ -17,9 +17,18 @@ from leafe_verl.evaluation.report import pass_estimates
 from leafe_verl.evaluation.results import read_evaluation, successes_by_task, total_counts
 from leafe_verl.experiments.budget import describe_misses
 from leafe_verl.experiments.ledger import Figures, Ledger, Shell
-from leafe_verl.experiments.plan import FEW, UNTRAINED, Plan
+from leafe_verl.experiments.plan import AFTER_GRPO, FEW, UNTRAINED, Plan
 from leafe_verl.experiments.splits import draw_splits
 from leafe_verl.experiments.training import Trained, Trainings
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A method whose cells are finished."""
+
+    trained: Trained
+    cell: str
+    """What the names of its evaluations begin with."""
 
 
 @dataclass(frozen=True)
@@ -33,22 +42,29 @@ class Comparison:
     def run(self) -> None:
         """Run every cell, say which methods missed the budget, and write the comparison."""
         first, *others = self.plan.seeds
-        trained = {method: self._evaluated(method, method, first) for method in self.plan.methods}
-        misses = self._misses(first, trained)
+        evaluated = {method: self._evaluated(method, method, first) for method in self.plan.methods}
+        misses = self._misses(first, evaluated)
         for seed in others:
             more = {f"{m}_seed{seed}": self._evaluated(f"{m}_seed{seed}", m, seed) for m in self.plan.methods[1:]}
             misses += self._misses(seed, more)
-            trained |= more
+            evaluated |= more
         print("\n".join(f"note: {miss}" for miss in misses))
-        self._compare(trained)
+        self._compare(evaluated)
 
-    def _evaluated(self, name: str, method: str, seed: int) -> Trained:
-        """Train a method and evaluate it on the held-out tasks, and from the failures of the base model."""
-        trained = self.trainings.train(method, seed, self.rate(method), self.rate("grpo"))
-        self._evaluate(f"{name}/held_out", trained, "held_out", "few" if method in FEW else "all")
+    def _evaluated(self, name: str, method: str, seed: int) -> Evaluated:
+        """Train a method and evaluate it on the held-out tasks, and from the failures of the base model.
+
+        The rate is part of the cells' names: another set of rates may choose another one.
+        """
+        rate = self.rate(method)
+        trained, cell = self._train(method, seed, rate), f"{name}/rate-{rate}" if rate else name
+        self._evaluate(f"{cell}/held_out", trained, "held_out", "few" if method in FEW else "all")
         if self.plan.attempts["given"]:
-            self._evaluate(f"{name}/given", trained, "held_out", "given", source=self._folder("base/held_out"))
-        return trained
+            self._evaluate(f"{cell}/given", trained, "held_out", "given", source=self._folder("base/held_out"))
+        return Evaluated(trained, cell)
+
+    def _train(self, method: str, seed: int, rate: str | None) -> Trained:
+        return self.trainings.train(method, seed, rate, self.rate("grpo") if method in AFTER_GRPO else None)
 
     def rate(self, method: str) -> str | None:
         """Return a method's learning rate: the one whose policy solves most on the development tasks.
@@ -62,7 +78,7 @@ class Comparison:
             return rates[0]
         solved = {}
         for rate in rates:
-            trained = self.trainings.train(method, seed, rate, self.rate("grpo") if method != "grpo" else rate)
+            trained = self._train(method, seed, rate)
             solved[rate] = self._evaluate(f"rates/{method}/{rate}", trained, "dev", "dev")["pass@1"]
         return max(rates, key=lambda rate: (solved[rate], -float(rate)))
 
@@ -83,18 +99,19 @@ class Comparison:
         shell.run([*command, *self.plan.overrides])
         return read_figures(self._folder(cell))
 
-    def _misses(self, seed: int, trained: Mapping[str, Trained]) -> list[str]:
+    def _misses(self, seed: int, evaluated: Mapping[str, Evaluated]) -> list[str]:
         """Say which methods spent more or less than the budget of a seed."""
-        costs = {name: training_cost(each.sources) for name, each in trained.items() if each.sources}
+        sources = {name: each.trained.sources for name, each in evaluated.items() if each.trained.sources}
+        costs = {name: training_cost(of_one) for name, of_one in sources.items()}
         budget = self.trainings.budget(seed) if costs else 1.0
         return describe_misses({name: cost["environment steps"] / budget for name, cost in costs.items()})
 
-    def _compare(self, trained: Mapping[str, Trained]) -> None:
+    def _compare(self, evaluated: Mapping[str, Evaluated]) -> None:
         """Write the tables and the picture of all evaluations to RUN_DIR/comparison."""
-        compared = [f"{name}={self._folder(f'{name}/held_out')}" for name in trained]
+        compared = [f"{name}={self._folder(f'{each.cell}/held_out')}" for name, each in evaluated.items()]
         if self.plan.attempts["given"]:
-            compared += [f"{name}_given={self._folder(f'{name}/given')}" for name in trained]
-        training = [f"{name}={source}" for name, each in trained.items() for source in each.sources]
+            compared += [f"{name}_given={self._folder(f'{each.cell}/given')}" for name, each in evaluated.items()]
+        training = [f"{name}={source}" for name, each in evaluated.items() for source in each.trained.sources]
         command = [sys.executable, "-m", "leafe_verl", "compare", *compared]
         command += ["--out", str(self.plan.run_dir / "comparison"), "--baseline", self.plan.baseline]
         Shell({}).run([*command, *(["--training", *training] if training else [])])

@@ -19,6 +19,8 @@ volume of `leafe`, and `reh_recovery` that of `recovery`."""
 METHODS = ("base", "grpo", *DISTILLED, "leafe_rl", "ace", "early_experience")
 FEW = ("lcf", "dpo", "ace", "reh_recovery", "early_experience")
 """Methods that are evaluated with fewer attempts."""
+AFTER_GRPO = ("leafe_rl", "ace")
+"""Methods that begin with what GRPO trained."""
 UNTRAINED = ("base", "ace")
 """Methods without a learning rate of their own."""
 

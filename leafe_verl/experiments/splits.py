@@ -7,6 +7,8 @@ import random
 from collections.abc import Mapping
 from pathlib import Path
 
+from leafe_verl.json_rows import is_json, read_json_rows
+
 
 def draw_splits(source: Path, sizes: Mapping[str, int], seed: int, folder: Path) -> dict[str, Path]:
     """Write FOLDER/NAME.jsonl with as many rows of `source` as `sizes` says, and return the files by their names.
@@ -14,8 +16,8 @@ def draw_splits(source: Path, sizes: Mapping[str, int], seed: int, folder: Path)
     Rows are copied as they are, with `task_id` where they have none. Of rows with one text, the first counts. Files
     that are there already stay. Raises ValueError if the source holds too few tasks, or if others were drawn before.
     """
-    if source.suffix != ".jsonl" or not source.is_file():
-        raise ValueError(f"{source} is no .jsonl file, from which tasks could be drawn; MBPP names one")
+    if not is_json(source) or not source.is_file():
+        raise ValueError(f"{source} is no .jsonl or .json file, from which tasks could be drawn; MBPP names one")
     rows = _distinct_rows(source)
     if sum(sizes.values()) > len(rows):
         wanted = ", ".join(f"{number} for {name}" for name, number in sizes.items())
@@ -35,11 +37,12 @@ def draw_splits(source: Path, sizes: Mapping[str, int], seed: int, folder: Path)
 
 def _distinct_rows(source: Path) -> list[str]:
     rows: dict[str, str] = {}
-    for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip():
-            row = json.loads(line)
-            text = str(row.get("text") or row.get("prompt") or line)
-            rows.setdefault(text, json.dumps({"task_id": number, **row}))
+    found = read_json_rows(source)
+    for number, row in found.numbered:
+        if isinstance(row, ValueError):
+            raise ValueError(f"{source}, {found.unit} {number}: {row}")
+        text = str(row.get("text") or row.get("prompt") or json.dumps(row))
+        rows.setdefault(text, json.dumps({"task_id": number, **row}))
     return list(rows.values())
 
 

@@ -70,6 +70,8 @@ def evaluate(request: EvaluationRequest) -> int:
 
     Raises ValueError for a request that cannot be met: bad settings, or a store made with other ones.
     """
+    if request.out.exists() and not request.out.is_dir():
+        raise ValueError(f"--out {request.out} is a file; expected a new folder, or an evaluation to continue")
     named = request.model or read_variable("MODEL")
     model = _model(named) if named else None
     request = dataclasses.replace(request, model=model, out=request.out.expanduser().resolve())
@@ -156,7 +158,8 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
 def _tasks(config: DictConfig) -> list[Task]:
     """The tasks as EvaluationDataset sees them."""
     environment = config.leafe.environment.name
-    tasks = [task for source in config.data.val_files for task in read_tasks(source, environment)]
+    several = config.leafe.environment.several_answers
+    tasks = [task for source in config.data.val_files for task in read_tasks(source, environment, several)]
     if len({task.key for task in tasks}) < len(tasks):
         raise ValueError("two of the --tasks files share a task key; evaluate them into an --out each")
     return tasks[: config.data.val_max_samples] if config.data.val_max_samples > 0 else tasks
@@ -201,6 +204,9 @@ def _decisive(values: Mapping[str, Any], loop: str) -> dict[str, Any]:
     """The `leafe` settings that decide what is played; how fast, and what would be trained, are left out."""
     environment = {key: values["environment"][key] for key in ("name", "step_timeout", "options")}
     generation = {key: values["generation"][key] for key in ("max_tokens", "chat_family")}
+    for key in ("thought_tokens", "earlier_thoughts"):  # absent if null, as in manifests of earlier versions
+        if (value := values["generation"].get(key)) is not None:
+            generation[key] = value
     if values["generation"]["stop_at"] and answers_with_code(environment["name"]):
         generation["stop_at"] = values["generation"]["stop_at"]
     decisive = {"environment": environment, "generation": generation, "seed": values["seed"]}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from leafe_verl.checkpoints import TRACKER
+from leafe_verl.checkpoints import resumed_step
 from leafe_verl.trees import read_rows
 
 NAMES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
@@ -68,4 +68,4 @@ def _read_run(run_dir: Path) -> str | None:
 def _has_begun(config: DictConfig) -> bool:
     """Return whether the run has a checkpoint that it would go on from."""
     folder = OmegaConf.select(config, "trainer.default_local_dir")
-    return folder is not None and (Path(folder) / TRACKER).is_file()
+    return folder is not None and resumed_step(Path(folder)) is not None

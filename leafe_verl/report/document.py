@@ -37,10 +37,12 @@ SCRIPTS = ("dom.js", "chart.js", "overview.js", "tasks.js", "diff.js", "picture.
 def report(folders: Sequence[Path], out: Path | None = None) -> int:
     """Write the report on the runs in `folders`, print its path, and return 0.
 
-    `out` defaults to report.html in the first folder. Raises ValueError if a folder holds nothing to report.
+    `out` is a file, or a folder in which report.html is written; by default the first of `folders`. Raises ValueError
+    if a folder holds nothing to report.
     """
     runs = find_runs(folders)
-    out = out or folders[0] / "report.html"
+    out = out or folders[0]
+    out = out / "report.html" if out.is_dir() else out
     trees = write_report(runs, out)
     print(f"written: {out} ({trees:,} {'tree' if trees == 1 else 'trees'}, {out.stat().st_size / 1e6:.1f} MB)")
     return 0

@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from leafe_verl.evaluation.given import BEYOND_FRESH, describe_histories, figure_rows
+from leafe_verl.evaluation.metric_lines import LOSS
 from leafe_verl.evaluation.pass_at_k import ks_up_to
 from leafe_verl.evaluation.recovery import recovery_estimates
 from leafe_verl.evaluation.report import pass_estimates
@@ -35,7 +35,6 @@ SHARES = {
     "task_success": ("tasks solved while exploring", "solved", "trees_scored"),
 }
 """Ratio of core.statistics -> its label, the count of the part, and the count of the whole."""
-LOSS = re.compile(r"\w+/loss(_\w+)?")
 
 
 def build_overview(run: ReportedRun, counts: Mapping[str, float]) -> dict[str, Any]:
@@ -136,7 +135,7 @@ def _step_charts(metrics: Metrics) -> Iterable[dict[str, Any]]:
 
 
 def _scaled(value: float | None, unit: str) -> float | None:
-    # verl's metrics may hold NaN, which JSON cannot express.
+    # A loss may be NaN, which JSON cannot express.
     if value is None or value != value or abs(value) == float("inf"):
         return None
     return _times_100(value) if unit == "%" else value

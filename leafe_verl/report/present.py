@@ -42,10 +42,12 @@ def collected_text(activity: Activity, progress: Progress) -> Iterator[str]:
     counts = (progress.last if activity.step <= progress.done else progress.current).counts
     if activity.name != "collecting" or not counts.get("trees"):
         return
-    yield f"{counts['attempts']:,.0f} attempts"
-    if branches := counts.get("branches"):
+    if "attempts" in counts:
+        yield f"{counts['attempts']:,.0f} attempts"
+    if (branches := counts.get("branches")) and "branches_improved" in counts:
         yield f"{counts['branches_improved']:,.0f} of {branches:,.0f} branches improved"
-    yield f"{counts['solved']:,.0f} tasks solved"
+    if "solved" in counts:
+        yield f"{counts['solved']:,.0f} tasks solved"
 
 
 def left_text(progress: Progress, now: float) -> str:

@@ -7,7 +7,6 @@ the last step whose weights were saved.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -16,10 +15,11 @@ from typing import Any
 
 from leafe_verl.activity import FILE as ACTIVITY
 from leafe_verl.activity import Activity, read_activity
-from leafe_verl.checkpoints import TRACKER, tree_store
+from leafe_verl.checkpoints import TRACKER, read_tracker, tree_store
 from leafe_verl.core import ExplorationTree, Reflection
 from leafe_verl.core.recovery_figures import count_recovery, plain_attempts
 from leafe_verl.core.statistics import count, total
+from leafe_verl.evaluation.metric_lines import parse_line
 from leafe_verl.evaluation.summary import Metrics
 from leafe_verl.report.overview import select_counts, sum_counts
 from leafe_verl.report.runs import CONFIGURATION, TREES, read_configuration
@@ -124,12 +124,9 @@ class MetricsFollower:
         """Read the lines added since the last call."""
         for path in self._folder.glob("metrics-*.jsonl"):
             for line in self._new_lines(path):
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError:  # an earlier process was killed while it wrote this line
-                    continue
-                self._last_steps[path] = int(record["step"])
-                self.metrics.setdefault(int(record["step"]), {}).update(record["data"])
+                if parsed := parse_line(line):
+                    self._last_steps[path], values = parsed
+                    self.metrics.setdefault(parsed[0], {}).update(values)
 
     @property
     def newest(self) -> Path | None:
@@ -272,9 +269,7 @@ class RunFollower:
 
     def _saved(self) -> int:
         """Return the last saved step, from which the run would resume; 0 if there is none."""
-        tracker = self.folder / CHECKPOINTS / TRACKER
-        text = tracker.read_text(encoding="utf-8").strip() if tracker.is_file() else ""
-        return int(text) if text.isdecimal() else 0
+        return read_tracker(self.folder / CHECKPOINTS) or 0
 
     def _seconds(self, step: int) -> float | None:
         """Return the seconds from the end of the previous step (the last write of the metrics) to the newest tree."""

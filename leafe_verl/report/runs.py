@@ -14,7 +14,7 @@ from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.evaluation.given import GivenRun, describe_histories, notes, read_given_run
 from leafe_verl.evaluation.manifest import FILE, read_manifest
 from leafe_verl.evaluation.results import read_evaluation, recovery_counts, successes_by_task, total_counts
-from leafe_verl.evaluation.summary import read_metrics
+from leafe_verl.evaluation.summary import Metrics, read_metrics
 from leafe_verl.report.sources import ReportedRun, ReportedTree, Vocabulary
 from leafe_verl.report.stored_trees import evaluation_trees, training_trees
 from leafe_verl.trees.reader import arrow_files
@@ -44,13 +44,21 @@ def find_run(folder: Path) -> ReportedRun:
     store = tree_store(folder / "checkpoints")
     store = store if store.is_dir() else folder
     stored = bool(arrow_files(store))
-    measured = any(folder.glob("metrics-*.jsonl"))
-    if not stored and not measured:
+    metrics = _metrics(folder)
+    if not stored and not metrics:
         raise ValueError(
             f"{folder}: nothing to report; expected metrics-*.jsonl or {TREES} of a training run, {FILE} of an "
             "evaluation, or trees-*.arrow of a tree store"
         )
-    return _training(folder, store if stored else None, measured)
+    return _training(folder, store if stored else None, metrics)
+
+
+def _metrics(folder: Path) -> Metrics:
+    """Return the run's metrics; empty if there are none, as before the first step has ended."""
+    try:
+        return read_metrics(folder)
+    except ValueError:
+        return {}
 
 
 def _evaluation(folder: Path) -> ReportedRun:
@@ -76,27 +84,30 @@ def _given_notes(given: GivenRun | None) -> list[str]:
     return [f"Every attempt goes on from one of {describe_histories(given)}.", *(f"{note}." for note in notes(given))]
 
 
-def _training(folder: Path, store: Path | None, measured: bool) -> ReportedRun:
+def _training(folder: Path, store: Path | None, metrics: Metrics) -> ReportedRun:
     configuration = read_configuration(folder / CONFIGURATION)
     chosen = read_example_settings(configuration)
     notes = [] if store else [f"No tree was stored: {folder / TREES} is not there."]
-    notes += [] if measured else ["No metrics were found; the figures are those of the stored trees."]
+    notes += [] if metrics else ["No metrics were found; the figures are those of the stored trees."]
     notes += [chosen.note] if store and chosen.note else []
     trees: Iterator[ReportedTree] = iter(())
     if store:
         trees = training_trees(store, chosen.settings, chosen.seed)
-    metrics = read_metrics(folder) if measured else {}
     vocabulary = find_vocabulary(folder, configuration) if store else None
     return ReportedRun(folder.name, trees, metrics=metrics, vocabulary=vocabulary, notes=tuple(notes))
 
 
 def read_configuration(path: Path) -> Mapping[str, Any]:
-    """Return the run's configuration as Hydra wrote it; empty if the file or a YAML reader is missing."""
+    """Return the run's configuration as Hydra wrote it; empty if the file is missing or torn, or without a reader."""
     try:
         import yaml  # type: ignore[import-untyped, unused-ignore]  # comes with verl, by way of Hydra
     except ImportError:
         return {}
-    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (yaml.YAMLError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from leafe_verl.evaluation.manifest import FILE
-from leafe_verl.report.overview import LOSS, share_figures, validation_figures
+from leafe_verl.evaluation.metric_lines import LOSS
+from leafe_verl.report.overview import share_figures, validation_figures
 from leafe_verl.report.present import describe_parts
 from leafe_verl.report.progress import Interval, LastExperience, Progress, RunFollower
 from leafe_verl.trees.text import one_line
@@ -59,10 +60,11 @@ def watch(folder: Path, *, once: bool = False, interval: float = 2.0, console: C
 
 
 def write_picture(folder: Path, out: Path) -> int:
-    """Write what a run's terminal shows as an SVG file, print its path, and return 0.
+    """Write what a run's terminal shows as an SVG file, or as watch.svg in a folder, print its path, and return 0.
 
     These are the lines that the run has printed so far, and its figures while it goes on.
     """
+    out = out / "watch.svg" if out.is_dir() else out
     console = Console(record=True, width=PICTURE_COLUMNS, file=io.StringIO(), force_terminal=True)
     transcript = folder / TRANSCRIPT
     if transcript.is_file():
@@ -70,6 +72,7 @@ def write_picture(folder: Path, out: Path) -> int:
             console.print(line, markup=False)
     if not (progress := RunFollower(folder).look()).ended:
         console.print(frame(progress))
+    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(console.export_svg(title=progress.name, unique_id="leafe"), encoding="utf-8")
     print(f"written: {out}")
     return 0

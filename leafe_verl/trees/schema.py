@@ -63,9 +63,11 @@ def _history(tokens: bool) -> pa.DataType:
 
 def _action(tokens: bool) -> pa.DataType:
     token_columns = [
-        _required("token_ids", pa.list_(pa.int32())),  # as sampled, then `num_added` others
+        _required("token_ids", pa.list_(pa.int32())),  # as sampled, with `num_added` and `num_closing` others
         pa.field("log_probs", pa.list_(pa.float64())),  # natural logarithm, one for each token; null if unknown
         pa.field("num_added", pa.int32()),  # end-of-turn tokens that nobody sampled; null means 0
+        pa.field("num_thoughts", pa.int32()),  # leading tokens that are thoughts; null means 0
+        pa.field("num_closing", pa.int32()),  # the last of them, which nobody sampled; null means 0
     ]
     return pa.struct(
         [

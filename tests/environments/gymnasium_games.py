@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Answer = tuple[str, float, bool, bool, dict[str, Any]]
@@ -56,6 +57,92 @@ class UncopyableDoors(Doors):
     def __init__(self, num_doors: int = 4) -> None:
         super().__init__(num_doors)
         self.uncopyable = lambda: None
+
+
+class PointerDoors(Doors):
+    """Holds a pointer of C, as bindings of emulators do: pickling it is a ValueError."""
+
+    def __init__(self, num_doors: int = 4) -> None:
+        super().__init__(num_doors)
+        self.pointer = ctypes.pointer(ctypes.c_int(3))
+
+
+class _Handle:
+    """Can be pickled and not read back."""
+
+    def __reduce__(self) -> Any:
+        return _refuse, ()
+
+
+def _refuse() -> Any:
+    raise OSError("the server knows no such handle")
+
+
+class HandleDoors(Doors):
+    def __init__(self, num_doors: int = 4) -> None:
+        super().__init__(num_doors)
+        self.handle = _Handle()
+
+
+class BrokenStateDoors(StatefulDoors):
+    """Offers a state that cannot be pickled."""
+
+    def get_state(self) -> Any:
+        return ctypes.pointer(ctypes.c_int(3))
+
+
+class Limited:
+    """A wrapper with a state of its own, which passes nothing on, as Gymnasium's since 1.0."""
+
+    def __init__(self, env: Any, steps: int = 3) -> None:
+        self.env, self.most, self.taken = env, steps, 0
+
+    @property
+    def unwrapped(self) -> Any:
+        return getattr(self.env, "unwrapped", self.env)
+
+    def reset(self, **options: Any) -> Any:
+        self.taken = 0
+        return self.env.reset(**options)
+
+    def step(self, action: str) -> Answer:
+        self.taken += 1
+        observation, reward, terminated, _, info = self.env.step(action)
+        return observation, reward, terminated, self.taken >= self.most, info
+
+
+class Forwarding(Limited):
+    """A wrapper that passes on what it does not have, as those of old."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "env":
+            raise AttributeError(name)
+        return getattr(self.env, name)
+
+
+class Sharing(Limited):
+    """A wrapper that holds an object of the environment inside, and would hold another one after a copy."""
+
+    def reset(self, **options: Any) -> Any:
+        answer = super().reset(**options)
+        self.random = self.unwrapped.random
+        return answer
+
+
+class Calling(Limited):
+    """A wrapper that holds the environment inside once more, and a method of it."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.again, self.call = env, env.step
+
+
+def wrapped_doors(wrappers: Sequence[str]) -> Any:
+    """Return doors that offer their state, within wrappers, the innermost first."""
+    environment: Any = StatefulDoors()
+    for wrapper in wrappers:
+        environment = globals()[wrapper](environment)
+    return environment
 
 
 class DriftingDoors(UncopyableDoors):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ from leafe_verl.core.environment import EnvironmentFailure, ReplayDivergence, Re
 from leafe_verl.core.task import Task
 from leafe_verl.environments import alfworld
 from leafe_verl.environments.alfworld import PROGRAM, ALFWorld
+from leafe_verl.environments.alfworld_commands import placing_form
 from leafe_verl.environments.alfworld_games import KINDS, Kitchen, build_game, find_games, make_kitchen
 from leafe_verl.environments.simulator_process import SimulatorLimits, SimulatorProcess
 from leafe_verl.task_files import read_tasks
@@ -134,6 +137,109 @@ def test_a_downloaded_game_is_played_from_its_file(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFailure, match="FileNotFoundError.*no.tw-pddl"):
         environment.reset(ALFWorld.task({"game": "no.tw-pddl"}), 0)
     environment.close()
+
+
+# --- Two forms of one command ---
+
+
+class FakeGame:
+    """The simulator's methods, of a game with one apple, in the words of a version of ALFWorld's grammar."""
+
+    def __init__(self, grammar: str) -> None:
+        self.placing = placing_form(grammar)
+        self.placed = False
+
+    def state(self, operator: str | None = None, observation: str = "A kitchen.") -> dict[str, Any]:
+        place = self.placing.replace("O", "apple 1").replace("R", "fridge 1")
+        return {
+            "observation": observation if operator else "Nothing happens.",
+            "won": self.placed,
+            "admissible": ["look", "go to fridge 1"] + ([] if self.placed else [place]),
+            "operator": operator,
+            "facts": str(self.placed),
+            "placing": self.placing,
+        }
+
+    def load(self, game: dict[str, Any]) -> dict[str, Any]:
+        self.placed = False
+        return self.state("start")
+
+    def act(self, command: str | None) -> dict[str, Any]:
+        """Take an admissible command to the letter, as the package does."""
+        if command not in self.state()["admissible"]:
+            return self.state()
+        self.placed = self.placed or "apple" in str(command)
+        return self.state(str(command), f"You {command}.")
+
+    def restore(self, game: dict[str, Any], operators: list[str | None]) -> dict[str, Any]:
+        self.load(game)
+        state = self.state("start")
+        for operator in filter(None, operators):
+            state = self.act(operator)
+        return state
+
+
+GRAMMARS = {"move O to R": 'template :: "move {o} to {r}"', "put O in/on R": 'template :: "put {o} in/on {r}"'}
+
+
+@pytest.fixture(params=GRAMMARS)
+def offered(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def fake(offered: str, monkeypatch: pytest.MonkeyPatch) -> ALFWorld:
+    monkeypatch.setattr(alfworld, "missing", lambda: None)
+    game = FakeGame(GRAMMARS[offered])
+
+    class Fake(ALFWorld):
+        def call(self, method: str, *arguments: Any) -> Any:
+            return getattr(game, method)(*arguments)
+
+        @contextlib.contextmanager
+        def borrowed(self) -> Iterator[bool]:
+            yield True
+
+    return Fake()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "put apple 1 in/on fridge 1",
+        "move apple 1 to fridge 1",
+        "put apple 1 in fridge 1",
+        "put apple 1 on fridge 1",
+        "put the apple 1 into the fridge 1.",
+        "place apple 1 in/on fridge 1",
+        "Move Apple 1 to Fridge 1",
+    ],
+)
+def test_either_form_places_an_object_and_the_games_own_is_told(fake: ALFWorld, offered: str, said: str) -> None:
+    place = offered.replace("O", "apple 1").replace("R", "fridge 1")
+    first, _ = fake.reset(kitchen_task(KINDS[0], 1), 0)
+    assert place in first
+    assert offered in fake.system_prompt and not any(each in fake.system_prompt for each in {*GRAMMARS} - {offered})
+    step = fake.step(f"Thought: there.\nAction: {said}")
+    assert (step.reward, step.info) == (1.0, {"success": True, "error": False, "action": place})
+    after = fake.snapshot()
+    fake.reset(kitchen_task(KINDS[0], 1), 0)
+    assert fake.restore(after) == 1 and fake.snapshot() == after
+
+
+@pytest.mark.parametrize(
+    "said", ["put apple 2 in/on fridge 1", "move apple 1 to desk 1", "open fridge 1", "put apple 1"]
+)
+def test_what_the_game_does_not_offer_is_passed_on_as_it_is(fake: ALFWorld, said: str) -> None:
+    fake.reset(kitchen_task(KINDS[0], 1), 0)
+    step = fake.step(f"Action: {said}")
+    assert step.info == {"success": False, "error": True, "action": said}
+
+
+def test_a_system_prompt_of_ones_own_stays(monkeypatch: pytest.MonkeyPatch, fake: ALFWorld) -> None:
+    own = type(fake)(system_prompt="You may move O to R.")
+    own.reset(kitchen_task(KINDS[0], 1), 0)
+    assert own.system_prompt == "You may move O to R."
 
 
 # --- Play ---

@@ -22,7 +22,14 @@ def playing(kind: str, snapshot: str = "auto", **options: Any) -> GymnasiumText:
 
 
 @pytest.mark.parametrize(
-    ("kind", "found"), [("StatefulDoors", "state"), ("Doors", "copy"), ("UncopyableDoors", "replay")]
+    ("kind", "found"),
+    [
+        ("StatefulDoors", "state"),
+        ("Doors", "copy"),
+        ("UncopyableDoors", "replay"),
+        ("PointerDoors", "replay"),
+        ("BrokenStateDoors", "replay"),
+    ],
 )
 def test_auto_takes_the_first_way_that_works(kind: str, found: str) -> None:
     environment = playing(kind)
@@ -42,6 +49,53 @@ def test_auto_takes_the_first_way_that_works(kind: str, found: str) -> None:
 def test_a_way_that_does_not_work_is_a_failure(kind: str, snapshot: str) -> None:
     with pytest.raises(EnvironmentFailure, match=rf"cannot be rolled back by its {snapshot}.*options\.snapshot"):
         playing(kind, snapshot).snapshot()
+
+
+@pytest.mark.parametrize(
+    ("wrappers", "found"),
+    [
+        (("Limited",), "state"),
+        (("Forwarding",), "state"),
+        (("Limited", "Forwarding", "Limited"), "state"),
+        (("Calling",), "state"),
+        (("Sharing",), "replay"),
+    ],
+)
+def test_the_state_of_a_wrapped_environment_is_taken_with_that_of_its_wrappers(
+    wrappers: tuple[str, ...], found: str
+) -> None:
+    def make_one() -> GymnasiumText:
+        return GymnasiumText("environments.gymnasium_games:wrapped_doors", {"wrappers": wrappers})
+
+    environment = make_one()
+    environment.reset(TASK, 0)
+    environment.step("left")
+    snapshot = pickle.loads(pickle.dumps(environment.snapshot()))
+    rest = [environment.step(action) for action in ("right", "up")]
+    assert snapshot.kind == found and [step.truncated for step in rest] == [False, True], "the wrapper counts on"
+    for instance in (environment, make_one()):
+        for _ in range(2):
+            assert instance.restore(snapshot) == (1 if found == "replay" else 0)
+            assert [instance.step(action) for action in ("right", "up")] == rest
+    inner, outer = instance._environment.unwrapped, instance._environment
+    assert getattr(outer, "again", inner) is inner and getattr(outer, "call", inner.step).__self__ is inner
+
+
+def test_a_copy_that_cannot_be_read_back_is_replayed() -> None:
+    environment = playing("HandleDoors")
+    environment.step("left")
+    snapshot = environment.snapshot()
+    rest = environment.step("right")
+    assert snapshot.kind == "copy" and environment.restore(snapshot) == 1
+    assert environment.step("right") == rest and environment.snapshot().kind == "replay"
+    asked = playing("HandleDoors", "copy")
+    with pytest.raises(EnvironmentFailure, match="by its copy .OSError: the server knows no such handle."):
+        asked.restore(asked.snapshot())
+
+
+def test_a_pointer_is_named_where_a_copy_was_asked_for() -> None:
+    with pytest.raises(EnvironmentFailure, match="ctypes objects containing pointers cannot be pickled"):
+        playing("PointerDoors", "copy").snapshot()
 
 
 def test_a_replay_is_checked() -> None:

@@ -21,8 +21,43 @@ CLICK = re.compile(r"\bclick\[[^\[\]\n]+\]")
         ("**Action:** `go to  kitchen`", "go to kitchen"),
         ("> Action: go\u200b \x07 on", "go on"),
         ("I should take the action: go", None),
-        ("Action:\n\nlook around", None),
+        ("Action:\n\nlook around", "look around"),
         ("Action: **", None),
+        ("Action 1: look", "look"),
+        ("Thought 1: hm.\nAction 1: look\nObservation 1: a room\nThought 2: hm.\nAction 2: go", "look"),
+        ("Action 12 : look", "look"),
+        ("Action #2: look", "look"),
+        ("Action(3): look", "look"),
+        ("Action [1]: look", "look"),
+        ("Action_1: look", "look"),
+        ("Action 1.2: look", "look"),
+        ("2. Action: look", "look"),
+        ("- **Action**: look", "look"),
+        ("Action：look", "look"),
+        ("Action 1： look", "look"),
+        ("Action\u00a0:\u00a0look", "look"),
+        ("Action:\u3000look", "look"),
+        ("**Action 1:** look", "look"),
+        ("**Action 1**: look", "look"),
+        ("**Action: look**", "look"),
+        ("__Action:__ look", "look"),
+        ("*Action:* *look*", "look"),
+        ("`Action: look`", "look"),
+        ("### Action 1: look", "look"),
+        ("### Action\nlook", "look"),
+        ("**Action:**\n\n`look`", "look"),
+        ("Action:\n```\nlook\n```", "look"),
+        ("Action:\r\nlook\r\n", "look"),
+        ("ACTION: look", "look"),
+        ("aCtIoN: “look”", "look"),
+        ("Action: look\r\nObservation: a room", "look"),
+        ("Action: look\nAction:", "look"),
+        ("Action:\nObservation: a room\nlook", None),
+        ("Action:\nThought 2: look", None),
+        ("Action Input: look", None),
+        ("Actions: look, go", None),
+        ("Reaction: look", None),
+        ("My next\nactions are many", None),
     ],
 )
 def test_free_words_stand_on_their_line(answer: str, action: str | None) -> None:
@@ -38,6 +73,9 @@ def test_free_words_stand_on_their_line(answer: str, action: str | None) -> None
         ("click[a] or rather click[b]", "click[b]"),
         ("my action: click[a]", "click[a]"),
         ("Action:\nclick[a]", "click[a]"),
+        ("Action 2: click[a]", "click[a]"),
+        ("Thought: not click[a]\n**Action 1：**\nclick[b]\nObservation 1: a page\nAction 2: click[c]", "click[b]"),
+        ("Thought: click[a]\nAction:", "click[a]"),
         ("Thought: click[a]\nAction: buy", None),
         ("click[]", None),
         ("Action: click[\ud800]", "click[?]"),
@@ -48,7 +86,21 @@ def test_actions_of_a_form_are_found_without_the_line_too(answer: str, action: s
     assert react.extract_action(answer, CLICK) == action
 
 
-@pytest.mark.parametrize("text", ["action:" * 20_000, "Action: \n" * 20_000, "*" * 100_000, "> " * 50_000 + "action"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "action:" * 20_000,
+        "Action: \n" * 20_000,
+        "Action 1" * 20_000,
+        "_" * 100_000,
+        "Action" + "_" * 100_000,
+        "1." * 50_000,
+        "Action:" + "\n" * 100_000,
+        ("Action:" + "\n" * 9) * 10_000,
+        "*" * 100_000,
+        "> " * 50_000 + "action",
+    ],
+)
 def test_hostile_answers_are_read_at_once(text: str) -> None:
     react.extract_action(text)
     react.extract_action(text, CLICK)

@@ -15,7 +15,7 @@ for package in ("rank_bm25", "rapidfuzz"):
 from leafe_verl.core.environment import Step
 from leafe_verl.environments import webshop
 from leafe_verl.environments.webshop import SEPARATOR, WebShop, parse_command
-from leafe_verl.environments.webshop_catalogue import Goal, Product, score_purchase
+from leafe_verl.environments.webshop_catalogue import Catalogue, Goal, Product, score_purchase
 from leafe_verl.environments.webshop_generated import generated_catalogue
 from leafe_verl.task_files import read_tasks
 
@@ -103,6 +103,21 @@ def test_a_clicked_option_is_told_and_the_last_of_its_name_counts() -> None:
 
 
 @pytest.mark.parametrize(
+    "value", ["9.5 [us]", "[9.5] us", "[9.5 [us]]", "9.5 [us", "9] us", "9.5  us\t(wide)", "`9`", "é ß"]
+)
+def test_an_option_of_any_name_can_be_clicked_and_counts(value: str) -> None:
+    environment = started()
+    product = replace(PRODUCT, options={"color": ("mustard",), "size": ("9", value)})
+    environment.catalogue = Catalogue([product], [replace(GOAL, options=(value,))])
+    environment.reset(WebShop.task({"goal": 0}), 0)
+    for action in (f"search[{PRODUCT.title}]", f"click[{PRODUCT.asin}]"):
+        environment.step(action)
+    step = environment.step(f"Thought: this size.\nAction: click[{value}]")
+    assert not step.info["error"] and environment.snapshot().chosen == (("size", value),)
+    assert "Options matched: 1 of 1" in environment.step("Action: click[Buy Now]").observation
+
+
+@pytest.mark.parametrize(
     "actions",
     [
         ("",),
@@ -135,6 +150,11 @@ def test_what_is_not_on_the_page_changes_nothing(actions: tuple[str, ...]) -> No
         ("Thought: click[buy now] is next.\nAction: search[Tea]", ("search", "tea")),
         ("Action: click[B01]\nObservation: ...\nAction: click[Buy Now]", ("click", "b01")),
         ("I would search[a], then click[b].", ("click", "b")),
+        ("Action: click[9.5 [us]]", ("click", "9.5 [us]")),
+        ("click[a [b [c] d] e] or click[f]", ("click", "f")),
+        ("Action: click[a [b [c] d] e], not click[f]", ("click", "a [b [c] d] e")),
+        ("Action: Click [Buy Now]", ("click", "buy now")),
+        ("Action: search[tea [green]]", ("search", "tea [green]")),
         ("Action: buy", (None, "")),
         ("click[]", (None, "")),
         ("", (None, "")),

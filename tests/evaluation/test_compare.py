@@ -168,3 +168,11 @@ def test_evaluations_in_different_precisions_are_refused(tmp_path):
         compare(stores, tmp_path / "made")
     unknown = write_store(tmp_path / "unknown", {"a": "+-"})
     assert compare({"float32": stores["float32"], "unknown": unknown}, tmp_path / "made") == 0
+
+
+def test_an_existing_folder_takes_the_files(base, better, tmp_path, capsys):
+    folder = tmp_path / "tables.d"
+    folder.mkdir()
+    assert main(["compare", f"base={base}", f"better={better}", "--out", str(folder)]) == 0
+    assert f"written: {folder / 'comparison'}.md" in capsys.readouterr().out
+    assert sorted(path.name for path in folder.iterdir()) == [f"comparison.{end}" for end in ("json", "md", "svg")]

@@ -157,9 +157,16 @@ def test_every_method_chooses_among_the_same_rates_on_the_development_tasks(laun
     assert {name for name in done if "evaluations/rates" in name} == {
         f"evaluations/rates/{method}/{rate}" for method in ("grpo", "leafe") for rate in ("1e-6", "1e-5")
     }
-    told = done["evaluations/leafe/held_out"]["commands"][0]
+    told = done["evaluations/leafe/rate-1e-5/held_out"]["commands"][0]
     assert "leafe/rate-1e-5/checkpoints/global_step_4" in told and "held_out.jsonl" in told
     assert "dev.jsonl" in done["evaluations/rates/leafe/1e-6"]["commands"][0]
+
+
+def test_another_rate_is_evaluated_anew_and_grpo_is_trained_only_where_it_is_needed(launcher, compare):
+    compare(METHODS="recovery", RATES="1e-6")
+    done = cells(compare(METHODS="recovery", RATES="1e-6 1e-5"))
+    assert {f"evaluations/recovery/rate-{rate}/held_out" for rate in ("1e-6", "1e-5")} <= {*done}
+    assert not any("grpo" in name for name in done)
 
 
 def test_another_seed_explores_for_itself(launcher, compare):
@@ -194,7 +201,7 @@ def test_a_machine_that_goes_on_computes_in_the_precision_of_the_first_cell(laun
         ({"ATTEMPTS": "many"}, "ATTEMPTS is 'many'; expected an integer of at least 1"),
         ({"TRAIN_TASKS": "60"}, "TRAIN_TASKS is 60; expected a multiple of 2 x BATCH=16"),
         ({"TASKS": "60"}, "holds 100 different tasks, and 64 for train, 8 for dev, 60 for held_out"),
-        ({"MBPP": "nowhere.jsonl"}, "is no .jsonl file"),
+        ({"MBPP": "nowhere.jsonl"}, "is no .jsonl or .json file"),
     ],
 )
 def test_bad_choices_are_refused(launcher, compare, changed, said):

@@ -50,7 +50,7 @@ def test_another_name_of_a_precision_is_refused(monkeypatch):
 def test_a_run_with_a_checkpoint_goes_on_in_its_own_precision(config, tmp_path):
     record_precision(config("bfloat16"))
     assert precision_problems(config("float32")) == [], "nothing has been computed yet"
-    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "global_step_3").mkdir(parents=True)
     (tmp_path / "checkpoints" / TRACKER).write_text("3")
     assert precision_problems(config("bfloat16")) == []
     assert precision_problems(config("float32")) == [describe_mixing(f"the run in {tmp_path}", "bfloat16", "float32")]

@@ -10,7 +10,7 @@ from evaluation.stores import write_store, write_trees
 from leafe_verl.cli import main
 from leafe_verl.core import Outcome
 from leafe_verl.report.progress import RunFollower
-from leafe_verl.report.runs import distinct_names, find_run, read_example_settings
+from leafe_verl.report.runs import distinct_names, find_run, read_configuration, read_example_settings
 from leafe_verl.report.stored_trees import draw_examples
 from leafe_verl.trees import Provenance, TreeWriter
 from report.samples import METRICS, rescued, wandered
@@ -101,6 +101,28 @@ def test_the_verb_writes_beside_the_run_and_says_where(run_dir, capsys):
     assert f"written: {run_dir / 'report.html'} (3 trees, " in capsys.readouterr().out
     assert main(["report", str(run_dir), "--out", str(run_dir / "new" / "other.html")]) == 0
     assert (run_dir / "new" / "other.html").is_file()
+
+
+def test_an_existing_folder_takes_the_report(run_dir, tmp_path, capsys):
+    folder = tmp_path / "reports.d"
+    folder.mkdir()
+    assert main(["report", str(run_dir), "--out", str(folder)]) == 0
+    assert f"written: {folder / 'report.html'} (3 trees, " in capsys.readouterr().out
+    assert [path.name for path in folder.iterdir()] == ["report.html"]
+
+
+def test_a_place_that_takes_no_file_is_said(run_dir, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for verb in (["report", "--out"], ["watch", "--svg"]):
+        assert main([verb[0], str(run_dir), verb[1], str(tmp_path / "file" / "report.html")]) == 1
+        assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+def test_a_torn_configuration_is_none(run_dir):
+    path = run_dir / "hydra" / ".hydra" / "config.yaml"
+    for text in ("a: [1", "- 1", "\x00"):
+        path.write_text(text)
+        assert read_configuration(path) == {}
 
 
 def test_a_folder_with_nothing_to_report_is_refused(tmp_path, capsys):

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from leafe_verl.checkpoints import STEP, TRACKER
+from leafe_verl.checkpoints import STEP, is_whole, read_tracker, saved_steps
 from leafe_verl.plugin.settings import CheckpointSettings
 
 BEST_LINK = "best"
@@ -89,14 +89,12 @@ class CheckpointFolder:
     path: Path
 
     def is_whole(self, step: int) -> bool:
-        """Whether the checkpoint was written to its end; `data.pt` is what verl writes last in it."""
-        return (self.path / f"{STEP}{step}" / "data.pt").is_file()
+        """Whether the checkpoint was written to its end."""
+        return is_whole(self.path / f"{STEP}{step}")
 
     def latest(self) -> int | None:
         """Return the training step that a resumed run starts from; None without one."""
-        tracker = self.path / TRACKER
-        text = tracker.read_text().strip() if tracker.is_file() else ""
-        return int(text) if text.isdecimal() else None
+        return read_tracker(self.path)
 
     def read_best(self) -> BestCheckpoint | None:
         """Return the best checkpoint; None where none is named, or where it is gone."""
@@ -133,17 +131,13 @@ class CheckpointFolder:
         if latest is None or not self.is_whole(latest):
             return
         self._clear_removed()
-        steps = sorted(step for step in self._steps() if step <= latest)
+        steps = [step for step in saved_steps(self.path) if step <= latest]
         best = self.read_best()
         kept = {*[step for step in steps if self.is_whole(step)][-keep:], best.step if best else None}
         for step in steps:
             if step not in kept and not (protect_every and step % protect_every == 0):
                 (self.path / f"{STEP}{step}").rename(self.path / f"{REMOVED}{STEP}{step}")
         self._clear_removed()
-
-    def _steps(self) -> list[int]:
-        names = [folder.name.removeprefix(STEP) for folder in self.path.glob(f"{STEP}*") if folder.is_dir()]
-        return [int(name) for name in names if name.isdecimal()]
 
     def _clear_removed(self) -> None:
         for folder in self.path.glob(f"{REMOVED}{STEP}*"):

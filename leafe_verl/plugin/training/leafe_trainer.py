@@ -23,7 +23,7 @@ from leafe_verl.plugin.training.records import join_batches, split_records
 from leafe_verl.plugin.training.sft_worker import SFTWorker
 from leafe_verl.plugin.training.tracking import track
 from leafe_verl.plugin.wire import REPLACED_EXAMPLES, REPLACED_TOKENS, TREES_UNKEPT, ExampleRecord, TreeRecord
-from leafe_verl.task_files import read_tasks
+from leafe_verl.task_files import KEEP, read_tasks
 from leafe_verl.trees.telling import most_telling
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,8 @@ class LeafeTrainer(CollectingTrainer):
             find_mask_token(self.tokenizer)  # a tokenizer without one is refused before anything is collected
         if config.leafe.schedule.collect == "all":
             sources = [config.data.train_files] if isinstance(config.data.train_files, str) else config.data.train_files
-            tasks = sum(len(read_tasks(source, config.data.environment)) for source in sources)
+            chosen = (config.data.environment, config.data.get("several_answers", KEEP))
+            tasks = sum(len(read_tasks(source, *chosen)) for source in sources)
             most = config.data.get("train_max_samples", -1)
             config.data.train_batch_size = min(tasks, most) if most > 0 else tasks
             config.trainer.total_training_steps = 1

@@ -225,7 +225,9 @@ class TestHooks:
             saved.clear()
             trainer = object.__new__(type("Trainer", (CheckpointingTrainer,), {"trains_weights": trains}))
             chosen = {"save_freq": None, "test_freq": None, "default_local_dir": str(tmp_path), **trainer_config}
-            trainer.config = OmegaConf.create({"trainer": chosen, "leafe": {"checkpoints": settings or {}}})
+            trainer.config = OmegaConf.create(
+                {"run_dir": str(tmp_path), "trainer": chosen, "leafe": {"checkpoints": settings or {}}}
+            )
             trainer.total_training_steps, trainer.scores, trainer.global_steps = total, [0.9, *scores], 0
             validated = []
             trainer._init_dataloader()
