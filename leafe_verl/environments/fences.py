@@ -12,10 +12,12 @@ What an answer's blocks are worth, and which of them is judged, says extraction.
 from __future__ import annotations
 
 import ast
+import contextlib
 import itertools
 import re
 import symtable
 import textwrap
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -203,8 +205,7 @@ def is_program(code: str) -> bool:
 def parse(code: str) -> ast.Module | None:
     """Return the syntax tree of a module; None if it does not compile, as the inner lines of a function do not."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python's, of what a model wrote
+        with _without_warnings():
             tree = ast.parse(code)
         read_symbols(code)  # finds what the parser lets pass, such as a parameter that is there twice
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -214,9 +215,20 @@ def parse(code: str) -> ast.Module | None:
 
 def read_symbols(code: str) -> symtable.SymbolTable:
     """Return the names of a module. Raises what `parse` returns None for."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _without_warnings():
         return symtable.symtable(code, "<answer>", "exec")
+
+
+_quiet = threading.Lock()
+"""Environments are played in threads, and what warnings.catch_warnings restores belongs to all of them."""
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep Python's warnings about what a model wrote from the log."""
+    with _quiet, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _leaves_a_function(tree: ast.Module) -> bool:
