@@ -2,7 +2,8 @@
 
 There is one order of reasons for functions that tests call, and one for programs. The best reason wins, and of blocks
 with the same reason the last one is judged, since a model corrects itself by writing again. Nothing else counts: not
-what a block says about itself, and nothing of the hidden tests.
+what a block says about itself, and nothing of the hidden tests. What the block uses and does not define is taken from
+earlier blocks, since models put imports and helpers into blocks of their own.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import builtins
 import re
 import symtable
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -84,7 +85,22 @@ def _choose(answer: str, value: Callable[[Block], Choice]) -> Extraction:
         return Extraction("", Choice.NOTHING) if none else Extraction(answer, Choice.WHOLE_ANSWER)
     values = [(value(block), block.tagged, place) for place, block in enumerate(blocks)]
     choice, _, place = max(values)
-    return Extraction(blocks[place].code, choice)
+    return Extraction(_with_its_names(blocks[place], blocks[:place]), choice)
+
+
+def _with_its_names(chosen: Block, earlier: Sequence[Block]) -> str:
+    """Return a block's code behind that of earlier blocks which define or import what it uses and does not define.
+
+    A block that writes something by itself is a demonstration, and left out.
+    """
+    scope, parts = _read_scope(chosen.code), [chosen.code]
+    missing = scope.missing if scope else frozenset()
+    for block in reversed(earlier):
+        found = _read_scope(block.code) if missing else None
+        if found and found.defined & missing and not (found.runs and found.used & WRITES):
+            missing = (missing - found.defined) | found.missing
+            parts.insert(0, block.code)
+    return "\n".join(parts)
 
 
 def _value_of_definitions(block: Block, names: frozenset[str]) -> Choice:

@@ -32,11 +32,14 @@ PAUSES = ("\n```", "\n ```", "\n  ```", "\n   ```")
 """Every closing fence of backticks ends with one of these texts or with more backticks."""
 MAX_FENCES = 64
 """Number of fences that are looked at. Without it, an answer of nothing but fences takes quadratic time."""
+MAX_CUTS = 8
+"""Number of last empty lines at which an unclosed block may end."""
 MAX_OPENINGS = 8
 """Number of latest fences with `python` behind them that a block may begin at."""
 
 _FENCE = re.compile(r"^ {0,3}(`{3,}(?=[^`\n]*$)|~{3,})([^\n]*)$", re.MULTILINE)
 _INDENTED_FENCE = re.compile(r"^[ \t]*(`{3,}(?=[^`\n]*$)|~{3,})([^\n]*)$", re.MULTILINE)
+_EMPTY_LINE = re.compile(r"\n(?=[ \t\r]*\n\S)")
 _LANGUAGE = re.compile(r"[{.]*([a-z+#-]+)[0-9.]*(?![a-z])")
 
 
@@ -145,8 +148,18 @@ def _broken(answer: str, opening: _Fence, code_end: int, end: int) -> Iterator[B
     if not (opening.opens_code or opening.language in PYTHON) or not code.strip():
         return
     cut = code.partition(opening.marks)[0]
-    code = cut if cut != code and is_program(cut) else code
+    if cut != code and is_program(cut):
+        code = cut
+    elif code_end == end:
+        code = _without_prose(code)
     yield Block(code, opening.language in PYTHON, is_program(code), opening.begin, end)
+
+
+def _without_prose(code: str) -> str:
+    """Return an unclosed block up to the last empty line before which it is a program; all of it if there is none."""
+    ends = [match.end() for match in _EMPTY_LINE.finditer(code)][-MAX_CUTS:]
+    whole = is_program(code)
+    return next((code[:end] for end in reversed(ends) if not whole and is_program(code[:end])), code)
 
 
 @dataclass(frozen=True)

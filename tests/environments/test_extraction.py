@@ -64,6 +64,7 @@ FUNCTIONS: dict[str, tuple[str, str, Choice]] = {
     "after a thought": (f"<think>\n{block(F + '# no')}</think>\n{block(F)}", F, Choice.DEFINES_ALL),
     "in a thought alone": (f"<think>\n{block(F)}", "", Choice.NOTHING),
     "a broken one and a test": (block(BROKEN) + block(TEST), BROKEN, Choice.BROKEN_DEFINITION),
+    "not closed before prose": (f"```python\n{F}\nIt adds one.\n\nReally.", F, Choice.DEFINES_ALL),
     "cut": (f"So:\n```python\n{CUT}", CUT, Choice.BROKEN_DEFINITION),
     "another name": (block("def g(x): return x\n") + block("g(1)\n"), "def g(x): return x\n", Choice.DEFINES_OTHERS),
     "a method of that name": (
@@ -76,6 +77,21 @@ FUNCTIONS: dict[str, tuple[str, str, Choice]] = {
     "no fence": (F, F, Choice.WHOLE_ANSWER),
     "prose": ("I would add one.", "I would add one.", Choice.WHOLE_ANSWER),
     "an empty block": ("```python\n```", "", Choice.NOTHING),
+    "imports in a block before it": (
+        block("import math\n") + "then\n" + block("def f(x): return math.floor(x)\n"),
+        "import math\n\ndef f(x): return math.floor(x)\n",
+        Choice.DEFINES_ALL,
+    ),
+    "helpers in blocks before it": (
+        block("K = 2\n") + block("def h(x): return x * K\n") + block("print(1)\n") + block("def f(x): return h(x)\n"),
+        "K = 2\n\ndef h(x): return x * K\n\ndef f(x): return h(x)\n",
+        Choice.DEFINES_ALL,
+    ),
+    "a helper after it": (
+        block("def f(x): return h(x)\n") + block("def h(x): return x\n"),
+        "def f(x): return h(x)\n",
+        Choice.DEFINES_ALL,
+    ),
     "a fence": ("```", "", Choice.NOTHING),
     "another language alone": (block("int f;\n", "c"), "", Choice.NOTHING),
     "nothing": (" \n", "", Choice.NOTHING),
@@ -139,6 +155,11 @@ PROGRAMS: dict[str, tuple[str, str, Choice]] = {
         block("from math import *\nprint(floor(float(input())))\n"),
         "from math import *\nprint(floor(float(input())))\n",
         Choice.READS_AND_WRITES,
+    ),
+    "a function and then its call": (
+        block("def f(x): return x + 1\n") + block("print(f(int(input())))\n"),
+        "def f(x): return x + 1\n\nprint(f(int(input())))\n",
+        Choice.RUNS,
     ),
     "a function that nobody calls": (block("def f(): print(input())\n"), "def f(): print(input())\n", Choice.OTHER),
     "broken": (block("print(input()\n"), "print(input()\n", Choice.BROKEN),
