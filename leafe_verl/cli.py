@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_watch(verbs.add_parser("watch", help="show a training run's figures in the terminal while it goes on"))
     _add_merge(verbs.add_parser("merge", help="print a checkpoint's Hugging Face folder, creating it if necessary"))
     _add_trees(verbs.add_parser("trees", help="list, show, copy, verify and export exploration trees"))
+    _add_recipes(verbs.add_parser("recipes", help="print the folder of the recipes, or copy them into a new one"))
     _add_embedded_model(verbs.add_parser("embedded-model", help="write SmolLM2-135M-Instruct as a Hugging Face folder"))
     return parser
 
@@ -147,6 +148,11 @@ def _add_embedded_model(model: argparse.ArgumentParser) -> None:
     model.set_defaults(run=_embedded_model)
 
 
+def _add_recipes(recipes: argparse.ArgumentParser) -> None:
+    recipes.add_argument("directory", type=Path, nargs="?", help="new folder for a copy (default: none is made)")
+    recipes.set_defaults(run=_recipes)
+
+
 def _add_trees(trees: argparse.ArgumentParser) -> None:
     verbs = trees.add_subparsers(required=True, metavar="VERB", dest="verb")
     store, conditions = _store_argument(), _condition_argument()
@@ -210,7 +216,26 @@ def _add_export(export: argparse.ArgumentParser) -> None:
     export.add_argument(
         "--recovery-targets", type=int, metavar="N", help="recovery targets of one task that the trees hold, default 0"
     )
+    export.add_argument(
+        "--no-thoughts",
+        dest="thoughts",
+        action="store_const",
+        const=False,
+        help="do not train on thoughts before answers",
+    )
     export.add_argument("--seed", type=int, help="seed for choosing examples (default each tree's own)")
+    export.add_argument(
+        "--tokenizer",
+        metavar="PATH",
+        help="the model's folder or name; with it every row is read as its trainer reads it, and left out if it would "
+        "train something else",
+    )
+    export.add_argument(
+        "--verbatim",
+        action="store_true",
+        help="write the rendered text instead of chat messages, with a chat template that leaves it as it is: for any "
+        "model, and for thoughts; needs --tokenizer",
+    )
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -286,6 +311,16 @@ def _merge(options: argparse.Namespace) -> int:
 
     def print_folder() -> int:
         print(hf_folder(options.model))
+        return 0
+
+    return _or_error(print_folder)
+
+
+def _recipes(options: argparse.Namespace) -> int:
+    from leafe_verl.recipes import copy_recipes, find_recipes
+
+    def print_folder() -> int:
+        print(copy_recipes(options.directory) if options.directory else find_recipes())
         return 0
 
     return _or_error(print_folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from leafe_verl.core.thoughts import without_thoughts
 from leafe_verl.environments.codecontests import MAX_GENERATED_TESTS, judge_answer
 from leafe_verl.environments.codecontests_rows import parse_data
 from leafe_verl.sandbox import default_pool
@@ -24,5 +25,5 @@ def compute_score(
     ValueError for anything else. `max_generated_tests`: how many of the generated tests are run; None for all.
     """
     data = parse_data(ground_truth)
-    verdict = judge_answer(solution_str, data, default_pool(), max_generated=max_generated_tests)
+    verdict = judge_answer(without_thoughts(solution_str), data, default_pool(), max_generated=max_generated_tests)
     return {"score": verdict.share, "acc": float(verdict.all_passed)}

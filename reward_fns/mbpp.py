@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from leafe_verl.core.thoughts import without_thoughts
 from leafe_verl.environments.mbpp import judge_answer
 from leafe_verl.environments.mbpp_rows import parse_tests
 from leafe_verl.sandbox import default_pool
@@ -22,5 +23,5 @@ def compute_score(
     `ground_truth`: an object with test_list, test_setup_code and challenge_test_list, or its JSON. Raises ValueError
     for anything else.
     """
-    verdict = judge_answer(solution_str, parse_tests(ground_truth), default_pool())
+    verdict = judge_answer(without_thoughts(solution_str), parse_tests(ground_truth), default_pool())
     return {"score": verdict.share, "acc": float(verdict.all_passed)}

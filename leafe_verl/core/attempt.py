@@ -162,7 +162,8 @@ class AttemptRun:
         self._check_length(step.observation)
         error, command = bool(step.info.get("error")), step.info.get("action")
         told = (step.observation, step.reward, error, snapshot, command)
-        self.steps.append(StepRecord(history, action, *told, failed=read_verdict(step)))
+        timed_out = bool(step.info.get("timed_out"))
+        self.steps.append(StepRecord(history, action, *told, failed=read_verdict(step), timed_out=timed_out))
         if step.terminated:
             self.outcome = Outcome.SUCCESS if step.info.get("success") else Outcome.FAILURE
         return bool(step.terminated or step.truncated)

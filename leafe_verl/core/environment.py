@@ -27,8 +27,9 @@ class Step(NamedTuple):
     """The environment stopped for another reason, such as a limit of its own."""
     info: Mapping[str, Any]
     """Optional keys. `success`: bool, the task is solved. `error`: bool, the observation reports an error. `failed`:
-    bool, the environment's verdict on the action; absent or None for the rule of `read_verdict`. `action`: str, the
-    part of the answer that was executed, for a summary of past steps; absent if that is all or nothing."""
+    bool, the environment's verdict on the action; absent or None for the rule of `read_verdict`. `timed_out`:
+    bool, a time limit of the environment stopped what the action runs, such as a program. `action`: str, the part of
+    the answer that was executed, for a summary of past steps; absent if that is all or nothing."""
 
 
 def read_verdict(step: Step) -> bool | None:

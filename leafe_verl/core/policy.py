@@ -25,9 +25,9 @@ class Turn:
     """One sampled assistant turn, verbatim."""
 
     text: str
-    """The decoded turn, without its end-of-turn token."""
+    """The decoded turn, without its end-of-turn token and without its thoughts."""
     token_ids: tuple[int, ...]
-    """The sampled tokens, and `num_added` others. A complete turn ends with its end-of-turn token."""
+    """The sampled tokens, and `num_added` and `num_closing` others. A complete turn ends with its end-of-turn token."""
     log_probs: tuple[float, ...] | None = None
     """Natural-log probability of each token under the sampling policy; 0.0 for added tokens. None if the engine
     returned none."""
@@ -38,17 +38,39 @@ class Turn:
     num_added: int = 0
     """Number of tokens at the end of `token_ids` that nobody sampled: 1, the end-of-turn token, if the turn was ended
     where `leafe.generation.stop_at` says; else 0. SFT trains on them, and GRPO does not."""
+    num_thoughts: int = 0
+    """Number of tokens at the beginning of `token_ids` that are thoughts, with the tags and blanks around them. `text`
+    does not hold them."""
+    num_closing: int = 0
+    """Number of tokens at the end of the thoughts that nobody sampled: they close a thought that was longer than
+    `leafe.generation.thought_tokens`. They are never trained on."""
 
     def __post_init__(self) -> None:
         if self.log_probs is not None and len(self.log_probs) != len(self.token_ids):
             raise ValueError(f"{len(self.token_ids)} tokens came with {len(self.log_probs)} log-probs")
         if not 0 <= self.num_added <= len(self.token_ids):
             raise ValueError(f"{self.num_added} of {len(self.token_ids)} tokens are said to be added")
+        if not 0 <= self.num_closing <= self.num_thoughts <= len(self.token_ids) - self.num_added:
+            raise ValueError(
+                f"{self.num_thoughts} of {len(self.token_ids)} tokens are said to be thoughts, {self.num_closing} of "
+                f"them to close one, and {self.num_added} to be added"
+            )
 
     @property
     def num_sampled(self) -> int:
         """Number of tokens that the policy sampled."""
-        return len(self.token_ids) - self.num_added
+        return len(self.token_ids) - self.num_added - self.num_closing
+
+    @property
+    def answer_ids(self) -> tuple[int, ...]:
+        """The tokens behind the thoughts; all tokens of a turn without thoughts."""
+        return self.token_ids[self.num_thoughts :]
+
+    def mask(self, *, added_tokens: bool = True, thoughts: bool = True) -> list[int]:
+        """Return 1 for each token to train on, else 0: with or without the tokens that were added, and the thoughts."""
+        answer = len(self.token_ids) - self.num_thoughts - self.num_added
+        sampled_thoughts = [int(thoughts)] * (self.num_thoughts - self.num_closing)
+        return [*sampled_thoughts, *[0] * self.num_closing, *[1] * answer, *[int(added_tokens)] * self.num_added]
 
 
 @dataclass(frozen=True)
@@ -56,7 +78,8 @@ class History:
     """A prompt: everything up to the point where the next action is sampled (h_t in the paper)."""
 
     token_ids: tuple[int, ...]
-    """The whole prompt, including the header of the coming assistant turn. It contains actions exactly as sampled."""
+    """The whole prompt, including the header of the coming assistant turn. It contains actions exactly as sampled, with
+    or without their thoughts (`leafe.generation.earlier_thoughts`)."""
     messages: tuple[Message, ...]
     """The same prompt as chat messages. The last message is the latest observation."""
     previous: tuple[History, Turn] | None = field(default=None, repr=False)

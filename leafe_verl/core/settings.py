@@ -167,6 +167,9 @@ class DistillationSettings(Section):
     """Weight of the loss that holds the policy still."""
     incomplete_actions: Annotated[bool, OURS] = False
     """Whether an action that the token limit cut off may be a target."""
+    thoughts: Annotated[bool, Source("ours; the paper's models do not think")] = True
+    """Whether the thoughts before an answer are trained on, or the answer alone. Thoughts that were sampled with an
+    experience in the prompt may speak of it."""
     world_model_epochs: Annotated[int, Field(ge=1), OURS] = 1
     """Early Experience: epochs over a step's observations before the successful attempts are imitated."""
     share_prefixes: Annotated[bool, OURS] = True
@@ -216,13 +219,21 @@ class GenerationSettings(Section):
     """How the policy samples one assistant turn."""
 
     max_tokens: Annotated[int, Field(ge=1), OURS] = 512
-    """Token limit of one turn."""
+    """Token limit of one turn, or of the answer in it if `thought_tokens` is set."""
+    thought_tokens: Annotated[int | None, Field(ge=1), OURS] = None
+    """Token limit of the thoughts before an answer, as `<think> ... </think>`. A longer thought is closed there, by
+    tokens that are never trained on, and the answer is sampled behind it. null: thoughts count towards `max_tokens`.
+    """
+    earlier_thoughts: Annotated[Literal["keep", "drop"] | None, OURS] = None
+    """Whether prompts hold the thoughts of earlier turns. With `drop`, every turn of an attempt is a training sequence
+    of its own, since the next prompt does not continue it. null: as the model's chat template renders earlier turns."""
     stop_at: Annotated[Literal["fence"] | None, Source("ours; null is the paper's")] = "fence"
     """Where an action is over although the model may go on. `fence`: if answers are code, behind the closing fence of
     the first block that compiles, outside thoughts; an end-of-turn token is added, which SFT trains on and GRPO does
     not. null: nowhere."""
     timeout: Annotated[float, Field(gt=0), OURS] = 600.0
-    """Seconds that one turn may take. A slower one ends the attempt as `policy_timeout`."""
+    """Seconds that one turn may take. A slower one ends the attempt as `policy_timeout`. Time does not begin before the
+    engines have room for the turn (`rollout.max_num_seqs`)."""
     chat_family: Annotated[str | None, OURS] = None
     """Family of verl's continuous-token builder, such as `qwen`, or `template` for ours, which appends turns as the
     chat template renders them. null: verl's for the model's type or for ChatML, if it appends the template's tokens,

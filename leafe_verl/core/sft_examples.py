@@ -28,7 +28,7 @@ from leafe_verl.core.token_sequences import (
     build_sequence,
     build_sequences,
     failed_positions,
-    split_where_window_moved,
+    split_at_new_prompts,
 )
 from leafe_verl.core.tree import ExplorationTree, Outcome, StepRecord
 
@@ -102,6 +102,11 @@ def _seeded(tree: ExplorationTree, seed: str) -> random.Random:
     return random.Random(f"{seed}:{tree.task.key}".encode("utf-8", "surrogatepass"))
 
 
+def _trained(settings: DistillationSettings) -> dict[str, bool]:
+    """Return which tokens of actions are trained on, as arguments of `build_sequence`."""
+    return {"incomplete_actions": settings.incomplete_actions, "thoughts": settings.thoughts}
+
+
 def _counterfactual(tree: ExplorationTree, settings: DistillationSettings, draw: random.Random) -> list[Example]:
     """L_cf, -log pi(a'_tau | h_tau, q), for a branch's first action or for all its actions, without the experience."""
     examples = []
@@ -110,7 +115,7 @@ def _counterfactual(tree: ExplorationTree, settings: DistillationSettings, draw:
         assert branch is not None
         path = tree.path(index)
         end = len(path) if settings.target == "suffix" else branch.step
-        found = build_sequences(path[:end], branch.step, incomplete_actions=settings.incomplete_actions)
+        found = build_sequences(path[:end], branch.step, **_trained(settings))
         examples += [Example(Kind.COUNTERFACTUAL, sequence, index, step) for step, sequence in found]
     return examples
 
@@ -139,7 +144,7 @@ def _preference(tree: ExplorationTree, settings: DistillationSettings, draw: ran
         complete = failed[-1].action.complete or settings.incomplete_actions
         if same_history and complete and not same_action:
             for path, attempt, rejected in ((revised, index, False), (failed, branch.parent, True)):
-                sequence = build_sequence(path[-1:], incomplete_actions=settings.incomplete_actions)
+                sequence = build_sequence(path[-1:], **_trained(settings))
                 examples.append(Example(Kind.PREFERENCE, sequence, attempt, branch.step, rejected=rejected))
     return examples
 
@@ -172,7 +177,7 @@ def _rehearsal(tree: ExplorationTree, settings: DistillationSettings, draw: rand
         at_once = attempt.branch is None and not any(step.failed for step in attempt.steps)
         rehearsed = attempt.outcome is Outcome.SUCCESS and (at_once or settings.rehearsal == "attempts")
         if rehearsed and draw.random() < settings.rehearsal_share:
-            found = build_sequences(tree.path(index), incomplete_actions=settings.incomplete_actions)
+            found = build_sequences(tree.path(index), **_trained(settings))
             examples += [Example(Kind.REHEARSAL, sequence, index, step) for step, sequence in found]
     return examples
 
@@ -185,7 +190,7 @@ def _recovery(
     for recovery in [each for each in tree.recoveries or () if each.confirmed][: settings.recovery_targets]:
         steps, action = tree.path(recovery.attempt)[: recovery.step], tree.path(recovery.source)[-1].action
         if action.complete or settings.incomplete_actions:
-            sequence = build_sequence([dataclasses.replace(steps[-1], action=action)])
+            sequence = build_sequence([dataclasses.replace(steps[-1], action=action)], thoughts=settings.thoughts)
             if mask_id is not None:
                 positions = failed_positions(steps)
                 masked = draw.sample(positions, round(settings.context_mask * len(positions)))
@@ -205,7 +210,7 @@ def _hold(tree: ExplorationTree, settings: DistillationSettings, draw: random.Ra
         whole = attempt.branch is None and attempt.outcome.scored and bool(attempt.steps)
         if whole and draw.random() < settings.hold_share:
             last = next((t for t, step in enumerate(attempt.steps, start=1) if step.failed), len(attempt.steps))
-            found = build_sequences(attempt.steps[:last])
+            found = build_sequences(attempt.steps[:last], thoughts=settings.thoughts)
             examples += [Example(Kind.HOLD, sequence, index, step) for step, sequence in found]
     return examples
 
@@ -218,7 +223,7 @@ def _world_model(tree: ExplorationTree) -> list[Example]:
     examples = []
     for index, attempt in enumerate(tree.attempts):
         path = tree.path(index)
-        for part in split_where_window_moved(path) if attempt.outcome.scored and path else []:
+        for part in split_at_new_prompts(path) if attempt.outcome.scored and path else []:
             steps = path[part[0] : part[-1] + 1]
             histories = [step.history for step in steps[1:]]
             histories += [answered] if (answered := steps[-1].answered) else []

@@ -27,7 +27,8 @@ def count(tree: ExplorationTree, examples: Iterable[Example]) -> dict[str, int]:
 def _totals(tree: ExplorationTree) -> dict[str, int]:
     """Count the tree itself, its attempts, branches and reflections, and what they cost."""
     attempts, branches = tree.attempts, tree.branches()
-    turns = [step.action for attempt in attempts for step in attempt.steps]
+    steps = [step for attempt in attempts for step in attempt.steps]
+    turns = [step.action for step in steps]
     reflections = [reflection for _, reflection in tree.reflections]
     recoveries = tree.recoveries or []
     executed = sum(recovery.outcome.scored for recovery in recoveries)
@@ -49,6 +50,7 @@ def _totals(tree: ExplorationTree) -> dict[str, int]:
         "confirmations_unscored": len(recoveries) - executed,
         "environment_steps": tree.environment_steps,
         "replayed_steps": tree.replayed_steps,
+        "timed_out_actions": sum(step.timed_out for step in steps),
         "incomplete_actions": sum(not turn.complete for turn in turns),
         "stopped_actions": sum(turn.num_added > 0 for turn in turns),
         "sampled_tokens": sum(turn.num_sampled for turn in turns) + sum(r.num_tokens for r in reflections),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 TAGS = {"<think>": "</think>", "[THINK]": "[/THINK]", "<seed:think>": "</seed:think>", "◁think▷": "◁/think▷"}
 """How models open and close a thought: Qwen3 and DeepSeek-R1, Magistral, Seed-OSS, Kimi."""
 
@@ -20,22 +18,28 @@ def end_of_thoughts(text: str, *, opened: bool = False) -> int | None:
     return max(end, 0)
 
 
-def without_thoughts(text: str, *, opened: bool = False) -> str:
-    """Return the answer in a turn's text.
+def split_thoughts(text: str, *, opened: bool = False) -> tuple[str, str]:
+    """Return what a turn's text holds up to its answer, and the answer.
 
-    A thought that was never closed, because the token limit cut it, leaves no answer after it.
+    The answer begins behind the last thought that closes and the blanks after it, as chat templates read it
+    (`content.split('</think>')[-1]` in Qwen3's), and ends where another thought opens. A thought that was never closed,
+    because the token limit cut it, leaves no answer after it.
 
     Args:
         opened: Whether the prompt has opened a thought, so that the text begins within one.
     """
-    answer = text
-    for opens, closes in TAGS.items():
-        if opens not in answer and closes not in answer:
-            continue
-        opened = opened and closes not in answer
-        answer = re.sub(f"{re.escape(opens)}.*?{re.escape(closes)}", "", answer, flags=re.DOTALL)
-        answer = answer.rpartition(closes)[2]  # a thought that the prompt has opened
-        answer = answer.partition(opens)[0]  # one that was cut
-    if opened:
-        return ""
-    return answer if answer == text else answer.lstrip()
+    begin = max((text.rfind(tag) + len(tag) for tag in TAGS.values() if tag in text), default=0)
+    if opened and not begin:
+        return text, ""
+    answer = text[begin:]
+    for tag in TAGS:
+        answer = answer.partition(tag)[0]
+    if not answer.strip() and len(answer) < len(text) - begin:  # nothing but a thought that was cut
+        return text, ""
+    kept = answer.lstrip() if begin else answer
+    return text[: begin + len(answer) - len(kept)], kept
+
+
+def without_thoughts(text: str, *, opened: bool = False) -> str:
+    """Return the answer in a turn's text; see `split_thoughts`."""
+    return split_thoughts(text, opened=opened)[1]

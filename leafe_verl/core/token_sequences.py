@@ -8,6 +8,8 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from leafe_verl.core.policy import History
+from leafe_verl.core.shared_prefix import shared_prefix_length
 from leafe_verl.core.tree import StepRecord
 
 
@@ -42,11 +44,17 @@ class TokenSequence:
 
 
 def build_sequence(
-    steps: Sequence[StepRecord], first: int = 1, *, incomplete_actions: bool = True, added_tokens: bool = True
+    steps: Sequence[StepRecord],
+    first: int = 1,
+    *,
+    incomplete_actions: bool = True,
+    added_tokens: bool = True,
+    thoughts: bool = True,
 ) -> TokenSequence:
     """Return the path's tokens up to its last action; the actions of steps `first` and later are trained on.
 
-    `added_tokens` says whether this includes end-of-turn tokens that nobody sampled (`Turn.num_added`).
+    `added_tokens` says whether this includes end-of-turn tokens that nobody sampled (`Turn.num_added`), and `thoughts`
+    whether it includes what the policy thought before an answer.
     Raises ValueError if a history does not continue the one before it, because a chat template rewrote earlier turns.
     """
     last = steps[-1]
@@ -58,50 +66,66 @@ def build_sequence(
         if token_ids[:end] != step.history.token_ids + step.action.token_ids:
             raise ValueError("a step's tokens are not a prefix of its path's: the chat template rewrote them")
         if step.action.complete or incomplete_actions:
-            trained = len(step.action.token_ids) if added_tokens else step.action.num_sampled
-            mask[begin : begin + trained] = [1] * trained
+            mask[begin:end] = step.action.mask(added_tokens=added_tokens, thoughts=thoughts)
             log_probs[begin:end] = step.action.log_probs or [0.0] * (end - begin)
     prompt_length = len(steps[first - 1].history.token_ids)
     return TokenSequence(token_ids, tuple(mask), tuple(log_probs), prompt_length)
 
 
-def split_where_window_moved(steps: Sequence[StepRecord]) -> list[range]:
-    """Split a path where the context window moved, so that within each part every history extends the one before it.
+def split_at_new_prompts(steps: Sequence[StepRecord]) -> list[range]:
+    """Split a path so that within each part every history extends the one before it and its action, token for token.
 
-    Returns the indices in `steps` of each part; a single part if there is no window.
+    A new part begins where the context window moved, and behind an action whose thoughts the next history leaves out.
+    Returns the indices in `steps` of each part.
     """
-    begins = [0]
-    for place in range(1, len(steps)):
-        previous = steps[place].history.previous
-        if previous is None or previous[0] is not steps[place - 1].history:
-            begins.append(place)
-    return [range(*pair) for pair in itertools.pairwise([*begins, len(steps)])]
+    begins = [place for place in range(1, len(steps)) if not _extends(steps[place].history, steps[place - 1])]
+    return [range(*pair) for pair in itertools.pairwise([0, *begins, len(steps)])]
+
+
+def _extends(history: History, before: StepRecord) -> bool:
+    if history.previous is None or history.previous[0] is not before.history:
+        return False
+    if not before.action.num_thoughts:
+        return True
+    continued = before.history.token_ids + before.action.token_ids
+    return history.token_ids[: len(continued)] == continued
 
 
 def build_sequences(
-    steps: Sequence[StepRecord], first: int = 1, *, incomplete_actions: bool = True, added_tokens: bool = True
+    steps: Sequence[StepRecord],
+    first: int = 1,
+    *,
+    incomplete_actions: bool = True,
+    added_tokens: bool = True,
+    thoughts: bool = True,
 ) -> list[tuple[int, TokenSequence]]:
     """Return the path as one sequence for each prompt that was built anew, trained on from step `first` on.
 
     Each comes with the first step that it trains on. No sequence contains a prompt that the policy did not see.
     """
     own = steps[first - 1 :]
-    build = functools.partial(build_sequence, incomplete_actions=incomplete_actions, added_tokens=added_tokens)
-    return [(first + run[0], build(own[run[0] : run[-1] + 1])) for run in split_where_window_moved(own)]
+    build = functools.partial(
+        build_sequence, incomplete_actions=incomplete_actions, added_tokens=added_tokens, thoughts=thoughts
+    )
+    return [(first + run[0], build(own[run[0] : run[-1] + 1])) for run in split_at_new_prompts(own)]
 
 
 def failed_positions(steps: Sequence[StepRecord]) -> list[int]:
     """Return where the history of the last of `steps` holds tokens of failed turns, without their end-of-turn tokens.
 
-    Turns that a summary replaced, and those before them, have none.
+    Turns that a summary replaced, and those before them, have none. Of a turn whose thoughts the history leaves out,
+    these are the tokens of its answer.
     """
     positions: list[int] = []
     history = steps[-1].history
     for step in reversed(steps[:-1]):
         if history.previous is None:
             break
+        shown = history.token_ids
         history, turn = history.previous
-        begin = len(history.token_ids)
+        begin = shared_prefix_length(shown, history.token_ids)
+        forms = (turn.token_ids, turn.answer_ids)
+        kept = next((form for form in forms if shown[begin : begin + len(form)] == form), ())
         if step.failed:
-            positions += range(begin, begin + len(turn.token_ids) - turn.complete)
+            positions += range(begin, begin + max(len(kept) - turn.complete, 0))
     return positions

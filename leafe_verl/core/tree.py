@@ -65,6 +65,8 @@ class StepRecord:
     failed: bool | None = None
     """Whether the action has failed, as the environment says: an error, or a verdict that is not success. None where it
     has no verdict, as on a step that only leads on; see `core.environment.read_verdict`."""
+    timed_out: bool = False
+    """Whether a time limit of the environment stopped what the action runs, such as a program."""
 
     @property
     def executed(self) -> str:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import re
-import textwrap
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +10,7 @@ from typing import Any
 from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
 from leafe_verl.environments import environment_class
+from leafe_verl.environments.extraction import Extraction
 from leafe_verl.environments.rows import build_verl_row
 from leafe_verl.environments.state_environment import StateEnvironment
 from leafe_verl.sandbox import CodeVerdict
@@ -37,9 +35,14 @@ class CodeEnvironment(StateEnvironment[CodeState]):
     def build_request(task: Task) -> str:
         """Return the first observation, which asks for the code. It is also the prompt of a single-turn run."""
 
+    @staticmethod
     @abstractmethod
-    def judge(self, answer: str, task: Task) -> CodeVerdict:
-        """Run the code in an answer on all tests of a task."""
+    def extract(answer: str, task: Task) -> Extraction:
+        """Return the code in an answer that is judged."""
+
+    @abstractmethod
+    def judge(self, code: str, task: Task) -> CodeVerdict:
+        """Run code on all tests of a task. All fail with NO_CODE if it is empty."""
 
     @abstractmethod
     def describe(self, verdict: CodeVerdict, task: Task) -> str:
@@ -56,7 +59,8 @@ class CodeEnvironment(StateEnvironment[CodeState]):
 
     def step(self, action: str) -> Step:
         before = self.state
-        verdict = self.judge(action, before.task)
+        extraction = self.extract(action, before.task)
+        verdict = self.judge(extraction.code, before.task)
         self.state = replace(before, score=verdict.share)
         solved = verdict.all_passed
         return Step(
@@ -67,9 +71,11 @@ class CodeEnvironment(StateEnvironment[CodeState]):
             info={
                 "success": solved,
                 "error": not solved,
-                "action": extract_code(action),
+                "action": extraction.code,
+                "choice": extraction.choice.name.lower(),
                 "passed": verdict.passed,
                 "total": len(verdict.tests),
+                "timed_out": verdict.timed_out,
             },
         )
 
@@ -77,29 +83,3 @@ class CodeEnvironment(StateEnvironment[CodeState]):
 def answers_with_code(environment: str) -> bool:
     """Return whether the answers in an environment, given by its name, are code."""
     return issubclass(environment_class(environment), CodeEnvironment)
-
-
-_FENCED = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
-
-
-def extract_code(answer: str) -> str:
-    """Return the code in an answer.
-
-    This is the last fenced block of Python that compiles and defines a function or class; without one, the first
-    fenced block; without any, the whole answer. So neither a usage example after the code nor a block that the token
-    limit cut off is taken for the code.
-    """
-    blocks = [(match[1].lower(), textwrap.dedent(match[2])) for match in _FENCED.finditer(answer) if match[2].strip()]
-    for languages in (("python", "py", "python3"), ("",)):
-        found = [code for language, code in blocks if language in languages]
-        if found:
-            return next((code for code in reversed(found) if _defines_something(code)), found[0])
-    return answer
-
-
-def _defines_something(code: str) -> bool:
-    try:
-        statements = ast.parse(code).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return any(isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) for each in statements)

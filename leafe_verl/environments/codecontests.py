@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from leafe_verl.core.task import Task
-from leafe_verl.environments.code_environment import NO_CODE, CodeEnvironment, extract_code
+from leafe_verl.environments.code_environment import NO_CODE, CodeEnvironment
 from leafe_verl.environments.codecontests_rows import (
     build_request,
     build_tests,
@@ -14,10 +15,12 @@ from leafe_verl.environments.codecontests_rows import (
     several_answers,
     time_limit_seconds,
 )
-from leafe_verl.environments.options import require_at_least
+from leafe_verl.environments.extraction import Extraction, extract_program
+from leafe_verl.environments.options import SETTING, require_at_least
 from leafe_verl.sandbox import (
     CodeVerdict,
     Limits,
+    OutputComparison,
     ProgramTest,
     Sandbox,
     TestResult,
@@ -31,8 +34,9 @@ from leafe_verl.sandbox.protocol import TIMEOUT
 
 CLOSING = "Send the corrected complete program in one ```python block."
 MAX_GENERATED_TESTS = 20
-CPU_SECONDS = 4.0
-BATCH = 4
+CPU_SECONDS = Limits.cpu_seconds
+TIME_FACTOR = 3.0
+BATCH = 3
 """Tests that run before the environment looks whether one of them ran into its time limit. If each of them does, a step
 takes up to BATCH times the wall-clock limit, which must stay below leafe.environment.step_timeout."""
 LEAST_MEMORY = 64 * 2**20
@@ -51,7 +55,10 @@ class CodeContests(CodeEnvironment):
         sandbox: Sandbox | None = None,
         max_generated_tests: int | None = MAX_GENERATED_TESTS,
         cpu_seconds: float = CPU_SECONDS,
+        time_factor: float = TIME_FACTOR,
         memory_mb: int = 512,
+        absolute_tolerance: float = OutputComparison.absolute,
+        relative_tolerance: float = OutputComparison.relative,
         feedback_characters: int = 800,
         system_prompt: str = "",
         horizon: int = 4,
@@ -63,18 +70,27 @@ class CodeContests(CodeEnvironment):
         more wrong programs pass, which is why CodeContests added them.
 
         `cpu_seconds`, `memory_mb` (MiB): upper bounds of one test's run; a problem's own limits apply where they are
-        tighter. The wall-clock limit is twice the CPU time plus one second.
+        tighter. The wall-clock limit is twice the CPU time plus one second. `time_factor`: a problem's own time limit
+        is multiplied by it, since it was set for the contest's machine, and mostly for faster languages.
+        `absolute_tolerance`, `relative_tolerance`: how far a number with a fraction may be from the expected one, the
+        wider of the two. A row's field `tolerance` with `absolute` or `relative` counts before them, and a relative
+        error that a problem's statement allows.
         `feedback_characters`: longest observation after the first. `horizon`: actions after which an attempt ends.
         `allow_unconfined`, `sandbox_workers`: see MBPP.
         """
         require_at_least(1, horizon=horizon)
         require_at_least(100, feedback_characters=feedback_characters)
+        require_at_least(0, absolute_tolerance=absolute_tolerance, relative_tolerance=relative_tolerance)
+        if not time_factor > 0:
+            raise ValueError(f"{SETTING}.time_factor is {time_factor!r}; expected a number above 0")
         if max_generated_tests is not None:
             require_at_least(1, max_generated_tests=max_generated_tests)
         self.system_prompt = system_prompt
         self.horizon = horizon
         self.feedback_characters = feedback_characters
         self.max_generated_tests = max_generated_tests
+        self.time_factor = time_factor
+        self._comparison = OutputComparison(absolute_tolerance, relative_tolerance)
         self._cap = Limits(cpu_seconds, memory_bytes=memory_mb * 2**20)
         self._sandbox = sandbox or default_pool(sandbox_workers, allow_unconfined)
 
@@ -97,8 +113,14 @@ class CodeContests(CodeEnvironment):
     def build_request(task: Task) -> str:
         return build_request(task)
 
-    def judge(self, answer: str, task: Task) -> CodeVerdict:
-        return judge_answer(answer, task.data, self._sandbox, self._cap, self.max_generated_tests)
+    @staticmethod
+    def extract(answer: str, task: Task) -> Extraction:
+        return extract_program(answer)
+
+    def judge(self, code: str, task: Task) -> CodeVerdict:
+        limits = tightest_limits(task.data, self._cap, self.time_factor)
+        tests = build_tests(task.data, self.max_generated_tests)
+        return judge_code(code, tests, self._sandbox, limits, with_tolerance(self._comparison, task.data))
 
     def describe(self, verdict: CodeVerdict, task: Task) -> str:
         return feedback(verdict, len(task.data["public_tests"]["input"]), self.feedback_characters)
@@ -111,21 +133,34 @@ def judge_answer(
     cap: Limits = Limits(CPU_SECONDS),  # noqa: B008 - frozen
     max_generated: int | None = MAX_GENERATED_TESTS,
 ) -> CodeVerdict:
-    """Run the program in `answer` on a task's tests. Without a program, `TestResult.error` is NO_CODE for each test."""
+    """Run the program in `answer` on a task's tests; see `judge_code`."""
     tests = build_tests(data, max_generated)
-    code = extract_code(answer)
+    comparison = with_tolerance(OutputComparison(), data)
+    return judge_code(extract_program(answer).code, tests, sandbox, tightest_limits(data, cap), comparison)
+
+
+def judge_code(
+    code: str, tests: Sequence[ProgramTest], sandbox: Sandbox, limits: Limits, comparison: OutputComparison
+) -> CodeVerdict:
+    """Run a program on tests. Without one, `TestResult.error` is NO_CODE for each test."""
     if not code.strip():
         return CodeVerdict(tuple(_failed(test, NO_CODE) for test in tests))
-    limits, results = tightest_limits(data, cap), list[TestResult]()
+    results = list[TestResult]()
     while len(results) < len(tests) and all(result.error != TIMEOUT for result in results):
         batch = tests[len(results) : len(results) + BATCH]
-        results += judge_program(code, batch, sandbox, limits).tests
+        results += judge_program(code, batch, sandbox, limits, comparison).tests
     return CodeVerdict((*results, *(_failed(test, NOT_RUN) for test in tests[len(results) :])))
 
 
-def tightest_limits(data: Mapping[str, Any], cap: Limits) -> Limits:
-    """Return the limits of one test: the problem's own where they are tighter than `cap`."""
-    cpu_seconds = min(time_limit_seconds(data) or cap.cpu_seconds, cap.cpu_seconds)
+def with_tolerance(comparison: OutputComparison, data: Mapping[str, Any]) -> OutputComparison:
+    """Return the comparison of a task: the given one with the task's own tolerance."""
+    return replace(comparison, **data.get("tolerance", {}))
+
+
+def tightest_limits(data: Mapping[str, Any], cap: Limits, time_factor: float = TIME_FACTOR) -> Limits:
+    """Return the limits of one test: the problem's own, its time times `time_factor`, where tighter than `cap`."""
+    own = time_limit_seconds(data)
+    cpu_seconds = cap.cpu_seconds if own is None else min(time_factor * own, cap.cpu_seconds)
     memory = max(min(data["memory_limit_bytes"] or cap.memory_bytes, cap.memory_bytes), LEAST_MEMORY)
     return Limits(cpu_seconds, 2 * cpu_seconds + 1, memory, cap.output_bytes)
 

@@ -1,34 +1,61 @@
-"""Finds where an answer with code is over: behind the closing fence of the first block that is a program.
+"""Reads the fenced blocks of code in an answer, and finds where the answer is over: behind the first that is a program.
 
 Fences are read as CommonMark reads them: three or more backticks or tildes after at most three blanks, closed by a line
 of at least as many of the same and nothing else. Two exceptions are made, since a fence may stand in a docstring, and
 models forget to close a block: a block that does not compile goes on behind its closing fence, and a fence with
-`python` behind it may begin a block inside another.
+`python` behind it may begin a block inside another, unless it stands in a string.
 
 In doubt an answer is not over. Whoever cuts it there would lose what was to come; whoever goes on loses some tokens.
+What an answer's blocks are worth, and which of them is judged, says extraction.py.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import itertools
 import re
+import symtable
 import textwrap
+import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from leafe_verl.core.thoughts import end_of_thoughts
 
-PYTHON = ("python", "py", "python3")
-"""Languages of a block that is code. A block without a language may be code too."""
+PYTHON = ("python", "py", "ipython")
+"""Languages of a block that is code; a version behind them, as in `python3`, is left out. A block without a language
+may be code too."""
+MARKDOWN = ("markdown", "md")
 PAUSES = ("\n```", "\n ```", "\n  ```", "\n   ```")
 """Every closing fence of backticks ends with one of these texts or with more backticks."""
 MAX_FENCES = 64
 """Number of fences that are looked at. Without it, an answer of nothing but fences takes quadratic time."""
+MAX_CUTS = 8
+"""Number of last empty lines at which an unclosed block may end."""
 MAX_OPENINGS = 8
 """Number of latest fences with `python` behind them that a block may begin at."""
 
 _FENCE = re.compile(r"^ {0,3}(`{3,}(?=[^`\n]*$)|~{3,})([^\n]*)$", re.MULTILINE)
+_INDENTED_FENCE = re.compile(r"^[ \t]*(`{3,}(?=[^`\n]*$)|~{3,})([^\n]*)$", re.MULTILINE)
+_EMPTY_LINE = re.compile(r"\n(?=[ \t\r]*\n\S)")
+_LANGUAGE = re.compile(r"[{.]*([a-z+#-]+)[0-9.]*(?![a-z])")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code in an answer. Places are counted in characters of the answer."""
+
+    code: str
+    tagged: bool
+    """Whether `python` stands behind its opening fence."""
+    complete: bool
+    """Whether the code compiles and does more than to import."""
+    begin: int
+    """Where its opening fence begins."""
+    end: int
+    """Where the marks of its closing fence end; the answer's length if the block is not closed."""
 
 
 def find_code_end(answer: str, in_thought: bool = False) -> int | None:
@@ -39,22 +66,100 @@ def find_code_end(answer: str, in_thought: bool = False) -> int | None:
     begin = end_of_thoughts(answer, opened=in_thought)
     if begin is None:
         return None
+    return next((block.end for block in _read_programs(answer, begin)), None)
+
+
+def read_blocks(answer: str) -> list[Block]:
+    """Return the blocks of code in an answer without thoughts, in their order: the complete ones and the others.
+
+    If none is complete, fences are read more widely: they may be indented as far as one likes, stand in a string that
+    is never closed, or in a block of Markdown.
+    """
+    blocks = _read_all(answer, widely=False)
+    return blocks if any(block.complete for block in blocks) else _read_all(answer, widely=True) or blocks
+
+
+def _read_all(answer: str, widely: bool) -> list[Block]:
+    blocks, begin = list[Block](), 0
+    for program in _read_programs(answer, 0, widely):
+        blocks += [*_read_others(answer, begin, program.begin, widely), program]
+        begin = program.end
+    return blocks + list(_read_others(answer, begin, len(answer), widely))
+
+
+def _read_programs(answer: str, begin: int, widely: bool = False) -> Iterator[Block]:
+    """Yield each closed block that is complete, as soon as the fence is read that closes it."""
     opened: _Fence | None = None
     openings: list[_Fence] = []
-    for fence in itertools.islice(_read_fences(answer, begin), MAX_FENCES):
+    for fence in itertools.islice(_read_fences(answer, begin, widely), MAX_FENCES):
         if opened is not None and not opened.opens_code:
             opened = None if fence.closes(opened) else opened
             continue
-        begun = [*openings[-MAX_OPENINGS:], *([opened] if opened else [])]
-        if any(fence.closes(each) and _is_program(answer[each.end : fence.begin]) for each in begun):
-            return fence.end_of_marks
+        begun = [*openings[-MAX_OPENINGS:], *([opened] if opened and opened not in openings else [])]
+        program, in_string = _close(answer, fence, begun, widely)
+        if program is not None:
+            yield program
+            opened, openings = None, []
+            continue
         if fence.language in PYTHON:
             openings.append(fence)
         if opened is None:
             opened = fence
-        elif fence.closes(opened):
+        elif fence.closes(opened) and not in_string:
             opened = None
-    return None
+
+
+def _close(answer: str, fence: _Fence, begun: list[_Fence], widely: bool) -> tuple[Block | None, bool]:
+    """Return the longest program that a fence closes, and whether the fence stands in a string of a block."""
+    for opening in begun:
+        if not fence.closes(opening):
+            continue
+        code = opening.code_until(answer, fence.begin)
+        if is_program(code):
+            tagged = opening.language in PYTHON
+            return Block(code, tagged, True, opening.begin, fence.end_of_marks), False
+        if not widely and _ends_in_string(code):
+            return None, True
+    return None, False
+
+
+def _read_others(answer: str, begin: int, end: int, widely: bool) -> Iterator[Block]:
+    """Yield the blocks in a part of an answer where no complete block is closed: broken ones, and an unclosed one."""
+    opened: _Fence | None = None
+    for fence in itertools.islice(_read_fences(answer[:end], begin, widely), MAX_FENCES):
+        if opened is None:
+            if fence.opens_code and is_program(fence.code_until(answer, end)):  # fences in it stand in strings
+                yield from _broken(answer, fence, end, end)
+                return
+            opened = fence
+        elif fence.closes(opened) or (opened.opens_code and fence.language in PYTHON):
+            yield from _broken(answer, opened, fence.begin, fence.end_of_marks)
+            opened = fence if not fence.closes(opened) else None
+    if opened is not None:
+        yield from _broken(answer, opened, end, end)
+
+
+def _broken(answer: str, opening: _Fence, code_end: int, end: int) -> Iterator[Block]:
+    """Yield the block that an opening fence begins, if it is one of code and holds any.
+
+    Its closing fence may stand at the end of the last line of code.
+    """
+    code = opening.code_until(answer, code_end)
+    if not (opening.opens_code or opening.language in PYTHON) or not code.strip():
+        return
+    cut = code.partition(opening.marks)[0]
+    if cut != code and is_program(cut):
+        code = cut
+    elif code_end == end:
+        code = _without_prose(code)
+    yield Block(code, opening.language in PYTHON, is_program(code), opening.begin, end)
+
+
+def _without_prose(code: str) -> str:
+    """Return an unclosed block up to the last empty line before which it is a program; all of it if there is none."""
+    ends = [match.end() for match in _EMPTY_LINE.finditer(code)][-MAX_CUTS:]
+    whole = is_program(code)
+    return next((code[:end] for end in reversed(ends) if not whole and is_program(code[:end])), code)
 
 
 @dataclass(frozen=True)
@@ -71,7 +176,9 @@ class _Fence:
 
     @property
     def language(self) -> str:
-        return self.info.split(maxsplit=1)[0].lower() if self.info else ""
+        """The first word behind the marks without a version: `python` of `Python3`; empty without one."""
+        found = _LANGUAGE.match(self.info.lower())
+        return found[1] if found else self.info.lower()
 
     @property
     def opens_code(self) -> bool:
@@ -81,22 +188,75 @@ class _Fence:
     def closes(self, opening: _Fence) -> bool:
         return not self.info and self.marks.startswith(opening.marks)
 
+    def code_until(self, answer: str, end: int) -> str:
+        """Return the code from here to `end`, without the indentation of this fence or of all the code."""
+        indent = self.end_of_marks - len(self.marks) - self.begin
+        code = answer[self.end + 1 : end]
+        if indent:
+            code = re.sub(rf"^[ \t]{{1,{indent}}}", "", code, flags=re.MULTILINE)
+        return textwrap.dedent(code) if code[:1] in " \t" else code
 
-def _read_fences(answer: str, begin: int) -> Iterator[_Fence]:
-    for match in _FENCE.finditer(answer, begin):
-        yield _Fence(match[1], match[2].strip(), match.start(), match.end(1), match.end())
+
+def _read_fences(answer: str, begin: int, widely: bool) -> Iterator[_Fence]:
+    for match in (_INDENTED_FENCE if widely else _FENCE).finditer(answer, begin):
+        fence = _Fence(match[1], match[2].strip(), match.start(), match.end(1), match.end())
+        if not (widely and fence.language in MARKDOWN):
+            yield fence
 
 
-def _is_program(code: str) -> bool:
+def _ends_in_string(code: str) -> bool:
+    """Return whether code ends within a text between triple quotes, as a docstring, and is right up to there."""
+    return any(parse(code + quotes) is not None for quotes in ('"""', "'''"))
+
+
+def is_program(code: str) -> bool:
     """Return whether a block compiles and does more than to import: defines, assigns, calls, loops, ..."""
+    tree = parse(code)
+    return tree is not None and any(map(does_something, tree.body))
+
+
+def parse(code: str) -> ast.Module | None:
+    """Return the syntax tree of a module; None if it does not compile, as the inner lines of a function do not."""
     try:
-        statements = ast.parse(textwrap.dedent(code)).body
+        with _without_warnings():
+            tree = ast.parse(code)
+        read_symbols(code)  # finds what the parser lets pass, such as a parameter that is there twice
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return any(map(_does_something, statements))
+        return None
+    return None if _leaves_a_function(tree) else tree
 
 
-def _does_something(statement: ast.stmt) -> bool:
+def read_symbols(code: str) -> symtable.SymbolTable:
+    """Return the names of a module. Raises what `parse` returns None for."""
+    with _without_warnings():
+        return symtable.symtable(code, "<answer>", "exec")
+
+
+_quiet = threading.Lock()
+"""Environments are played in threads, and what warnings.catch_warnings restores belongs to all of them."""
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep Python's warnings about what a model wrote from the log."""
+    with _quiet, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _leaves_a_function(tree: ast.Module) -> bool:
+    waiting: list[ast.AST] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Return | ast.Yield | ast.YieldFrom | ast.Await):
+            return True
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            waiting += ast.iter_child_nodes(node)
+    return False
+
+
+def does_something(statement: ast.stmt) -> bool:
+    """Return whether a statement defines, assigns, calls, loops, ..."""
     if isinstance(statement, ast.Expr):  # a docstring, or a word of prose, unless it calls something
         return any(isinstance(each, ast.Call) for each in ast.walk(statement))
     return not isinstance(statement, ast.Import | ast.ImportFrom | ast.Pass)

@@ -6,11 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from leafe_verl.core.task import Task
-from leafe_verl.environments.code_environment import NO_CODE, CodeEnvironment, extract_code
+from leafe_verl.environments.code_environment import NO_CODE, CodeEnvironment
+from leafe_verl.environments.extraction import Extraction, extract_function
 from leafe_verl.environments.mbpp_rows import build_request, parse_task
 from leafe_verl.environments.mbpp_verdict import judge_plus
 from leafe_verl.environments.options import require_at_least
-from leafe_verl.sandbox import CodeVerdict, Limits, Sandbox, TestResult, cut_middle, default_pool, judge
+from leafe_verl.sandbox import (
+    CodeVerdict,
+    Limits,
+    Sandbox,
+    TestResult,
+    Tolerance,
+    cut_middle,
+    default_pool,
+    judge,
+    split_assert,
+)
 from leafe_verl.sandbox.programs import describe_ending
 from leafe_verl.sandbox.protocol import ENDED_EARLY, MALFORMED, OUTPUT_TOO_LARGE, TIMEOUT
 
@@ -27,9 +38,11 @@ class MBPP(CodeEnvironment):
     def __init__(
         self,
         sandbox: Sandbox | None = None,
-        cpu_seconds: float = 2.0,
-        wall_seconds: float = 5.0,
+        cpu_seconds: float = Limits.cpu_seconds,
+        wall_seconds: float = Limits.wall_seconds,
         memory_mb: int = 512,
+        absolute_tolerance: float = 0.0,
+        relative_tolerance: float = 0.0,
         feedback_characters: int = 600,
         system_prompt: str = "",
         horizon: int = 4,
@@ -38,16 +51,20 @@ class MBPP(CodeEnvironment):
     ) -> None:
         """`cpu_seconds`, `wall_seconds` and `memory_mb` (MiB) bound one run of the code; see `sandbox.Limits`.
 
+        `absolute_tolerance`, `relative_tolerance`: how far a float may be from the literal that an assert compares it
+        with by `==`, the wider of the two; 0 for Python's own comparison, as MBPP is judged.
         `feedback_characters`: longest observation after the first. `horizon`: actions after which an attempt ends.
         `allow_unconfined`: run code even where nothing but resource limits would confine it. `sandbox_workers`: runs at
         a time of all environments of a process together; None for one per processor.
         """
         require_at_least(1, horizon=horizon)
         require_at_least(100, feedback_characters=feedback_characters)
+        require_at_least(0, absolute_tolerance=absolute_tolerance, relative_tolerance=relative_tolerance)
         self.system_prompt = system_prompt
         self.horizon = horizon
         self.feedback_characters = feedback_characters
         self._sandbox = sandbox or default_pool(sandbox_workers, allow_unconfined)
+        self._tolerance = Tolerance(absolute_tolerance, relative_tolerance)
         self._limits = Limits(cpu_seconds, wall_seconds, memory_mb * 2**20)
 
     @classmethod
@@ -65,11 +82,21 @@ class MBPP(CodeEnvironment):
     def build_request(task: Task) -> str:
         return build_request(task)
 
-    def judge(self, answer: str, task: Task) -> CodeVerdict:
-        return judge_answer(answer, task.data, self._sandbox, self._limits)
+    @staticmethod
+    def extract(answer: str, task: Task) -> Extraction:
+        return extract(answer, task.data)
+
+    def judge(self, code: str, task: Task) -> CodeVerdict:
+        return judge_code(code, task.data, self._sandbox, self._limits, self._tolerance)
 
     def describe(self, verdict: CodeVerdict, task: Task) -> str:
         return feedback(verdict, len(task.data["test_list"]), self.feedback_characters)
+
+
+def extract(answer: str, data: Mapping[str, Any]) -> Extraction:
+    """Return the code in an answer that defines what the shown asserts call. The hidden ones have no say in it."""
+    names = (split_assert(test, data["test_setup_code"]).names for test in data["test_list"])
+    return extract_function(answer, frozenset().union(*names))
 
 
 def judge_answer(
@@ -78,17 +105,27 @@ def judge_answer(
     sandbox: Sandbox,
     limits: Limits = Limits(),  # noqa: B008 - frozen
 ) -> CodeVerdict:
-    """Run the code in `answer` on a task's asserts, the shown ones first.
+    """Run the code in `answer` on a task's asserts; see `judge_code`."""
+    return judge_code(extract(answer, data).code, data, sandbox, limits)
 
-    Where the answer holds no code, all fail, and `CodeVerdict.failure` is NO_CODE.
+
+def judge_code(
+    code: str,
+    data: Mapping[str, Any],
+    sandbox: Sandbox,
+    limits: Limits,
+    tolerance: Tolerance = Tolerance(),  # noqa: B008 - frozen
+) -> CodeVerdict:
+    """Run code on a task's asserts, the shown ones first.
+
+    Where there is no code, all fail, and `CodeVerdict.failure` is NO_CODE.
     """
     asserts = [*data["test_list"], *data["challenge_test_list"]]
-    code = extract_code(answer)
     if not code.strip():
         return CodeVerdict(tuple(TestResult(test, False, error=NO_CODE) for test in asserts), NO_CODE)
-    if "plus" in data:
+    if "plus" in data:  # such a task has a tolerance of its own
         return judge_plus(code, data, sandbox, limits)
-    return judge(code, asserts, data["test_setup_code"], sandbox, limits)
+    return judge(code, asserts, data["test_setup_code"], sandbox, limits, tolerance)
 
 
 def feedback(verdict: CodeVerdict, num_shown: int, characters: int) -> str:

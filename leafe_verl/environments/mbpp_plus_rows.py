@@ -10,7 +10,7 @@ from typing import Any
 
 from leafe_verl.environments.mbpp_plus import PlusTests
 from leafe_verl.environments.python_values import evaluate
-from leafe_verl.sandbox.values import to_source
+from leafe_verl.sandbox.values import to_text
 
 LOOP = "a loop over inputs whose body is assertion(FUNCTION(*inp), exp, atol)"
 COMPARING = frozenset(
@@ -114,7 +114,7 @@ def _elements(name: str, node: ast.expr | None) -> list[str]:
     """Return the sources of a list's items, as plain values."""
     if not isinstance(node, ast.List) or not node.elts:
         raise ValueError(f"test has no list {name}; expected {LOOP}")
-    return [to_source(evaluate(each)) for each in node.elts]
+    return [to_text(evaluate(each)) for each in node.elts]
 
 
 def _reference(code: Any) -> str:
@@ -138,7 +138,7 @@ def read_evalplus_tests(row: Mapping[str, Any]) -> PlusTests:
         raise ValueError("base_input and plus_input are empty; expected at least one input")
     number = _task_number(row.get("task_id"))
     try:
-        sources = list(dict.fromkeys(to_source(_python_input(number, arguments)) for arguments in inputs))
+        sources = list(dict.fromkeys(to_text(_python_input(number, arguments)) for arguments in inputs))
     except (TypeError, ValueError, IndexError, AttributeError) as error:
         raise ValueError(f"an input is not as those of task {number} are ({error}); expected EvalPlus' file") from None
     return PlusTests(name, sources, None, _reference(row.get("canonical_solution")), float(atol))

@@ -15,7 +15,7 @@ from leafe_verl.environments.python_values import evaluate, parse_expression
 from leafe_verl.sandbox import CodeVerdict, Limits, Sandbox, SandboxLost, TestResult, cut_middle, judge, split_assert
 from leafe_verl.sandbox.judge import SHOWN_CHARACTERS
 from leafe_verl.sandbox.protocol import LOST, CallOutcome, CallResult, RunResult
-from leafe_verl.sandbox.values import to_source
+from leafe_verl.sandbox.values import to_source, to_text
 
 REFERENCE_BYTES = 16 * 2**20
 """What the reference solution may return in all. A submitted one may return four times what was expected."""
@@ -134,11 +134,11 @@ def _run(sandbox: Sandbox, code: str, setup: str, calls: Sequence[str], limits: 
 
 def _result(tests: PlusTests, index: int, answer: CallResult, expected: Any, failure: str | None) -> TestResult:
     source = f"{tests.calls[index]} -> {to_source(expected)}"
-    wanted = cut_middle(to_source(expected), SHOWN_CHARACTERS)
+    wanted = cut_middle(to_text(expected), SHOWN_CHARACTERS)
     if answer.outcome is not CallOutcome.VALUE:
         error = answer.text or failure or "not reached"
         if answer.outcome is CallOutcome.UNREPRESENTABLE:
             error = f"returned no plain value that can be compared: {answer.text}"
         return TestResult(source, False, expected=wanted, error=error)
     passed = agrees(tests, answer.value, expected, tests.arguments[index])
-    return TestResult(source, passed, cut_middle(to_source(answer.value), SHOWN_CHARACTERS), wanted)
+    return TestResult(source, passed, cut_middle(to_text(answer.value), SHOWN_CHARACTERS), wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import collections
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,11 +17,11 @@ CALLS: Mapping[str, Callable[..., Any]] = {
     "dict": dict,
     "complex": complex,
     "float": float,
-    "Counter": dict,
-    "OrderedDict": dict,
-    "deque": list,
+    "Counter": collections.Counter,
+    "OrderedDict": collections.OrderedDict,
+    "deque": collections.deque,
 }
-"""Calls that stand for a value. A subclass of a plain type is compared as one of it."""
+"""Calls that stand for a value."""
 
 
 def parse_expression(source: str) -> ast.expr:

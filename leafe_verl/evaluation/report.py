@@ -54,6 +54,7 @@ def collected_rows(trees: Sequence[EvaluatedTree]) -> list[tuple[str, str]]:
         ("  went on after a failed turn", count_failures(recovery_counts(trees))),
         ("unscored attempts", sum(unscored.values())),
         *((f"  {outcome.value}", number) for outcome, number in unscored.items()),
+        ("actions stopped by a time limit", counts.get("timed_out_actions")),
         ("environment steps", counts.get("environment_steps", 0)),
         ("sampled tokens", counts.get("sampled_tokens", 0)),
     ]

@@ -204,6 +204,9 @@ def _decisive(values: Mapping[str, Any], loop: str) -> dict[str, Any]:
     """The `leafe` settings that decide what is played; how fast, and what would be trained, are left out."""
     environment = {key: values["environment"][key] for key in ("name", "step_timeout", "options")}
     generation = {key: values["generation"][key] for key in ("max_tokens", "chat_family")}
+    for key in ("thought_tokens", "earlier_thoughts"):  # absent if null, as in manifests of earlier versions
+        if (value := values["generation"].get(key)) is not None:
+            generation[key] = value
     if values["generation"]["stop_at"] and answers_with_code(environment["name"]):
         generation["stop_at"] = values["generation"]["stop_at"]
     decisive = {"environment": environment, "generation": generation, "seed": values["seed"]}

@@ -105,7 +105,8 @@ def _sequence(config: DictConfig, settings: Settings) -> tuple[int, int]:
     """Return the tokens of a long attempt, and those of a long turn."""
     window = config.actor_rollout_ref.rollout.max_model_len
     window = window or config.data.max_prompt_length + config.data.max_response_length
-    environment, turn = settings.environment, min(settings.generation.max_tokens, window)
+    environment, generation = settings.environment, settings.generation
+    turn = min(generation.max_tokens + (generation.thought_tokens or 0), window)
     horizon = environment.horizon
     if horizon is None:
         tried = make(environment.name, **environment.options)

@@ -13,15 +13,14 @@ from leafe_verl.core import Settings
 from leafe_verl.core.settings import SettingsError
 from leafe_verl.embedded import model_folder
 from leafe_verl.environments import make
-from leafe_verl.plugin.chat_check import chat_problems
+from leafe_verl.plugin.chat_check import ask_configured, chat_problems
 from leafe_verl.plugin.memory_check import memory_problems
 from leafe_verl.plugin.precision import precision_problems
 from leafe_verl.plugin.rollout.chat_format import TEMPLATE
 from leafe_verl.plugin.rollout.playbook_file import read_playbook
 from leafe_verl.plugin.settings import RunSettings
 from leafe_verl.task_files import read_tasks
-
-SUPPORTED_VERL = "0.9."
+from leafe_verl.versions import TESTED_VERL, VERL, takes_verl
 
 
 def find_problems(config: DictConfig) -> list[str]:
@@ -40,7 +39,7 @@ def find_problems(config: DictConfig) -> list[str]:
         problems += _playbook_problems(settings.playbook.path, config.trainer.v1.trainer_mode)
         problems += _window_problems(config, settings)
         problems += _context_problems(config, settings)
-        problems += _chat_problems(config, settings.generation.chat_family)
+        problems += _chat_problems(config, settings.generation.chat_family) or _thought_problems(config, settings)
     problems += _environment_problems(values.get("environment"), config.data)
     # How long an attempt becomes is known of a run alone that is valid otherwise.
     return problems or memory_problems(config, settings)
@@ -60,9 +59,12 @@ def _environment_problems(section: Any, data: DictConfig) -> list[str]:
 
 
 def _verl_problems(installed: str) -> list[str]:
-    if installed.startswith(SUPPORTED_VERL):
+    if takes_verl(installed):
         return []
-    return [f"verl {installed} is installed; this plugin needs {SUPPORTED_VERL}x: pip install verl==0.9.1"]
+    return [
+        f"verl {installed} is installed, and this plugin takes verl{VERL}: pip install verl=={TESTED_VERL}, or read "
+        "'A new version of verl or vLLM' in leafe_verl/plugin/README.md"
+    ]
 
 
 def _model_problems(path: str) -> list[str]:
@@ -118,11 +120,13 @@ def _batch_problems(config: DictConfig) -> list[str]:
 def _window_problems(config: DictConfig, settings: Settings) -> list[str]:
     rollout = config.actor_rollout_ref.rollout
     window = rollout.max_model_len or config.data.max_prompt_length + config.data.max_response_length
-    needed = max(settings.generation.max_tokens, settings.reflection.max_tokens)
+    thoughts = settings.generation.thought_tokens or 0
+    needed = thoughts + max(settings.generation.max_tokens, settings.reflection.max_tokens)
     if needed < window:
         return []
+    keys = "leafe.generation.max_tokens, leafe.reflection.max_tokens"
     return [
-        f"turns of up to {needed} tokens (leafe.generation.max_tokens, leafe.reflection.max_tokens) do not fit a "
+        f"turns of up to {needed} tokens ({keys}{', leafe.generation.thought_tokens' * bool(thoughts)}) do not fit a "
         f"window of {window}; raise data.max_response_length or rollout.max_model_len"
     ]
 
@@ -156,6 +160,27 @@ def _chat_problems(config: DictConfig, family: str | None) -> list[str]:
     if family is not None and family not in families:
         return [f"leafe.generation.chat_family is {family!r}; expected null or one of {', '.join(families)}"]
     return [] if _model_problems(config.actor_rollout_ref.model.path) else chat_problems(config, family)
+
+
+def _thought_problems(config: DictConfig, settings: Settings) -> list[str]:
+    """Without the thoughts of earlier turns a prompt does not continue the one before it and its action."""
+    generation, path = settings.generation, config.actor_rollout_ref.model.path
+    chat = None if _model_problems(path) else ask_configured(config, generation.chat_family)
+    if chat is None or not chat.drops_thoughts(generation.earlier_thoughts):
+        return []
+    said = "prompts leave out the thoughts of earlier turns, as leafe.generation.earlier_thoughts or the template says"
+    estimator = config.algorithm.adv_estimator
+    if settings.distillation.method == "early_experience" and config.trainer.v1.trainer_mode != "grpo":
+        return [
+            f"{said}, and leafe.distillation.method is 'early_experience', which predicts what follows a whole turn; "
+            "expected leafe.generation.earlier_thoughts=keep"
+        ]
+    if config.trainer.v1.trainer_mode == "grpo" and estimator != "grpo":
+        return [
+            f"{said}, which makes several sequences of an attempt, and algorithm.adv_estimator is {estimator!r}; "
+            "expected grpo, or leafe.generation.earlier_thoughts=keep"
+        ]
+    return []
 
 
 def _data_problems(data: DictConfig, environment: str) -> list[str]:

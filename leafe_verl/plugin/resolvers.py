@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from leafe_verl.checkpoints import tree_store
 from leafe_verl.embedded import DATA, is_embedded, model_folder
 from leafe_verl.model_config import ModelShape
 from leafe_verl.plugin.cpu.platform import cpu_dtype
+from leafe_verl.plugin.ray_job import require_named
 
 DRIVERS = ("nvidiactl", "dxg", "kfd")
 """Device files of the drivers of NVIDIA, WSL and AMD."""
@@ -40,6 +42,12 @@ def find_device() -> str:
     return "gpu" if count_gpus() else "cpu"
 
 
+@functools.cache
+def has_flash_attention() -> bool:
+    """Return whether flash-attn is installed. It is compiled on most machines, so the recipes do without it."""
+    return find_spec("flash_attn") is not None
+
+
 def read_variable(name: str, default: Any = None) -> Any:
     """Return an environment variable as text, whatever it looks like, or the default."""
     value = os.environ.get(name) or default
@@ -51,8 +59,10 @@ def read_variable(name: str, default: Any = None) -> Any:
 @functools.cache
 def run_dir(name: str) -> str:
     """Return RUN_DIR, or a new folder below runs/NAME, as an absolute path: workers may run in another folder."""
-    chosen = read_variable("RUN_DIR") or Path("runs", name, f"{datetime.now():%Y%m%d-%H%M%S}")
-    return str(Path(chosen).expanduser().absolute())
+    chosen = read_variable("RUN_DIR")
+    require_named(chosen)
+    folder = Path(chosen) if chosen else Path("runs", name, f"{datetime.now():%Y%m%d-%H%M%S}")
+    return str(folder.expanduser().absolute())
 
 
 @functools.cache
@@ -80,6 +90,7 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
     "leafe_device": find_device,
     "leafe_embedded_model": lambda: str(model_folder()),
     "leafe_env": read_variable,
+    "leafe_flash_attn": lambda value, otherwise: value if has_flash_attention() else otherwise,
     "leafe_gpus": lambda: count_gpus() or 8,
     "leafe_if_embedded": lambda model, value, otherwise: value if is_embedded(str(model)) else otherwise,
     "leafe_metrics_file": metrics_file,

@@ -31,7 +31,7 @@ def parse_calls(job: Job, ending: Ending) -> RunResult:
     confinement, lines = _split_answer(ending)
     try:
         failure, results = _read_answers([json.loads(line) for line in lines], len(calls))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, ArithmeticError, MemoryError):
         return RunResult(nothing, MALFORMED, confinement)
     if failure is None and len(results) < len(calls):
         failure = ending.cause

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import ast
 import builtins
+import datetime
 import functools
+import io
+import re
+import tokenize
 from dataclasses import dataclass
 
 KNOWN_MODULES = frozenset(
@@ -13,6 +17,18 @@ KNOWN_MODULES = frozenset(
 )  # fmt: skip
 """Modules that an assert may use without an import in the set-up. Data sets omit imports that the reference solution
 has."""
+KNOWN_NAMES = {
+    **dict.fromkeys(("Counter", "OrderedDict", "defaultdict", "deque"), "collections"),
+    **dict.fromkeys(("date", "timedelta", "timezone"), "datetime"),
+    **dict.fromkeys(("inf", "isclose", "isinf", "isnan", "nan", "pi", "sqrt"), "math"),
+    **{"Decimal": "decimal", "Fraction": "fractions"},
+}
+"""Names of the library that an assert may use without an import, and their modules. If they were the solution's, a
+solution could define what it is compared with. Where an assert calls nothing else, they are the solution's."""
+DECIMAL_DIGITS = 4000
+"""Python reads and writes decimal integers up to a few more digits than these; see sys.get_int_max_str_digits()."""
+DECIMAL_BITS = 13_000
+_LONG_DECIMAL = re.compile(rf"[0-9](?:_?[0-9]){{{DECIMAL_DIGITS},}}")
 BUILTINS = frozenset(dir(builtins))
 
 
@@ -23,10 +39,14 @@ class SplitAssert:
     source: str
     calls: tuple[str, ...]
     """Source of each outermost call of the solution, in the order of the text; at least one call."""
+    names: frozenset[str]
+    """What the calls begin with, and the solution therefore has to define: functions or classes."""
     check: str
     """Source of the condition, with `returned_<n>` in the place of call n."""
     expected: str | None
     """Source of the side of a single `==` that does not call the solution; None for any other condition."""
+    identities: frozenset[int]
+    """Indices of the calls of which the check asks only whether they returned None, True or False, by `is`."""
     literal: bool
     """Whether the check compares a returned value with a literal by `==`, which needs no evaluation."""
     prelude: str
@@ -49,31 +69,77 @@ def split_assert(text: str, setup: str = "") -> SplitAssert:
 @functools.lru_cache(maxsize=1024)  # a task's asserts are judged once for each of its attempts
 def _split(text: str, setup: str) -> SplitAssert:
     known = _read_setup(setup)
-    condition = _condition(text)
-    calls = _Calls(condition, known.names | KNOWN_MODULES | BUILTINS)
+    condition = _LongIntegers().visit(_condition(text))
+    calls = _Calls(condition, known.names | KNOWN_MODULES | KNOWN_NAMES.keys() | BUILTINS)
     check = calls.visit(condition)
-    if not calls.sources and (shadowed := _first_builtin_call(condition)):
-        # The solution is named like a builtin, as in `assert sum(10, 15) == 6`.
+    if not calls.sources and (shadowed := _first_known_call(condition)):
+        # The solution is named like something of Python's, as in `assert sum(10, 15) == 6`.
         calls = _Calls(condition, calls.known - {shadowed})
         check = calls.visit(condition)
     if not calls.sources:
         raise ValueError("calls nothing of the solution")
     if unknown := calls.unknown_names(check):
         raise ValueError(f"uses {', '.join(unknown)} outside a call of the solution; the set-up does not define it")
+    if "datetime" not in known.names and _means_the_class(check):
+        check = _DatetimeOfModule().visit(check)
     expected, literal = _expected(check)
     return SplitAssert(
-        text.strip(), tuple(calls.sources), ast.unparse(check), expected, literal, known.prelude_for(check)
+        text.strip(),
+        tuple(calls.sources),
+        frozenset(calls.names),
+        ast.unparse(check),
+        expected,
+        _identities(check),
+        literal,
+        known.prelude_for(check),
     )
 
 
 def _condition(text: str) -> ast.expr:
     try:
-        body = ast.parse(text.strip()).body
+        body = ast.parse(_with_hexadecimals(text.strip())).body
     except SyntaxError as error:
         raise ValueError(f"does not parse: {error.msg}") from None
     if len(body) != 1 or not isinstance(body[0], ast.Assert):
         raise ValueError("expected one assert statement")
     return body[0].test
+
+
+class _LongInteger(int):
+    """An integer that is written out in hexadecimal digits, of which Python reads and writes any number."""
+
+    def __repr__(self) -> str:
+        return hex(self)
+
+
+class _LongIntegers(ast.NodeTransformer):
+    def visit_Constant(self, node: ast.Constant) -> ast.expr:
+        if type(node.value) is int and node.value.bit_length() > DECIMAL_BITS:
+            return ast.Constant(_LongInteger(node.value))
+        return node
+
+
+def _with_hexadecimals(text: str) -> str:
+    """Return a text with every decimal integer that Python refuses for its length in hexadecimal digits.
+
+    What looks like one within a string is left alone.
+    """
+    if len(text) <= DECIMAL_DIGITS or not _LONG_DECIMAL.search(text):
+        return text
+    lines = text.splitlines(keepends=True)
+    for token in reversed(list(tokenize.generate_tokens(io.StringIO(text).readline))):
+        if token.type == tokenize.NUMBER and _LONG_DECIMAL.fullmatch(token.string):
+            (row, begin), (_, end) = token.start, token.end
+            lines[row - 1] = f"{lines[row - 1][:begin]}{hex(_read_decimal(token.string))}{lines[row - 1][end:]}"
+    return "".join(lines)
+
+
+def _read_decimal(digits: str) -> int:
+    value, digits = 0, digits.replace("_", "")
+    for begin in range(0, len(digits), DECIMAL_DIGITS):
+        piece = digits[begin : begin + DECIMAL_DIGITS]
+        value = value * 10 ** len(piece) + int(piece)
+    return value
 
 
 class _Calls(ast.NodeTransformer):
@@ -83,6 +149,7 @@ class _Calls(ast.NodeTransformer):
         self.known = known
         self.bound = _bound_names(condition)
         self.sources: list[str] = []
+        self.names: list[str] = []
 
     def visit(self, node: ast.AST) -> ast.AST:
         root = _chain_root(node)
@@ -93,6 +160,7 @@ class _Calls(ast.NodeTransformer):
                 f"calls {root} with the loop variable {', '.join(captured)}, so that the call cannot be told from "
                 "what it is compared with; write the calls out"
             )
+        self.names.append(root)
         self.sources.append(ast.unparse(node))
         return ast.Name(f"returned_{len(self.sources) - 1}", ast.Load())
 
@@ -120,11 +188,25 @@ def _loaded_names(node: ast.AST) -> frozenset[str]:
     return frozenset(n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load))
 
 
-def _first_builtin_call(condition: ast.expr) -> str | None:
+def _first_known_call(condition: ast.expr) -> str | None:
     for node in ast.walk(condition):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in BUILTINS:
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in BUILTINS | set(KNOWN_NAMES)
+        ):
             return node.func.id
     return None
+
+
+def _identities(check: ast.AST) -> frozenset[int]:
+    found = set()
+    for node in ast.walk(check):
+        if isinstance(node, ast.Compare) and len(node.ops) == 1 and isinstance(node.ops[0], ast.Is | ast.IsNot):
+            left, right = node.left, node.comparators[0]
+            if isinstance(left, ast.Name) and isinstance(right, ast.Constant) and left.id.startswith("returned_"):
+                found.add(int(left.id.removeprefix("returned_")))
+    return frozenset(found)
 
 
 def _expected(check: ast.AST) -> tuple[str | None, bool]:
@@ -153,8 +235,27 @@ class _Known:
     source: str
 
     def prelude_for(self, check: ast.AST) -> str:
-        modules = sorted((_loaded_names(check) & KNOWN_MODULES) - self.names)
-        return "\n".join([*(f"import {module}" for module in modules), self.source]).strip()
+        loaded = _loaded_names(check) - self.names
+        imports = [f"import {module}" for module in sorted(loaded & KNOWN_MODULES)]
+        imports += [f"from {KNOWN_NAMES[name]} import {name}" for name in sorted(loaded & KNOWN_NAMES.keys())]
+        return "\n".join([*imports, self.source]).strip()
+
+
+class _DatetimeOfModule(ast.NodeTransformer):
+    """Writes `datetime.datetime` for `datetime`, since the checks of a task share their imports."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return ast.Attribute(node, "datetime", ast.Load()) if node.id == "datetime" else node
+
+
+def _means_the_class(check: ast.AST) -> bool:
+    """Return whether `datetime` is the class and not the module: it is called, or has what the module has not."""
+    for node in ast.walk(check):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "datetime":
+            return True
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "datetime":
+            return not hasattr(datetime, node.attr)
+    return False
 
 
 @functools.lru_cache(maxsize=64)

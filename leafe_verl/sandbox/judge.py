@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from leafe_verl.sandbox.asserts import SplitAssert, split_assert
-from leafe_verl.sandbox.protocol import LOST, CallOutcome, CallResult, Limits, RunResult, Sandbox, SandboxLost
-from leafe_verl.sandbox.values import to_source
+from leafe_verl.sandbox.protocol import LOST, TIMEOUT, CallOutcome, CallResult, Limits, RunResult, Sandbox, SandboxLost
+from leafe_verl.sandbox.tolerance import Tolerance
+from leafe_verl.sandbox.values import PRELUDE, Opaque, to_source, to_text
 
 SHOWN_CHARACTERS = 300
 """Longest text of a value in a test's result."""
@@ -55,6 +56,11 @@ class CodeVerdict:
     def all_passed(self) -> bool:
         return self.passed == len(self.tests)
 
+    @property
+    def timed_out(self) -> bool:
+        """Whether a run ended at its time limit."""
+        return any(test.error == TIMEOUT for test in self.tests)
+
 
 def judge(
     code: str,
@@ -62,8 +68,11 @@ def judge(
     setup: str,
     sandbox: Sandbox,
     limits: Limits = Limits(),  # noqa: B008 - frozen
+    tolerance: Tolerance = Tolerance(),  # noqa: B008 - frozen
 ) -> CodeVerdict:
     """Run `code` once for all `tests`, which are asserts, and decide each of them.
+
+    `tolerance` holds for floats that are compared with a literal by `==`.
 
     A check other than `returned == literal`, such as `abs(returned - 1) < 0.1`, is evaluated in a second run, which has
     the returned values and no submitted code. So it cannot be forged, and a huge value cannot stall this process.
@@ -75,15 +84,15 @@ def judge(
     asserts = [split_assert(test, setup) for test in tests]
     run = _answered(sandbox, code, setup, [call for split in asserts for call in split.calls], limits)
     remaining = iter(run.calls)
-    answers = [[next(remaining) for _ in split.calls] for split in asserts]
-    results = [_result(*pair, run.failure) for pair in zip(asserts, answers, strict=True)]
+    answers = [[_identified(next(remaining), n, split) for n in range(len(split.calls))] for split in asserts]
+    results = [_result(*pair, run.failure, tolerance) for pair in zip(asserts, answers, strict=True)]
     open_checks = {
         index: _closed_check(asserts[index], answers[index])
         for index, result in enumerate(results)
         if result.error is None and not asserts[index].literal
     }
     if open_checks:
-        prelude = "\n".join(dict.fromkeys(asserts[index].prelude for index in open_checks))
+        prelude = "\n".join([PRELUDE, *dict.fromkeys(asserts[index].prelude for index in open_checks)])
         checks = _answered(sandbox, "", prelude, list(open_checks.values()), limits)
         for index, check in zip(open_checks, checks.calls, strict=True):
             results[index] = _with_check(results[index], check, checks.failure)
@@ -97,15 +106,27 @@ def _answered(sandbox: Sandbox, code: str, setup: str, calls: Sequence[str], lim
     return run
 
 
-def _result(split: SplitAssert, answers: Sequence[CallResult], failure: str | None) -> TestResult:
+def _result(split: SplitAssert, answers: Sequence[CallResult], failure: str | None, tolerance: Tolerance) -> TestResult:
     """Decide a comparison with a literal. Any other check stays open: not passed, but without an error."""
     expected = None if split.expected is None else cut_middle(split.expected, SHOWN_CHARACTERS)
     errors = [error for answer in answers if (error := _error(answer, failure)) is not None]
     if errors:
         return TestResult(split.source, False, expected=expected, error=errors[0])
-    got = cut_middle(", ".join(to_source(answer.value) for answer in answers), SHOWN_CHARACTERS)
-    passed = split.literal and bool(answers[0].value == ast.literal_eval(split.expected or ""))
-    return TestResult(split.source, passed, got, expected)
+    got = cut_middle(", ".join(to_text(answer.value) for answer in answers), SHOWN_CHARACTERS)
+    undecided = TestResult(split.source, False, got, expected)
+    if not split.literal:
+        return undecided
+    try:
+        return replace(undecided, passed=tolerance.agrees(answers[0].value, ast.literal_eval(split.expected or "")))
+    except TypeError as error:  # items of a dict, which are compared like a set, with values that cannot be in one
+        return replace(undecided, error=f"TypeError: {error}")
+
+
+def _identified(answer: CallResult, index: int, split: SplitAssert) -> CallResult:
+    """Return what stands for a value that cannot be told where the check only asks whether it is None."""
+    if answer.outcome is CallOutcome.UNREPRESENTABLE and index in split.identities:
+        return CallResult(CallOutcome.VALUE, Opaque(answer.text))
+    return answer
 
 
 def _error(answer: CallResult, failure: str | None) -> str | None:

@@ -29,8 +29,10 @@ class SandboxLost(RuntimeError):
 class Limits:
     """What one run may use. The kernel counts CPU time in whole seconds, so parts of a second are rounded up."""
 
-    cpu_seconds: float = 2.0
-    wall_seconds: float = 5.0
+    cpu_seconds: float = 8.0
+    """Three times what the slowest reference solution of MBPP takes on a busy machine with 2 cores (2.6 s)."""
+    wall_seconds: float = 20.0
+    """More than `cpu_seconds`, since a run shares its processor with others."""
     memory_bytes: int = 512 * 2**20
     """Size of the address space, including the interpreter's own (about 20 MiB)."""
     output_bytes: int = 64 * 2**10
@@ -52,7 +54,8 @@ class CallResult:
     outcome: CallOutcome
     value: Any = None
     """What the call returned, if the outcome is VALUE: None, or a bool, int, float, complex, str or bytes, or a list,
-    tuple, set, frozenset or dict of these."""
+    tuple, set, frozenset or dict of these; or a value of a type that values.py names, such as a date, a range or a view
+    of a dict, or what stands there for an iterator or a match."""
     text: str = ""
     """If the outcome is RAISED, the exception with its last lines. If it is UNREPRESENTABLE, the reason, such as the
     type's name."""

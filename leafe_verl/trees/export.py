@@ -15,10 +15,23 @@ verl: a column `messages`, for `data.messages_key=messages`. The file is Parquet
     renders them: the tokens are those of the conversation, but verl sees a user message. Rows with `folded` true are
     therefore for ChatML models only (Qwen2 and 2.5, SmolLM2); the others are for any model.
 
+Thoughts before an answer, as `<think> ... </think>`, are part of its message, so that TRL trains on them where the
+model's template writes them (Qwen3's does, DeepSeek-R1's does not). verl renders each turn alone, where Qwen3's
+template drops them. What templates leave out is carried by **verbatim** rows: their messages hold the rendered text,
+and are an assistant's where the mask trains. They are for any model, and go with a chat template that writes messages
+as they are, FILE.jinja beside the file: `SFTConfig(chat_template_path="FILE.jinja")` in TRL, and
+`model.custom_chat_template="'$(cat FILE.jinja)'"` for verl's trainer. Earlier thoughts, thoughts that are not trained
+on, turns that are not trained on and ends of turns are then those of training inside leafe-verl.
+
+With a tokenizer every row is read as its trainer reads it. A row that would train something else is left out and
+counted: as `control_tokens`, if its text spells a control token, which the trainer would take for one; as
+`other_tokens`, if the chat template renders it otherwise. If no row is left, nothing is written. Without a tokenizer a
+row is left out if it spells what most tokenizers take for a control token, and as `thoughts` if it holds thoughts.
+
 A row also says where it came from: kind, run, step (of training), task_key, attempt, turns (the trained ones, counted
 from 1), folded. Neither trainer reads these. Rows are not weighted by beta: mix the kinds in proportion instead.
 
-Differences from training inside leafe-verl, in tokens:
+Differences from training inside leafe-verl, in tokens, of rows that are not verbatim:
     - the same turns are trained, including their end-of-turn tokens;
     - both trainers also train on what the template puts after an end-of-turn token (a line break in ChatML). Here that
       is context, since a policy's turn is over before it;
@@ -38,28 +51,25 @@ import dataclasses
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from leafe_verl.core import Example, ExplorationTree, Kind, Message, StepRecord, build_examples
+from leafe_verl.core import Kind, build_examples
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.trees.conditions import Condition, all_hold
+from leafe_verl.trees.export_rows import Row, sound_rows
 from leafe_verl.trees.listing import require_files
 from leafe_verl.trees.reader import Folder, earliest, read_summaries, read_tree
-from leafe_verl.trees.schema import MESSAGE, Provenance
-from leafe_verl.trees.text import map_text
+from leafe_verl.trees.rendering import REASONS, VERBATIM, RowReader
+from leafe_verl.trees.schema import MESSAGE
 
 SUFFIXES = {"trl": (".jsonl",), "verl": (".parquet", ".jsonl")}
 """Format -> allowed endings of its file."""
 KINDS = (Kind.COUNTERFACTUAL, Kind.REHEARSAL, Kind.RECOVERY)
-
-BEFORE_ACTION = "<|im_end|>\n<|im_start|>assistant\n"
-AFTER_ACTION = "<|im_end|>\n<|im_start|>user\n"
-"""ChatML's text between an observation and an action, and between an action and an observation."""
 
 _ORIGIN = [
     ("kind", pa.string()),
@@ -71,8 +81,6 @@ _ORIGIN = [
     ("folded", pa.bool_()),
 ]
 VERL_SCHEMA = pa.schema([("messages", pa.list_(MESSAGE)), *_ORIGIN])
-
-Row = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,13 +94,20 @@ class ExportOptions:
     """Seeds the choice of examples. None: the seed stored with each tree, which chooses what training chose."""
     form: str = "trl"
     """Format of the file, a key of SUFFIXES."""
+    reader: RowReader | None = None
+    """Reads every row as its trainer does. None: rows are only searched for what is a control token in most tokenizers.
+    """
+    verbatim: bool = False
+    """Whether rows hold the rendered text; needs a reader."""
 
 
 def export(store: Folder, out: Folder, options: ExportOptions) -> Counter[str]:
-    """Write the rows of a store's examples. Return the numbers of trees, examples of each kind, rows and folded rows.
+    """Write the rows of a store's examples. Return the numbers of trees, examples of each kind, rows and folded rows,
+    and of rows that were left out, by the keys of REASONS.
 
     Of trees with the same run, step and task, the one that was collected first is exported. Raises ValueError if `out`
-    exists or has the wrong ending for its format, and for trees without tokens or without a seed.
+    exists or has the wrong ending for its format, for trees without tokens or without a seed, and if all rows are left
+    out.
     """
     out = Path(out)
     if out.suffix not in SUFFIXES[options.form]:
@@ -106,62 +121,29 @@ def export(store: Folder, out: Folder, options: ExportOptions) -> Counter[str]:
     rows = _rows(store, options, counts)
     part = out.with_name(f"{out.name}.part")
     out.parent.mkdir(parents=True, exist_ok=True)
-    if out.suffix == ".jsonl":
-        with part.open("w", encoding="ascii") as file:
-            _write_lines(rows, file)
-    else:
-        pq.write_table(pa.Table.from_pylist(list(rows), VERL_SCHEMA), part)
-    os.replace(part, out)
+    try:
+        if out.suffix == ".jsonl":
+            with part.open("w", encoding="ascii") as file:
+                _write_lines(rows, file)
+        else:
+            pq.write_table(pa.Table.from_pylist(list(rows), VERL_SCHEMA), part)
+        _require_rows(counts)
+        os.replace(part, out)
+    finally:
+        part.unlink(missing_ok=True)
+    if options.verbatim:
+        out.with_name(f"{out.name}.jinja").write_text(VERBATIM, encoding="utf-8")
     return counts
 
 
-def build_rows(tree: ExplorationTree, example: Example, provenance: Provenance, form: str) -> list[Row]:
-    """Return the rows of one example in one of the formats of SUFFIXES."""
-    origin = {
-        "kind": example.kind.value,
-        "run": provenance.run,
-        "step": provenance.step,
-        "task_key": tree.task.key,
-        "attempt": example.attempt,
-    }
-    path, turns = _path(tree, example), trained_turns(tree, example)
-    if form == "trl":
-        spoken = [(path[t - 1], t) for t in turns]
-        rows = [
-            {"prompt": [*step.history.messages], "completion": [_answer(step)], **origin, "turns": [t], "folded": False}
-            for step, t in spoken
-        ]
-    else:
-        rows = [_verl_row(path, run, origin) for run in _consecutive(turns)]
-    return [_storable(row) for row in rows]
-
-
-def trained_turns(tree: ExplorationTree, example: Example) -> list[int]:
-    """Return the steps whose actions the example's mask trains, counted from 1 along the attempt's path."""
-    mask = example.sequence.mask
-    begins = [len(step.history.token_ids) for step in _path(tree, example)]
-    return [t for t, begin in enumerate(begins, start=1) if any(mask[begin : begin + 1])]
-
-
-def _path(tree: ExplorationTree, example: Example) -> tuple[StepRecord, ...]:
-    """Return the steps of the example's attempt; for a recovery target, up to the step that has its action instead."""
-    path = tree.path(example.attempt)
-    if example.source is None:
-        return path
-    action = tree.path(example.source)[-1].action
-    return (*path[: example.step - 1], dataclasses.replace(path[example.step - 1], action=action))
-
-
-def fold(messages: Sequence[Message]) -> list[Message]:
-    """Return a conversation that ends with a user message without its assistant messages.
-
-    All messages after the system prompt become one user message, which a ChatML template renders to the same tokens.
-    """
-    system = [message for message in messages[:1] if message["role"] == "system"]
-    between = {"assistant": BEFORE_ACTION, "user": AFTER_ACTION}
-    first, *later = messages[len(system) :]
-    text = first["content"] + "".join(between[message["role"]] + message["content"] for message in later)
-    return [*system, {"role": "user", "content": text}]
+def _require_rows(counts: Counter[str]) -> None:
+    """Raise ValueError if every row was left out."""
+    reasons = [f"{counts[name]} because {reason}" for name, reason in REASONS.items() if counts[name]]
+    if reasons and not counts["rows"]:
+        raise ValueError(
+            f"no row can be exported: {'; '.join(reasons)}. --verbatim with --tokenizer writes the rendered text, "
+            "which carries thoughts and turns that a chat template leaves out"
+        )
 
 
 def _rows(store: Folder, options: ExportOptions, counts: Counter[str]) -> Iterator[Row]:
@@ -179,38 +161,13 @@ def _rows(store: Folder, options: ExportOptions, counts: Counter[str]) -> Iterat
         for example in build_examples(tree, options.settings, seed):
             if example.kind in options.kinds:
                 counts[example.kind.value] += 1
-                for row in build_rows(tree, example, provenance, options.form):
-                    counts.update(rows=1, folded=int(row["folded"]))
-                    yield row
-
-
-def _verl_row(path: Sequence[StepRecord], run: Sequence[int], origin: Row) -> Row:
-    first, last = path[run[0] - 1], path[run[-1] - 1]
-    before = first.history.messages
-    folded = any(message["role"] == "assistant" for message in before)
-    opening = fold(before) if folded else before
-    messages = [*opening, *last.history.messages[len(before) :], _answer(last)]
-    return {"messages": messages, **origin, "turns": list(run), "folded": folded}
-
-
-def _consecutive(turns: Sequence[int]) -> list[list[int]]:
-    """Split ascending numbers into runs of consecutive ones."""
-    runs: list[list[int]] = []
-    for turn in turns:
-        if runs and turn == runs[-1][-1] + 1:
-            runs[-1].append(turn)
-        else:
-            runs.append([turn])
-    return runs
-
-
-def _answer(step: StepRecord) -> Message:
-    return {"role": "assistant", "content": step.action.text}
-
-
-def _storable(row: Row) -> Row:
-    storable: Row = map_text(row, lambda text: text.encode("utf-8", "replace").decode("utf-8"))
-    return storable
+                origin = (tree, example, provenance, options.form, options.reader)
+                for row, problem in sound_rows(*origin, verbatim=options.verbatim):
+                    if problem:
+                        counts[problem] += 1
+                    else:
+                        counts.update(rows=1, folded=int(row["folded"]))
+                        yield row
 
 
 def _write_lines(rows: Iterable[Row], file: TextIO) -> None:

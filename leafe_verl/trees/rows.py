@@ -1,8 +1,9 @@
 """Converts a tree to a row of the schema and back.
 
 A tree that is read equals the tree that was stored, with these exceptions: snapshots are None; `History.previous` is
-rebuilt where a history continues the previous step's token for token, and is None elsewhere; a tree stored without
-tokens has empty token ids, and its histories continue one another where their messages do.
+rebuilt where a history continues the previous step's token for token, or but for the thoughts of its action, and is
+None elsewhere; a tree stored without tokens has empty token ids, and its histories continue one another where their
+messages do.
 """
 
 from __future__ import annotations
@@ -211,12 +212,15 @@ def _step_to_row(step: StepRecord, base: History) -> Row:
             "log_probs": None if action.log_probs is None else list(action.log_probs),
             "num_tokens": action.num_sampled,
             "num_added": action.num_added,
+            "num_thoughts": action.num_thoughts,
+            "num_closing": action.num_closing,
             "complete": action.complete,
         },
         "observation": step.observation,
         "reward": step.reward,
         "error": step.error,
         "failed": step.failed,
+        "timed_out": step.timed_out,
         "command": step.command,
         "answered": _history_to_row(step.answered, continuation(step)) if step.answered else None,
     }
@@ -232,12 +236,14 @@ def _step_from_row(row: Row, base: History, before: StepRecord | None) -> StepRe
         None if log_probs is None else tuple(log_probs),
         complete=action["complete"],
         num_added=action.get("num_added") or 0,
+        num_thoughts=action.get("num_thoughts") or 0,
+        num_closing=action.get("num_closing") or 0,
     )
     error, failed, command = row["error"], row.get("failed"), row.get("command")
     if failed is None and error:  # a store of an earlier version, which has no verdicts
         failed = True
     told = (row["observation"], row["reward"], error, None, command)
-    step = StepRecord(history, turn, *told, failed=failed)
+    step = StepRecord(history, turn, *told, failed=failed, timed_out=bool(row.get("timed_out")))
     if answered := row.get("answered"):
         return dataclasses.replace(step, answered=_history_from_row(answered, continuation(step), step))
     return step
@@ -264,7 +270,9 @@ def _history_from_row(row: Row, base: History, before: StepRecord | None) -> His
     news = tuple({"role": each["role"], "content": each["content"]} for each in row["new_messages"])
     history = History(base.token_ids[:tokens] + tuple(row.get("new_token_ids", ())), base.messages[:messages] + news)
     if before is not None:
-        continued = tokens == len(base.token_ids) if "shared_tokens" in row else messages == len(base.messages)
+        dropped = before.action.num_thoughts and messages == len(base.messages)
+        whole = tokens == len(base.token_ids) if "shared_tokens" in row else messages == len(base.messages)
+        continued = whole or dropped  # the tokens of a history without earlier thoughts do not go on
         return History(history.token_ids, history.messages, (before.history, before.action) if continued else None)
     # A branch begins with the same history object that it rolled back to, including `previous`.
     return base if (history.token_ids, history.messages) == (base.token_ids, base.messages) else history

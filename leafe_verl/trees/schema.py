@@ -63,9 +63,11 @@ def _history(tokens: bool) -> pa.DataType:
 
 def _action(tokens: bool) -> pa.DataType:
     token_columns = [
-        _required("token_ids", pa.list_(pa.int32())),  # as sampled, then `num_added` others
+        _required("token_ids", pa.list_(pa.int32())),  # as sampled, with `num_added` and `num_closing` others
         pa.field("log_probs", pa.list_(pa.float64())),  # natural logarithm, one for each token; null if unknown
         pa.field("num_added", pa.int32()),  # end-of-turn tokens that nobody sampled; null means 0
+        pa.field("num_thoughts", pa.int32()),  # leading tokens that are thoughts; null means 0
+        pa.field("num_closing", pa.int32()),  # the last of them, which nobody sampled; null means 0
     ]
     return pa.struct(
         [
@@ -90,6 +92,8 @@ def _step(tokens: bool) -> pa.DataType:
             # The environment's verdict: the action has failed; null if it has none. Stores of earlier versions lack the
             # column; there an error is a failed action.
             pa.field("failed", pa.bool_()),
+            # A time limit of the environment stopped what the action runs; null in stores of earlier versions.
+            pa.field("timed_out", pa.bool_()),
             pa.field("command", pa.string()),  # the executed part of the action; null if the environment does not say
             *answered,
         ]

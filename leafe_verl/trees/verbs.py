@@ -10,6 +10,7 @@ from leafe_verl.trees.conditions import Condition, parse_condition
 from leafe_verl.trees.copying import copy_trees, repair
 from leafe_verl.trees.export import KINDS, ExportOptions, export
 from leafe_verl.trees.listing import list_trees, show_tree
+from leafe_verl.trees.rendering import REASONS, RowReader
 from leafe_verl.trees.verification import verify
 
 
@@ -45,6 +46,11 @@ def run_export(options: argparse.Namespace) -> int:
     print(", ".join(f"{number} {name}" for name, number in counts.items()))
     if counts["folded"]:
         print(f"{counts['folded']} rows hold earlier turns as ChatML text: for models of another template, use trl")
+    for name, reason in REASONS.items():
+        if counts[name]:
+            print(f"{counts[name]} rows were left out because {reason}")
+    if options.verbatim:
+        print(f"{options.out}.jinja is the chat template to train with")
     return 0
 
 
@@ -60,8 +66,11 @@ def _conditions(options: argparse.Namespace) -> tuple[Condition, ...]:
 
 def _export_options(options: argparse.Namespace) -> ExportOptions:
     """Return what to export. Raises ValueError for settings that leafe.distillation refuses too."""
-    names = ("events", "target", "events_per_task", "rehearsal_share", "recovery_targets")
+    names = ("events", "target", "events_per_task", "rehearsal_share", "recovery_targets", "thoughts")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     settings = Settings.from_mapping({"distillation": given}).distillation
     kinds = tuple(Kind(name) for name in options.kinds) if options.kinds else KINDS
-    return ExportOptions(settings, kinds, _conditions(options), options.seed, options.format)
+    if options.verbatim and not options.tokenizer:
+        raise ValueError("--verbatim writes the text of tokens; expected --tokenizer with the model's folder or name")
+    reader = RowReader.load(options.tokenizer, verbatim=options.verbatim) if options.tokenizer else None
+    return ExportOptions(settings, kinds, _conditions(options), options.seed, options.format, reader, options.verbatim)

@@ -24,7 +24,7 @@ from fakes import (
 from leafe_verl.core import ExplorationTree, History, Kind, Outcome, StepRecord, build_examples
 from leafe_verl.core.context import ARROW, HEADING, PromptNote, num_summarised, summarise, window_moves
 from leafe_verl.core.settings import ContextSettings, DistillationSettings
-from leafe_verl.core.token_sequences import build_sequence, split_where_window_moved
+from leafe_verl.core.token_sequences import build_sequence, split_at_new_prompts
 
 LONG = dataclasses.replace(TASK, data={"goal": 6})
 ALL = DistillationSettings(events="every", events_per_task=99, rehearsal_share=1.0)
@@ -52,7 +52,7 @@ class TestPrompt:
     def test_without_a_window_holds_everything(self):
         tree, policy = walk()
         assert contents(policy.prompts[-1]) == ["0", "R", "1", "R", "2", "R", "3", "R", "4", "R", "5"]
-        assert len(split_where_window_moved(tree.path(0))) == 1
+        assert len(split_at_new_prompts(tree.path(0))) == 1
 
     def test_with_a_window_holds_the_last_steps_and_a_line_for_each_before(self):
         _, policy = walk(context={"window": 2})
@@ -87,7 +87,7 @@ class TestPrompt:
         settings = ContextSettings(window=1, stride=3)
         assert [num_summarised(steps, settings) for steps in range(9)] == [0, 0, 0, 0, 3, 3, 3, 6, 6]
         tree, _ = walk(context={"window": 1, "stride": 3})
-        assert [list(run) for run in split_where_window_moved(tree.path(0))] == [[0, 1, 2, 3], [4, 5]]
+        assert [list(run) for run in split_at_new_prompts(tree.path(0))] == [[0, 1, 2, 3], [4, 5]]
 
     def test_stays_small_however_long_the_attempt_is(self):
         policy = ScriptedPolicy(lambda messages: "L")

@@ -695,3 +695,13 @@ def test_the_playbook_is_part_of_the_system_prompt():
     explorer = Explorer(World(), policy, Settings(), playbook="[a1] walk on")
     asyncio.run(explorer.explore(TASK))
     assert policy.prompts[0].messages[0] == {"role": "system", "content": "[a1] walk on"}
+
+
+def test_an_action_that_the_environments_time_limit_stopped_is_marked():
+    class Slow(Corridor):
+        def step(self, action):
+            step = super().step(action)
+            return step._replace(info={**step.info, "timed_out": action == "L"})
+
+    tree = grow(ScriptedPolicy(lambda messages: "R" if turns_in(messages) else "L"), World(Slow))
+    assert tree.attempts[0].steps[0].timed_out and not tree.attempts[0].steps[1].timed_out

@@ -45,6 +45,7 @@ INVALID = {
     "leafe.distillation.hold_share": [-0.1, 1.1, None],
     "leafe.distillation.hold_weight": [-1, None],
     "leafe.distillation.incomplete_actions": ["false", None],
+    "leafe.distillation.thoughts": ["false", None],
     "leafe.distillation.world_model_epochs": [0, 1.5],
     "leafe.distillation.share_prefixes": ["false", None],
     "leafe.distillation.loss": ["ipo", None],
@@ -54,6 +55,8 @@ INVALID = {
     "leafe.playbook.max_characters": [0, None],
     "leafe.playbook.lessons": [0, None],
     "leafe.generation.max_tokens": [0, None],
+    "leafe.generation.thought_tokens": [0, "many"],
+    "leafe.generation.earlier_thoughts": ["template", True],
     "leafe.generation.stop_at": ["block", True],
     "leafe.generation.timeout": [0, None],
     "leafe.generation.chat_family": [3],
@@ -68,6 +71,8 @@ OPTIONAL = [
     "distillation.control",
     "playbook.path",
     "generation.stop_at",
+    "generation.thought_tokens",
+    "generation.earlier_thoughts",
     "generation.chat_family",
 ]
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from leafe_verl.core.environment import Step
+from leafe_verl.core.settings import EnvironmentSettings
 from leafe_verl.environments import codecontests_rows
-from leafe_verl.environments.codecontests import CLOSING, CodeContests, tightest_limits
+from leafe_verl.environments.codecontests import BATCH, CLOSING, CPU_SECONDS, CodeContests, tightest_limits
 from leafe_verl.environments.codecontests_rows import ANSWER_FORM
-from leafe_verl.sandbox import Limits
+from leafe_verl.sandbox import Limits, ProgramResult
 from leafe_verl.task_files import read_tasks
 
 DATA = Path(__file__).parents[2] / "leafe_verl" / "data"
@@ -57,7 +58,8 @@ def test_the_first_observation_is_the_problem_and_the_form_of_the_answer() -> No
 
 def test_a_right_program_ends_the_attempt_in_success() -> None:
     (step,) = play(fenced("print(2 * int(input()))"))
-    info = {"success": True, "error": False, "action": "print(2 * int(input()))\n", "passed": 5, "total": 5}
+    info = {"success": True, "error": False, "action": "print(2 * int(input()))\n", "choice": "reads_and_writes"}
+    info |= {"passed": 5, "total": 5, "timed_out": False}
     assert step == Step("All 5 tests pass.", 1.0, True, False, info)
 
 
@@ -103,7 +105,80 @@ def test_after_a_test_out_of_time_no_further_ones_are_run() -> None:
         step.observation
         == "All public tests passed, but on a hidden test the program ran into its time limit.\n" + CLOSING
     )
-    assert (step.info["passed"], step.info["total"]) == (3, 23)
+    assert (step.info["passed"], step.info["total"], step.info["timed_out"]) == (2, 23, True)
+
+
+def test_a_step_has_time_for_the_limits_of_a_batch() -> None:
+    longest = tightest_limits(CodeContests.task({**ROW, "time_limit": None}).data, Limits(CPU_SECONDS)).wall_seconds
+    assert BATCH * longest < EnvironmentSettings().step_timeout
+
+
+STATED = "Your answer is considered correct if its absolute or relative error doesn't exceed 10 - 6."
+
+
+@pytest.mark.parametrize(
+    ("fields", "tolerance"),
+    [
+        ({}, {}),
+        ({"description": STATED}, {"relative": 1e-6}),
+        ({"description": STATED.replace("10 - 6", "10^{-9}")}, {"relative": 1e-9}),
+        ({"description": STATED.replace("10 - 6", "10^-4")}, {"relative": 1e-4}),
+        ({"description": STATED.replace("10 - 6", "1e-6")}, {"relative": 1e-6}),
+        ({"description": STATED.replace("10 - 6", "0.0001")}, {"relative": 1e-4}),
+        ({"description": STATED.replace("10 - 6", "10\N{MINUS SIGN}6")}, {"relative": 1e-6}),
+        ({"description": "The relative or absolute error should be below $$$10^{-5}$$$."}, {"relative": 1e-5}),
+        ({"description": "The absolute error must be at most 10^-6."}, {}),
+        ({"description": "Find the relative error."}, {}),
+        ({"description": STATED, "tolerance": {"absolute": 0}}, {"absolute": 0.0}),
+        ({"tolerance": {"absolute": 1e-3, "relative": None}}, {"absolute": 1e-3}),
+    ],
+)
+def test_a_tasks_tolerance_is_its_own_or_what_the_problem_states(fields: Any, tolerance: Any) -> None:
+    task = CodeContests.task({**ROW, **fields})
+    assert task.data["tolerance"] == pytest.approx(tolerance)
+    assert CodeContests.task(CodeContests.verl_row(task, "train", 0)) == task
+
+
+def test_numbers_are_near_enough_by_the_task_or_by_the_options() -> None:
+    tests = {"input": ["1"], "output": ["100000000.5"]}
+    row = {**ROW, "public_tests": tests, "private_tests": EMPTY, "generated_tests": EMPTY}
+    code = fenced("print(100000001.25)")
+
+    def solves(row: Mapping[str, Any], **options: Any) -> bool:
+        return bool(play(code, row=row, **options)[0].info["success"])
+
+    assert not solves(row)
+    assert solves({**row, "description": STATED})
+    assert solves(row, relative_tolerance=1e-6) and solves(row, absolute_tolerance=1)
+    assert not solves({**row, "tolerance": {"relative": 0}}, relative_tolerance=1e-6)
+    with pytest.raises(ValueError, match=r"options\.relative_tolerance is -1; expected at least 0"):
+        CodeContests(relative_tolerance=-1)
+
+
+def test_the_factor_of_time_is_an_option() -> None:
+    def seconds(**options: Any) -> float:
+        sandbox = Noting()
+        environment = CodeContests(sandbox, **options)  # type: ignore[arg-type]
+        environment.reset(TASK, seed=0)
+        environment.step(fenced("print(1)"))
+        return sandbox.limits[0].cpu_seconds
+
+    assert (seconds(), seconds(time_factor=2), seconds(cpu_seconds=1)) == (4.5, 3.0, 1.0)
+    with pytest.raises(ValueError, match=r"leafe\.environment\.options\.time_factor is 0; expected a number above 0"):
+        CodeContests(time_factor=0)
+
+
+class Noting:
+    """A sandbox that notes the limits which it is given."""
+
+    def __init__(self) -> None:
+        self.limits: list[Limits] = []
+
+    def execute(self, code: str, stdin: str, limits: Limits) -> Future[ProgramResult]:
+        self.limits.append(limits)
+        future: Future[ProgramResult] = Future()
+        future.set_result(ProgramResult("", None))
+        return future
 
 
 @pytest.mark.parametrize("action", ["", "  \n"])
@@ -121,10 +196,12 @@ def test_observations_are_bounded_and_can_be_encoded() -> None:
 
 def test_a_problems_limits_hold_where_they_are_tighter() -> None:
     cap = Limits(4.0, memory_bytes=512 * 2**20)
-    assert tightest_limits(TASK.data, cap) == Limits(1.5, 4.0, 256_000_000)
+    assert tightest_limits(TASK.data, cap, time_factor=1) == Limits(1.5, 4.0, 256_000_000)
+    assert tightest_limits(TASK.data, cap, time_factor=2) == Limits(3.0, 7.0, 256_000_000)
+    assert tightest_limits(TASK.data, cap) == Limits(4.0, 9.0, 256_000_000), "three times its own, up to the cap"
     assert tightest_limits(TASK.data, Limits(1.0, memory_bytes=2**27)) == Limits(1.0, 3.0, 2**27)
     free = CodeContests.task({**ROW, "time_limit": None, "memory_limit_bytes": 0}).data
-    assert tightest_limits(free, cap) == Limits(4.0, 9.0, 512 * 2**20)
+    assert tightest_limits(free, cap, time_factor=0.5) == Limits(4.0, 9.0, 512 * 2**20), "none of its own"
     tight = CodeContests.task({**ROW, "memory_limit_bytes": 1000}).data
     assert tightest_limits(tight, cap).memory_bytes == 64 * 2**20
 
@@ -226,6 +303,8 @@ def test_rows_of_the_hubs_form_are_played(monkeypatch: pytest.MonkeyPatch, caplo
         ({"public_tests": {"input": ["1"], "output": []}}, "public_tests has 1 inputs and 0 outputs"),
         ({"public_tests": {"input": [1], "output": ["1"]}}, r"public_tests.input is \[1\]; expected a list of strings"),
         ({"public_tests": EMPTY, "private_tests": EMPTY, "generated_tests": EMPTY}, "no tests; expected at least one"),
+        ({"tolerance": 1e-6}, "tolerance is 1e-06; expected an object with the numbers absolute and relative"),
+        ({"tolerance": {"relativ": 1}}, "tolerance is .*relativ.*; expected an object"),
         ({"time_limit": 3}, "time_limit is 3; expected an object"),
         ({"memory_limit_bytes": "a"}, "memory_limit_bytes is 'a'; expected a number"),
     ],

@@ -6,7 +6,6 @@ import time
 
 import pytest
 
-from leafe_verl.environments.code_environment import extract_code
 from leafe_verl.environments.fences import PAUSES, find_code_end
 
 DEFINITION = "def f(x):\n    return x + 1\n"
@@ -17,7 +16,8 @@ OVER = {
     "explained afterwards": f"{BLOCK}@\n\nThis adds one. Here is a test:\n```python\nassert f(1) == 2\n```",
     "introduced": f"Here is the code:\n\n{BLOCK}@\nDone.",
     "without a language": f"```\n{DEFINITION}```@\n",
-    "another name of the language": f"``` Py3 \n{DEFINITION}```\n{BLOCK.replace('python', 'PYTHON title=x')}@",
+    "another name of the language": f"``` Pyrex \n{DEFINITION}```\n{BLOCK.replace('python', 'PYTHON title=x')}@",
+    "a version of the language": f"``` Py3 \n{DEFINITION}```@\n{BLOCK}",
     "two blocks": f"{BLOCK}@\nor\n{BLOCK}",
     "a broken block before it": f"```python\ndef f(x:\n```\nSorry:\n{BLOCK}@",
     "imports before it": f"First\n```python\nimport math\n```\nthen\n{BLOCK}@",
@@ -37,6 +37,8 @@ OVER = {
     "after a thought": f"<think>Perhaps\n{BLOCK}\nno</think>\n{BLOCK}@\n",
     "a fence left open in a thought": f"<think>Perhaps\n```python\nf(</think>\n{BLOCK}@\n",
     "Markdown that shows code, then code": f"````markdown\n{BLOCK}\n````\n{BLOCK}@",
+    "a tagged fence in a docstring": '```python\ndef f(x):\n    """Add.\n```python\nf(1)\n```\n    """\n```@',
+    "a fragment before it": f"The line\n```python\n    return x\n```\nis wrong:\n{BLOCK}@",
     "tildes before it": f"~~~\n{BLOCK}\n~~~\n{BLOCK}@",
 }
 GOES_ON = {
@@ -63,16 +65,6 @@ GOES_ON = {
     "a null character": "```python\nf('\0')\n```\n",
     "nested too deeply": f"```python\n{'(' * 5000}{')' * 5000}\n```\n",
 }
-READ_OTHERWISE = {
-    "a block that is not closed before it",
-    "a fence in a docstring",
-    "two fences in a docstring",
-    "an indented fence in a docstring",
-    "four backticks around three",
-    "a word between broken blocks",
-    "a fence left open in a thought",
-}
-"""Answers whose fences `extract_code` reads another way, whole or cut."""
 
 
 @pytest.mark.parametrize("name", OVER)
@@ -89,13 +81,6 @@ def test_it_is_over_as_soon_as_that_fence_is_there_and_no_sooner(name):
     if not answer.endswith("````"):  # which ends with a shorter one
         assert all(find_code_end(answer[:end]) is None for end in range(len(answer)))
     assert any(pause in answer[-8:] for pause in PAUSES), "vLLM would not have paused there"
-
-
-@pytest.mark.parametrize("name", sorted(OVER.keys() - READ_OTHERWISE))
-def test_what_is_left_holds_the_code_that_is_judged(name):
-    code = extract_code(OVER[name].partition("@")[0])
-    compile(code, "answer", "exec")
-    assert code.strip()
 
 
 @pytest.mark.parametrize("name", GOES_ON)

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from leafe_verl.core.environment import Step
-from leafe_verl.environments.code_environment import extract_code
+from leafe_verl.core.settings import EnvironmentSettings
 from leafe_verl.environments.mbpp import CLOSING, MBPP
+from leafe_verl.sandbox import Limits
 
 REPOSITORY = Path(__file__).parents[2]
 DATA = REPOSITORY.parent / "shared" / "data" / "mbpp_train.jsonl"
@@ -64,7 +65,8 @@ def test_the_first_observation_is_mbpps_prompt() -> None:
 
 def test_the_reference_solution_ends_the_attempt_in_success() -> None:
     (step,) = play(fenced(ROW["code"]))
-    info = {"success": True, "error": False, "action": f"{ROW['code']}\n", "passed": 4, "total": 4}
+    info = {"success": True, "error": False, "action": f"{ROW['code']}\n", "choice": "defines_all"}
+    info |= {"passed": 4, "total": 4, "timed_out": False}
     assert step == Step("All 4 tests pass.", 1.0, True, False, info)
 
 
@@ -75,6 +77,15 @@ def test_rewards_add_up_to_the_share_that_the_last_code_passes() -> None:
     assert [step.reward for step in steps] == [0.5, -0.5, 0.75, -0.75]
     assert [step.info["passed"] for step in steps] == [2, 0, 3, 0]
     assert all(step.info["error"] and not step.info["success"] and not step.terminated for step in steps)
+
+
+def test_the_tolerance_of_floats_is_an_option() -> None:
+    row = {**ROW, "test_list": ["assert double(0.15) == 0.3"], "challenge_test_list": []}
+    code = fenced("def double(n): return 2 * n + 1e-9")
+    (exact,), (near,) = play(code, row=row), play(code, row=row, relative_tolerance=1e-6)
+    assert (exact.info["success"], near.info["success"]) == (False, True)
+    with pytest.raises(ValueError, match=r"options\.absolute_tolerance is -1; expected at least 0"):
+        MBPP(absolute_tolerance=-1)
 
 
 def test_the_horizon_is_an_option_that_the_caller_enforces() -> None:
@@ -111,8 +122,16 @@ def test_hidden_tests_are_shown_as_a_count_alone() -> None:
 
 
 def test_an_endless_loop_is_told_as_such() -> None:
-    text = observation("def double(n):\n    while n < 0: pass\n    return 2 * n", cpu_seconds=1)
+    (step,) = play(fenced("def double(n):\n    while n < 0: pass\n    return 2 * n"), cpu_seconds=1)
+    text = step.observation
+    assert step.info["timed_out"]
     assert text.startswith("1 of 2 shown tests passes.") and "The program ran into its time limit." in text
+
+
+def test_the_time_limits_leave_room_and_both_runs_fit_into_a_step() -> None:
+    assert Limits().cpu_seconds >= 3 * 2.6, "the slowest reference solution, three times over, on a busy machine"
+    assert Limits().wall_seconds > 2 * Limits().cpu_seconds
+    assert 2 * Limits().wall_seconds < EnvironmentSettings().step_timeout
 
 
 @pytest.mark.parametrize(
@@ -159,34 +178,6 @@ def test_an_option_out_of_range_is_refused(option: str, value: int) -> None:
 def test_a_step_without_a_task_is_refused() -> None:
     with pytest.raises(RuntimeError, match="call reset"):
         MBPP().step("")
-
-
-# --- Code in an answer ---
-
-
-FIRST, SECOND = "def f(): return 1\n", "class F: pass\n"
-
-
-@pytest.mark.parametrize(
-    ("action", "code"),
-    [
-        (f"```python\n{FIRST}```", FIRST),
-        (f"first\n```python\n{FIRST}```\nthen\n```py\n{SECOND}```\nend", SECOND),
-        (f"```\n{FIRST}```", FIRST),
-        (f"```python\n{FIRST}```\nIt prints:\n```\n{SECOND}```", FIRST),
-        (f"```python\n{FIRST}```\n```bash\npython f.py\n```", FIRST),
-        (f"```python\n{FIRST}```\nUse it so:\n```python\nprint(f())\n```", FIRST),
-        (f"```python\n{FIRST}```\n```python\ndef f(): return (1,", FIRST),
-        (f"```python\n{FIRST}```\n```python\n", FIRST),
-        ("So:\n```python\ndef f(): return (1,", "def f(): return (1,"),
-        ("```python\na = 1\n```\n```python\na = 2\n```", "a = 1\n"),
-        ("1. So:\n   ```python\n   def f():\n       pass\n   ```", "def f():\n    pass\n"),
-        ("```python title='a'\r\na = 1\r\n```", "a = 1\r\n"),
-        ("def f(): pass", "def f(): pass"),
-    ],
-)
-def test_the_last_block_that_defines_something_is_the_code(action: str, code: str) -> None:
-    assert extract_code(action) == code
 
 
 # --- Rows ---

@@ -379,3 +379,15 @@ def test_broken_data_are_refused(plus: Any) -> None:
 def test_a_column_called_test_alone_makes_no_row_of_mbpp_plus() -> None:
     task = MBPP.task({**HUB_ROW, "test": "similar_elements is easy"})
     assert "plus" not in task.data
+
+
+@pytest.mark.parametrize("source", ["deque([1, 2])", "Counter({'a': 2})", "OrderedDict([('b', 1), ('a', 2)])"])
+def test_values_of_the_librarys_types_are_compared_as_such(source: str) -> None:
+    row = {**HUB_ROW, "test": hub_test("similar_elements_of", "[[[1], [2]]]", f"[{source}]"), "test_list": [
+        f"assert similar_elements_of([1], [2]) == {source}"]}  # fmt: skip
+    environment = MBPP()
+    environment.reset(MBPP.task(row), seed=0)
+    code = f"from collections import *\ndef similar_elements_of(a, b): return {source}"
+    assert environment.step(f"```python\n{code}\n```").info["success"]
+    environment.reset(MBPP.task(row), seed=0)
+    assert not environment.step(f"```python\n{code}.copy() and [1, 2]\n```").info["success"]

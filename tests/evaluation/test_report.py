@@ -17,6 +17,7 @@ def test_pass_at_k_beside_what_it_rests_on(tmp_path):
     assert ["scored", "attempts", "10"] in table
     assert ["succeeded", "4"] in table and ["failed", "6"] in table
     assert ["unscored", "attempts", "1"] in table and ["environment_failure", "1"] in table
+    assert ["actions", "stopped", "by", "a", "time", "limit", "0"] in table
     assert ["environment", "steps", "11"] in table and ["sampled", "tokens", "33"] in table
 
 

@@ -2,22 +2,29 @@
 
 import pytest
 
-from leafe_verl.evaluation.validations import FILE, append_validation, describe_change, read_validations
+from leafe_verl.core.recovery_figures import PlainAttempt, recovery_by_task
+from leafe_verl.evaluation.validations import FILE, Validation, append_validation, describe_change, read_validations
 
 
 def test_what_is_kept_is_read_in_the_order_of_steps(tmp_path):
-    append_validation(tmp_path, 2, {"0": [True, False]})
-    append_validation(tmp_path, 0, {"0": [False, False]})
-    assert read_validations(tmp_path) == {0: {"0": [False, False]}, 2: {"0": [True, False]}}
+    last = Validation({"0": [True, False]}, {"0": {"recovery/failures": 1.0}})
+    append_validation(tmp_path, 2, last)
+    append_validation(tmp_path, 0, Validation({"0": [False, False]}))
+    assert read_validations(tmp_path) == {0: Validation({"0": [False, False]}), 2: last}
     assert [*read_validations(tmp_path)] == [0, 2]
 
 
 def test_a_step_that_a_resumed_run_repeats_counts_as_it_was_last(tmp_path):
     for outcome in (False, True):
-        append_validation(tmp_path, 1, {"0": [outcome]})
+        append_validation(tmp_path, 1, Validation({"0": [outcome]}))
     with (tmp_path / FILE).open("a") as file:
         file.write('\n[]\n{"step": 2}\n{"step": null, "outcomes": {}}\n{"step": 3, "outcomes": 4}\n{"step": 1, "outco')
-    assert read_validations(tmp_path) == {1: {"0": [True]}}
+    assert read_validations(tmp_path) == {1: Validation({"0": [True]})}
+
+
+def test_a_line_of_an_earlier_version_has_no_recovery(tmp_path):
+    (tmp_path / FILE).write_text('{"step": 1, "outcomes": {"0": [1]}}\n')
+    assert read_validations(tmp_path) == {1: Validation({"0": [True]})}
 
 
 def test_no_file_is_no_validation(tmp_path):
@@ -26,7 +33,8 @@ def test_no_file_is_no_validation(tmp_path):
 
 def tasks(number, before, after):
     """Return two validations in which each task has the same outcomes."""
-    return {step: {str(task): outcomes for task in range(number)} for step, outcomes in ((0, before), (2, after))}
+    outcomes = {0: before, 2: after}
+    return {step: Validation({str(task): each for task in range(number)}) for step, each in outcomes.items()}
 
 
 def test_a_change_of_every_task_is_beyond_chance():
@@ -40,7 +48,7 @@ def test_a_change_of_every_task_is_beyond_chance():
 
 def test_a_change_of_few_tasks_may_be_chance():
     before = {str(task): [False] for task in range(10)}
-    text = describe_change({0: before, 1: before | {"3": [True]}})
+    text = describe_change({0: Validation(before), 1: Validation(before | {"3": [True]})})
     assert text.startswith("Pass@1 rose by 10.0 points, from 0.0 to 10.0 %, which may be chance alone (95 % interval")
 
 
@@ -51,10 +59,21 @@ def test_a_fall_is_one():
 
 def test_tasks_are_paired_and_unscored_attempts_leave_them_out():
     before, after = {"a": [False, False], "b": [True, True]}, {"b": [False, False], "c": [True, True], "a": [True]}
-    assert "over 2 tasks" in describe_change({0: before, 1: after}).partition("). ")[0]
-    assert "over 1 tasks" in describe_change({0: before, 1: after}).partition("). ")[2]
+    first, _, second = describe_change({0: Validation(before), 1: Validation(after)}).partition("). ")
+    assert "over 2 tasks" in first and "over 1 tasks" in second
 
 
-@pytest.mark.parametrize("validations", [{}, {0: {"a": [True]}}, {0: {}, 1: {}}])
+@pytest.mark.parametrize("validations", [{}, {0: Validation({"a": [True]})}, {0: Validation({}), 1: Validation({})}])
 def test_without_two_validations_nothing_is_said(validations):
     assert describe_change(validations) == ""
+
+
+def test_recovery_is_told_over_the_tasks_whose_turns_failed_both_times():
+    failed, recovered = PlainAttempt(False, 2, (1,), 1), PlainAttempt(True, 2, (1,), 0)
+    before = recovery_by_task((str(task), [failed, failed]) for task in range(9))
+    after = recovery_by_task((str(task), [failed, recovered]) for task in range(1, 10))
+    text = describe_change({0: Validation({}, before), 4: Validation({}, after)})
+    assert text == (
+        "Recovery rose by 50.0 points, from 0.0 to 50.0 %, which is beyond chance "
+        "(95 % interval over 8 tasks: +50.0 to +50.0)."
+    )

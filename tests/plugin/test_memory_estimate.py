@@ -134,7 +134,8 @@ def test_the_sizes_of_a_run_are_read_from_its_configuration(config):
 
 
 def test_a_run_that_does_not_fit_is_refused_with_the_estimate_and_what_lowers_it(config, monkeypatch):
-    monkeypatch.setattr("leafe_verl.plugin.preflight.chat_problems", lambda *_: [])  # there is no tokenizer
+    for name in ("chat_problems", "_thought_problems"):  # there is no tokenizer
+        monkeypatch.setattr(f"leafe_verl.plugin.preflight.{name}", lambda *_: [])
     monkeypatch.setattr(memory_check, "available_memory", lambda: 8 * GIB)
     (problem,) = find_problems(config("actor_rollout_ref.model.enable_gradient_checkpointing=false"))
     assert "needs about" in problem and "8.0 GiB are free" in problem

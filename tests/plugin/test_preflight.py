@@ -239,6 +239,21 @@ class TestChat:
         Preflight().on_job_start(config(f"actor_rollout_ref.model.custom_chat_template={quoted(template)}"))
         assert "no system prompt: it opens the first user's turn" in capsys.readouterr().out
 
+    def test_what_needs_whole_turns_in_later_prompts_is_refused(self, config, tmp_path):
+        thinking = f"actor_rollout_ref.model.path={write_model(tmp_path, 'qwen3')}"
+        assert find_problems(config(thinking)) == find_problems(config(thinking, name="grpo")) == []
+        (problem,) = find_problems(config(thinking, name="early_experience"))
+        assert "'early_experience'" in problem and "leafe.generation.earlier_thoughts=keep" in problem
+        rloo = (thinking, "algorithm.adv_estimator=rloo")
+        (problem,) = find_problems(config(*rloo, name="grpo"))
+        assert "algorithm.adv_estimator is 'rloo'" in problem and "leafe.generation.earlier_thoughts=keep" in problem
+        assert find_problems(config(*rloo, "leafe.generation.earlier_thoughts=keep", name="grpo")) == []
+
+    def test_thoughts_need_room_too(self, config):
+        assert find_problems(config("leafe.generation.thought_tokens=100")) == []
+        (problem,) = find_problems(config("leafe.generation.thought_tokens=100000"))
+        assert "leafe.generation.thought_tokens" in problem and "raise data.max_response_length" in problem
+
     def test_check_says_the_same(self, model, capsys):
         assert check._model_state(str(model)).startswith("turns are appended by verl's builder 'auto'")
 

@@ -23,6 +23,8 @@ TRUTH = {
         ("```python\ndef double(n): return n * 2 if n else None", 0.75, 0.0),
         ("def double(n): return -6", 0.25, 0.0),
         ("def double(n) return", 0.0, 0.0),
+        ("<think>\n```python\ndef double(n): return n * 2\n```\n</think>\n\ndef double(n): return -6", 0.25, 0.0),
+        ("<think>\n```python\ndef double(n): return n * 2\n```\n", 0.0, 0.0),
         ("I cannot.", 0.0, 0.0),
         ("", 0.0, 0.0),
     ],

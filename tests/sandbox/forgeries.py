@@ -28,6 +28,23 @@ class Secret:
             cls(5, third, f"assert abs(f(5) - {third}) < 0.5"),
         )
 
+    @classmethod
+    def draw_questions(cls) -> tuple[Secret, ...]:
+        """Return tests that ask for a value without writing it out, or compare with what Python's library makes."""
+        first, second = random.sample(range(10**5, 10**6), 2)
+        size = random.randrange(1000, 2000)
+        return (
+            cls(6, [first, second], f"assert sorted(f(6)) == {sorted((first, second))}"),
+            cls(7, first, f"assert isclose(f(7), {first})"),
+            cls(8, second, f"assert f(8) == Decimal({second})"),
+            cls(9, (first,), f"assert list(f(9)) == [{first}]"),
+            cls(10, [0] * size, f"assert len(f(10)) == {size}"),
+            cls(11, [second], f"assert {second} in f(11)"),
+            cls(12, {first}, f"assert set(f(12)) == {{{first}}}"),
+            cls(13, [first], f"assert deque(f(13)) == deque([{first}])"),
+            cls(14, [first], f"assert next(iter(f(14))) == {first}"),
+        )
+
 
 @dataclass(frozen=True)
 class Forgery:
@@ -78,7 +95,7 @@ def f(x):
 """,
 )
 
-_AGREEING = """
+AGREEING = """
 class Yes({base}):
     def __eq__(self, other): return True
     def __ne__(self, other): return False
@@ -94,15 +111,15 @@ def f(x): return Yes()
 
 OBJECTS = _of_kind(
     "objects that agree",
-    equal_to_all=_AGREEING.format(base="object"),
-    equal_list=_AGREEING.format(base="list"),
-    equal_tuple=_AGREEING.format(base="tuple"),
-    equal_int=_AGREEING.format(base="int"),
-    equal_float=_AGREEING.format(base="float"),
-    equal_str=_AGREEING.format(base="str"),
-    equal_dict=_AGREEING.format(base="dict"),
-    equal_set=_AGREEING.format(base="set"),
-    other_class=_AGREEING.format(base="object").replace("def __len__", "__class__ = int\n    def __len__"),
+    equal_to_all=AGREEING.format(base="object"),
+    equal_list=AGREEING.format(base="list"),
+    equal_tuple=AGREEING.format(base="tuple"),
+    equal_int=AGREEING.format(base="int"),
+    equal_float=AGREEING.format(base="float"),
+    equal_str=AGREEING.format(base="str"),
+    equal_dict=AGREEING.format(base="dict"),
+    equal_set=AGREEING.format(base="set"),
+    other_class=AGREEING.format(base="object").replace("def __len__", "__class__ = int\n    def __len__"),
     comparison_that_is_true="""
 class Truth:
     def __bool__(self): return True
@@ -357,4 +374,84 @@ os._exit(1)
     tokens_that_match_everything="print('nan inf * .* None 1e999')\ndef f(x): return float('inf')",
 )
 
-FORGERIES: tuple[Forgery, ...] = tuple(EXITS + OBJECTS + PATCHES + READING + CHANGING + CHANNEL)
+_LYING = """
+class Lying({base}):
+    __eq__ = __contains__ = __lt__ = __gt__ = __le__ = __ge__ = lambda *_: True
+    __ne__ = lambda *_: False
+    __hash__ = lambda self: 0
+    __len__ = __index__ = __int__ = lambda self: 1500
+    __iter__ = lambda self: iter([self])
+    __next__ = lambda self: self
+    __str__ = __repr__ = lambda self: "0) or True or (0"
+    numerator = denominator = year = month = day = start = stop = step = property(lambda self: self)
+    as_integer_ratio = lambda self: (self, self)
+def f(x): return {made}
+"""
+
+VALUES = _of_kind(
+    "values that agree",
+    fools_naive=False,
+    deque="from collections import deque" + _LYING.format(base="deque", made="Lying()"),
+    counter="from collections import Counter" + _LYING.format(base="Counter", made="Lying()"),
+    ordered_dict="from collections import OrderedDict" + _LYING.format(base="OrderedDict", made="Lying()"),
+    decimal="from decimal import Decimal" + _LYING.format(base="Decimal", made="Lying(1)"),
+    fraction="from fractions import Fraction" + _LYING.format(base="Fraction", made="Lying(1)"),
+    date="import datetime" + _LYING.format(base="datetime.date", made="Lying(2024, 1, 1)"),
+    timedelta="import datetime" + _LYING.format(base="datetime.timedelta", made="Lying(1)"),
+    own_iterator=_LYING.format(base="object", made="Lying()"),
+    yielded=_LYING.format(base="object", made="(Lying() for _ in range(1500))"),
+    mapped=_LYING.format(base="int", made="map(Lying, range(1500))"),
+    keys=_LYING.format(base="object", made="{Lying(): Lying()}.keys()"),
+    items=_LYING.format(base="object", made="{Lying(): Lying()}.items()"),
+    keys_of_own_dict=_LYING.format(base="dict", made="Lying().keys()"),
+    iterator_of_own_list=_LYING.format(base="list", made="iter(Lying())"),
+    zone="import datetime"
+    + _LYING.format(base="datetime.tzinfo", made="datetime.datetime(2024, 1, 1, tzinfo=Lying())"),
+    patterns_own_text="import re" + _LYING.format(base="str", made="re.match('.*', Lying('x'))"),
+    names_of_the_library="""
+isclose = Decimal = deque = sorted = list = len = set = iter = next = lambda *_, **__: 1
+import builtins, collections, decimal, math
+builtins.sorted = builtins.list = builtins.len = builtins.set = builtins.iter = builtins.next = lambda *_: 1
+math.isclose = collections.deque = decimal.Decimal = lambda *_, **__: 1
+def f(x): return 1
+""",
+    classes_of_the_library="""
+import collections, datetime, decimal, fractions, sys
+class Lying: pass
+for module in (collections, datetime, decimal, fractions, sys):
+    for name in ("deque", "Counter", "date", "Decimal", "Fraction"): setattr(module, name, Lying)
+def f(x): return Lying()
+""",
+    ending_as_source="""
+class Text(Exception):
+    def __str__(self): return "') or True or ('"
+def f(x):
+    yield 1
+    raise Text
+""",
+    answered_iterators="""
+import os
+LINES = [b'{"confinement": []}', b'{"defined": true}']
+LINES += [b'{"value": ["iterator", ["generator", [["Match", [1]], true], "\\') or True or (\\'"]]}'] * 9
+for descriptor in range(3, 64):
+    try: os.write(descriptor, b"\\n".join(LINES) + b"\\n")
+    except OSError: pass
+os._exit(0)
+""",
+    answered_unknown="""
+import os
+LINES = [b'{"value": ["type", ["eval"]]}', b'{"value": ["deque", [["range", [0, 1000000000000, 1]], null]]}']
+for descriptor in range(3, 64):
+    try: os.write(descriptor, b'{"defined": true}\\n' + b"\\n".join(LINES) + b"\\n")
+    except OSError: pass
+os._exit(0)
+""",
+    encoders_tables="""
+import gc, types
+for found in gc.get_objects():
+    if type(found) is dict and ("Match" in found or types.GeneratorType in found): found.clear()
+def f(x): return (x for x in [True])
+""",
+)
+
+FORGERIES: tuple[Forgery, ...] = tuple(EXITS + OBJECTS + PATCHES + READING + CHANGING + CHANNEL + VALUES)

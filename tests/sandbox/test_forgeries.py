@@ -20,9 +20,11 @@ AT_A_TIME = 8
 WORKERS = 4
 BY_NAME = {forgery.name: forgery for forgery in FORGERIES}
 SECRETS = Secret.draw()
+QUESTIONS = Secret.draw_questions()
 ASSERTS = tuple(secret.source for secret in SECRETS)
+ALL_ASSERTS = (*ASSERTS, *(question.source for question in QUESTIONS))
 PROGRAM_TESTS = tuple(ProgramTest(f"{secret.argument}\n", f"{secret.wanted}\n") for secret in SECRETS)
-RIGHT = f"def f(x): return { ({secret.argument: secret.wanted for secret in SECRETS})!r}[x]"
+RIGHT = f"def f(x): return { ({each.argument: each.wanted for each in (*SECRETS, *QUESTIONS)})!r}[x]"
 WRONG = "def f(x): return None"
 
 
@@ -43,7 +45,9 @@ def judged(request: pytest.FixtureRequest) -> dict[str, Judged]:
 
         def judge_both_ways(code: str) -> Judged:
             program = f"{code}\nprint(f(int(input())))\n"
-            return Judged(judge(code, ASSERTS, "", pool, LIMITS), judge_program(program, PROGRAM_TESTS, pool, LIMITS))
+            return Judged(
+                judge(code, ALL_ASSERTS, "", pool, LIMITS), judge_program(program, PROGRAM_TESTS, pool, LIMITS)
+            )
 
         judged = dict(zip(BY_NAME, threads.map(judge_both_ways, (each.code for each in FORGERIES)), strict=True))
         return judged | {"right": judge_both_ways(RIGHT), "wrong": judge_both_ways(WRONG)}
@@ -55,7 +59,7 @@ def test_no_forgery_passes_a_single_test(judged: dict[str, Judged], name: str) -
 
 
 def test_they_do_not_change_the_verdicts_after_them(judged: dict[str, Judged]) -> None:
-    assert judged["right"].passed == (len(SECRETS), len(SECRETS)), judged["right"]
+    assert judged["right"].passed == (len(ALL_ASSERTS), len(SECRETS)), judged["right"]
     assert judged["wrong"].passed == (0, 0), judged["wrong"]
 
 

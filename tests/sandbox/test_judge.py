@@ -16,6 +16,7 @@ from leafe_verl.sandbox import (
     ProgramResult,
     RunResult,
     TestResult,
+    Tolerance,
     default_pool,
     judge,
     split_assert,
@@ -51,6 +52,16 @@ def only(code: str, test: str, setup: str = "") -> TestResult:
         ("assert all(x > 0 for x in f(3))", ("f(3)",), "all((x > 0 for x in returned_0))"),
         ("assert sum(10, 15) == 25", ("sum(10, 15)",), "returned_0 == 25"),
         ("assert max_of(1) is True", ("max_of(1)",), "returned_0 is True"),
+        ("assert f(1) == Decimal('1')", ("f(1)",), "returned_0 == Decimal('1')"),
+        ("assert isclose(f(1), sqrt(2))", ("f(1)",), "isclose(returned_0, sqrt(2))"),
+        ("assert sqrt(4) == 2", ("sqrt(4)",), "returned_0 == 2"),
+        ("assert f(1) == datetime(2024, 1, 1)", ("f(1)",), "returned_0 == datetime.datetime(2024, 1, 1)"),
+        (
+            "assert f(1) == datetime.strptime('1', '%d')",
+            ("f(1)",),
+            "returned_0 == datetime.datetime.strptime('1', '%d')",
+        ),
+        ("assert f(1) == datetime.date(2024, 1, 1)", ("f(1)",), "returned_0 == datetime.date(2024, 1, 1)"),
     ],
 )
 def test_calls_of_the_solution_go_to_the_sandbox_and_the_rest_stays(
@@ -155,7 +166,7 @@ def test_a_check_that_raises_or_hangs_is_an_error_of_its_test() -> None:
     [
         ("def f(x) return x", "SyntaxError"),
         ("def g(x): return x", "NameError: name 'f' is not defined"),
-        ("def f(x): return iter([x])", "no plain value that can be compared: list_iterator"),
+        ("def f(x): return object()", "no plain value that can be compared: object"),
         ("def f(x):\n    while True: pass", "timeout"),
     ],
 )
@@ -163,6 +174,38 @@ def test_why_nothing_could_be_compared_is_said(code: str, error: str) -> None:
     result = only(code, "assert f(1) == 1")
     assert not result.passed and result.got is None
     assert result.error is not None and error in result.error
+
+
+def digits_of(number: int) -> str:
+    """The decimal digits of a number that Python does not write out."""
+    high, low = divmod(number, 10**4000)
+    return f"{high}{low:04000d}"
+
+
+def test_integers_of_any_length_are_read_computed_and_compared() -> None:
+    n = digits_of(10**5000 + 7)
+    tests = (
+        f"assert f({n}) == {n}0",
+        f"assert f({n}) == {n}1",
+        f"assert {n}0 - f({n}) == 0",
+        f"assert len(str(f({n}))) == 5002",
+        f"assert f({n[:50]}) == {n[:50]}0",
+    )
+    found = verdict("def f(x): return int(str(x) + '0')", *tests)
+    assert [(test.passed, test.error) for test in found.tests] == [
+        (True, None), (False, None), (True, None), (True, None), (True, None)
+    ]  # fmt: skip
+    assert split_assert(f"assert f('{n}') == 1").calls == (f"f('{n}')",), "a text stays as it is"
+
+
+def test_a_tolerance_holds_for_floats_in_literals() -> None:
+    def passes(returned: str, test: str, tolerance: Tolerance) -> bool:
+        return judge(f"def f(): return {returned}", [test], "", default_pool(), QUICK, tolerance).all_passed
+
+    assert passes("[0.1 + 0.2]", "assert f() == [0.3]", Tolerance(absolute=1e-9))
+    assert not passes("[0.1 + 0.2]", "assert f() == [0.3]", Tolerance())
+    assert passes("1e9 + 1", "assert f() == 1e9", Tolerance(relative=1e-6))
+    assert not passes("iter([0.3])", "assert f() == [0.3]", Tolerance(absolute=1))
 
 
 def test_long_values_are_shortened() -> None:
@@ -228,6 +271,7 @@ def {name}(*arguments, **named):
 """
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("alteration", ["", ALTERED], ids=["as they are", "with altered values"])
 def test_the_reference_solutions_of_mbpp_pass_only(alteration: str) -> None:
     if not MBPP_TRAIN.is_file():

@@ -40,6 +40,7 @@ from leafe_verl.sandbox.protocol import (
 from leafe_verl.sandbox.tier_choice import _choose_once
 from leafe_verl.sandbox.values import MAX_DEPTH
 from leafe_verl.sandbox.worker import Ending, WorkerLost
+from sandbox.streams import OWN_STREAMS
 
 QUICK = Limits(cpu_seconds=1, wall_seconds=10)
 """Short for a program that computes without end, and long for one that waits for a busy machine."""
@@ -104,7 +105,7 @@ Point = collections.namedtuple("Point", "x y")
 class Colour(enum.IntEnum):
     RED = 3
 """
-    calls = ("Text('a')", "Many([1])", "Point(1, 2)", "Colour.RED", "collections.Counter('aab')")
+    calls = ("Text('a')", "Many([1])", "Point(1, 2)", "Colour.RED", "collections.defaultdict(int, a=2, b=1)")
     result = run(code, *calls)
     assert [call.value for call in result.calls] == ["a", [1], (1, 2), 3, {"a": 2, "b": 1}]
     assert [type(call.value) for call in result.calls] == [str, list, tuple, int, dict]
@@ -112,7 +113,7 @@ class Colour(enum.IntEnum):
 
 @pytest.mark.parametrize(
     ("expression", "reason"),
-    [("object()", "object"), ("[1, (i for i in [])]", "generator"), ("'a' * 70_000", "large"), ("10**90_000", "large")],
+    [("object()", "object"), ("[1, (lambda: 1)]", "function"), ("'a' * 70_000", "large"), ("10**90_000", "large")],
 )
 def test_what_has_no_plain_form_is_said_by_type_and_hides_no_other_call(expression: str, reason: str) -> None:
     result = run("", expression, "1")
@@ -434,6 +435,39 @@ def test_programs_read_and_write_in_every_usual_way(code: str) -> None:
     assert (result.stdout, result.failure) == ("A\nB\n", None)
 
 
+@pytest.mark.parametrize("name", OWN_STREAMS)
+def test_what_plain_python_prints_counts(name: str) -> None:
+    result = execute("import atexit, io, os, sys\n" + OWN_STREAMS[name])
+    assert (result.stdout, result.failure) == ("4\n", None)
+
+
+@pytest.mark.parametrize(
+    ("code", "stdout", "failure"),
+    [
+        ("os._exit(0)", "", None),
+        ("os.close(1)", "", "exit code 120"),
+        ("sys.stdout.close()\nprint(5)", "4\n", "line 4: print(5)\nValueError: I/O operation on closed file."),
+        ("sys.exit(-1)", "4\n", "line 3: sys.exit(-1)\nSystemExit: -1"),
+        ("sys.exit(256)", "4\n", None),
+    ],
+)
+def test_what_plain_python_loses_or_fails_with_counts_as_well(code: str, stdout: str, failure: str | None) -> None:
+    result = execute(f"import os, sys\nprint(4)\n{code}")
+    assert (result.stdout, result.failure) == (stdout, failure)
+
+
+def test_the_standard_streams_are_those_of_a_pipe() -> None:
+    result = execute("""
+        import sys
+        for each in (sys.stdin, sys.stdout, sys.stderr):
+            print(each.name, each.mode, each.errors)
+        print(sys.stdout.seekable(), sys.stdout.isatty(), sys.stdout is sys.__stdout__)
+    """)
+    assert result.stdout == (
+        "<stdin> r surrogateescape\n<stdout> w surrogateescape\n<stderr> w backslashreplace\nFalse False True\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("code", "failure"),
     [
@@ -452,6 +486,39 @@ def test_what_ended_a_program_is_said_beside_what_it_wrote(code: str, failure: s
     assert result.failure == failure and result.stdout.startswith("1\n")
     assert len(result.stdout) <= QUICK.output_bytes
     assert execute("if: pass").failure == "line 1: if: pass\nSyntaxError: invalid syntax"
+
+
+RECURSION = """
+import resource, sys, threading
+from functools import lru_cache
+sys.setrecursionlimit(1 << 25)
+@lru_cache(None)
+def deep(n): return 0 if n == 0 else 1 + deep(n - 1)
+"""
+
+
+@pytest.mark.parametrize("memory", [2**26, 256_000_000, 2**29])
+@pytest.mark.parametrize("stack", [2**27, 2**28, 2**30])
+def test_a_stack_counts_as_far_as_it_is_used(stack: int, memory: int) -> None:
+    code = f"{RECURSION}threading.stack_size({stack})\nthreading.Thread(target=lambda: print(deep(5000))).start()"
+    result = execute(code, limits=Limits(cpu_seconds=4, wall_seconds=20, memory_bytes=memory))
+    assert (result.stdout, result.failure) == ("5000\n", None)
+
+
+def test_the_main_threads_stack_grows_as_well() -> None:
+    unlimited = "resource.setrlimit(resource.RLIMIT_STACK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))\n"
+    result = execute(f"{RECURSION}{unlimited}print(deep(60000))", limits=Limits(cpu_seconds=4, wall_seconds=20))
+    assert (result.stdout, result.failure) == ("60000\n", None)
+
+
+def test_memory_is_bounded_all_the_same() -> None:
+    result = execute("import threading\nthreading.stack_size(2**20)\nx = bytearray(10**9)")
+    assert result.failure is not None and result.failure.endswith("MemoryError")
+    assert "not allowed" in str(execute("import resource\nresource.setrlimit(resource.RLIMIT_AS, (-1, -1))").failure)
+
+
+def test_programs_print_integers_of_any_length() -> None:
+    assert execute("print(len(str(10**5000 + int(input()))))", "9" * 4999).stdout == "5001\n"
 
 
 def test_a_large_input_goes_in_and_need_not_be_read() -> None:

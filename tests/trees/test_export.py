@@ -8,7 +8,8 @@ import pytest
 from fakes import Cut, ScriptedPolicy, experience_in, grow, observation_in, reflection
 from leafe_verl.core import Kind, build_examples
 from leafe_verl.core.settings import DistillationSettings
-from leafe_verl.trees.export import ExportOptions, build_rows, export, fold, trained_turns
+from leafe_verl.trees.export import ExportOptions, export
+from leafe_verl.trees.export_rows import build_rows, fold, trained_turns
 from trees.stores import provenance, rescued, wandered, write
 
 EVERY = DistillationSettings(events="every", events_per_task=99, rehearsal_share=1.0)

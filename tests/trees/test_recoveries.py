@@ -12,7 +12,8 @@ from leafe_verl.report.records import build_record
 from leafe_verl.report.sources import ReportedTree
 from leafe_verl.trees import TreeWriter, read_trees
 from leafe_verl.trees.copying import copy_trees
-from leafe_verl.trees.export import ExportOptions, build_rows, export
+from leafe_verl.trees.export import ExportOptions, export
+from leafe_verl.trees.export_rows import build_rows
 from leafe_verl.trees.listing import show_tree
 from leafe_verl.trees.reader import join_trees
 from leafe_verl.trees.rows import to_row

@@ -187,6 +187,17 @@ def test_a_store_without_verdicts_has_those_of_its_errors(error, failed):
     assert from_row(row).attempts[0].steps[0].failed is failed
 
 
+def test_actions_that_a_time_limit_stopped_come_back_and_are_counted(tmp_path):
+    tree = ExplorationTree(Task("a", "Go.", "corridor"))
+    step = StepRecord(OPENING, Turn("x", (7,)), "", 0.0, True, None, failed=True, timed_out=True)
+    tree.add(Attempt(None, (step,), Outcome.FAILURE))
+    assert stored(tmp_path, tree)[0].attempts[0].steps[0].timed_out
+    assert count(tree, [])["timed_out_actions"] == 1
+    row = to_row(tree, provenance())
+    del row["attempts"][0]["steps"][0]["timed_out"]  # as in stores of earlier versions
+    assert not from_row(row).attempts[0].steps[0].timed_out
+
+
 def test_what_the_form_has_no_place_for_is_refused():
     tree = rescued()
     tree.reflections.clear()

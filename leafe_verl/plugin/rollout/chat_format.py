@@ -16,9 +16,9 @@ from typing import Any
 from verl.utils.tokenizer.continuous_token import ContinuousTokenBuilder
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
-from leafe_verl.core.policy import Message
-from leafe_verl.core.thoughts import TAGS, without_thoughts
+from leafe_verl.core.policy import Message, Turn
 from leafe_verl.plugin.rollout.control_tokens import TextKeepingTokenizer
+from leafe_verl.plugin.rollout.thought_format import ThoughtFormat, find_thought_format
 
 TEMPLATE = "template"
 """Name of our own builder, beside the names of verl's families."""
@@ -73,6 +73,7 @@ class ChatFormat:
     same_as_template: bool
     """Whether the template renders a conversation to the very tokens of a history. If not, it renders earlier turns
     otherwise than they were sampled; a history keeps what was sampled."""
+    thoughts: ThoughtFormat
 
     def opening(self, messages: Sequence[Message]) -> list[Message]:
         """Return the opening messages as the template takes them."""
@@ -86,22 +87,46 @@ class ChatFormat:
         tokenizer = self.builder.tokenizer
         return token_id == tokenizer.eos_token_id or token_id in tokenizer.control.values()
 
-    def turn_tokens(self, text: str, *, complete: bool) -> tuple[int, ...]:
-        """Return the tokens of a turn that this model did not sample, closed as the template closes one."""
+    def given_turn(self, text: str, *, complete: bool) -> Turn:
+        """Return a turn that this model did not sample, closed as the template closes one. It holds no thought, and
+        closes one that the prompt has opened."""
+        thought = self.thoughts.closing_ids if self.opens_thought else ()
         closing = (self.end_of_turn,) if complete else ()
-        return (*self.builder.tokenizer.encode_text(text), *closing)
+        token_ids = (*thought, *self.builder.tokenizer.encode_text(text), *closing)
+        return Turn(text, token_ids, complete=complete, num_thoughts=len(thought), num_closing=len(thought))
 
     def answer(self, token_ids: Sequence[int]) -> str:
         """Return the text of a turn without its special tokens and without its thoughts."""
+        return self.split(token_ids)[0]
+
+    def split(self, token_ids: Sequence[int]) -> tuple[str, int]:
+        """Return the text of a turn as `answer` does, and the number of its leading tokens that are thoughts."""
+        return self.thoughts.split(token_ids, opened=self.opens_thought)
+
+    def drops_thoughts(self, earlier_thoughts: str | None) -> bool:
+        """Return whether prompts leave out the thoughts of earlier turns, as the setting or else the template says."""
+        return self.thoughts.dropped if earlier_thoughts is None else earlier_thoughts == "drop"
+
+    def prompt_with(self, history: Sequence[int], turn: Turn, *, thoughts: bool) -> tuple[int, ...]:
+        """Return the tokens of a prompt and of a turn, closed, with or without the turn's thoughts.
+
+        A turn that does not end with the template's end of turn, because the token limit cut it or the model ended the
+        text instead, is closed by that token, which is context and not trained on.
+        """
+        opening = self.thoughts.opening_ids
+        if thoughts or not (turn.num_thoughts or opening):
+            shown = (*history, *turn.token_ids)
+        else:
+            opened = bool(opening) and tuple(history[-len(opening) :]) == opening
+            shown = (*history[: len(history) - len(opening) * opened], *self._answer_ids(turn))
+        return shown if shown[-1] == self.end_of_turn else (*shown, self.end_of_turn)
+
+    def _answer_ids(self, turn: Turn) -> tuple[int, ...]:
+        """Return the tokens of the answer: the sampled ones, unless one of them holds an end of a thought as well."""
         tokenizer = self.builder.tokenizer
-        tags = {tokenizer.control[tag]: tag for pair in TAGS.items() for tag in pair if tag in tokenizer.control}
-        text, begin = "", 0
-        for place, token_id in enumerate(token_ids):
-            if token_id in tags:  # decoding may leave it out as a special token
-                text += tokenizer.decode(list(token_ids[begin:place]), skip_special_tokens=True) + tags[token_id]
-                begin = place + 1
-        text += tokenizer.decode(list(token_ids[begin:]), skip_special_tokens=True)
-        return without_thoughts(text, opened=self.opens_thought)
+        if str(tokenizer.decode(list(turn.answer_ids), skip_special_tokens=True)).lstrip() == turn.text.lstrip():
+            return turn.answer_ids
+        return tuple(tokenizer.encode_text(turn.text))
 
     def describe(self) -> str:
         """Return what was found, in one paragraph."""
@@ -115,6 +140,7 @@ class ChatFormat:
             + ("" if end == eos else f", not with the tokenizer's eos {eos}")
             + ("" if self.takes_system else "; no system prompt: it opens the first user's turn")
             + ("; prompts open a thought" if self.opens_thought else "")
+            + ("; the template leaves out the thoughts of earlier turns" if self.thoughts.dropped else "")
         )
 
 
@@ -201,9 +227,9 @@ def _format(builder: ContinuousTokenBuilder, family: str, reference: TemplateBui
             theirs, ours = (builder.tokenizer.decode(list(each[len(history) :])) for each in (merged, wanted))
             raise ValueError(f"it appends {theirs!r}, the template {ours!r}")
     rendered = reference._render_tokens(answered, add_generation_prompt=True)
-    return ChatFormat(
-        builder, family, end, takes_system, _opens_thought(builder, prompt), list(merged) == list(rendered)
-    )
+    thoughts = find_thought_format(builder.tokenizer, prompt, builder.chat_template_kwargs)
+    same = list(merged) == list(rendered)
+    return ChatFormat(builder, family, end, takes_system, bool(thoughts.opening_ids), same, thoughts)
 
 
 def _render(tokenizer: Any, messages: Sequence[Message], **options: Any) -> list[int]:
@@ -217,10 +243,6 @@ def _takes_system(reference: TemplateBuilder) -> bool:
     except Exception:
         return False
     return _SYSTEM in reference.tokenizer.decode(prompt)
-
-
-def _opens_thought(builder: ContinuousTokenBuilder, prompt: Sequence[int]) -> bool:
-    return str(builder.tokenizer.decode(list(prompt))).rstrip().endswith(tuple(TAGS))
 
 
 def find_end_of_turn(builder: ContinuousTokenBuilder) -> int:

@@ -48,6 +48,7 @@ class EpisodeLoop(TaskLoop):
         *earlier, last = [sequence for _, sequence in build_sequences(attempt.steps, added_tokens=False)]
         (plain,) = plain_attempts(tree)
         info: dict[str, float | str] = {"acc": float(plain.solved), "steps": float(plain.turns)}
+        info["timed_out_actions"] = float(sum(step.timed_out for step in attempt.steps))
         info |= attempt_to_info(plain)
         played = (policy, tree.total_return(0), 2 * plain.turns, info)
         record = TreeRecord(count(tree, []), task.key, (plain,), delta=await self.learned(tree, policy))

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from leafe_verl.core import Turn
 from leafe_verl.core.given import GivenHistory
 from leafe_verl.evaluation.histories import DrawnHistory, read_histories
 from leafe_verl.plugin.rollout.chat_format import ChatFormat
@@ -40,11 +39,7 @@ def in_own_tokens(drawn: DrawnHistory, chat: ChatFormat) -> GivenHistory:
     steps = (
         step
         if same and chat.answer(step.action.token_ids) == step.action.text
-        else replace(step, action=_tokenise(step.action, chat))
+        else replace(step, action=chat.given_turn(step.action.text, complete=step.action.complete))
         for step in drawn.history.steps
     )
     return replace(drawn.history, steps=tuple(steps))
-
-
-def _tokenise(turn: Turn, chat: ChatFormat) -> Turn:
-    return Turn(turn.text, chat.turn_tokens(turn.text, complete=turn.complete), complete=turn.complete)

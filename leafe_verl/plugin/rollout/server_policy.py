@@ -61,6 +61,9 @@ class ServerPolicy:
     second argument says whether the prompt opened a thought. None: an action ends by its end-of-turn token alone."""
     pauses: tuple[str, ...] = ()
     """Texts at which vLLM stops, since an action may be over there. Empty: `find_end` is asked at the turn's end."""
+    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1 << 30))
+    """Limits the number of turns that are sampled at the same time. Waiting for a slot is no time of a turn, as waiting
+    in an engine's queue would be."""
     weight_versions: set[int] = field(default_factory=set)
     """Training steps whose weights have sampled for this policy."""
     seconds: float = 0.0
@@ -76,17 +79,13 @@ class ServerPolicy:
         return History(tuple(token_ids), tuple(opening))
 
     async def extend(self, history: History, turn: Turn, observation: str) -> History:
-        """Extend a history as `Policy.extend` does.
-
-        A turn that does not end with the template's end of turn, because the token limit cut it or the model ended the
-        text instead, is closed by that token, which is context and not trained on.
-        """
-        sampled = history.token_ids + turn.token_ids
-        closed = sampled if sampled[-1] == self.chat.end_of_turn else (*sampled, self.chat.end_of_turn)
+        """Extend a history as `Policy.extend` does; see `ChatFormat.prompt_with` for what is shown of the turn."""
+        drops = self.chat.drops_thoughts(self.generation.earlier_thoughts)
+        closed = self.chat.prompt_with(history.token_ids, turn, thoughts=not drops)
         spoken = [*map(dict, history.messages), {"role": "assistant", "content": turn.text}]
         answered = [*spoken, {"role": "user", "content": observation}]
         merged = await asyncio.to_thread(self.builder.merge_context_tokens, spoken, answered, list(closed))
-        if tuple(merged.token_ids[: len(sampled)]) != sampled:
+        if tuple(merged.token_ids[: len(closed)]) != closed:
             raise PolicyFailure(
                 "verl's continuous-token builder rewrote sampled tokens; name another family in "
                 "leafe.generation.chat_family"
@@ -94,19 +93,60 @@ class ServerPolicy:
         return History(tuple(merged.token_ids), tuple(answered), (history, turn))
 
     async def act(self, history: History, request: str) -> Turn:
-        return await self._in_time(self._act(history, request))
+        return await self._in_time(self._act, history, request)
 
     async def reflect(self, history: History, schema: Mapping[str, Any], request: str) -> Turn:
-        params: dict[str, Any] = {}
-        if self.reflection.temperature is not None:
-            params["temperature"] = self.reflection.temperature
-        if self.grammar:
-            params["structured_outputs"] = _json_grammar(json.dumps(schema))
-        return await self._in_time(self._sample(history, request, self.reflection.max_tokens, params))
+        return await self._in_time(self._reflect, history, json.dumps(schema), request)
+
+    async def _reflect(self, history: History, schema: str, request: str) -> Turn:
+        """Sample a reflection. Its grammar begins behind the thoughts; without a limit of their own they have no known
+        end, so that a model whose prompts open one answers without the grammar."""
+        limit, given = self.reflection.max_tokens, self.reflection.temperature
+        params = {} if given is None else {"temperature": given}
+        turn = await self._think(history, request, limit, params)
+        if self.grammar and turn and not turn.num_thoughts:  # an answer, sampled without the grammar
+            turn, request = None, f"{request} in JSON"
+        if turn and (self._is_over(turn) or len(turn.token_ids) >= self._limit(turn, limit)):
+            return turn
+        if self.grammar and (turn or not self.chat.opens_thought):
+            params = {**params, "structured_outputs": _json_grammar(schema)}
+        return await self._sample(history, request, self._limit(turn, limit), params, begun=turn)
+
+    async def _think(
+        self, history: History, request: str, answer_tokens: int, params: Mapping[str, Any] | None = None
+    ) -> Turn | None:
+        """Sample the thoughts before an answer of at most `answer_tokens`, and close them at their own limit.
+
+        Returns None if they have no limit of their own. A turn without thoughts is an answer that may go on.
+        """
+        limit, closing = self.generation.thought_tokens, self.chat.thoughts.closing_ids
+        if limit is None:
+            return None
+        self._require_room(history, len(history.token_ids), limit + len(closing) + answer_tokens)
+        params = {**(params or {}), **self.chat.thoughts.stop(self._stop().get("stop_token_ids", []))}
+        turn = None
+        for most in sorted({min(limit, answer_tokens), limit}):
+            turn = await self._sample(history, request, most, params, begun=turn)
+            if self._is_over(turn) or not self.chat.thoughts.goes_on(turn.token_ids, opened=self.chat.opens_thought):
+                return turn
+        assert turn is not None
+        log_probs = (*turn.log_probs, *[0.0] * len(closing)) if turn.log_probs else None
+        token_ids = (*turn.token_ids, *closing)
+        return Turn("", token_ids, log_probs, False, turn.prompted, 0, len(token_ids), len(closing))
+
+    def _limit(self, begun: Turn | None, answer_tokens: int) -> int:
+        """Return the token limit of a turn that may have begun with thoughts that have a limit of their own."""
+        return answer_tokens + (begun.num_thoughts if begun else 0)
+
+    def _is_over(self, turn: Turn) -> bool:
+        return turn.token_ids[-1] in (self.builder.tokenizer.eos_token_id, self.chat.end_of_turn)
 
     async def _act(self, history: History, request: str) -> Turn:
         pausing = {"stop": list(self.pauses), "include_stop_str_in_output": True} if self.pauses else {}
-        limit, turn = self.generation.max_tokens, None
+        turn = await self._think(history, request, self.generation.max_tokens)
+        limit = self._limit(turn, self.generation.max_tokens)
+        if turn and (self._is_over(turn) or len(turn.token_ids) >= limit):
+            return self._ended(history, turn) or turn
         for params in [pausing] * MAX_PAUSES + [{}]:
             turn = await self._sample(history, request, limit, params, begun=turn)
             if ended := self._ended(history, turn):
@@ -122,12 +162,7 @@ class ServerPolicy:
         """Sample a turn of at most `max_tokens`, or go on with one that has begun."""
         sampled = begun.token_ids if begun else ()
         prompt = history.token_ids + sampled
-        if len(history.token_ids) + max_tokens > self.window:
-            raise ContextOverflow(
-                f"a prompt of {len(prompt)} tokens leaves no room for a turn of {max_tokens} in a window of "
-                f"{self.window}; raise data.max_prompt_length or data.max_response_length, or lower "
-                "leafe.generation.max_tokens"
-            )
+        self._require_room(history, len(prompt), max_tokens)
         request_id, seed = self._identity(request, len(prompt))
         remaining = max_tokens - len(sampled)
         params = {**self.sampling_params, **self._stop(), **params, **seed, "max_tokens": remaining}
@@ -136,7 +171,16 @@ class ServerPolicy:
         cached = output.extra_fields.get("num_cached_tokens")
         prompted = begun.prompted if begun else None if cached is None else PromptUsage(len(prompt), cached)
         log_probs = (*((begun and begun.log_probs) or ()), *output.log_probs) if output.log_probs else None
-        return self._turn((*sampled, *output.token_ids), log_probs, max_tokens, prompted)
+        return self._turn((*sampled, *output.token_ids), log_probs, max_tokens, prompted, begun)
+
+    def _require_room(self, history: History, prompted: int, max_tokens: int) -> None:
+        if len(history.token_ids) + max_tokens > self.window:
+            thoughts = "" if self.generation.thought_tokens is None else " or leafe.generation.thought_tokens"
+            raise ContextOverflow(
+                f"a prompt of {prompted} tokens leaves no room for a turn of {max_tokens} in a window of "
+                f"{self.window}; raise data.max_prompt_length or data.max_response_length, or lower "
+                f"leafe.generation.max_tokens{thoughts}"
+            )
 
     async def _generate(self, request_id: str, prompt_ids: list[int], params: dict[str, Any]) -> TokenOutput:
         """Ask a server for tokens. Raises PolicyFailure if none come."""
@@ -155,13 +199,14 @@ class ServerPolicy:
         end, eos = self.chat.end_of_turn, self.builder.tokenizer.eos_token_id
         return {} if end == eos else {"stop_token_ids": [end]}
 
-    async def _in_time(self, sampling: Awaitable[Turn]) -> Turn:
-        try:
-            return await asyncio.wait_for(sampling, self.generation.timeout)
-        except (TimeoutError, asyncio.TimeoutError):
-            raise PolicyTimeout(
-                f"no turn within {self.generation.timeout:g} s; leafe.generation.timeout sets the limit"
-            ) from None
+    async def _in_time(self, sample: Callable[..., Awaitable[Turn]], *arguments: Any) -> Turn:
+        async with self.slots:
+            try:
+                return await asyncio.wait_for(sample(*arguments), self.generation.timeout)
+            except (TimeoutError, asyncio.TimeoutError):
+                raise PolicyTimeout(
+                    f"no turn within {self.generation.timeout:g} s; leafe.generation.timeout sets the limit"
+                ) from None
 
     def _ended(self, history: History, turn: Turn) -> Turn | None:
         """Return the turn up to where it is over, with an end-of-turn token; None if it goes on.
@@ -180,7 +225,8 @@ class ServerPolicy:
             return turn
         token_ids = (*turn.token_ids[:kept], self.chat.end_of_turn)
         log_probs = (*turn.log_probs[:kept], 0.0) if turn.log_probs else None
-        return Turn(self.chat.answer(token_ids), token_ids, log_probs, True, turn.prompted, num_added=1)
+        text, thoughts = self._split(token_ids, turn)
+        return Turn(text, token_ids, log_probs, True, turn.prompted, 1, *thoughts)
 
     def _paused(self, turn: Turn) -> bool:
         """Return whether the server stopped at one of `pauses`."""
@@ -206,10 +252,19 @@ class ServerPolicy:
         log_probs: tuple[float, ...] | None,
         max_tokens: int,
         prompted: PromptUsage | None,
+        begun: Turn | None,
     ) -> Turn:
         tokenizer = self.builder.tokenizer
         complete = len(token_ids) < max_tokens or token_ids[-1] in (tokenizer.eos_token_id, self.chat.end_of_turn)
-        return Turn(self.chat.answer(token_ids), token_ids, log_probs, complete, prompted)
+        text, thoughts = self._split(token_ids, begun)
+        return Turn(text, token_ids, log_probs, complete, prompted, 0, *thoughts)
+
+    def _split(self, token_ids: tuple[int, ...], begun: Turn | None) -> tuple[str, tuple[int, int]]:
+        """Return the answer of a turn, and how many of its tokens are thoughts and close them."""
+        text, num_thoughts = self.chat.split(token_ids)
+        if begun and begun.num_closing:  # blanks that were sampled behind these tokens are no part of the thoughts
+            return text, (begun.num_thoughts, begun.num_closing)
+        return text, (num_thoughts, 0)
 
 
 @functools.lru_cache(maxsize=64)

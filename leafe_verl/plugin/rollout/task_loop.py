@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 import os
 from collections.abc import Mapping
 from typing import Any, cast
@@ -88,6 +89,7 @@ class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
             seed=f"{rollout.seed} {name}" if rollout.full_determinism else None,
             find_end=find_code_end if stops_at_fence else None,
             pauses=PAUSES if stops_at_fence and rollout.name == "vllm" else (),
+            slots=self.worker.turn_slots(count_turn_slots(self.config)),
         )
 
     def playbook(self) -> Playbook:
@@ -125,6 +127,18 @@ class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
             metrics=AgentLoopMetrics(generate_sequences=policy.seconds if policy else 0.0),
             extra_fields={"reward_extra_info": dict(info), **steps, **(record or {})},
         )
+
+
+def count_turn_slots(config: Any) -> int:
+    """Return how many turns one rollout worker may have sampled at the same time: its share of what the engines take.
+
+    An engine queues what is beyond its `max_num_seqs`, and verl does not say when it begins with a request.
+    """
+    rollout, trainer = config.actor_rollout_ref.rollout, config.trainer
+    devices = trainer.n_gpus_per_node * trainer.nnodes
+    engines = devices // (rollout.tensor_model_parallel_size * rollout.pipeline_model_parallel_size)
+    slots: int = math.ceil(max(engines, 1) * rollout.max_num_seqs / rollout.agent.num_workers)
+    return slots
 
 
 def describe_row(row: dict[str, Any]) -> str:

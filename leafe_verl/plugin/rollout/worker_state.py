@@ -1,4 +1,4 @@
-"""State that the agent loops of one rollout worker share: environment slots, stop signals and open stores.
+"""State that the agent loops of one rollout worker share: slots of environments and turns, stop signals, open stores.
 
 The rollout worker owns one `WorkerState` and puts it on the client that verl hands to each loop.
 """
@@ -22,6 +22,7 @@ class WorkerState:
 
     def __init__(self) -> None:
         self._slots: dict[int, asyncio.Semaphore] = {}
+        self._turn_slots: dict[int, asyncio.Semaphore] = {}
         self._stop_signals: dict[int, asyncio.Event] = {}
         self._opening = threading.Lock()
         self._collected: dict[str, CollectedTrees] = {}
@@ -31,6 +32,10 @@ class WorkerState:
     def environment_slots(self, number: int) -> asyncio.Semaphore:
         """Return the semaphore that lets at most `number` environment calls run at the same time."""
         return self._slots.setdefault(number, asyncio.Semaphore(number))
+
+    def turn_slots(self, number: int) -> asyncio.Semaphore:
+        """Return the semaphore that lets at most `number` turns be sampled at the same time."""
+        return self._turn_slots.setdefault(number, asyncio.Semaphore(number))
 
     def stop_signal(self, step: int) -> asyncio.Event:
         """Return the event that is set once training step `step` no longer waits for its trees."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,8 @@ from leafe_verl.checkpoints import repair_tracker
 from leafe_verl.core.recovery_figures import recovery_by_task
 from leafe_verl.core.statistics import ratios, total
 from leafe_verl.evaluation.pass_at_k import ks_up_to, mean_pass_at_k
-from leafe_verl.evaluation.validations import append_validation
+from leafe_verl.evaluation.recovery import TaskCounts
+from leafe_verl.evaluation.validations import Outcomes, Validation, append_validation
 from leafe_verl.plugin.rollout.inference_servers import InferenceServers, RetryingClient
 from leafe_verl.plugin.training.checkpointing_trainer import CheckpointingTrainer
 from leafe_verl.plugin.training.records import tree_records
@@ -158,17 +159,21 @@ class EpisodeTrainer(CheckpointingTrainer):
         scored: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
         for source, uid, acc in zip(data_sources, sample_uids, reward_extra_infos_dict.get("acc", []), strict=True):
             scored[source][uid].append(bool(acc))
-        self._keep_outcomes({uid: found for tasks in scored.values() for uid, found in tasks.items()})
-        metrics |= self._pass_at_k(scored, expected_acc_counts or {})
         attempts = attempts_from_infos(reward_extra_infos_dict, len(sample_uids))
+        recovery = recovery_by_task((uid, [each]) for uid, each in zip(sample_uids, attempts, strict=True) if each)
+        self._keep_validation({uid: found for tasks in scored.values() for uid, found in tasks.items()}, recovery)
+        metrics |= self._pass_at_k(scored, expected_acc_counts or {})
         return metrics | recovery_metrics(zip(data_sources, sample_uids, attempts, strict=True))
 
-    def _keep_outcomes(self, outcomes: Mapping[str, Sequence[bool]]) -> None:
-        """Keep a validation's outcomes by task. verl gives each task a new uid in every validation."""
+    def _keep_validation(self, outcomes: Outcomes, recovery: TaskCounts) -> None:
+        """Keep what a validation found by task. verl gives each task a new uid in every validation."""
         indices = self.agent_loop_manager.task_indices
-        by_task = {str(indices[uid]): outcomes[uid] for uid in sorted(outcomes, key=indices.__getitem__)}
+        found = Validation(
+            {str(indices[uid]): outcomes[uid] for uid in sorted(outcomes, key=indices.__getitem__)},
+            {str(indices[uid]): recovery[uid] for uid in sorted(recovery, key=indices.__getitem__)},
+        )
         try:
-            append_validation(Path(self.config.run_dir), self.global_steps, by_task)
+            append_validation(Path(self.config.run_dir), self.global_steps, found)
         except OSError as error:
             logger.warning("the outcomes of this validation are not kept: %s", error)
 

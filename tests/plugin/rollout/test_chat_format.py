@@ -34,7 +34,8 @@ def policy(chat, *answers):
         asked.append(sampling_params)
         return SimpleNamespace(token_ids=answers.pop(0), log_probs=None, stop_reason="completed", extra_fields={})
 
-    generation, reflection = GenerationSettings(max_tokens=8), ReflectionSettings()
+    generation = GenerationSettings(max_tokens=8, earlier_thoughts="keep")
+    reflection = ReflectionSettings()
     server = SimpleNamespace(generate=generate, asked=asked)
     return ServerPolicy(server, chat, {}, 4096, "tree", generation, reflection)
 

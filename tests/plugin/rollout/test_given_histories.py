@@ -115,7 +115,8 @@ def go_on(folder, given, world, answer="R"):
     loop = object.__new__(RecordedGivenLoop)
     loop.rollout_config, loop.tokenizer = SimpleNamespace(calculate_log_probs=False), Tokenizer()
     loop.chat = SimpleNamespace(
-        builder=SimpleNamespace(tokenizer=loop.tokenizer), turn_tokens=lambda text, complete: (*map(ord, text), 4)
+        builder=SimpleNamespace(tokenizer=loop.tokenizer),
+        given_turn=lambda text, complete: Turn(text, (*map(ord, text), 4)),
     )
     evaluation = {"store": store, "given": str(folder / "histories")}
     loop.settings = RunSettings.from_mapping({"evaluation": evaluation, "environment": {"horizon": 4}})

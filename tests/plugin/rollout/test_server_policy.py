@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("verl", reason="verl is not installed")
 
+from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
 from end_to_end.tiny_model import make_tiny_model
@@ -20,6 +21,7 @@ from leafe_verl.core.settings import GenerationSettings, ReflectionSettings
 from leafe_verl.environments.fences import PAUSES, find_code_end
 from leafe_verl.plugin.rollout.chat_format import ask_tokenizer
 from leafe_verl.plugin.rollout.server_policy import MAX_PAUSES, ServerPolicy
+from leafe_verl.plugin.rollout.task_loop import count_turn_slots
 
 
 @pytest.fixture(scope="module")
@@ -336,6 +338,80 @@ def test_the_time_limit_is_that_of_the_whole_turn(tokenizer):
     generation = GenerationSettings(max_tokens=200, timeout=0.3)
     with pytest.raises(PolicyTimeout, match="0.3 s"):
         stopped(tokenizer, f"x\n{'```' + chr(10)}" * 8, seconds=0.1, generation=generation)
+
+
+class SkippingLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock can be put forward."""
+
+    skipped = 0.0
+
+    def time(self):
+        return super().time() + self.skipped
+
+
+def test_a_turn_that_waits_for_room_in_the_engine_does_not_use_up_its_time(tokenizer):
+    async def play():
+        slots = asyncio.Semaphore(1)
+        served = policy(tokenizer, Server(*[[tokenizer.eos_token_id]] * 2), slots=slots)
+        opening = await served.begin([{"role": "user", "content": "go"}])
+        await slots.acquire()
+        act = asyncio.ensure_future(served.act(opening, "attempt 0"))
+        reflect = asyncio.ensure_future(served.reflect(opening, reflection_schema(1, 40), "reflection 0/0"))
+        await asyncio.sleep(0)
+        loop.skipped += 100 * served.generation.timeout
+        await asyncio.sleep(0)
+        assert not act.done() and not reflect.done() and not served.client.asked
+        slots.release()
+        return await asyncio.gather(act, reflect)
+
+    loop = SkippingLoop()
+    try:
+        turns = loop.run_until_complete(play())
+    finally:
+        loop.close()
+    assert [turn.token_ids for turn in turns] == [(tokenizer.eos_token_id,)] * 2
+
+
+def test_no_more_turns_are_sampled_at_the_same_time_than_there_are_slots(tokenizer):
+    running = []
+
+    class Crowded(Server):
+        async def generate(self, request_id, **request):
+            running.append(+1)
+            peaks.append(sum(running))
+            await asyncio.sleep(0)
+            running.append(-1)
+            return await super().generate(request_id, **request)
+
+    async def play():
+        served = policy(tokenizer, Crowded(*[[tokenizer.eos_token_id]] * 10), slots=asyncio.Semaphore(3))
+        opening = await served.begin([{"role": "user", "content": "go"}])
+        await asyncio.gather(*(served.act(opening, f"attempt {number}") for number in range(10)))
+
+    peaks = []
+    asyncio.run(play())
+    assert (len(peaks), max(peaks)) == (10, 3)
+
+
+@pytest.mark.parametrize(
+    ("devices", "parallel", "workers", "slots"),
+    [((1, 1), (1, 1), 1, 128), ((8, 1), (2, 1), 8, 64), ((8, 2), (4, 2), 3, 86), ((1, 1), (2, 1), 8, 16)],
+)
+def test_each_rollout_worker_has_its_share_of_the_engines_room(devices, parallel, workers, slots):
+    config = OmegaConf.create(
+        {
+            "trainer": dict(zip(("n_gpus_per_node", "nnodes"), devices, strict=True)),
+            "actor_rollout_ref": {
+                "rollout": {
+                    "tensor_model_parallel_size": parallel[0],
+                    "pipeline_model_parallel_size": parallel[1],
+                    "max_num_seqs": 128,
+                    "agent": {"num_workers": workers},
+                }
+            },
+        }
+    )
+    assert count_turn_slots(config) == slots
 
 
 def test_a_reflection_is_not_stopped(tokenizer):

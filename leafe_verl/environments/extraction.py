@@ -1,0 +1,207 @@
+"""Chooses the block of an answer that is judged, and says why.
+
+There is one order of reasons for functions that tests call, and one for programs. The best reason wins, and of blocks
+with the same reason the last one is judged, since a model corrects itself by writing again. Nothing else counts: not
+what a block says about itself, and nothing of the hidden tests. What the block uses and does not define is taken from
+earlier blocks, since models put imports and helpers into blocks of their own.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import re
+import symtable
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from leafe_verl.core.thoughts import without_thoughts
+from leafe_verl.environments.fences import Block, does_something, is_program, parse, read_blocks, read_symbols
+
+READS = frozenset({"input", "stdin", "open", "fileinput", "read"})
+WRITES = frozenset({"print", "stdout", "write", "writelines"})
+"""Names of which a program that reads its input, or writes, uses at least one."""
+GIVEN = frozenset((*dir(builtins), "__file__", "exit", "quit"))
+"""Names that every module has."""
+
+
+class Choice(IntEnum):
+    """Why a block is judged, from the least to the most that can be said for one."""
+
+    NOTHING = 0
+    """There is no code."""
+    WHOLE_ANSWER = 1
+    """There is no block, so the whole answer is taken for the code."""
+    BROKEN = 2
+    """The block does not compile, or does nothing."""
+    OTHER = 3
+    """The block compiles, but nothing of what follows is true of it."""
+    DEFINES_OTHERS = 4
+    """It defines a function or class, but none that the tests call."""
+    BROKEN_DEFINITION = 5
+    """It does not compile, and begins the definition of what the tests call."""
+    DEFINES_SOME = 6
+    """It defines a part of what the tests call."""
+    DEFINES_ALL = 7
+    """It defines all that the tests call."""
+    RUNS = 8
+    """It is a program that runs something, but uses names that it does not define."""
+    COMPLETE = 9
+    """It is a program that defines every name that it uses."""
+    WRITES = 10
+    """The same, and it writes."""
+    READS_AND_WRITES = 11
+    """The same, and it reads its input and writes."""
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """The code in an answer."""
+
+    code: str
+    """Empty if the answer holds none."""
+    choice: Choice
+    """Why this code was chosen."""
+
+
+def extract_function(answer: str, names: frozenset[str]) -> Extraction:
+    """Return the code in an answer that is to define `names`, which the tests call: a function, or a class."""
+    return _choose(answer, lambda block: _value_of_definitions(block, names))
+
+
+def extract_program(answer: str) -> Extraction:
+    """Return the code in an answer that is to be a whole program."""
+    return _choose(answer, _value_of_program)
+
+
+def _choose(answer: str, value: Callable[[Block], Choice]) -> Extraction:
+    answer = without_thoughts(answer)
+    # Fences around code do not compile, and those within a text of the code belong to it.
+    blocks = [] if is_program(answer) else read_blocks(answer)
+    if not blocks:
+        none = not answer.strip() or (not is_program(answer) and "```" in answer)
+        return Extraction("", Choice.NOTHING) if none else Extraction(answer, Choice.WHOLE_ANSWER)
+    values = [(value(block), block.tagged, place) for place, block in enumerate(blocks)]
+    choice, _, place = max(values)
+    return Extraction(_with_its_names(blocks[place], blocks[:place]), choice)
+
+
+def _with_its_names(chosen: Block, earlier: Sequence[Block]) -> str:
+    """Return a block's code behind that of earlier blocks which define or import what it uses and does not define.
+
+    A block that writes something by itself is a demonstration, and left out.
+    """
+    scope, parts = _read_scope(chosen.code), [chosen.code]
+    missing = scope.missing if scope else frozenset()
+    for block in reversed(earlier):
+        found = _read_scope(block.code) if missing else None
+        if found and found.defined & missing and not (found.runs and found.used & WRITES):
+            missing = (missing - found.defined) | found.missing
+            parts.insert(0, block.code)
+    return "\n".join(parts)
+
+
+def _value_of_definitions(block: Block, names: frozenset[str]) -> Choice:
+    scope = _read_scope(block.code)
+    if scope is None:
+        return Choice.BROKEN_DEFINITION if names and _begins_one_of(names, block.code) else Choice.BROKEN
+    defined = names & scope.defined
+    if defined:
+        return Choice.DEFINES_ALL if defined == names else Choice.DEFINES_SOME
+    if scope.defines_callables:
+        return Choice.DEFINES_OTHERS
+    return Choice.OTHER if block.complete else Choice.BROKEN
+
+
+def _value_of_program(block: Block) -> Choice:
+    scope = _read_scope(block.code)
+    if scope is None or not block.complete:
+        return Choice.BROKEN
+    if not scope.runs:
+        return Choice.OTHER
+    if scope.missing:
+        return Choice.RUNS
+    if not scope.used & WRITES:
+        return Choice.COMPLETE
+    return Choice.READS_AND_WRITES if scope.used & READS else Choice.WRITES
+
+
+def _begins_one_of(names: frozenset[str], code: str) -> bool:
+    named = "|".join(map(re.escape, sorted(names)))
+    return re.search(rf"^(?:async +)?(?:(?:def|class) +(?:{named})\b|(?:{named}) *=)", code, re.MULTILINE) is not None
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """What the names in a block of code are."""
+
+    defined: frozenset[str]
+    """Names that the module binds. An import counts only from the standard library: a test that imports the solution
+    does not define it."""
+    missing: frozenset[str]
+    """Names that are used somewhere, and that neither the module nor Python defines."""
+    used: frozenset[str]
+    """Every name and attribute that is used."""
+    defines_callables: bool
+    """Whether the module defines a function or a class."""
+    runs: bool
+    """Whether the module does more than to define and to import."""
+
+
+def _read_scope(code: str) -> _Scope | None:
+    """Return what the names in code are; None if it does not compile."""
+    tree = parse(code)
+    if tree is None:
+        return None
+    table = read_symbols(code)
+    imported, takes_all = _read_imports(tree)
+    top = {symbol.get_name(): symbol for symbol in table.get_symbols()}
+    defined = {name for name, symbol in top.items() if symbol.is_assigned()}
+    defined |= {name for name in imported if name in top and top[name].is_imported()}
+    missing = frozenset() if takes_all else frozenset(_global_names(table)) - defined - GIVEN
+    return _Scope(frozenset(defined), missing, frozenset(_used_names(tree)), *_read_statements(tree))
+
+
+def _read_imports(tree: ast.Module) -> tuple[frozenset[str], bool]:
+    """Return the names that are imported from the standard library, and whether some module's every name is."""
+    imported, takes_all = set(), False
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {each.asname or each.name.split(".")[0] for each in node.names if _is_library(each.name)}
+        elif isinstance(node, ast.ImportFrom) and not node.level and _is_library(node.module or ""):
+            imported |= {each.asname or each.name for each in node.names}
+            takes_all = takes_all or node.names[0].name == "*"
+    return frozenset(imported), takes_all
+
+
+def _is_library(module: str) -> bool:
+    return module.split(".")[0] in sys.stdlib_module_names
+
+
+def _global_names(table: symtable.SymbolTable) -> Iterator[str]:
+    """Yield the names that a scope or one within it takes from the module."""
+    top = table.get_type() == "module"
+    for symbol in table.get_symbols():
+        if symbol.is_referenced() and (top or symbol.is_global()):
+            yield symbol.get_name()
+    for child in table.get_children():
+        yield from _global_names(child)
+
+
+def _used_names(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.alias):
+            yield node.name
+
+
+def _read_statements(tree: ast.Module) -> tuple[bool, bool]:
+    """Return whether a module defines a function or class, and whether it does something else that counts."""
+    definitions = [isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) for each in tree.body]
+    others = [each for each, defines in zip(tree.body, definitions, strict=True) if not defines]
+    return any(definitions), any(map(does_something, others))
