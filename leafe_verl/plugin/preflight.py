@@ -20,8 +20,7 @@ from leafe_verl.plugin.rollout.chat_format import TEMPLATE
 from leafe_verl.plugin.rollout.playbook_file import read_playbook
 from leafe_verl.plugin.settings import RunSettings
 from leafe_verl.task_files import read_tasks
-
-SUPPORTED_VERL = "0.9."
+from leafe_verl.versions import TESTED_VERL, VERL, takes_verl
 
 
 def find_problems(config: DictConfig) -> list[str]:
@@ -60,9 +59,12 @@ def _environment_problems(section: Any, data: DictConfig) -> list[str]:
 
 
 def _verl_problems(installed: str) -> list[str]:
-    if installed.startswith(SUPPORTED_VERL):
+    if takes_verl(installed):
         return []
-    return [f"verl {installed} is installed; this plugin needs {SUPPORTED_VERL}x: pip install verl==0.9.1"]
+    return [
+        f"verl {installed} is installed, and this plugin takes verl{VERL}: pip install verl=={TESTED_VERL}, or read "
+        "'A new version of verl or vLLM' in leafe_verl/plugin/README.md"
+    ]
 
 
 def _model_problems(path: str) -> list[str]:
