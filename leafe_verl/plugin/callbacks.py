@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import InterpolationResolutionError
 
 from leafe_verl.checkpoints import TRACKER, hf_folder
 from leafe_verl.console.ending import choices_of, shown
@@ -22,10 +23,12 @@ from leafe_verl.console.marks import mark_warnings
 from leafe_verl.console.run_console import LOG, VERBOSE, RunConsole, is_verbose
 from leafe_verl.embedded import model_folder, prepare_model
 from leafe_verl.plugin.chat_check import describe_chat
+from leafe_verl.plugin.cluster import find_cluster_problems, joined_cluster, leave_out_sizes
 from leafe_verl.plugin.cpu.fork_server import with_fork_server
 from leafe_verl.plugin.memory_check import describe_memory
 from leafe_verl.plugin.precision import record_precision
 from leafe_verl.plugin.preflight import find_problems
+from leafe_verl.plugin.ray_job import require_kept
 
 
 def _refuse(text: str) -> NoReturn:
@@ -49,11 +52,18 @@ def _refusing() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        _refuse(str(error))
+        _refuse(str(_raised(error)))
+
+
+def _raised(error: BaseException) -> BaseException:
+    """Return what a resolver of ours raised, which OmegaConf wraps once for each interpolation around it."""
+    while isinstance(error, InterpolationResolutionError) and error.__context__:
+        error = error.__context__
+    return error
 
 
 class ResolveConfiguration(Callback):
-    """Replaces every interpolation by its value.
+    """Replaces every interpolation by its value, and takes out what is not for the Ray cluster of this run.
 
     verl hands parts of the configuration to Ray as they are, and the rest to another process, where the time and the
     environment may differ.
@@ -66,6 +76,9 @@ class ResolveConfiguration(Callback):
                     OmegaConf.resolve(node)
                 else:
                     config[key] = node
+            for folder in (config.run_dir, config.trainer.default_local_dir):
+                require_kept(folder)
+            leave_out_sizes(config)
             _make_run_dir(Path(config.run_dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -117,6 +130,8 @@ def _heading(config: DictConfig) -> Iterator[str]:
     model = config.actor_rollout_ref.model.path
     yield f"{trainer.v1.trainer_mode} on {config.leafe.environment.name} with {model}, {trainer.device}{tasks}"
     yield f"RUN_DIR={shown(run_dir)}"
+    if address := joined_cluster(config):
+        yield f"joins the Ray cluster at {address}, with that cluster's own CPUs and GPUs"
     tracker = Path(trainer.default_local_dir, TRACKER)
     if trainer.resume_mode != "disable" and tracker.is_file() and (step := tracker.read_text().strip()):
         yield f"goes on after step {step}, from its checkpoint"
@@ -140,7 +155,7 @@ class Preflight(Callback):
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         with _refusing():
-            problems = find_problems(config)
+            problems = find_problems(config) or find_cluster_problems(config)
         if problems:
             _refuse("\n" + "\n".join(f"- {problem}" for problem in problems))
         _say([describe_chat(config, config.leafe.generation.chat_family), describe_memory(config)])
@@ -152,5 +167,5 @@ class ForkWorkers(Callback):
     """Lets Ray's workers be forks of one process, where this run starts Ray on a machine without a GPU."""
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if config.trainer.device == "cpu" and not os.environ.get("RAY_ADDRESS"):
+        if config.trainer.device == "cpu" and not joined_cluster(config):
             os.environ.setdefault("RAY_RUNTIME_ENV_HOOK", f"{with_fork_server.__module__}.{with_fork_server.__name__}")

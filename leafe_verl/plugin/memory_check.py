@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from leafe_verl.model_config import ModelShape, find_config, lost_its_tie
 from leafe_verl.plugin.available_memory import available_memory
+from leafe_verl.plugin.cluster import joined_cluster
 from leafe_verl.plugin.memory import GIB, MemoryNeed, RunSizes, estimate, remedies
 from leafe_verl.plugin.settings import RunSettings
 
@@ -58,7 +58,7 @@ def check_memory(config: DictConfig, settings: RunSettings) -> MemoryCheck | Non
 
     None for a run with GPUs or on several machines, and for a model whose sizes are not known.
     """
-    if config.trainer.device != "cpu" or config.trainer.nnodes > 1 or os.environ.get("RAY_ADDRESS"):
+    if config.trainer.device != "cpu" or config.trainer.nnodes > 1 or joined_cluster(config):
         return None
     path = str(config.actor_rollout_ref.model.path)
     _fetch_config(path)

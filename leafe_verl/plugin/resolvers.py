@@ -20,6 +20,7 @@ from leafe_verl.checkpoints import tree_store
 from leafe_verl.embedded import DATA, is_embedded, model_folder
 from leafe_verl.model_config import ModelShape
 from leafe_verl.plugin.cpu.platform import cpu_dtype
+from leafe_verl.plugin.ray_job import require_named
 
 DRIVERS = ("nvidiactl", "dxg", "kfd")
 """Device files of the drivers of NVIDIA, WSL and AMD."""
@@ -51,8 +52,10 @@ def read_variable(name: str, default: Any = None) -> Any:
 @functools.cache
 def run_dir(name: str) -> str:
     """Return RUN_DIR, or a new folder below runs/NAME, as an absolute path: workers may run in another folder."""
-    chosen = read_variable("RUN_DIR") or Path("runs", name, f"{datetime.now():%Y%m%d-%H%M%S}")
-    return str(Path(chosen).expanduser().absolute())
+    chosen = read_variable("RUN_DIR")
+    require_named(chosen)
+    folder = Path(chosen) if chosen else Path("runs", name, f"{datetime.now():%Y%m%d-%H%M%S}")
+    return str(folder.expanduser().absolute())
 
 
 @functools.cache

@@ -62,8 +62,9 @@ STRINGS = {
     "verl/plugin/platform/platform_manager.py:_detect_platform_name": "VERL_PLATFORM",
     f"{SERVER}:vLLMHttpServer": "VLLM_BATCH_INVARIANT",
     "vllm/envs.py:": "VLLM_CPU_KVCACHE_SPACE VLLM_CPU_NUM_OF_RESERVED_CPU VLLM_ENABLE_V1_MULTIPROCESSING",
-    "ray/_private/ray_constants.py:": "RAY_RUNTIME_ENV_HOOK RAY_RAYLET_PID RAY_JOB_ID",
+    "ray/_private/ray_constants.py:": "RAY_RUNTIME_ENV_HOOK RAY_RAYLET_PID RAY_JOB_ID RAY_ADDRESS runtime_resources",
     "ray/_private/workers/default_worker.py:": "--raylet-name",
+    "ray/_private/runtime_env/constants.py:": "RAY_JOB_CONFIG_JSON_ENV_VAR",
     "ray/_private/runtime_env/py_executable.py:": "py_executable",
     "verl/third_party/vllm/__init__.py:": "vllm",
     f"{ENGINE}:": "language_model",
@@ -235,7 +236,14 @@ CODE = {
         )
     },
     "ray/_private/worker.py:": {
-        "load_class(os.environ[ray_constants.RAY_RUNTIME_ENV_HOOK])(runtime_env)": "Ray's workers are not forked"
+        "load_class(os.environ[ray_constants.RAY_RUNTIME_ENV_HOOK])(runtime_env)": "Ray's workers are not forked",
+        "if num_cpus is not None or num_gpus is not None: raise": "sizes need not be left out to join a cluster",
+        "if _system_config is not None and len(_system_config) != 0: raise": (
+            "_system_config need not be left out to join a cluster"
+        ),
+    },
+    "ray/_private/services.py:get_ray_address_from_environment": {
+        "bootstrap_addr = find_bootstrap_address(temp_dir)": "whether Ray joins a cluster is decided otherwise"
     },
     "ray/_private/runtime_env/context.py:": {"self.py_executable": "Ray's workers are not forked"},
     "ray/actor.py:": {"def __ray_call__": "a server cannot be asked whether its engine lives"},
@@ -309,6 +317,7 @@ CALLS = {
     "verl.utils.py_functional:rename_dict": "",
     "verl.utils.debug:marked_timer": "name timing_raw color",
     "verl.single_controller.base.decorator:register": "dispatch_mode blocking",
+    "ray._private.utils:read_ray_address": "",
     "transfer_queue:kv_put": "key partition_id tag",
     "transfer_queue:kv_batch_get": "keys partition_id select_fields",
     "transfer_queue:kv_batch_put": "keys partition_id fields",

@@ -1,0 +1,193 @@
+"""Ray clusters: whether a run joins one, and what is refused before it starts on several nodes.
+
+What the nodes must share cannot be seen from one of them, so each of them is asked, by a small task of Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, open_dict
+
+from leafe_verl.task_files import HUB
+
+SIZES = ("num_gpus", "num_cpus", "_system_config")
+"""Arguments of ray.init in device/cpu.yaml that are for a new cluster. Ray refuses them where it joins one."""
+ANSWER_TIMEOUT = 120
+"""Seconds in which every node has to answer. A worker that Ray starts for it takes a few."""
+
+
+def joined_cluster(config: DictConfig) -> str | None:
+    """Return the address of the Ray cluster that ray.init will join; None if it will start one on this machine.
+
+    Ray joins what RAY_ADDRESS or ray_init.address names, and otherwise what `ray start` has left on this machine.
+    """
+    from ray._private.utils import read_ray_address
+
+    address = config.ray_kwargs.ray_init.get("address")
+    if address in (None, "auto"):
+        address = os.environ.get("RAY_ADDRESS") or address or read_ray_address()
+    return None if address == "local" else address
+
+
+def leave_out_sizes(config: DictConfig) -> None:
+    """Take the sizes of a new cluster out of the configuration, if the run joins one that has sizes of its own."""
+    ray_init = config.ray_kwargs.ray_init
+    if joined_cluster(config):
+        with open_dict(ray_init):
+            for name in SIZES:
+                ray_init.pop(name, None)
+
+
+@dataclass(frozen=True)
+class SharedPlaces:
+    """What every node of a run must see."""
+
+    folders: tuple[str, ...]
+    """Folders that every node writes into: checkpoints and stores."""
+    files: tuple[str, ...]
+    """Files that every node reads: the model's config.json and local task files."""
+    token: str
+    """Name of the file that the launcher has put into each folder."""
+
+    @classmethod
+    def read(cls, config: DictConfig) -> SharedPlaces:
+        stores = (config.leafe.collection.store, config.leafe.evaluation.store)
+        folders = [config.run_dir, config.trainer.default_local_dir, *filter(None, stores)]
+        model = Path(config.actor_rollout_ref.model.path).expanduser() / "config.json"
+        sources = [*_listed(config.data.train_files), *_listed(config.data.val_files)]
+        files = [*([str(model)] if model.is_file() else []), *(each for each in sources if not each.startswith(HUB))]
+        return cls(tuple(_outermost(folders)), tuple(dict.fromkeys(files)), f".leafe-{uuid.uuid4().hex}")
+
+
+def _listed(files: Any) -> list[str]:
+    return [str(each) for each in files] if isinstance(files, list | ListConfig) else [str(files)]
+
+
+def _outermost(folders: Sequence[str]) -> list[str]:
+    """Return the folders without those that lie below another of them."""
+    paths = sorted({Path(folder).absolute() for folder in folders})
+    return [str(path) for path in paths if not any(other in path.parents for other in paths)]
+
+
+@dataclass(frozen=True)
+class NodeAnswer:
+    """What one node of the cluster said."""
+
+    node: str
+    """The address or name of the node."""
+    gpus: int
+    """How many GPUs Ray counts there."""
+    problems: tuple[str, ...]
+    """What it cannot see or write; empty if it sees everything."""
+
+
+Ask = Callable[[str, SharedPlaces], list[NodeAnswer]]
+"""Asks every node of the cluster at an address."""
+
+
+def look(places: SharedPlaces) -> tuple[str, ...]:
+    """Return what this node cannot see or write of what the launcher sees. Each node runs this."""
+    problems = []
+    for folder in map(Path, places.folders):
+        if not (folder / places.token).is_file():
+            problems.append(f"it does not see the launcher's {folder}")
+            continue
+        mine = folder / f"{places.token}-{socket.gethostname()}-{os.getpid()}"
+        try:
+            mine.touch()
+            mine.unlink()
+        except OSError as error:
+            problems.append(f"it cannot write into {folder} ({error.strerror})")
+    return (*problems, *(f"it has no {file}" for file in places.files if not Path(file).expanduser().is_file()))
+
+
+def find_cluster_problems(config: DictConfig, ask: Ask | None = None) -> list[str]:
+    """Return what would stop a run on several nodes. Looks only if trainer.nnodes is more than 1."""
+    nodes, wanted = config.trainer.nnodes, config.trainer.n_gpus_per_node
+    if nodes == 1:
+        return []
+    address = joined_cluster(config)
+    if address is None:
+        return [
+            f"trainer.nnodes is {nodes}, and there is no Ray cluster to join; run `ray start --head` on one node and "
+            "`ray start --address=HEAD:6379` on the others, and set RAY_ADDRESS (recipes/cluster has scripts)"
+        ]
+    places = SharedPlaces.read(config)
+    with _marked(places):
+        answers = (ask or ask_nodes)(address, places)
+    found = sum(answer.gpus // wanted for answer in answers)
+    problems = [f"node {answer.node}: {problem}" for answer in answers for problem in answer.problems]
+    if problems:
+        problems.append("expected RUN_DIR, MODEL and task files on a file system that is mounted alike on every node")
+    if found < nodes:
+        problems.insert(0, _describe_size(nodes, wanted, answers, str(config.trainer.device)))
+    return problems
+
+
+def _describe_size(nodes: int, wanted: int, answers: Sequence[NodeAnswer], device: str) -> str:
+    there = ", ".join(f"{answer.node} with {answer.gpus}" for answer in answers) or "none"
+    logical = f"; without GPUs they are logical: ray start --num-gpus={wanted}" if device == "cpu" else ""
+    return (
+        f"trainer.nnodes is {nodes} with trainer.n_gpus_per_node {wanted}, and the cluster's nodes have fewer GPUs "
+        f"({there}); start Ray on more nodes, or change these two settings{logical}"
+    )
+
+
+@contextmanager
+def _marked(places: SharedPlaces) -> Iterator[None]:
+    """Put a file into each folder meanwhile, by which a node knows that it sees the launcher's folder."""
+    marks = [Path(folder) / places.token for folder in places.folders]
+    try:
+        for mark in marks:
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        yield
+    finally:
+        for mark in marks:
+            with suppress(OSError):
+                mark.unlink()
+
+
+def ask_nodes(address: str, places: SharedPlaces) -> list[NodeAnswer]:
+    """Ask every living node of a cluster, and leave the cluster again: verl joins it with settings of its own."""
+    import ray
+
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        asked = [_ask_node(node["NodeID"], places) for node in nodes]
+        ray.wait(asked, num_returns=len(asked), timeout=ANSWER_TIMEOUT)
+        return [
+            NodeAnswer(node["NodeManagerAddress"], int(node["Resources"].get("GPU", 0)), _answer(answer))
+            for node, answer in zip(nodes, asked, strict=True)
+        ]
+    finally:
+        ray.shutdown()
+
+
+def _ask_node(node: str, places: SharedPlaces) -> Any:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+    return ray.remote(look).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(places)
+
+
+def _answer(asked: Any) -> tuple[str, ...]:
+    """Return a node's answer, or the error in the place of one, as where leafe_verl is not installed there."""
+    import ray
+
+    try:
+        return tuple(ray.get(asked, timeout=0))
+    except Exception as error:
+        said = str(error).strip().splitlines()
+        return (f"it could not be asked: {type(error).__name__}: {said[-1] if said else 'no answer'}",)

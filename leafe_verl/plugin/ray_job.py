@@ -1,0 +1,33 @@
+"""What is different in a job of Ray: the working folder is one of Ray's own, and goes with the cluster."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Environment variable that Ray sets for the command of `ray job submit`."""
+RAYS_OWN_FOLDER = "runtime_resources"
+"""Folder of a Ray session below which the working folders of jobs are."""
+
+
+def require_named(folder: str | None) -> None:
+    """Raise ValueError if this is a job of Ray and RUN_DIR is missing (None) or relative."""
+    if JOB_VARIABLE in os.environ and not (folder and Path(folder).expanduser().is_absolute()):
+        raise ValueError(_describe(folder))
+
+
+def require_kept(folder: str) -> None:
+    """Raise ValueError if this is a job of Ray and a run's folder is relative, or one that Ray removes."""
+    require_named(folder)
+    if JOB_VARIABLE in os.environ and RAYS_OWN_FOLDER in Path(folder).parts:
+        raise ValueError(_describe(folder))
+
+
+def _describe(folder: str | None) -> str:
+    came = f"RUN_DIR (of an evaluation: --out) is {folder}" if folder else "no RUN_DIR is given"
+    return (
+        f"{came}, and this is a job of Ray, whose working folder {Path.cwd()} Ray removes; expected an absolute folder "
+        "that every node sees, as in\n"
+        "  ray job submit --working-dir . -- env RUN_DIR=/shared/runs/mine bash recipes/leafe_mbpp.sh"
+    )
