@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,6 +22,8 @@ from leafe_verl.task_files import HUB
 
 SIZES = ("num_gpus", "num_cpus", "_system_config")
 """Arguments of ray.init in device/cpu.yaml that are for a new cluster. Ray refuses them where it joins one."""
+JOIN_TIMEOUT = 60
+"""Seconds in which the nodes of a cluster that is just being started may join it."""
 ANSWER_TIMEOUT = 120
 """Seconds in which every node has to answer. A worker that Ray starts for it takes a few."""
 
@@ -90,8 +93,8 @@ class NodeAnswer:
     """What it cannot see or write; empty if it sees everything."""
 
 
-Ask = Callable[[str, SharedPlaces], list[NodeAnswer]]
-"""Asks every node of the cluster at an address."""
+Ask = Callable[[str, SharedPlaces, int], list[NodeAnswer]]
+"""Asks every node of the cluster at an address, which may still grow until it has so many GPUs."""
 
 
 def look(places: SharedPlaces) -> tuple[str, ...]:
@@ -123,7 +126,7 @@ def find_cluster_problems(config: DictConfig, ask: Ask | None = None) -> list[st
         ]
     places = SharedPlaces.read(config)
     with _marked(places):
-        answers = (ask or ask_nodes)(address, places)
+        answers = (ask or ask_nodes)(address, places, nodes * wanted)
     found = sum(answer.gpus // wanted for answer in answers)
     problems = [f"node {answer.node}: {problem}" for answer in answers for problem in answer.problems]
     if problems:
@@ -157,21 +160,35 @@ def _marked(places: SharedPlaces) -> Iterator[None]:
                 mark.unlink()
 
 
-def ask_nodes(address: str, places: SharedPlaces) -> list[NodeAnswer]:
+def ask_nodes(address: str, places: SharedPlaces, gpus: int) -> list[NodeAnswer]:
     """Ask every living node of a cluster, and leave the cluster again: verl joins it with settings of its own."""
     import ray
 
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        nodes = [node for node in ray.nodes() if node["Alive"]]
+        nodes = _living_nodes(ray.nodes, gpus)
         asked = [_ask_node(node["NodeID"], places) for node in nodes]
         ray.wait(asked, num_returns=len(asked), timeout=ANSWER_TIMEOUT)
         return [
-            NodeAnswer(node["NodeManagerAddress"], int(node["Resources"].get("GPU", 0)), _answer(answer))
+            NodeAnswer(node["NodeManagerAddress"], _gpus(node), _answer(answer))
             for node, answer in zip(nodes, asked, strict=True)
         ]
     finally:
         ray.shutdown()
+
+
+def _living_nodes(list_nodes: Callable[[], list[dict[str, Any]]], gpus: int) -> list[dict[str, Any]]:
+    """Return the nodes that live. Waits for those that are still joining until they have so many GPUs together."""
+    end = time.monotonic() + JOIN_TIMEOUT
+    while True:
+        nodes = [node for node in list_nodes() if node["Alive"]]
+        if sum(map(_gpus, nodes)) >= gpus or time.monotonic() > end:
+            return nodes
+        time.sleep(1)
+
+
+def _gpus(node: dict[str, Any]) -> int:
+    return int(node["Resources"].get("GPU", 0))
 
 
 def _ask_node(node: str, places: SharedPlaces) -> Any:

@@ -12,7 +12,7 @@ import ray._private.utils
 from hydra import compose, initialize_config_module
 
 from leafe_verl.embedded import TRAIN_FILE
-from leafe_verl.plugin import resolvers
+from leafe_verl.plugin import cluster, resolvers
 from leafe_verl.plugin.callbacks import ResolveConfiguration, _heading
 from leafe_verl.plugin.cluster import NodeAnswer, SharedPlaces, find_cluster_problems, joined_cluster, look
 
@@ -100,7 +100,7 @@ def node(name, gpus=8, **changed):
 
 
 def asked(*nodes):
-    return lambda address, places: [each(places) for each in nodes]
+    return lambda address, places, gpus: [each(places) for each in nodes]
 
 
 @pytest.fixture
@@ -152,6 +152,18 @@ def test_too_few_gpus_are_named_with_what_the_nodes_have(two_nodes):
     assert "trainer.nnodes is 2 with trainer.n_gpus_per_node 8" in problem
     assert "(a with 8, b with 0)" in problem and "ray start --num-gpus=8" in problem
     assert find_cluster_problems(two_nodes, asked(node("a", 16))) == []
+
+
+def test_nodes_that_are_still_joining_are_waited_for(monkeypatch):
+    monkeypatch.setattr(cluster.time, "sleep", lambda seconds: None)
+    first, second, dead = ({"Alive": alive, "Resources": {"CPU": 4.0, "GPU": 8.0}} for alive in (True, True, False))
+    listed = iter([[first], [first, dead], [first, second, dead]])
+    assert cluster._living_nodes(lambda: next(listed), 16) == [first, second]
+    monkeypatch.setattr(cluster, "JOIN_TIMEOUT", -1)
+    assert cluster._living_nodes(lambda: [first, {"Alive": True, "Resources": {}}], 16) == [
+        first,
+        {"Alive": True, "Resources": {}},
+    ]
 
 
 def test_the_outermost_folders_and_the_local_files_must_be_shared(two_nodes, tmp_path):

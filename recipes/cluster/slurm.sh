@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=leafe
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --exclusive
+#SBATCH --mem=0
+#SBATCH --output=slurm-%j.txt
+# A recipe on several nodes under Slurm. Submit it from the checkout, which all nodes must see, as they must RUN_DIR:
+#   RUN_DIR=/shared/runs/mine sbatch --nodes=4 recipes/cluster/slurm.sh recipes/leafe_mbpp.sh [OVERRIDE...]
+# Make the environment first, where there is a network: SETUP_DEVICE=gpu bash -c '. recipes/setup.sh'
+#
+#   MODEL, TRAIN_FILES, VAL_FILES, ...   as for the recipe; sbatch hands the environment on
+#   GPUS       GPUs of a node (default: what Slurm gives; without GPUs 1, which is a logical one)
+#   RAY_PORT   port of Ray's head (default: one that follows from the job's number)
+#
+# The same command goes on with a run that was stopped, as by a time limit or a node that failed.
+set -euo pipefail
+if [[ ${RUN_DIR:-} != /* ]]; then
+    echo "RUN_DIR is ${RUN_DIR:-missing}; expected an absolute folder that every node sees, as in RUN_DIR=/shared/runs/mine" >&2
+    exit 2
+fi
+recipe=${1:?name a recipe, as in: sbatch recipes/cluster/slurm.sh recipes/leafe_mbpp.sh}
+shift
+. "$(dirname "$recipe")/setup.sh"
+
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+gpus=${GPUS:-${SLURM_GPUS_ON_NODE:-1}}
+
+# on NODE COMMAND...: become a command on a node of this job, beside what runs there already and with all cores.
+on() { exec srun --overlap --cpu-bind=none --nodes=1 --ntasks=1 --nodelist="$1" "${@:2}"; }
+
+ip=$(on "${nodes[0]}" hostname --ip-address | tr ' ' '\n' | grep -m 1 -E '^[0-9]+(\.[0-9]+){3}$')
+export RAY_ADDRESS=$ip:${RAY_PORT:-$((20000 + SLURM_JOB_ID % 10000))}
+# Ray's processes end with the step that started them, and the steps with this script.
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
+
+on "${nodes[0]}" ray start --head --node-ip-address="$ip" --port="${RAY_ADDRESS##*:}" --num-gpus="$gpus" --block &
+tries=0
+until ray status --address "$RAY_ADDRESS" >/dev/null 2>&1; do
+    if [ $((tries += 1)) -gt 60 ] || ! kill -0 $! 2>/dev/null; then
+        echo "Ray's head did not start on ${nodes[0]}; what it said is above" >&2
+        exit 1
+    fi
+    sleep 2
+done
+for node in "${nodes[@]:1}"; do
+    on "$node" ray start --address="$RAY_ADDRESS" --num-gpus="$gpus" --block &
+done
+
+# The run waits for nodes that are still joining, and checks that each of them sees RUN_DIR and the model.
+bash "$recipe" trainer.nnodes="${#nodes[@]}" trainer.n_gpus_per_node="$gpus" "$@"
