@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_watch(verbs.add_parser("watch", help="show a training run's figures in the terminal while it goes on"))
     _add_merge(verbs.add_parser("merge", help="print a checkpoint's Hugging Face folder, creating it if necessary"))
     _add_trees(verbs.add_parser("trees", help="list, show, copy, verify and export exploration trees"))
+    _add_recipes(verbs.add_parser("recipes", help="print the folder of the recipes, or copy them into a new one"))
     _add_embedded_model(verbs.add_parser("embedded-model", help="write SmolLM2-135M-Instruct as a Hugging Face folder"))
     return parser
 
@@ -145,6 +146,11 @@ def _add_merge(merge: argparse.ArgumentParser) -> None:
 def _add_embedded_model(model: argparse.ArgumentParser) -> None:
     model.add_argument("directory", type=Path)
     model.set_defaults(run=_embedded_model)
+
+
+def _add_recipes(recipes: argparse.ArgumentParser) -> None:
+    recipes.add_argument("directory", type=Path, nargs="?", help="new folder for a copy (default: none is made)")
+    recipes.set_defaults(run=_recipes)
 
 
 def _add_trees(trees: argparse.ArgumentParser) -> None:
@@ -284,6 +290,16 @@ def _merge(options: argparse.Namespace) -> int:
 
     def print_folder() -> int:
         print(hf_folder(options.model))
+        return 0
+
+    return _or_error(print_folder)
+
+
+def _recipes(options: argparse.Namespace) -> int:
+    from leafe_verl.recipes import copy_recipes, find_recipes
+
+    def print_folder() -> int:
+        print(copy_recipes(options.directory) if options.directory else find_recipes())
         return 0
 
     return _or_error(print_folder)

@@ -34,7 +34,7 @@ else
     : "${BATCH:=12}" "${BATCH_EPISODES:=4}"
 fi
 : "${ATTEMPTS_DEV:=8}" "${ATTEMPTS_GIVEN:=4}" "${SPLIT_SEED:=0}"
-: "${MBPP:=$ROOT/leafe_verl/data/embedded_train.jsonl}"
+: "${MBPP:=$(python -c 'from leafe_verl.embedded import TRAIN_FILE; print(TRAIN_FILE)')}"
 export MBPP TRAIN_TASKS DEV_TASKS TASKS ATTEMPTS ATTEMPTS_FEW ATTEMPTS_DEV ATTEMPTS_GIVEN SPLIT_SEED BUDGET BATCH
 export BATCH_EPISODES
 
