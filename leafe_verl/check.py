@@ -8,7 +8,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 
 from leafe_verl.versions import TESTED_VERL, takes_verl
@@ -22,6 +22,16 @@ class Finding:
     found: str
     fix: str | None = None
     """Command or setting that fixes the problem; None if there is none."""
+    option: str | None = None
+    """Command that adds what need not be there; None if nothing can be added."""
+
+    def lines(self) -> list[str]:
+        """Return what `leafe-verl check` prints of it."""
+        if self.fix:
+            return [f"MISSING {self.what}: {self.found}", f"        fix: {self.fix}"]
+        if self.option:
+            return [f"option  {self.what}: {self.found}", f"        to add it: {self.option}"]
+        return [f"ok      {self.what}: {self.found}"]
 
 
 def run_checks(*, with_ray: bool = True, model: str | None = None) -> int:
@@ -38,12 +48,15 @@ def run_checks(*, with_ray: bool = True, model: str | None = None) -> int:
             _guarded(f"model {model}", lambda: _model_state(model), "read the message: it says what to give")
         )
     for finding in findings:
-        print(f"{'ok     ' if finding.fix is None else 'MISSING'} {finding.what}: {finding.found}")
-        if finding.fix:
-            print(f"        fix: {finding.fix}")
+        print(*finding.lines(), sep="\n")
     return int(any(finding.fix for finding in findings))
 
 
+WITHOUT_FLASH = (
+    "GRPO computes one sequence at a time instead of packed ones, and ulysses_sequence_parallel_size must be 1; LEAFE "
+    "trains on prefix trees as with it, with more calls of PyTorch's attention"
+)
+"""What it costs to have no flash-attn. How much time that is has not been measured."""
 _REINSTALL = "pip install --no-deps -e . (in the checkout), then run this again with VERL_LOGGING_LEVEL=DEBUG"
 
 
@@ -65,9 +78,12 @@ def _distributions() -> list[Finding]:
         "TransferQueue": "pip install 'TransferQueue>=0.1.10'",
         "hydra-core": "pip install hydra-core",
     }
-    if on_gpu:
-        wanted["flash-attn"] = "pip install --no-build-isolation flash-attn==2.8.3"
-    return [_distribution(name, fix) for name, fix in wanted.items()]
+    return [*(_distribution(name, fix) for name, fix in wanted.items()), *([_flash_attention()] if on_gpu else [])]
+
+
+def _flash_attention() -> Finding:
+    found = _distribution("flash-attn", "pip install --no-build-isolation flash-attn==2.8.3 (nvcc, up to an hour)")
+    return replace(found, found=f"{found.found}: {WITHOUT_FLASH}", fix=None, option=found.fix) if found.fix else found
 
 
 def _distribution(name: str, fix: str) -> Finding:

@@ -1,24 +1,30 @@
 # Sourced by the recipes and by tests/run.sh: put a Python with this package first on PATH.
-# An active environment that already has the package is used as it is; otherwise .venv in the checkout is made.
+# An active environment that already has the package is used as it is. One that has verl and vLLM alone, as verl's images
+# do, gets the package and nothing else. Otherwise .venv in the checkout is made.
+#
+#   SETUP_DEVICE   cpu or gpu: what to set up for (default gpu where nvidia-smi answers)
+#   FLASH_ATTN     0: do not compile flash-attn, which takes up to an hour, even where there is nvcc
+#   PYTHON         the interpreter to make .venv with
+#   ROOM_MB        what an environment takes, with what pip downloads beside it
 set -euo pipefail
-# What an environment takes, with what pip downloads beside it.
-ROOM_MB=${ROOM_MB:-6000}
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
-# vLLM is looked for, not imported: that takes 5 s, and every start of a recipe would wait for it.
-_ready() { python -c 'from importlib import metadata, util; [metadata.version(name) for name in ("leafe-verl", "verl")]
-util.find_spec("vllm") or exit(1)' >/dev/null 2>&1; }
+# _has NAME...: whether the active Python has these distributions, and vLLM of any name. vLLM is looked for, not imported:
+# that takes 5 s, and every start of a recipe would wait for it.
+_has() { python -c 'from importlib import metadata, util; import sys; [metadata.version(name) for name in sys.argv[1:]]
+util.find_spec("vllm") or exit(1)' "$@" >/dev/null 2>&1; }
 
+# _python LOWEST: the versions of constraints-gpu.txt need Python 3.11.
 _python() {
     local candidate
     for candidate in "${PYTHON:-}" python3.11 python3.12 python3.10 python3; do
-        if [ -n "$candidate" ] && "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))' \
+        if [ -n "$candidate" ] && "$candidate" -c "import sys; sys.exit(not (3, $1) <= sys.version_info[:2] < (3, 13))" \
             >/dev/null 2>&1; then
             echo "$candidate"
             return
         fi
     done
-    echo "no Python 3.10 to 3.12 found, which verl 0.9.1 needs ($(python3 --version 2>/dev/null || echo no python3) is" \
+    echo "no Python 3.$1 to 3.12 found, which verl 0.9.1 needs ($(python3 --version 2>/dev/null || echo no python3) is" \
         "here); install one, for example with: uv python install 3.11, and name it with PYTHON=/path/to/python3.11" >&2
     return 1
 }
@@ -34,9 +40,8 @@ _require_room() {
     return 1
 }
 
-# _logged WHAT COMMAND...: say what is done, and print the rest to the log. A command that fails ends the set-up with
-# what it said last: pip says the cause there, and prints red lines that are no errors before.
-_logged() {
+# _attempt WHAT COMMAND...: say what is done, print the rest to the log, and return the command's status.
+_attempt() {
     local what=$1 log="$ROOT/.venv/setup.log" begun=$SECONDS before=0
     shift
     [ ! -e "$log" ] || before=$(wc -c < "$log")
@@ -47,8 +52,16 @@ _logged() {
         return
     fi
     echo
-    echo "The set-up failed at this:" >&2
     tail -c "+$((before + 1))" "$log" > "$log.last"
+    return 1
+}
+
+# _logged WHAT COMMAND...: the same, and a command that fails ends the set-up with what it said last: pip says the cause
+# there, and prints red lines that are no errors before.
+_logged() {
+    local log="$ROOT/.venv/setup.log"
+    if _attempt "$@"; then return; fi
+    echo "The set-up failed at this:" >&2
     { grep -E '^ *(ERROR|error|fatal|.*No space left)' "$log.last" | grep -v "dependency resolver" \
         || tail -n 5 "$log.last"; } | tail -n 5 | cut -c -400 >&2
     rm -f "$log.last"
@@ -84,23 +97,64 @@ _install_cpu() {
     _logged "leafe-verl" pip install --no-deps -e "$ROOT"
 }
 
+# The versions stand in constraints-gpu.txt. Nothing is compiled but flash-attn.
 _install_gpu() {
-    _logged "torch" pip install torch==2.11.0 packaging ninja wheel
-    _logged "verl, vLLM, leafe-verl" pip install --no-build-isolation -e "$ROOT[gpu,plots,webshop,test]"
+    local pinned=(-c "$ROOT/recipes/constraints-gpu.txt")
+    _logged "verl, vLLM, torch for CUDA, leafe-verl" pip install "${pinned[@]}" -e "$ROOT[gpu,plots,webshop,test]"
+    _install_flash_attn "${pinned[@]}"
+}
+
+# flash-attn has no wheel, and needs torch while it is built. The recipes do without it.
+_install_flash_attn() {
+    local left="  flash-attn: left out; leafe-verl check says what that costs"
+    if [ "${FLASH_ATTN:-1}" = 0 ]; then
+        echo "$left"
+    elif ! nvcc --version >/dev/null 2>&1; then
+        echo "$left (it is compiled, and there is no nvcc)"
+    elif ! _attempt "flash-attn, which is compiled (up to an hour; FLASH_ATTN=0 leaves it out)" _build_flash_attn "$@"; then
+        echo "$left (it could not be compiled: $ROOT/.venv/setup.log)"
+    fi
+}
+
+_build_flash_attn() {
+    pip install "$@" setuptools wheel packaging ninja psutil && pip install --no-build-isolation "$@" flash-attn
+}
+
+# _refuse_elsewhere: say what to do where no .venv can be made.
+_refuse_elsewhere() {
+    if [ -n "${RAY_JOB_CONFIG_JSON_ENV_VAR:-}" ]; then
+        echo "this is a job of Ray, and the cluster's Python ($(command -v python || echo none)) lacks leafe-verl, verl or" \
+            "vLLM; start Ray on every node from an environment that has them (pip install --no-deps -e . in it)" >&2
+        return 1
+    elif [ ! -e "$ROOT/pyproject.toml" ]; then
+        echo "these recipes are those of an installed leafe-verl, and the active Python ($(command -v python || echo none))" \
+            "lacks leafe-verl, verl or vLLM; activate the environment that has them" >&2
+        return 1
+    fi
 }
 
 setup() {
-    if _ready; then return; fi
-    local venv="$ROOT/.venv" python
+    if _has leafe-verl verl; then return; fi
+    _refuse_elsewhere
+    if _has verl; then
+        echo "installing leafe-verl, and nothing else, beside verl and vLLM: pip install --no-deps -e $ROOT"
+        python -m pip install -q --no-deps -e "$ROOT"
+        return
+    fi
+    local venv="$ROOT/.venv" python device=cpu
     if [ ! -e "$venv/ready" ]; then
-        python=$(_python)
+        if nvidia-smi >/dev/null 2>&1; then device=gpu; fi
+        device=${SETUP_DEVICE:-$device}
+        if [ "$device" = gpu ]; then python=$(_python 11); else python=$(_python 10); fi
+        # The CUDA libraries alone take several GB.
+        if [ "$device" = gpu ]; then : "${ROOM_MB:=16000}"; else : "${ROOM_MB:=6000}"; fi
         mkdir -p "$venv"
         _require_room "$venv"
         echo "setting up $venv (a few minutes, once; $((ROOM_MB / 1000)) GB; log: $venv/setup.log)"
         _logged "$("$python" --version)" "$python" -m venv "$venv"
         # shellcheck disable=SC1091
         . "$venv/bin/activate"
-        if nvidia-smi >/dev/null 2>&1; then _install_gpu; else _install_cpu "$venv"; fi
+        if [ "$device" = gpu ]; then _install_gpu; else _install_cpu "$venv"; fi
         touch "$venv/ready"
     fi
     # shellcheck disable=SC1091

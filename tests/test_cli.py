@@ -62,6 +62,25 @@ def test_another_verl_is_named(monkeypatch):
     assert (finding.found, finding.fix) == ("0.10.0", "pip install verl==0.9.1")
 
 
+def test_flash_attn_is_an_option_whose_absence_is_told_and_is_no_fault(monkeypatch):
+    def version(name):
+        if name == "flash-attn":
+            raise check.PackageNotFoundError(name)
+        return "0.9.1"
+
+    monkeypatch.setattr(check, "version", version)
+    monkeypatch.setattr(check.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    (finding,) = [f for f in check._distributions() if f.what == "flash-attn"]
+    assert finding.fix is None
+    first, second = finding.lines()
+    assert first.startswith("option  flash-attn: not installed: GRPO computes one sequence at a time")
+    assert "ulysses_sequence_parallel_size must be 1" in first
+    assert second == "        to add it: pip install --no-build-isolation flash-attn==2.8.3 (nvcc, up to an hour)"
+    monkeypatch.setattr(check, "version", lambda name: "2.8.3")
+    (finding,) = [f for f in check._distributions() if f.what == "flash-attn"]
+    assert finding.lines() == ["ok      flash-attn: 2.8.3"]
+
+
 def test_the_command_line_starts_without_torch():
     code = "import sys, leafe_verl.cli; sys.exit('torch' in sys.modules or 'verl' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -16,15 +16,21 @@ case "$*" in
     --version) echo Python 3.11.9 ;;
     "-m venv "*) mkdir -p "$3/bin"; cp "$STUBS/pip" "$3/bin"; echo "PATH=$3/bin:\\$PATH" > "$3/bin/activate" ;;
     "-c import sys;"*) [ -z "${TOO_NEW:-}" ] ;;
+    "-c "*" leafe-verl verl") exit 1 ;;
+    "-c "*" verl") [ -n "${HAS_VERL:-}" ] ;;
+    "-m pip "*) echo "python $*" >> "$STUBS/calls" ;;
     -) echo a-requirement ;;
     *) exit 1 ;;
 esac
 """
 PIP = """#!/bin/bash
 echo "Collecting $*"
+echo "pip $*" >> "$STUBS/calls"
 printf '\\033[31mERROR: pip'"'"'s dependency resolver does not take this into account.\\033[0m\\n' >&2
+case "$*" in *--no-build-isolation*) [ -z "${UNBUILT:-}" ] || { echo "error: no CUDA_HOME" >&2; exit 1; } ;; esac
 case "$*" in *verl*) [ -z "${FAILURE:-}" ] || { echo "$FAILURE" >&2; exit 1; } ;; esac
 """
+UNSET = ("PYTHON", "ROOM_MB", "SETUP_DEVICE", "FLASH_ATTN", "RAY_JOB_CONFIG_JSON_ENV_VAR")
 
 
 @pytest.fixture
@@ -33,22 +39,34 @@ def set_up(tmp_path):
     stubs, checkout = tmp_path / "stubs", tmp_path / "checkout"
     stubs.mkdir()
     shutil.copytree(RECIPES, checkout / "recipes")
+    (checkout / "pyproject.toml").touch()
     for name, text in {"pip": PIP, **dict.fromkeys(["python", "python3", "python3.11"], PYTHON)}.items():
         (stubs / name).write_text(text)
-    for name in ("python3.10", "python3.12", "nvidia-smi"):
+    for name in ("python3.10", "python3.12", "nvidia-smi", "nvcc"):
         (stubs / name).write_text("#!/bin/bash\nexit 1\n")
     for path in stubs.iterdir():
         path.chmod(0o755)
     path = {"PATH": f"{stubs}:{os.environ['PATH']}", "STUBS": str(stubs)}
 
     def run(**variables: str) -> subprocess.CompletedProcess[str]:
-        kept = {name: value for name, value in os.environ.items() if name not in ("PYTHON", "ROOM_MB")}
+        kept = {name: value for name, value in os.environ.items() if name not in UNSET}
         command = ["bash", "-c", ". recipes/setup.sh; echo set up"]
         environment = {**kept, "ROOM_MB": "0", **path, **variables}
         return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=60)
 
     run.checkout = checkout  # type: ignore[attr-defined]
+    run.stubs = stubs  # type: ignore[attr-defined]
     return run
+
+
+def calls(set_up) -> list[str]:
+    """Return what was asked of pip, with the checkout's folder left out."""
+    file = set_up.stubs / "calls"
+    return file.read_text().replace(f"{set_up.checkout}", "ROOT").splitlines() if file.exists() else []
+
+
+PINNED = "-c ROOT/recipes/constraints-gpu.txt"
+ON_A_GPU = f"pip install {PINNED} -e ROOT[gpu,plots,webshop,test]"
 
 
 def test_steps_are_printed_and_the_rest_is_in_the_log(set_up):
@@ -89,3 +107,63 @@ def test_python_313_alone_is_said_with_what_to_do(set_up):
     assert done.returncode == 1 and done.stdout == ""
     assert "no Python 3.10 to 3.12 found" in done.stderr and "PYTHON=/path/to/python3.11" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_with_a_gpu_the_constraints_are_installed_and_nothing_is_built_without_nvcc(set_up):
+    (set_up.stubs / "nvidia-smi").write_text("#!/bin/bash\n")
+    done = set_up()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert calls(set_up) == [ON_A_GPU]
+    assert "flash-attn: left out; leafe-verl check says what that costs (it is compiled, and there is no" in done.stdout
+
+
+@pytest.mark.parametrize(("given", "said"), [({}, "flash-attn, which is compiled"), ({"UNBUILT": "1"}, "could not be")])
+def test_flash_attn_is_built_where_nvcc_is_and_may_fail(set_up, given, said):
+    (set_up.stubs / "nvcc").write_text("#!/bin/bash\n")
+    done = set_up(SETUP_DEVICE="gpu", **given)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert calls(set_up) == [
+        ON_A_GPU,
+        f"pip install {PINNED} setuptools wheel packaging ninja psutil",
+        f"pip install --no-build-isolation {PINNED} flash-attn",
+    ]
+    assert said in done.stdout and (set_up.checkout / ".venv" / "ready").exists()
+
+
+def test_flash_attn_can_be_left_out(set_up):
+    (set_up.stubs / "nvcc").write_text("#!/bin/bash\n")
+    done = set_up(SETUP_DEVICE="gpu", FLASH_ATTN="0")
+    assert done.returncode == 0 and calls(set_up) == [ON_A_GPU]
+
+
+def test_the_device_can_be_named(set_up):
+    (set_up.stubs / "nvidia-smi").write_text("#!/bin/bash\n")
+    assert set_up(SETUP_DEVICE="cpu").returncode == 0
+    assert not any("constraints-gpu" in call for call in calls(set_up))
+
+
+def test_an_environment_with_verl_and_vllm_gets_the_package_alone(set_up):
+    done = set_up(HAS_VERL="1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert calls(set_up) == ["python -m pip install -q --no-deps -e ROOT"]
+    assert "installing leafe-verl, and nothing else, beside verl and vLLM" in done.stdout
+    assert not (set_up.checkout / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}, "this is a job of Ray"), ({}, "those of an installed leafe-verl")],
+)
+def test_nothing_is_set_up_in_a_job_or_from_a_wheel(set_up, given, said):
+    if not given:
+        (set_up.checkout / "pyproject.toml").unlink()
+    done = set_up(**given)
+    assert done.returncode == 1 and said in done.stderr and "lacks leafe-verl, verl or vLLM" in done.stderr
+    assert calls(set_up) == [] and not (set_up.checkout / ".venv").exists()
+
+
+def test_constraints_hold_what_the_extras_pin():
+    text = (RECIPES / "constraints-gpu.txt").read_text().lower().splitlines()
+    pinned = {line.partition(" ;")[0] for line in text if not line.startswith("#")}
+    assert {"verl==0.9.1", "vllm==0.24.0", "flash-attn==2.8.3", "rapidfuzz==3.14.6", "rank-bm25==0.2.2"} <= pinned
+    assert all("==" in line for line in pinned)

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,12 @@ def count_gpus() -> int:
 def find_device() -> str:
     """Return the name of a configuration in the group `device`."""
     return "gpu" if count_gpus() else "cpu"
+
+
+@functools.cache
+def has_flash_attention() -> bool:
+    """Return whether flash-attn is installed. It is compiled on most machines, so the recipes do without it."""
+    return find_spec("flash_attn") is not None
 
 
 def read_variable(name: str, default: Any = None) -> Any:
@@ -83,6 +90,7 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
     "leafe_device": find_device,
     "leafe_embedded_model": lambda: str(model_folder()),
     "leafe_env": read_variable,
+    "leafe_flash_attn": lambda value, otherwise: value if has_flash_attention() else otherwise,
     "leafe_gpus": lambda: count_gpus() or 8,
     "leafe_if_embedded": lambda model, value, otherwise: value if is_embedded(str(model)) else otherwise,
     "leafe_metrics_file": metrics_file,

@@ -94,6 +94,21 @@ def test_the_device_is_found_out(compose):
     assert compose("leafe").trainer.device == {"cpu": "cpu", "gpu": "cuda"}[find_device()]
 
 
+@pytest.mark.parametrize("config", ["leafe", "grpo", "ace", "early_experience"])
+@pytest.mark.parametrize("installed", [True, False])
+def test_attention_and_padding_on_gpus_follow_flash_attn(compose, monkeypatch, config, installed):
+    from leafe_verl.plugin import resolvers
+
+    monkeypatch.setattr(resolvers, "has_flash_attention", lambda: installed)
+    role = compose(config, "device=gpu").actor_rollout_ref
+    assert role.model.override_config.attn_implementation == ("flash_attention_2" if installed else "sdpa")
+    assert role.model.use_remove_padding is installed
+    # With padding a micro-batch filled by tokens would hold many times as many. Prefix trees have none.
+    assert role.actor.use_dynamic_bsz is (installed or config != "grpo")
+    cpu = compose(config, "device=cpu").actor_rollout_ref
+    assert (cpu.model.use_remove_padding, cpu.actor.use_dynamic_bsz) == (False, False)
+
+
 CHOSEN_FOR_THE_EMBEDDED_MODEL = {
     "leafe.environment.horizon": (2, None),
     "leafe.generation.max_tokens": (64, 256),
