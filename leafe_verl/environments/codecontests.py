@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from leafe_verl.core.task import Task
@@ -19,6 +20,7 @@ from leafe_verl.environments.several_answers import find_several_answers
 from leafe_verl.sandbox import (
     CodeVerdict,
     Limits,
+    OutputComparison,
     ProgramTest,
     Sandbox,
     TestResult,
@@ -55,6 +57,8 @@ class CodeContests(CodeEnvironment):
         cpu_seconds: float = CPU_SECONDS,
         time_factor: float = TIME_FACTOR,
         memory_mb: int = 512,
+        absolute_tolerance: float = OutputComparison.absolute,
+        relative_tolerance: float = OutputComparison.relative,
         feedback_characters: int = 800,
         system_prompt: str = "",
         horizon: int = 4,
@@ -68,11 +72,15 @@ class CodeContests(CodeEnvironment):
         `cpu_seconds`, `memory_mb` (MiB): upper bounds of one test's run; a problem's own limits apply where they are
         tighter. The wall-clock limit is twice the CPU time plus one second. `time_factor`: a problem's own time limit
         is multiplied by it, since it was set for the contest's machine, and mostly for faster languages.
+        `absolute_tolerance`, `relative_tolerance`: how far a number with a fraction may be from the expected one, the
+        wider of the two. A row's field `tolerance` with `absolute` or `relative` counts before them, and a relative
+        error that a problem's statement allows.
         `feedback_characters`: longest observation after the first. `horizon`: actions after which an attempt ends.
         `allow_unconfined`, `sandbox_workers`: see MBPP.
         """
         require_at_least(1, horizon=horizon)
         require_at_least(100, feedback_characters=feedback_characters)
+        require_at_least(0, absolute_tolerance=absolute_tolerance, relative_tolerance=relative_tolerance)
         if not time_factor > 0:
             raise ValueError(f"{SETTING}.time_factor is {time_factor!r}; expected a number above 0")
         if max_generated_tests is not None:
@@ -82,6 +90,7 @@ class CodeContests(CodeEnvironment):
         self.feedback_characters = feedback_characters
         self.max_generated_tests = max_generated_tests
         self.time_factor = time_factor
+        self._comparison = OutputComparison(absolute_tolerance, relative_tolerance)
         self._cap = Limits(cpu_seconds, memory_bytes=memory_mb * 2**20)
         self._sandbox = sandbox or default_pool(sandbox_workers, allow_unconfined)
 
@@ -110,7 +119,8 @@ class CodeContests(CodeEnvironment):
 
     def judge(self, code: str, task: Task) -> CodeVerdict:
         limits = tightest_limits(task.data, self._cap, self.time_factor)
-        return judge_code(code, build_tests(task.data, self.max_generated_tests), self._sandbox, limits)
+        tests = build_tests(task.data, self.max_generated_tests)
+        return judge_code(code, tests, self._sandbox, limits, with_tolerance(self._comparison, task.data))
 
     def describe(self, verdict: CodeVerdict, task: Task) -> str:
         return feedback(verdict, len(task.data["public_tests"]["input"]), self.feedback_characters)
@@ -125,18 +135,26 @@ def judge_answer(
 ) -> CodeVerdict:
     """Run the program in `answer` on a task's tests; see `judge_code`."""
     tests = build_tests(data, max_generated)
-    return judge_code(extract_program(answer).code, tests, sandbox, tightest_limits(data, cap))
+    comparison = with_tolerance(OutputComparison(), data)
+    return judge_code(extract_program(answer).code, tests, sandbox, tightest_limits(data, cap), comparison)
 
 
-def judge_code(code: str, tests: Sequence[ProgramTest], sandbox: Sandbox, limits: Limits) -> CodeVerdict:
+def judge_code(
+    code: str, tests: Sequence[ProgramTest], sandbox: Sandbox, limits: Limits, comparison: OutputComparison
+) -> CodeVerdict:
     """Run a program on tests. Without one, `TestResult.error` is NO_CODE for each test."""
     if not code.strip():
         return CodeVerdict(tuple(_failed(test, NO_CODE) for test in tests))
     results = list[TestResult]()
     while len(results) < len(tests) and all(result.error != TIMEOUT for result in results):
         batch = tests[len(results) : len(results) + BATCH]
-        results += judge_program(code, batch, sandbox, limits).tests
+        results += judge_program(code, batch, sandbox, limits, comparison).tests
     return CodeVerdict((*results, *(_failed(test, NOT_RUN) for test in tests[len(results) :])))
+
+
+def with_tolerance(comparison: OutputComparison, data: Mapping[str, Any]) -> OutputComparison:
+    """Return the comparison of a task: the given one with the task's own tolerance."""
+    return replace(comparison, **data.get("tolerance", {}))
 
 
 def tightest_limits(data: Mapping[str, Any], cap: Limits, time_factor: float = TIME_FACTOR) -> Limits:

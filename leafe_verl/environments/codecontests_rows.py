@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,7 +46,7 @@ def check_data(fields: Mapping[str, Any]) -> dict[str, Any]:
     data: dict[str, Any] = {group: _inputs_and_outputs(group, fields.get(group)) for group in GROUPS}
     if not any(data[group]["input"] for group in GROUPS):
         raise ValueError(f"no tests; expected at least one in {', '.join(GROUPS)}")
-    return {**data, **_limits(fields)}
+    return {**data, **_limits(fields), "tolerance": _tolerance(fields)}
 
 
 def parse_data(ground_truth: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -97,6 +98,39 @@ def _limits(fields: Mapping[str, Any]) -> dict[str, Any]:
     if not _is_number(memory):
         raise ValueError(f"memory_limit_bytes is {memory!r:.80}; expected a number of at least 0")
     return {"time_limit": time if time and any(time.values()) else None, "memory_limit_bytes": int(memory)}
+
+
+def _tolerance(fields: Mapping[str, Any]) -> dict[str, float]:
+    """Return how far a number may be from the expected one, as far as the problem says it.
+
+    A row's own field `tolerance` counts before what the statement allows, which is never narrower than the settings.
+    """
+    stated = fields.get("tolerance")
+    if stated is None:
+        return _stated_tolerance(str(fields.get("description") or fields.get("text") or ""))
+    if not isinstance(stated, Mapping) or not all(
+        key in ("absolute", "relative") and (value is None or _is_number(value)) for key, value in stated.items()
+    ):
+        raise ValueError(
+            f"tolerance is {stated!r:.80}; expected an object with the numbers absolute and relative, or one of them"
+        )
+    return {key: float(value) for key, value in stated.items() if value is not None}
+
+
+_RELATIVE_ERROR = re.compile(r"\brelative\b[^.]{0,40}\berror\b(.{0,120})", re.DOTALL | re.IGNORECASE)
+_SMALL_NUMBER = re.compile(
+    r"(?<![\w.])(?:10\s*(?:\^|\*\*)?\s*[{(]?\s*[-\u2212\u2013]\s*|1(?:\.0*)?e-)(\d{1,2})\b|(?<![\w.])0\.(0*1)\b",
+    re.IGNORECASE,
+)
+"""10^{-6} as statements write it: `10 - 6`, `10^-6`, `1e-6`, `0.000001`."""
+
+
+def _stated_tolerance(statement: str) -> dict[str, float]:
+    """Return the relative error that a statement allows; nothing where it does not say so with a number."""
+    for sentence in _RELATIVE_ERROR.finditer(statement):
+        if found := _SMALL_NUMBER.search(sentence[1]):
+            return {"relative": 10.0 ** -int(found[1] or len(found[2]))}
+    return {}
 
 
 def _is_number(value: Any) -> bool:

@@ -11,7 +11,17 @@ from leafe_verl.environments.extraction import Extraction, extract_function
 from leafe_verl.environments.mbpp_plus import judge_plus
 from leafe_verl.environments.mbpp_rows import build_request, parse_task
 from leafe_verl.environments.options import require_at_least
-from leafe_verl.sandbox import CodeVerdict, Limits, Sandbox, TestResult, cut_middle, default_pool, judge, split_assert
+from leafe_verl.sandbox import (
+    CodeVerdict,
+    Limits,
+    Sandbox,
+    TestResult,
+    Tolerance,
+    cut_middle,
+    default_pool,
+    judge,
+    split_assert,
+)
 from leafe_verl.sandbox.programs import describe_ending
 from leafe_verl.sandbox.protocol import ENDED_EARLY, MALFORMED, OUTPUT_TOO_LARGE, TIMEOUT
 
@@ -31,6 +41,8 @@ class MBPP(CodeEnvironment):
         cpu_seconds: float = Limits.cpu_seconds,
         wall_seconds: float = Limits.wall_seconds,
         memory_mb: int = 512,
+        absolute_tolerance: float = 0.0,
+        relative_tolerance: float = 0.0,
         feedback_characters: int = 600,
         system_prompt: str = "",
         horizon: int = 4,
@@ -39,16 +51,20 @@ class MBPP(CodeEnvironment):
     ) -> None:
         """`cpu_seconds`, `wall_seconds` and `memory_mb` (MiB) bound one run of the code; see `sandbox.Limits`.
 
+        `absolute_tolerance`, `relative_tolerance`: how far a float may be from the literal that an assert compares it
+        with by `==`, the wider of the two; 0 for Python's own comparison, as MBPP is judged.
         `feedback_characters`: longest observation after the first. `horizon`: actions after which an attempt ends.
         `allow_unconfined`: run code even where nothing but resource limits would confine it. `sandbox_workers`: runs at
         a time of all environments of a process together; None for one per processor.
         """
         require_at_least(1, horizon=horizon)
         require_at_least(100, feedback_characters=feedback_characters)
+        require_at_least(0, absolute_tolerance=absolute_tolerance, relative_tolerance=relative_tolerance)
         self.system_prompt = system_prompt
         self.horizon = horizon
         self.feedback_characters = feedback_characters
         self._sandbox = sandbox or default_pool(sandbox_workers, allow_unconfined)
+        self._tolerance = Tolerance(absolute_tolerance, relative_tolerance)
         self._limits = Limits(cpu_seconds, wall_seconds, memory_mb * 2**20)
 
     @classmethod
@@ -71,7 +87,7 @@ class MBPP(CodeEnvironment):
         return extract(answer, task.data)
 
     def judge(self, code: str, task: Task) -> CodeVerdict:
-        return judge_code(code, task.data, self._sandbox, self._limits)
+        return judge_code(code, task.data, self._sandbox, self._limits, self._tolerance)
 
     def describe(self, verdict: CodeVerdict, task: Task) -> str:
         return feedback(verdict, len(task.data["test_list"]), self.feedback_characters)
@@ -93,7 +109,13 @@ def judge_answer(
     return judge_code(extract(answer, data).code, data, sandbox, limits)
 
 
-def judge_code(code: str, data: Mapping[str, Any], sandbox: Sandbox, limits: Limits) -> CodeVerdict:
+def judge_code(
+    code: str,
+    data: Mapping[str, Any],
+    sandbox: Sandbox,
+    limits: Limits,
+    tolerance: Tolerance = Tolerance(),  # noqa: B008 - frozen
+) -> CodeVerdict:
     """Run code on a task's asserts, the shown ones first.
 
     Where there is no code, all fail, and `CodeVerdict.failure` is NO_CODE.
@@ -101,15 +123,23 @@ def judge_code(code: str, data: Mapping[str, Any], sandbox: Sandbox, limits: Lim
     asserts = [*data["test_list"], *data["challenge_test_list"]]
     if not code.strip():
         return CodeVerdict(tuple(TestResult(test, False, error=NO_CODE) for test in asserts), NO_CODE)
-    return judge_tests(code, asserts, data, sandbox, limits)
+    return judge_tests(code, asserts, data, sandbox, limits, tolerance)
 
 
 def judge_tests(
-    code: str, asserts: Sequence[str], data: Mapping[str, Any], sandbox: Sandbox, limits: Limits
+    code: str,
+    asserts: Sequence[str],
+    data: Mapping[str, Any],
+    sandbox: Sandbox,
+    limits: Limits,
+    tolerance: Tolerance,
 ) -> CodeVerdict:
-    """Run code on asserts, or, with those of `test_list` first, on the inputs of a task of MBPP+."""
+    """Run code on asserts, or, with those of `test_list` first, on the inputs of a task of MBPP+.
+
+    `tolerance` is that of asserts; a task of MBPP+ has its own.
+    """
     if "plus" not in data:
-        return judge(code, asserts, data["test_setup_code"], sandbox, limits)
+        return judge(code, asserts, data["test_setup_code"], sandbox, limits, tolerance)
     return judge_plus(code, data["test_list"], data["plus"], data["test_setup_code"], sandbox, limits)
 
 

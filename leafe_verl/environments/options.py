@@ -6,7 +6,7 @@ SETTING = "leafe.environment.options"
 """Prefix of an environment's options in the configuration, for messages."""
 
 
-def require_at_least(least: int, **options: int) -> None:
+def require_at_least(least: float, **options: float) -> None:
     """Raise a ValueError that names the setting of the first option below `least`."""
     for name, value in options.items():
         if value < least:

@@ -11,7 +11,8 @@ tiers.py         the ways to confine a run; tier_choice.py finds the firmest one
 zygote.py        the program that forks a process for each run
 confinement.py   the rights that this process gives up before it runs submitted code
 driver.py        what the process then does
-values.py        conversion of plain values from and to text
+values.py        conversion of values from and to text
+tolerance.py     how far a number may be from the expected one
 """
 
 from leafe_verl.sandbox.asserts import SplitAssert, split_assert
@@ -28,6 +29,7 @@ from leafe_verl.sandbox.protocol import (
     SandboxLost,
 )
 from leafe_verl.sandbox.tier_choice import available_tiers
+from leafe_verl.sandbox.tolerance import Tolerance
 
 __all__ = [
     "CallOutcome",
@@ -43,6 +45,7 @@ __all__ = [
     "SandboxPool",
     "SplitAssert",
     "TestResult",
+    "Tolerance",
     "available_tiers",
     "cut_middle",
     "default_pool",

@@ -6,6 +6,9 @@ import ast
 import builtins
 import datetime
 import functools
+import io
+import re
+import tokenize
 from dataclasses import dataclass
 
 KNOWN_MODULES = frozenset(
@@ -22,6 +25,10 @@ KNOWN_NAMES = {
 }
 """Names of the library that an assert may use without an import, and their modules. If they were the solution's, a
 solution could define what it is compared with. Where an assert calls nothing else, they are the solution's."""
+DECIMAL_DIGITS = 4000
+"""Python reads and writes decimal integers up to a few more digits than these; see sys.get_int_max_str_digits()."""
+DECIMAL_BITS = 13_000
+_LONG_DECIMAL = re.compile(rf"[0-9](?:_?[0-9]){{{DECIMAL_DIGITS},}}")
 BUILTINS = frozenset(dir(builtins))
 
 
@@ -62,7 +69,7 @@ def split_assert(text: str, setup: str = "") -> SplitAssert:
 @functools.lru_cache(maxsize=1024)  # a task's asserts are judged once for each of its attempts
 def _split(text: str, setup: str) -> SplitAssert:
     known = _read_setup(setup)
-    condition = _condition(text)
+    condition = _LongIntegers().visit(_condition(text))
     calls = _Calls(condition, known.names | KNOWN_MODULES | KNOWN_NAMES.keys() | BUILTINS)
     check = calls.visit(condition)
     if not calls.sources and (shadowed := _first_known_call(condition)):
@@ -90,12 +97,49 @@ def _split(text: str, setup: str) -> SplitAssert:
 
 def _condition(text: str) -> ast.expr:
     try:
-        body = ast.parse(text.strip()).body
+        body = ast.parse(_with_hexadecimals(text.strip())).body
     except SyntaxError as error:
         raise ValueError(f"does not parse: {error.msg}") from None
     if len(body) != 1 or not isinstance(body[0], ast.Assert):
         raise ValueError("expected one assert statement")
     return body[0].test
+
+
+class _LongInteger(int):
+    """An integer that is written out in hexadecimal digits, of which Python reads and writes any number."""
+
+    def __repr__(self) -> str:
+        return hex(self)
+
+
+class _LongIntegers(ast.NodeTransformer):
+    def visit_Constant(self, node: ast.Constant) -> ast.expr:
+        if type(node.value) is int and node.value.bit_length() > DECIMAL_BITS:
+            return ast.Constant(_LongInteger(node.value))
+        return node
+
+
+def _with_hexadecimals(text: str) -> str:
+    """Return a text with every decimal integer that Python refuses for its length in hexadecimal digits.
+
+    What looks like one within a string is left alone.
+    """
+    if len(text) <= DECIMAL_DIGITS or not _LONG_DECIMAL.search(text):
+        return text
+    lines = text.splitlines(keepends=True)
+    for token in reversed(list(tokenize.generate_tokens(io.StringIO(text).readline))):
+        if token.type == tokenize.NUMBER and _LONG_DECIMAL.fullmatch(token.string):
+            (row, begin), (_, end) = token.start, token.end
+            lines[row - 1] = f"{lines[row - 1][:begin]}{hex(_read_decimal(token.string))}{lines[row - 1][end:]}"
+    return "".join(lines)
+
+
+def _read_decimal(digits: str) -> int:
+    value, digits = 0, digits.replace("_", "")
+    for begin in range(0, len(digits), DECIMAL_DIGITS):
+        piece = digits[begin : begin + DECIMAL_DIGITS]
+        value = value * 10 ** len(piece) + int(piece)
+    return value
 
 
 class _Calls(ast.NodeTransformer):

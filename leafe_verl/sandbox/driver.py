@@ -13,6 +13,7 @@ that than by returning a value. It needs only the standard library.
 
 from __future__ import annotations
 
+import _thread
 import builtins
 import collections
 import ctypes
@@ -22,6 +23,7 @@ import json
 import os
 import random
 import re
+import resource
 import sys
 import time
 import types
@@ -301,6 +303,7 @@ ABSOLUTE_PATH = re.compile(r"(?<![\w.)\]</])/[\w.+@~-]+(?:/[\w.+@~-]+)*/?")
 def run(request: Mapping[str, Any], answer: Answer, confinement: list[str]) -> None:
     """Run what the request asks for, and end this process."""
     answer.send(confinement=confinement)
+    bound_stacks(request["limits"]["RLIMIT_AS"][0])
     # Python reseeds after a fork. With a fixed seed, the same program gives the same answer.
     random.seed(0)
     sources = {CODE: request["code"], SETUP: request["setup"]}
@@ -314,6 +317,28 @@ def run(request: Mapping[str, Any], answer: Answer, confinement: list[str]) -> N
         run_calls(request["calls"], answer, sources)
         # Exit handlers are not run and threads not waited for, because they belong to submitted code.
         os._exit(0)
+
+
+def bound_stacks(memory: int) -> None:
+    """Make room for large stacks as far as memory reaches, since programs ask for more than they use.
+
+    A thread's stack takes its whole size of the address space, which the limit counts, so half of the limit is the most
+    that a thread gets. The main thread's grows as it is used, up to RLIMIT_STACK, which is the same half.
+    """
+    most = memory // 2 // 4096 * 4096
+    set_size, set_limit = _thread.stack_size, resource.setrlimit
+
+    def stack_size(size: int = 0, /) -> int:
+        return set_size(min(size, most))
+
+    def setrlimit(kind: int, limits: tuple[int, int], /) -> None:
+        if kind != resource.RLIMIT_STACK:
+            set_limit(kind, limits)
+
+    _thread.stack_size = stack_size
+    if "threading" in sys.modules:
+        sys.modules["threading"].stack_size = stack_size  # type: ignore[attr-defined]
+    resource.setrlimit = setrlimit
 
 
 def run_calls(calls: list[str], answer: Answer, sources: Mapping[str, str]) -> None:

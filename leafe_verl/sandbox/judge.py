@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from leafe_verl.sandbox.asserts import SplitAssert, split_assert
 from leafe_verl.sandbox.protocol import LOST, TIMEOUT, CallOutcome, CallResult, Limits, RunResult, Sandbox, SandboxLost
+from leafe_verl.sandbox.tolerance import Tolerance
 from leafe_verl.sandbox.values import PRELUDE, Opaque, to_source, to_text
 
 SHOWN_CHARACTERS = 300
@@ -67,8 +68,11 @@ def judge(
     setup: str,
     sandbox: Sandbox,
     limits: Limits = Limits(),  # noqa: B008 - frozen
+    tolerance: Tolerance = Tolerance(),  # noqa: B008 - frozen
 ) -> CodeVerdict:
     """Run `code` once for all `tests`, which are asserts, and decide each of them.
+
+    `tolerance` holds for floats that are compared with a literal by `==`.
 
     A check other than `returned == literal`, such as `abs(returned - 1) < 0.1`, is evaluated in a second run, which has
     the returned values and no submitted code. So it cannot be forged, and a huge value cannot stall this process.
@@ -81,7 +85,7 @@ def judge(
     run = _answered(sandbox, code, setup, [call for split in asserts for call in split.calls], limits)
     remaining = iter(run.calls)
     answers = [[_identified(next(remaining), n, split) for n in range(len(split.calls))] for split in asserts]
-    results = [_result(*pair, run.failure) for pair in zip(asserts, answers, strict=True)]
+    results = [_result(*pair, run.failure, tolerance) for pair in zip(asserts, answers, strict=True)]
     open_checks = {
         index: _closed_check(asserts[index], answers[index])
         for index, result in enumerate(results)
@@ -102,7 +106,7 @@ def _answered(sandbox: Sandbox, code: str, setup: str, calls: Sequence[str], lim
     return run
 
 
-def _result(split: SplitAssert, answers: Sequence[CallResult], failure: str | None) -> TestResult:
+def _result(split: SplitAssert, answers: Sequence[CallResult], failure: str | None, tolerance: Tolerance) -> TestResult:
     """Decide a comparison with a literal. Any other check stays open: not passed, but without an error."""
     expected = None if split.expected is None else cut_middle(split.expected, SHOWN_CHARACTERS)
     errors = [error for answer in answers if (error := _error(answer, failure)) is not None]
@@ -113,7 +117,7 @@ def _result(split: SplitAssert, answers: Sequence[CallResult], failure: str | No
     if not split.literal:
         return undecided
     try:
-        return replace(undecided, passed=bool(answers[0].value == ast.literal_eval(split.expected or "")))
+        return replace(undecided, passed=tolerance.agrees(answers[0].value, ast.literal_eval(split.expected or "")))
     except TypeError as error:  # items of a dict, which are compared like a set, with values that cannot be in one
         return replace(undecided, error=f"TypeError: {error}")
 

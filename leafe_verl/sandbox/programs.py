@@ -6,7 +6,6 @@ in google-deepmind/code_contests), but stricter where that checker accepts a wro
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -23,6 +22,7 @@ from leafe_verl.sandbox.protocol import (
     Sandbox,
     SandboxLost,
 )
+from leafe_verl.sandbox.tolerance import Tolerance
 
 NOT_RUN = "not run"
 """`TestResult.error` of the tests after the first failing one, if judging stops there."""
@@ -53,7 +53,7 @@ class OutputComparison:
     """
 
     absolute: float = 1e-5
-    """Numbers are close if they differ by less than this: `kDoublePrecision` of CodeContests' checker."""
+    """Numbers are close if they differ by no more than this: `kDoublePrecision` of CodeContests' checker."""
     relative: float = 0.0
     """The same, as a share of the expected number; the wider of the two tolerances applies. CodeContests has no such
     tolerance. It is meant for problems that allow an "absolute or relative error", as many of Codeforces do."""
@@ -76,10 +76,7 @@ class OutputComparison:
             return False
         if came.lstrip("+-").isdigit() and wanted.lstrip("+-").isdigit():
             return False
-        first, second = float(came), float(wanted)
-        if not (math.isfinite(first) and math.isfinite(second)):
-            return False
-        return first == second or abs(first - second) < max(self.absolute, self.relative * abs(second))
+        return Tolerance(self.absolute, self.relative).allows(float(came), float(wanted))
 
 
 _TOKEN = re.compile(r"[^ \t\n\v\r]+")

@@ -58,9 +58,12 @@ from leafe_verl.sandbox.zygote import main
 main()
 """
 """Program that imports the zygote without the rest of this package."""
-ENVIRONMENT = {"PYTHONHASHSEED": "0"}
+NO_DIGIT_LIMIT = ("-X", "int_max_str_digits=0")
+"""Long integers are read and printed. What that costs counts against a run's limit of time."""
+ENVIRONMENT = {"PYTHONHASHSEED": "0", "MALLOC_ARENA_MAX": "1"}
 """All environment variables of a zygote, and of bubblewrap, whose environment a run could read. Without a fixed hash
-seed, the order of a set, and with it an answer, would differ from run to run."""
+seed, the order of a set, and with it an answer, would differ from run to run. With more arenas, each thread would take
+64 MiB or more of the address space before it uses any."""
 
 
 def zygote_command(tier: Tier, control: int) -> list[str]:
@@ -78,7 +81,7 @@ def zygote_command(tier: Tier, control: int) -> list[str]:
         "preload_all": not tier.landlock,
     }
     folder = str(Path(__file__).parent)
-    python = [sys.executable, "-s", "-S", "-B", "-X", "utf8", "-c", BOOT, json.dumps(settings), folder]
+    python = [sys.executable, "-s", "-S", "-B", "-X", "utf8", *NO_DIGIT_LIMIT, "-c", BOOT, json.dumps(settings), folder]
     if not tier.bubblewrap:
         return python
     bubblewrap = shutil.which("bwrap")

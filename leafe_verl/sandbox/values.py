@@ -258,6 +258,7 @@ _IMPORTED: Mapping[type, Callable[[_Source, Any], str]] = {
 _WRITERS: Mapping[Any, Callable[[_Source, Any], str]] = {
     type: lambda own, value: value.__name__,
     **{type(view): _Source.view for view in (_EMPTY.keys(), _EMPTY.values(), _EMPTY.items())},
+    range: lambda own, value: f"range({own.items((value.start, value.stop, value.step))})",
     dict: _Source.dictionary,
     list | tuple | set | frozenset: _Source.container,
     complex: lambda own, value: f"complex({own.of(value.real)}, {own.of(value.imag)})",

@@ -73,6 +73,7 @@ class Job:
             "limits": {
                 "RLIMIT_CPU": (cpu, cpu + 1),
                 "RLIMIT_AS": (self.limits.memory_bytes,) * 2,
+                "RLIMIT_STACK": (self.limits.memory_bytes // 2,) * 2,
                 "RLIMIT_FSIZE": (0, 0),
             },
         }

@@ -113,6 +113,48 @@ def test_a_step_has_time_for_the_limits_of_a_batch() -> None:
     assert BATCH * longest < EnvironmentSettings().step_timeout
 
 
+STATED = "Your answer is considered correct if its absolute or relative error doesn't exceed 10 - 6."
+
+
+@pytest.mark.parametrize(
+    ("fields", "tolerance"),
+    [
+        ({}, {}),
+        ({"description": STATED}, {"relative": 1e-6}),
+        ({"description": STATED.replace("10 - 6", "10^{-9}")}, {"relative": 1e-9}),
+        ({"description": STATED.replace("10 - 6", "10^-4")}, {"relative": 1e-4}),
+        ({"description": STATED.replace("10 - 6", "1e-6")}, {"relative": 1e-6}),
+        ({"description": STATED.replace("10 - 6", "0.0001")}, {"relative": 1e-4}),
+        ({"description": STATED.replace("10 - 6", "10\N{MINUS SIGN}6")}, {"relative": 1e-6}),
+        ({"description": "The relative or absolute error should be below $$$10^{-5}$$$."}, {"relative": 1e-5}),
+        ({"description": "The absolute error must be at most 10^-6."}, {}),
+        ({"description": "Find the relative error."}, {}),
+        ({"description": STATED, "tolerance": {"absolute": 0}}, {"absolute": 0.0}),
+        ({"tolerance": {"absolute": 1e-3, "relative": None}}, {"absolute": 1e-3}),
+    ],
+)
+def test_a_tasks_tolerance_is_its_own_or_what_the_problem_states(fields: Any, tolerance: Any) -> None:
+    task = CodeContests.task({**ROW, **fields})
+    assert task.data["tolerance"] == pytest.approx(tolerance)
+    assert CodeContests.task(CodeContests.verl_row(task, "train", 0)) == task
+
+
+def test_numbers_are_near_enough_by_the_task_or_by_the_options() -> None:
+    tests = {"input": ["1"], "output": ["100000000.5"]}
+    row = {**ROW, "public_tests": tests, "private_tests": EMPTY, "generated_tests": EMPTY}
+    code = fenced("print(100000001.25)")
+
+    def solves(row: Mapping[str, Any], **options: Any) -> bool:
+        return bool(play(code, row=row, **options)[0].info["success"])
+
+    assert not solves(row)
+    assert solves({**row, "description": STATED})
+    assert solves(row, relative_tolerance=1e-6) and solves(row, absolute_tolerance=1)
+    assert not solves({**row, "tolerance": {"relative": 0}}, relative_tolerance=1e-6)
+    with pytest.raises(ValueError, match=r"options\.relative_tolerance is -1; expected at least 0"):
+        CodeContests(relative_tolerance=-1)
+
+
 def test_the_factor_of_time_is_an_option() -> None:
     def seconds(**options: Any) -> float:
         sandbox = Noting()
@@ -261,6 +303,8 @@ def test_rows_of_the_hubs_form_are_played(monkeypatch: pytest.MonkeyPatch, caplo
         ({"public_tests": {"input": ["1"], "output": []}}, "public_tests has 1 inputs and 0 outputs"),
         ({"public_tests": {"input": [1], "output": ["1"]}}, r"public_tests.input is \[1\]; expected a list of strings"),
         ({"public_tests": EMPTY, "private_tests": EMPTY, "generated_tests": EMPTY}, "no tests; expected at least one"),
+        ({"tolerance": 1e-6}, "tolerance is 1e-06; expected an object with the numbers absolute and relative"),
+        ({"tolerance": {"relativ": 1}}, "tolerance is .*relativ.*; expected an object"),
         ({"time_limit": 3}, "time_limit is 3; expected an object"),
         ({"memory_limit_bytes": "a"}, "memory_limit_bytes is 'a'; expected a number"),
     ],

@@ -79,6 +79,15 @@ def test_rewards_add_up_to_the_share_that_the_last_code_passes() -> None:
     assert all(step.info["error"] and not step.info["success"] and not step.terminated for step in steps)
 
 
+def test_the_tolerance_of_floats_is_an_option() -> None:
+    row = {**ROW, "test_list": ["assert double(0.15) == 0.3"], "challenge_test_list": []}
+    code = fenced("def double(n): return 2 * n + 1e-9")
+    (exact,), (near,) = play(code, row=row), play(code, row=row, relative_tolerance=1e-6)
+    assert (exact.info["success"], near.info["success"]) == (False, True)
+    with pytest.raises(ValueError, match=r"options\.absolute_tolerance is -1; expected at least 0"):
+        MBPP(absolute_tolerance=-1)
+
+
 def test_the_horizon_is_an_option_that_the_caller_enforces() -> None:
     assert MBPP(horizon=2).horizon == 2
     first, second = play("", fenced(ROW["code"]), horizon=1)

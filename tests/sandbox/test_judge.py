@@ -16,6 +16,7 @@ from leafe_verl.sandbox import (
     ProgramResult,
     RunResult,
     TestResult,
+    Tolerance,
     default_pool,
     judge,
     split_assert,
@@ -173,6 +174,38 @@ def test_why_nothing_could_be_compared_is_said(code: str, error: str) -> None:
     result = only(code, "assert f(1) == 1")
     assert not result.passed and result.got is None
     assert result.error is not None and error in result.error
+
+
+def digits_of(number: int) -> str:
+    """The decimal digits of a number that Python does not write out."""
+    high, low = divmod(number, 10**4000)
+    return f"{high}{low:04000d}"
+
+
+def test_integers_of_any_length_are_read_computed_and_compared() -> None:
+    n = digits_of(10**5000 + 7)
+    tests = (
+        f"assert f({n}) == {n}0",
+        f"assert f({n}) == {n}1",
+        f"assert {n}0 - f({n}) == 0",
+        f"assert len(str(f({n}))) == 5002",
+        f"assert f({n[:50]}) == {n[:50]}0",
+    )
+    found = verdict("def f(x): return int(str(x) + '0')", *tests)
+    assert [(test.passed, test.error) for test in found.tests] == [
+        (True, None), (False, None), (True, None), (True, None), (True, None)
+    ]  # fmt: skip
+    assert split_assert(f"assert f('{n}') == 1").calls == (f"f('{n}')",), "a text stays as it is"
+
+
+def test_a_tolerance_holds_for_floats_in_literals() -> None:
+    def passes(returned: str, test: str, tolerance: Tolerance) -> bool:
+        return judge(f"def f(): return {returned}", [test], "", default_pool(), QUICK, tolerance).all_passed
+
+    assert passes("[0.1 + 0.2]", "assert f() == [0.3]", Tolerance(absolute=1e-9))
+    assert not passes("[0.1 + 0.2]", "assert f() == [0.3]", Tolerance())
+    assert passes("1e9 + 1", "assert f() == 1e9", Tolerance(relative=1e-6))
+    assert not passes("iter([0.3])", "assert f() == [0.3]", Tolerance(absolute=1))
 
 
 def test_long_values_are_shortened() -> None:

@@ -105,7 +105,7 @@ Point = collections.namedtuple("Point", "x y")
 class Colour(enum.IntEnum):
     RED = 3
 """
-    calls = ("Text('a')", "Many([1])", "Point(1, 2)", "Colour.RED", "collections.Counter('aab')")
+    calls = ("Text('a')", "Many([1])", "Point(1, 2)", "Colour.RED", "collections.defaultdict(int, a=2, b=1)")
     result = run(code, *calls)
     assert [call.value for call in result.calls] == ["a", [1], (1, 2), 3, {"a": 2, "b": 1}]
     assert [type(call.value) for call in result.calls] == [str, list, tuple, int, dict]
@@ -113,7 +113,7 @@ class Colour(enum.IntEnum):
 
 @pytest.mark.parametrize(
     ("expression", "reason"),
-    [("object()", "object"), ("[1, (i for i in [])]", "generator"), ("'a' * 70_000", "large"), ("10**90_000", "large")],
+    [("object()", "object"), ("[1, (lambda: 1)]", "function"), ("'a' * 70_000", "large"), ("10**90_000", "large")],
 )
 def test_what_has_no_plain_form_is_said_by_type_and_hides_no_other_call(expression: str, reason: str) -> None:
     result = run("", expression, "1")
@@ -486,6 +486,39 @@ def test_what_ended_a_program_is_said_beside_what_it_wrote(code: str, failure: s
     assert result.failure == failure and result.stdout.startswith("1\n")
     assert len(result.stdout) <= QUICK.output_bytes
     assert execute("if: pass").failure == "line 1: if: pass\nSyntaxError: invalid syntax"
+
+
+RECURSION = """
+import resource, sys, threading
+from functools import lru_cache
+sys.setrecursionlimit(1 << 25)
+@lru_cache(None)
+def deep(n): return 0 if n == 0 else 1 + deep(n - 1)
+"""
+
+
+@pytest.mark.parametrize("memory", [2**26, 256_000_000, 2**29])
+@pytest.mark.parametrize("stack", [2**27, 2**28, 2**30])
+def test_a_stack_counts_as_far_as_it_is_used(stack: int, memory: int) -> None:
+    code = f"{RECURSION}threading.stack_size({stack})\nthreading.Thread(target=lambda: print(deep(5000))).start()"
+    result = execute(code, limits=Limits(cpu_seconds=4, wall_seconds=20, memory_bytes=memory))
+    assert (result.stdout, result.failure) == ("5000\n", None)
+
+
+def test_the_main_threads_stack_grows_as_well() -> None:
+    unlimited = "resource.setrlimit(resource.RLIMIT_STACK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))\n"
+    result = execute(f"{RECURSION}{unlimited}print(deep(60000))", limits=Limits(cpu_seconds=4, wall_seconds=20))
+    assert (result.stdout, result.failure) == ("60000\n", None)
+
+
+def test_memory_is_bounded_all_the_same() -> None:
+    result = execute("import threading\nthreading.stack_size(2**20)\nx = bytearray(10**9)")
+    assert result.failure is not None and result.failure.endswith("MemoryError")
+    assert "not allowed" in str(execute("import resource\nresource.setrlimit(resource.RLIMIT_AS, (-1, -1))").failure)
+
+
+def test_programs_print_integers_of_any_length() -> None:
+    assert execute("print(len(str(10**5000 + int(input()))))", "9" * 4999).stdout == "5001\n"
 
 
 def test_a_large_input_goes_in_and_need_not_be_read() -> None:

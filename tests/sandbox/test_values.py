@@ -142,6 +142,14 @@ def test_a_value_comes_back_and_its_source_makes_the_same(name: str) -> None:
         assert type(made) is type(copy) or name in ("ordered keys", "a default dict")
 
 
+def test_long_integers_within_other_values_have_a_source() -> None:
+    names: dict[str, Any] = {}
+    exec(PRELUDE, names)
+    long = 10**5000
+    for value in (range(long, long + 5), names["Fraction"](1, long), [long], {long: -long}.items()):
+        assert eval(to_source(decode(driver.encode(value, [2**16])))) == value
+
+
 def only(code: str, test: str) -> tuple[bool, str | None]:
     (result,) = judge(PRELUDE + code, [test], "", default_pool(), QUICK).tests
     return result.passed, result.error
