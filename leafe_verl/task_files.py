@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -49,12 +50,18 @@ def _with_one_answer(
     what = f"{source}: {len(found)} of {len(tasks)} tasks have several right answers, of which one is known"
     if several_answers == KEEP:
         fix = f"leafe.environment.several_answers={LEAVE_OUT} leaves them out"
-        logger.warning("%s, so that right programs may count as wrong; %s (task %s: %s)", what, fix, first, reason)
+        _warn_once(f"{what}, so that right programs may count as wrong; {fix} (task {first}: {reason})")
         return tasks
     if len(found) == len(tasks):
         raise ValueError(f"{what}, and none is left; set leafe.environment.several_answers={KEEP}")
-    logger.warning("%s, and are left out (task %s: %s)", what, first, reason)
+    _warn_once(f"{what}, and are left out (task {first}: {reason})")
     return [task for task in tasks if task.key not in found]
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    """Log a warning, which a process that reads its task files several times does not repeat."""
+    logger.warning(message)
 
 
 def _read_rows(source: str) -> Rows:

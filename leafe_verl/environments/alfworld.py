@@ -17,7 +17,7 @@ from leafe_verl.core.task import Task
 from leafe_verl.environments.alfworld_commands import MOVE, as_offered, placing_form
 from leafe_verl.environments.alfworld_games import KINDS
 from leafe_verl.environments.options import require_at_least
-from leafe_verl.environments.react import FORM, NO_ACTION, extract_action
+from leafe_verl.environments.react import FORM, NO_ACTION, extract_command
 from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key
 from leafe_verl.environments.simulator import SimulatorEnvironment, pool_from_options
 from leafe_verl.environments.simulator_process import SimulatorProgram
@@ -115,7 +115,7 @@ class ALFWorld(SimulatorEnvironment):
         return self._shown(state["observation"], state), {}
 
     def advance(self, action: str) -> Step:
-        command = extract_action(action)
+        command = extract_command(action)
         command = command and as_offered(command, self._admissible)
         state = self.call("act", command)
         self._operators = (*self._operators, state["operator"])

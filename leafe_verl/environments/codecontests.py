@@ -12,11 +12,11 @@ from leafe_verl.environments.codecontests_rows import (
     build_request,
     build_tests,
     parse_task,
+    several_answers,
     time_limit_seconds,
 )
 from leafe_verl.environments.extraction import Extraction, extract_program
 from leafe_verl.environments.options import SETTING, require_at_least
-from leafe_verl.environments.several_answers import find_several_answers
 from leafe_verl.sandbox import (
     CodeVerdict,
     Limits,
@@ -107,7 +107,7 @@ class CodeContests(CodeEnvironment):
     @staticmethod
     def several_answers(task: Task) -> str | None:
         """Return how one sees that a task has several right answers, of which one is known; None if nothing tells."""
-        return find_several_answers(task.instruction, build_tests(task.data))
+        return several_answers(task)
 
     @staticmethod
     def build_request(task: Task) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from leafe_verl.core.task import Task
 from leafe_verl.environments.rows import parse_ground_truth, read_fields, read_strings, task_key
+from leafe_verl.environments.several_answers import find_several_answers
 from leafe_verl.sandbox import ProgramTest
 
 NAME = "codecontests"
@@ -61,6 +62,11 @@ def build_tests(data: Mapping[str, Any], max_generated: int | None = None) -> li
         pairs = zip(data[group]["input"], data[group]["output"], strict=True)
         tests += list(pairs)[: max_generated if group == "generated_tests" else None]
     return [ProgramTest(stdin, expected) for stdin, expected in tests]
+
+
+def several_answers(task: Task) -> str | None:
+    """See `CodeContests.several_answers`."""
+    return find_several_answers(task.instruction, build_tests(task.data))
 
 
 def time_limit_seconds(data: Mapping[str, Any]) -> float | None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from leafe_verl.core.task import Task
 from leafe_verl.environments.code_environment import NO_CODE, CodeEnvironment
 from leafe_verl.environments.extraction import Extraction, extract_function
-from leafe_verl.environments.mbpp_plus import judge_plus
 from leafe_verl.environments.mbpp_rows import build_request, parse_task
+from leafe_verl.environments.mbpp_verdict import judge_plus
 from leafe_verl.environments.options import require_at_least
 from leafe_verl.sandbox import (
     CodeVerdict,
@@ -123,24 +123,9 @@ def judge_code(
     asserts = [*data["test_list"], *data["challenge_test_list"]]
     if not code.strip():
         return CodeVerdict(tuple(TestResult(test, False, error=NO_CODE) for test in asserts), NO_CODE)
-    return judge_tests(code, asserts, data, sandbox, limits, tolerance)
-
-
-def judge_tests(
-    code: str,
-    asserts: Sequence[str],
-    data: Mapping[str, Any],
-    sandbox: Sandbox,
-    limits: Limits,
-    tolerance: Tolerance,
-) -> CodeVerdict:
-    """Run code on asserts, or, with those of `test_list` first, on the inputs of a task of MBPP+.
-
-    `tolerance` is that of asserts; a task of MBPP+ has its own.
-    """
-    if "plus" not in data:
-        return judge(code, asserts, data["test_setup_code"], sandbox, limits, tolerance)
-    return judge_plus(code, data["test_list"], data["plus"], data["test_setup_code"], sandbox, limits)
+    if "plus" in data:
+        return judge_plus(code, data, sandbox, limits)
+    return judge(code, asserts, data["test_setup_code"], sandbox, limits, tolerance)
 
 
 def feedback(verdict: CodeVerdict, num_shown: int, characters: int) -> str:

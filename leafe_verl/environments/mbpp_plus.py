@@ -1,32 +1,25 @@
-"""MBPP+ of EvalPlus (arXiv 2305.01210): its rows on the hub and in its own file, and how it compares values.
+"""MBPP+ of EvalPlus (arXiv 2305.01210): the inputs of a task, and how values are compared.
 
 A task of MBPP+ has about a hundred inputs. The rows on the hub hold what is expected for each; EvalPlus' own file holds
-the reference solution instead, which is run once for each process. Names of functions with a comparison of their own
-are EvalPlus' (evalplus/eval/_special_oracle.py, version 0.3.1).
+the reference solution instead. Names of functions with a comparison of their own are EvalPlus'
+(evalplus/eval/_special_oracle.py, version 0.3.1).
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any
 
-from leafe_verl.core.environment import EnvironmentFailure
-from leafe_verl.environments.options import SETTING
 from leafe_verl.environments.python_values import evaluate, parse_expression
-from leafe_verl.sandbox import CodeVerdict, Limits, Sandbox, SandboxLost, TestResult, cut_middle, judge, split_assert
-from leafe_verl.sandbox.judge import SHOWN_CHARACTERS
-from leafe_verl.sandbox.protocol import LOST, CallOutcome, CallResult, RunResult
 from leafe_verl.sandbox.values import to_source
 
 FLOAT_TOLERANCE = 1e-6
 """Absolute tolerance of a float, or of a list of floats, where the task states none."""
 RELATIVE_TOLERANCE = 1e-7
 """Relative tolerance that is added to every absolute one: numpy's default in assert_allclose."""
-REFERENCE_BYTES = 16 * 2**20
-"""What the reference solution may return in all. A submitted one may return four times what was expected."""
 SETS = frozenset(
     ("similar_elements", "find_char_long", "common_in_nested_lists", "extract_singly", "larg_nnum",
      "intersection_array", "find_dissimilar", "Diff")
@@ -80,132 +73,6 @@ class PlusTests:
     @functools.cached_property
     def arguments(self) -> list[Sequence[Any]]:
         return [evaluate(parse_expression(source)) for source in self.inputs]
-
-
-def judge_plus(
-    code: str, shown: Sequence[str], plus: Mapping[str, Any], setup: str, sandbox: Sandbox, limits: Limits
-) -> CodeVerdict:
-    """Run code on the inputs of a task of MBPP+ and compare as EvalPlus does.
-
-    The first results are those of the shown asserts: of the inputs that they call, else of the asserts themselves.
-    """
-    tests = _tests(plus_key(plus))
-    expected = _expected(tests, sandbox, limits)
-    size = sum(len(to_source(value)) for value in expected)
-    room = Limits(limits.cpu_seconds, limits.wall_seconds, limits.memory_bytes, limits.output_bytes + 4 * size)
-    run = _run(sandbox, code, setup, _calls(tests, submitted=True), room)
-    results = [
-        _result(tests, index, answer, value, run.failure)
-        for index, (answer, value) in enumerate(zip(run.calls, expected, strict=True))
-    ]
-    first, taken = _shown_results(code, shown, tests, results, setup, sandbox, limits)
-    hidden = [result for index, result in enumerate(results) if index not in taken]
-    return CodeVerdict((*first, *hidden), run.failure)
-
-
-def _shown_results(
-    code: str,
-    shown: Sequence[str],
-    tests: PlusTests,
-    results: Sequence[TestResult],
-    setup: str,
-    sandbox: Sandbox,
-    limits: Limits,
-) -> tuple[list[TestResult], set[int]]:
-    """Return the results of the shown asserts, and the indices of the inputs that they call."""
-    places = {call: index for index, call in reversed(list(enumerate(map(_normal, tests.calls))))}
-    called = {test: [places.get(_normal(call)) for call in split_assert(test, setup).calls] for test in shown}
-    found = {test: indices[0] for test, indices in called.items() if len(indices) == 1 and indices[0] is not None}
-    others = [test for test in shown if test not in found]
-    judged = dict(zip(others, judge(code, others, setup, sandbox, limits).tests, strict=True)) if others else {}
-    first = [judged[test] if test in judged else _renamed(results[found[test]], test) for test in shown]
-    return first, set(found.values())
-
-
-def _renamed(result: TestResult, source: str) -> TestResult:
-    return TestResult(source, result.passed, result.got, result.expected, result.error)
-
-
-@functools.lru_cache(maxsize=4096)
-def _normal(call: str) -> str:
-    import ast
-
-    return ast.unparse(ast.parse(call.strip(), mode="eval"))
-
-
-# --- Running ---
-
-
-def plus_key(plus: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return the tests as a key under which what was computed of them is found again."""
-    parts = (plus["inputs"], plus["results"])
-    inputs, results = (None if part is None else tuple(part) for part in parts)
-    return plus["entry_point"], inputs, results, plus["reference"], plus["atol"], plus["as_sets"]
-
-
-@functools.lru_cache(maxsize=512)
-def _tests(key: tuple[Any, ...]) -> PlusTests:
-    entry_point, inputs, results, reference, atol, as_sets = key
-    return PlusTests(entry_point, list(inputs), None if results is None else list(results), reference, atol, as_sets)
-
-
-def _calls(tests: PlusTests, submitted: bool) -> list[str]:
-    """Return the source of each call. Where None alone counts, the call says whether it is that, or a truth value."""
-    if tests.entry_point not in NOT_NONE:
-        return tests.calls
-    if submitted:
-        return [
-            f"(lambda out: out if out is True or out is False else out is not None)({call})" for call in tests.calls
-        ]
-    return [f"{call} is not None" for call in tests.calls]
-
-
-def _expected(tests: PlusTests, sandbox: Sandbox, limits: Limits) -> list[Any]:
-    if tests.results is not None:
-        return _known(tuple(tests.results))
-    calls = tuple(_calls(tests, submitted=False))
-    return _of_reference(tests.entry_point, tests.reference or "", calls, cast("Hashable", sandbox), limits)
-
-
-@functools.lru_cache(maxsize=512)
-def _known(results: tuple[str, ...]) -> list[Any]:
-    return [evaluate(parse_expression(source)) for source in results]
-
-
-@functools.lru_cache(maxsize=512)
-def _of_reference(name: str, code: str, calls: tuple[str, ...], sandbox: Hashable, limits: Limits) -> list[Any]:
-    """Return what the reference solution returns. Raises EnvironmentFailure if that is no plain value each time."""
-    room = Limits(limits.cpu_seconds, limits.wall_seconds, limits.memory_bytes, REFERENCE_BYTES)
-    run = _run(cast("Sandbox", sandbox), code, "", list(calls), room)
-    for call, answer in zip(calls, run.calls, strict=True):
-        if answer.outcome is not CallOutcome.VALUE:
-            raise EnvironmentFailure(
-                f"the reference solution of {name} gives no value for {call[:80]} ({answer.text or run.failure}); the "
-                f"limits of a run are {SETTING}.cpu_seconds, .wall_seconds and .memory_mb"
-            )
-    return [answer.value for answer in run.calls]
-
-
-def _run(sandbox: Sandbox, code: str, setup: str, calls: Sequence[str], limits: Limits) -> RunResult:
-    run = sandbox.call(code, setup, calls, limits).result()
-    if run.failure == LOST:
-        raise SandboxLost("the sandbox broke twice before the code could run, so there is no verdict on the code")
-    return run
-
-
-def _result(tests: PlusTests, index: int, answer: CallResult, expected: Any, failure: str | None) -> TestResult:
-    source = f"{tests.calls[index]} -> {to_source(expected)}"
-    wanted = cut_middle(to_source(expected), SHOWN_CHARACTERS)
-    if answer.outcome is not CallOutcome.VALUE:
-        error = answer.text or failure or "not reached"
-        if answer.outcome is CallOutcome.UNREPRESENTABLE:
-            error = f"returned no plain value that can be compared: {answer.text}"
-        return TestResult(source, False, expected=wanted, error=error)
-    passed = agrees(tests, answer.value, expected, tests.arguments[index])
-    return TestResult(source, passed, cut_middle(to_source(answer.value), SHOWN_CHARACTERS), wanted)
-
-
-# --- Comparing ---
 
 
 def agrees(tests: PlusTests, came: Any, expected: Any, arguments: Sequence[Any]) -> bool:

@@ -53,6 +53,12 @@ def extract_action(answer: str, form: re.Pattern[str] | None = None) -> str | No
     return clean(found[0])
 
 
+def extract_command(answer: str) -> str | None:
+    """Return the action in free words, without the full stop that some models end it with; None if there is none."""
+    action = extract_action(answer)
+    return action and (action.rstrip(" .。") or None)
+
+
 def _find_label(lines: Sequence[str]) -> int | None:
     """Return the index of the line with the label that counts; None if there is none with an action."""
     found: int | None = None

@@ -11,7 +11,7 @@ from typing import Any
 from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
 from leafe_verl.environments.options import require_at_least
-from leafe_verl.environments.react import FORM, NO_ACTION, extract_action
+from leafe_verl.environments.react import FORM, NO_ACTION, extract_command
 from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key
 from leafe_verl.environments.simulator import SimulatorEnvironment, pool_from_options
 from leafe_verl.environments.simulator_process import SimulatorProgram
@@ -98,7 +98,7 @@ class ScienceWorld(SimulatorEnvironment):
         return self._shown(f"{state['description']}\n{state['observation']}", state), {}
 
     def advance(self, action: str) -> Step:
-        command = extract_action(action)
+        command = extract_command(action)
         if command is None:
             return self._step({"observation": NO_ACTION, "score": self._score, "completed": False}, error=True)
         state = self.call("act", command, self.valid_actions)

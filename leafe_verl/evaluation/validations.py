@@ -56,9 +56,9 @@ def read_validations(folder: Path) -> dict[int, Validation]:
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:  # a process was killed while it wrote this line
+            found[int(record["step"])] = Validation.from_mapping(record)
+        except (ValueError, KeyError, TypeError, AttributeError):  # a killed process cut this line short
             continue
-        found[int(record["step"])] = Validation.from_mapping(record)
     return dict(sorted(found.items()))
 
 

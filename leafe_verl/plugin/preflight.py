@@ -10,7 +10,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from verl.utils.tokenizer.continuous_token_wiring import list_continuous_token_builder_families
 
 from leafe_verl.core import Settings
-from leafe_verl.core.settings import EnvironmentSettings, SettingsError
+from leafe_verl.core.settings import SettingsError
 from leafe_verl.embedded import model_folder
 from leafe_verl.environments import make
 from leafe_verl.plugin.chat_check import ask_configured, chat_problems
@@ -55,7 +55,7 @@ def _environment_problems(section: Any, data: DictConfig) -> list[str]:
         make(environment.name, **environment.options).close()
     except Exception as error:
         return [str(error)]
-    return _data_problems(data, environment)
+    return _data_problems(data, environment.name)
 
 
 def _verl_problems(installed: str) -> list[str]:
@@ -183,7 +183,7 @@ def _thought_problems(config: DictConfig, settings: Settings) -> list[str]:
     return []
 
 
-def _data_problems(data: DictConfig, environment: EnvironmentSettings) -> list[str]:
+def _data_problems(data: DictConfig, environment: str) -> list[str]:
     if data.get("given"):  # the tasks are those of the given histories, and no file is read
         return []
     problems = []
@@ -192,7 +192,7 @@ def _data_problems(data: DictConfig, environment: EnvironmentSettings) -> list[s
         sizes = []
         for source in sources:
             try:
-                sizes.append(len(read_tasks(str(source), environment.name, environment.several_answers)))
+                sizes.append(len(read_tasks(str(source), environment, data.several_answers)))
             except Exception as error:
                 problems.append(f"data.{key}: {error}")
         if key == "train_files" and len(sizes) == len(sources) and sum(sizes) < data.train_batch_size:

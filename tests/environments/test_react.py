@@ -87,6 +87,14 @@ def test_actions_of_a_form_are_found_without_the_line_too(answer: str, action: s
 
 
 @pytest.mark.parametrize(
+    ("answer", "command"),
+    [("Action: go to desk 1.", "go to desk 1"), ("Action：look。", "look"), ("Action: ...", None), ("look.", None)],
+)
+def test_a_command_has_no_full_stop(answer: str, command: str | None) -> None:
+    assert react.extract_command(answer) == command
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "action:" * 20_000,

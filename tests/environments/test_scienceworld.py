@@ -50,7 +50,7 @@ def play(environment: ScienceWorld, commands: Sequence[str]) -> list[float]:
         ("action:look around\nObservation: a room\nAction: go to kitchen", "look around"),
         ("**Action:** `go to  kitchen`", "go to kitchen"),
         ("I should take the action: go", None),
-        ("Action:\n\nlook around", None),
+        ("Action:\n\nlook around", "look around"),
         ("Action: \ud800", "?"),
         ("look around", None),
         ("", None),

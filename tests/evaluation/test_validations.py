@@ -18,7 +18,7 @@ def test_a_step_that_a_resumed_run_repeats_counts_as_it_was_last(tmp_path):
     for outcome in (False, True):
         append_validation(tmp_path, 1, Validation({"0": [outcome]}))
     with (tmp_path / FILE).open("a") as file:
-        file.write('{"step": 1, "outco')
+        file.write('\n[]\n{"step": 2}\n{"step": null, "outcomes": {}}\n{"step": 3, "outcomes": 4}\n{"step": 1, "outco')
     assert read_validations(tmp_path) == {1: Validation({"0": [True]})}
 
 

@@ -120,6 +120,23 @@ def test_bad_settings_are_refused_before_anything_is_written(verl, evaluate, cap
     assert not evaluate.out.exists() and not verl.calls
 
 
+def test_a_file_in_the_place_of_the_store_is_refused(verl, evaluate, capsys):
+    evaluate.out.write_text("notes")
+    assert evaluate("--attempts", "1") == 1
+    assert f"--out {evaluate.out} is a file; expected a new folder" in capsys.readouterr().err and not verl.calls
+
+
+@pytest.mark.parametrize(("chosen", "keys"), [("keep", ["any", "one"]), ("leave_out", ["one"])])
+def test_tasks_with_several_right_answers_are_left_out_by_a_setting(verl, evaluate, chosen, keys):
+    statements = {"one": "Add one.", "any": "If there are several answers, print any of them."}
+    tests = {"input": ["1\n"], "output": ["2\n"]}
+    rows = [{"name": key, "description": text, "public_tests": tests} for key, text in statements.items()]
+    evaluate.tasks.write_text(json.dumps(rows), encoding="utf-8-sig")
+    setting = f"leafe.environment.several_answers={chosen}"
+    assert evaluate("--attempts", "1", setting, environment="environment=codecontests") == 0
+    assert sorted(tree.task_key for tree in read_evaluation(evaluate.out)) == keys
+
+
 def test_attempts_of_unknown_making_are_refused(verl, evaluate, capsys):
     evaluate("--attempts", "1")
     (evaluate.out / "evaluation.json").unlink()

@@ -1,0 +1,144 @@
+"""Judges code on the inputs of a task of MBPP+. Where nothing else tells what is expected, the reference solution does,
+which is run once in each process."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, cast
+
+from leafe_verl.core.environment import EnvironmentFailure
+from leafe_verl.environments.mbpp_plus import NOT_NONE, PlusTests, agrees
+from leafe_verl.environments.options import SETTING
+from leafe_verl.environments.python_values import evaluate, parse_expression
+from leafe_verl.sandbox import CodeVerdict, Limits, Sandbox, SandboxLost, TestResult, cut_middle, judge, split_assert
+from leafe_verl.sandbox.judge import SHOWN_CHARACTERS
+from leafe_verl.sandbox.protocol import LOST, CallOutcome, CallResult, RunResult
+from leafe_verl.sandbox.values import to_source
+
+REFERENCE_BYTES = 16 * 2**20
+"""What the reference solution may return in all. A submitted one may return four times what was expected."""
+
+
+def judge_plus(code: str, data: Mapping[str, Any], sandbox: Sandbox, limits: Limits) -> CodeVerdict:
+    """Run code on the inputs of a task of MBPP+ and compare as EvalPlus does.
+
+    The first results are those of `test_list`: of the inputs that its asserts call, else of the asserts themselves.
+    """
+    shown, plus, setup = data["test_list"], data["plus"], data["test_setup_code"]
+    tests = _tests(plus_key(plus))
+    expected = _expected(tests, sandbox, limits)
+    size = sum(len(to_source(value)) for value in expected)
+    room = Limits(limits.cpu_seconds, limits.wall_seconds, limits.memory_bytes, limits.output_bytes + 4 * size)
+    run = _run(sandbox, code, setup, _calls(tests, submitted=True), room)
+    results = [
+        _result(tests, index, answer, value, run.failure)
+        for index, (answer, value) in enumerate(zip(run.calls, expected, strict=True))
+    ]
+    first, taken = _shown_results(code, shown, tests, results, setup, sandbox, limits)
+    hidden = [result for index, result in enumerate(results) if index not in taken]
+    return CodeVerdict((*first, *hidden), run.failure)
+
+
+def _shown_results(
+    code: str,
+    shown: Sequence[str],
+    tests: PlusTests,
+    results: Sequence[TestResult],
+    setup: str,
+    sandbox: Sandbox,
+    limits: Limits,
+) -> tuple[list[TestResult], set[int]]:
+    """Return the results of the shown asserts, and the indices of the inputs that they call."""
+    places = _places(tuple(tests.calls))
+    called = {test: [places.get(_normal(call)) for call in split_assert(test, setup).calls] for test in shown}
+    found = {test: indices[0] for test, indices in called.items() if len(indices) == 1 and indices[0] is not None}
+    others = [test for test in shown if test not in found]
+    judged = dict(zip(others, judge(code, others, setup, sandbox, limits).tests, strict=True)) if others else {}
+    first = [judged[test] if test in judged else _renamed(results[found[test]], test) for test in shown]
+    return first, set(found.values())
+
+
+def _renamed(result: TestResult, source: str) -> TestResult:
+    return TestResult(source, result.passed, result.got, result.expected, result.error)
+
+
+@functools.lru_cache(maxsize=512)
+def _places(calls: tuple[str, ...]) -> Mapping[str, int]:
+    """Return call -> index of its first place, in a form that does not depend on how it was written."""
+    return {_normal(call): index for index, call in reversed(list(enumerate(calls)))}
+
+
+@functools.lru_cache(maxsize=4096)
+def _normal(call: str) -> str:
+    return ast.unparse(ast.parse(call.strip(), mode="eval"))
+
+
+def plus_key(plus: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the tests as a key under which what was computed of them is found again."""
+    parts = (plus["inputs"], plus["results"])
+    inputs, results = (None if part is None else tuple(part) for part in parts)
+    return plus["entry_point"], inputs, results, plus["reference"], plus["atol"], plus["as_sets"]
+
+
+@functools.lru_cache(maxsize=512)
+def _tests(key: tuple[Any, ...]) -> PlusTests:
+    entry_point, inputs, results, reference, atol, as_sets = key
+    return PlusTests(entry_point, list(inputs), None if results is None else list(results), reference, atol, as_sets)
+
+
+def _calls(tests: PlusTests, submitted: bool) -> list[str]:
+    """Return the source of each call. Where None alone counts, the call says whether it is that, or a truth value."""
+    if tests.entry_point not in NOT_NONE:
+        return tests.calls
+    if submitted:
+        return [
+            f"(lambda out: out if out is True or out is False else out is not None)({call})" for call in tests.calls
+        ]
+    return [f"{call} is not None" for call in tests.calls]
+
+
+def _expected(tests: PlusTests, sandbox: Sandbox, limits: Limits) -> list[Any]:
+    if tests.results is not None:
+        return _known(tuple(tests.results))
+    calls = tuple(_calls(tests, submitted=False))
+    return _of_reference(tests.entry_point, tests.reference or "", calls, cast("Hashable", sandbox), limits)
+
+
+@functools.lru_cache(maxsize=512)
+def _known(results: tuple[str, ...]) -> list[Any]:
+    return [evaluate(parse_expression(source)) for source in results]
+
+
+@functools.lru_cache(maxsize=512)
+def _of_reference(name: str, code: str, calls: tuple[str, ...], sandbox: Hashable, limits: Limits) -> list[Any]:
+    """Return what the reference solution returns. Raises EnvironmentFailure if that is no plain value each time."""
+    room = Limits(limits.cpu_seconds, limits.wall_seconds, limits.memory_bytes, REFERENCE_BYTES)
+    run = _run(cast("Sandbox", sandbox), code, "", list(calls), room)
+    for call, answer in zip(calls, run.calls, strict=True):
+        if answer.outcome is not CallOutcome.VALUE:
+            raise EnvironmentFailure(
+                f"the reference solution of {name} gives no value for {call[:80]} ({answer.text or run.failure}); the "
+                f"limits of a run are {SETTING}.cpu_seconds, .wall_seconds and .memory_mb"
+            )
+    return [answer.value for answer in run.calls]
+
+
+def _run(sandbox: Sandbox, code: str, setup: str, calls: Sequence[str], limits: Limits) -> RunResult:
+    run = sandbox.call(code, setup, calls, limits).result()
+    if run.failure == LOST:
+        raise SandboxLost("the sandbox broke twice before the code could run, so there is no verdict on the code")
+    return run
+
+
+def _result(tests: PlusTests, index: int, answer: CallResult, expected: Any, failure: str | None) -> TestResult:
+    source = f"{tests.calls[index]} -> {to_source(expected)}"
+    wanted = cut_middle(to_source(expected), SHOWN_CHARACTERS)
+    if answer.outcome is not CallOutcome.VALUE:
+        error = answer.text or failure or "not reached"
+        if answer.outcome is CallOutcome.UNREPRESENTABLE:
+            error = f"returned no plain value that can be compared: {answer.text}"
+        return TestResult(source, False, expected=wanted, error=error)
+    passed = agrees(tests, answer.value, expected, tests.arguments[index])
+    return TestResult(source, passed, cut_middle(to_source(answer.value), SHOWN_CHARACTERS), wanted)
