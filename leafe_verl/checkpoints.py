@@ -12,6 +12,8 @@ from pathlib import Path
 
 from leafe_verl.lora import has_adapter, is_bare_adapter, merge_adapter, merged_copy
 
+MERGER_LINES = 20
+"""How much of what a failed merger printed is told."""
 MERGED = "merged"
 """Name of the Hugging Face folder beside a checkpoint's `actor`."""
 STEP = "global_step_"
@@ -86,10 +88,12 @@ def _merge(actor: Path, merged: Path) -> None:
     command = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp"]
     command += ["--local_dir", str(actor), "--target_dir", str(partial)]
     try:
-        # Its chatter goes to the error stream: the caller's output is the folder alone.
-        done = subprocess.run(command, stdout=sys.stderr.fileno())
+        # To the error stream, since the caller's output is the folder alone. Large models take minutes.
+        print(f"merging the shards in {actor}", file=sys.stderr, flush=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
         if done.returncode or not _has_weights(partial):
-            raise ValueError(f"verl's merger could not merge {actor} (exit status {done.returncode}); see above")
+            said = "\n".join(done.stdout.splitlines()[-MERGER_LINES:])
+            raise ValueError(f"verl's merger could not merge {actor} (exit status {done.returncode}). It said:\n{said}")
         if has_adapter(partial):
             merge_adapter(partial)
         if merged.is_dir() and has_adapter(merged):

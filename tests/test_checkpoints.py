@@ -38,7 +38,7 @@ def merger(monkeypatch):
     def run(command, **kwargs):
         run.calls.append(command)
         touch(Path(command[command.index("--target_dir") + 1]), *run.files)
-        return subprocess.CompletedProcess(command, run.status)
+        return subprocess.CompletedProcess(command, run.status, stdout="many words\nno such file: x")
 
     run.calls, run.files, run.status = [], ["config.json", "model.safetensors"], 0
     monkeypatch.setattr(checkpoints.subprocess, "run", run)
@@ -56,7 +56,9 @@ def test_a_checkpoint_is_merged_once_and_kept_beside(checkpoint, merger, part):
 
 def test_a_failed_merge_leaves_nothing(checkpoint, merger):
     merger.status = 1
-    with pytest.raises(ValueError, match="could not merge .*actor .exit status 1"):
+    with pytest.raises(
+        ValueError, match=r"could not merge .*actor .exit status 1.\. It said:\nmany words\nno such file: x"
+    ):
         hf_folder(str(checkpoint))
     assert [path.name for path in checkpoint.iterdir()] == ["actor"]
 

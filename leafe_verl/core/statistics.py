@@ -53,6 +53,8 @@ def _totals(tree: ExplorationTree) -> dict[str, int]:
         "timed_out_actions": sum(step.timed_out for step in steps),
         "incomplete_actions": sum(not turn.complete for turn in turns),
         "stopped_actions": sum(turn.num_added > 0 for turn in turns),
+        "thought_tokens": sum(turn.num_thoughts - turn.num_closing for turn in turns),
+        "closed_thoughts": sum(turn.num_closing > 0 for turn in turns),
         "sampled_tokens": sum(turn.num_sampled for turn in turns) + sum(r.num_tokens for r in reflections),
     }
 

@@ -123,7 +123,7 @@ def judge_code(
     asserts = [*data["test_list"], *data["challenge_test_list"]]
     if not code.strip():
         return CodeVerdict(tuple(TestResult(test, False, error=NO_CODE) for test in asserts), NO_CODE)
-    if "plus" in data:  # such a task has a tolerance of its own
+    if "plus" in data:
         return judge_plus(code, data, sandbox, limits)
     return judge(code, asserts, data["test_setup_code"], sandbox, limits, tolerance)
 

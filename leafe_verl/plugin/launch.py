@@ -30,6 +30,7 @@ from leafe_verl.evaluation.results import missing_attempts, read_evaluation
 from leafe_verl.plugin.given_request import GivenHistories, GivenRequest, find_histories, require_room
 from leafe_verl.plugin.precision import describe_mixing, find_precision
 from leafe_verl.plugin.preflight import find_problems
+from leafe_verl.plugin.ray_job import require_kept
 from leafe_verl.plugin.resolvers import read_variable
 from leafe_verl.plugin.settings import RunSettings
 from leafe_verl.task_files import HUB, read_tasks
@@ -72,6 +73,7 @@ def evaluate(request: EvaluationRequest) -> int:
     """
     if request.out.exists() and not request.out.is_dir():
         raise ValueError(f"--out {request.out} is a file; expected a new folder, or an evaluation to continue")
+    require_kept(str(request.out))
     named = request.model or read_variable("MODEL")
     model = _model(named) if named else None
     request = dataclasses.replace(request, model=model, out=request.out.expanduser().resolve())

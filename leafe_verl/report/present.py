@@ -54,9 +54,9 @@ def left_text(progress: Progress, now: float) -> str:
     """Return how much time is left, for the run if that can be told, else for the phase; empty if neither can."""
     if progress.ended:
         return ""
-    if (left := progress.seconds_left(now)) is not None:
-        return f"about {seconds_text(left)} left"
     phase = progress.activity.seconds_left(now) if progress.activity else None
+    if left := progress.seconds_left(now):
+        return f"about {seconds_text(max(left, phase or 0))} left"
     return f"about {seconds_text(phase)} left of this phase" if phase is not None else ""
 
 

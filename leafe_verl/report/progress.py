@@ -101,13 +101,17 @@ class Progress:
         return over or (self.plan.steps is not None and self.done >= self.plan.steps)
 
     def seconds_left(self, now: float) -> float | None:
-        """Estimate the seconds until the last step ends, from those that have ended; None before the first one."""
+        """Estimate the seconds until the last step ends, from those that have ended.
+
+        None before the first one, and for a step that takes longer than they did, as one with a validation.
+        """
         steps = [values for step, values in self.metrics.items() if step > 0 and "timing_s/step" in values]
         if not steps or self.plan.steps is None or self.activity is None or self.ended:
             return None
         seconds = sum(step["timing_s/step"] + step.get("timing_s/testing", 0.0) for step in steps)
         whole = seconds / len(steps) * (self.plan.steps - self.done)
-        return max(whole - (now - self.activity.step_began), 0.0)
+        left = whole - (now - self.activity.step_began)
+        return left if left > 0 else None
 
 
 class MetricsFollower:

@@ -1,6 +1,5 @@
 """A run in lines of plain text, told from what it leaves on disk."""
 
-import json
 
 import pytest
 
@@ -88,7 +87,7 @@ def test_the_time_left_of_the_run_is_told_from_the_steps_that_have_ended():
     metrics = {1: {"timing_s/step": 100.0, "timing_s/testing": 50.0}}
     look = progress("collecting", step=2, done=1, metrics=metrics, step_began=1000.0)
     assert "about 2 min left" in describe_present(look, 1030.0)
-    assert json.dumps(describe_present(look, 1300.0)).endswith('about 0 s left"')
+    assert "left" not in describe_present(look, 1300.0), "the step takes longer than those before"
 
 
 @pytest.mark.parametrize(

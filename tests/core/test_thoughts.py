@@ -20,6 +20,7 @@ from fakes import (
 )
 from leafe_verl.core import History, Kind, Turn, build_examples
 from leafe_verl.core.settings import DistillationSettings
+from leafe_verl.core.statistics import count
 from leafe_verl.core.thoughts import split_thoughts
 from leafe_verl.core.token_sequences import build_sequences, failed_positions, split_at_new_prompts
 from leafe_verl.trees.rows import from_row, to_row
@@ -157,3 +158,14 @@ def test_failed_turns_are_found_with_or_without_their_thoughts(policy, shown, st
     steps = [dataclasses.replace(step, failed=step.action.text == "J") for step in tree.path(0)]
     token_ids = steps[-1].history.token_ids
     assert "".join(chr(token_ids[position]) for position in sorted(failed_positions(steps))) == shown
+
+
+def test_thoughts_are_counted():
+    tree = grown(Keeping)
+    first = tree.attempts[0].steps[0]
+    closed = dataclasses.replace(first.action, num_closing=1)
+    steps = (dataclasses.replace(first, action=closed), *tree.attempts[0].steps[1:])
+    tree.attempts[0] = dataclasses.replace(tree.attempts[0], steps=steps)
+    counts = count(tree, [])
+    number = sum(len(attempt.steps) for attempt in tree.attempts)
+    assert (counts["thought_tokens"], counts["closed_thoughts"]) == (number * len(THOUGHT) - 1, 1)

@@ -43,7 +43,9 @@ STRINGS = {
     f"{BUFFER}:ReplayBuffer._sync_metadata_from_transfer_queue": "status failure",
     # A request to an inference server, and its answer.
     f"{SERVER}:vLLMHttpServer.generate": "max_tokens seed num_cached_tokens global_steps aborted",
-    "vllm/sampling_params.py:SamplingParams": "structured_outputs temperature stop include_stop_str_in_output",
+    "vllm/sampling_params.py:SamplingParams": (
+        "structured_outputs temperature stop stop_token_ids include_stop_str_in_output"
+    ),
     # What a batch tells the training workers.
     f"{BASE}:PPOTrainer._update_actor": "global_batch_size mini_batch_size epochs seed dataloader_kwargs temperature",
     f"{WORKERS}:TrainingWorker.train_mini_batch": "mini_batch_size epochs seed dataloader_kwargs metrics",

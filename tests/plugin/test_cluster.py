@@ -15,6 +15,7 @@ from leafe_verl.embedded import TRAIN_FILE
 from leafe_verl.plugin import cluster, resolvers
 from leafe_verl.plugin.callbacks import ResolveConfiguration, _heading
 from leafe_verl.plugin.cluster import NodeAnswer, SharedPlaces, find_cluster_problems, joined_cluster, look
+from leafe_verl.plugin.launch import EvaluationRequest, evaluate
 
 RAYS_FOLDER = "/tmp/ray/session_x/runtime_resources/working_dir_files/_ray_pkg_0"
 
@@ -84,6 +85,14 @@ def test_a_job_whose_folder_goes_with_it_is_refused(config, override, monkeypatc
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     with pytest.raises(SystemExit, match="Ray removes; expected an absolute folder"):
         ResolveConfiguration().on_run_start(config(override))
+
+
+@pytest.mark.parametrize("out", ["runs/eval", f"{RAYS_FOLDER}/runs/eval"])
+def test_an_evaluation_in_a_job_needs_an_absolute_folder_too(out, monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    request = EvaluationRequest(None, (), Path(out), 1, None, "episode", "cpu", ())
+    with pytest.raises(ValueError, match="--out\\) is .*expected an absolute folder"):
+        evaluate(request)
 
 
 def test_a_job_with_an_absolute_run_dir_runs(config, monkeypatch, tmp_path):
