@@ -63,11 +63,11 @@ def read_validations(folder: Path) -> dict[int, Validation]:
 
 
 def describe_change(validations: Mapping[int, Validation]) -> str:
-    """Return what changed from the first validation to the last, in sentences; empty for less than two."""
+    """Return what changed from the first validation to the last, a sentence in a line; empty for less than two."""
     if len(validations) < 2:
         return ""
     before, after = validations[min(validations)], validations[max(validations)]
-    return " ".join([*_pass_sentences(before.outcomes, after.outcomes), *_recovery_sentence(before, after)])
+    return "\n".join([*_pass_sentences(before.outcomes, after.outcomes), *_recovery_sentence(before, after)])
 
 
 def _pass_sentences(before: Outcomes, after: Outcomes) -> Iterator[str]:

@@ -41,7 +41,7 @@ def test_a_change_of_every_task_is_beyond_chance():
     text = describe_change(tasks(32, [True, False, False, False], [True, True, False, False]))
     assert text == (
         "Pass@1 rose by 25.0 points, from 25.0 to 50.0 %, which is beyond chance "
-        "(95 % interval over 32 tasks: +25.0 to +25.0). "
+        "(95 % interval over 32 tasks: +25.0 to +25.0).\n"
         "Pass@4 stayed the same, 100.0 to 100.0 % (95 % interval over 32 tasks: +0.0 to +0.0)."
     )
 
@@ -59,7 +59,7 @@ def test_a_fall_is_one():
 
 def test_tasks_are_paired_and_unscored_attempts_leave_them_out():
     before, after = {"a": [False, False], "b": [True, True]}, {"b": [False, False], "c": [True, True], "a": [True]}
-    first, _, second = describe_change({0: Validation(before), 1: Validation(after)}).partition("). ")
+    first, _, second = describe_change({0: Validation(before), 1: Validation(after)}).partition(").\n")
     assert "over 2 tasks" in first and "over 1 tasks" in second
 
 
