@@ -11,6 +11,7 @@ tiers.py         the ways to confine a run; tier_choice.py finds the firmest one
 zygote.py        the program that forks a process for each run
 confinement.py   the rights that this process gives up before it runs submitted code
 driver.py        what the process then does
+encoding.py      conversion of what a call returned to text, in that process
 values.py        conversion of values from and to text
 tolerance.py     how far a number may be from the expected one
 """

@@ -30,7 +30,7 @@ ITERATOR_SOURCES = {
 ENDED_BY = "__ended_by"
 PRELUDE = f"""
 def {ENDED_BY}(text):
-    raise RuntimeError(text)
+    raise RuntimeError("the iterator " + text)
     yield
 """
 """What the source of a value may need."""
@@ -67,7 +67,7 @@ def decode(tagged: Any, depth: int = 0) -> Any:
     """Return the value that tagged JSON stands for.
 
     null, booleans, strings and small integers stand for themselves. Every other value is a pair [tag, content]; see
-    `encode` in driver.py. Raises ValueError, TypeError, KeyError or ArithmeticError for any other JSON.
+    `encode` in encoding.py. Raises ValueError, TypeError, KeyError or ArithmeticError for any other JSON.
     """
     if tagged is None or isinstance(tagged, bool | int | str):
         return tagged

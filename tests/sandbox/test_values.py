@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from leafe_verl.sandbox import Limits, default_pool, driver, judge
+from leafe_verl.sandbox import Limits, default_pool, encoding, judge
 from leafe_verl.sandbox.values import decode, to_source, to_text
 from sandbox.forgeries import AGREEING
 
@@ -131,7 +131,7 @@ def test_a_value_comes_back_and_its_source_makes_the_same(name: str) -> None:
     names: dict[str, Any] = {}
     exec(PRELUDE, names)
     value, copy = (eval(RETURNED[name], names) for _ in range(2))
-    decoded = decode(driver.encode(value, [2**16]))
+    decoded = decode(encoding.encode(value, [2**16]))
     made = eval(to_source(decoded))
     if hasattr(copy, "__next__"):
         assert list(made) == list(copy) and bool(made)
@@ -147,7 +147,7 @@ def test_long_integers_within_other_values_have_a_source() -> None:
     exec(PRELUDE, names)
     long = 10**5000
     for value in (range(long, long + 5), names["Fraction"](1, long), [long], {long: -long}.items()):
-        assert eval(to_source(decode(driver.encode(value, [2**16])))) == value
+        assert eval(to_source(decode(encoding.encode(value, [2**16])))) == value
 
 
 def only(code: str, test: str) -> tuple[bool, str | None]:
@@ -176,6 +176,12 @@ def test_an_iterator_that_raises_does_so_where_it_is_read() -> None:
     assert only(code, "assert next(f()) == 1") == (True, None)
     passed, error = only(code, "assert list(f()) == [1]")
     assert not passed and error is not None and "KeyError" in error
+
+
+def test_an_iterator_that_goes_on_slowly_is_cut_off_before_the_limit_of_time() -> None:
+    code = "def f():\n    n = 0\n    while True:\n        yield n\n        n += 1\n        if n > 3: sum(range(10**7))"
+    limits = Limits(cpu_seconds=1, wall_seconds=20)
+    assert judge(code, ["assert next(f()) == 0", "assert f()"], "", default_pool(), limits).all_passed
 
 
 def test_an_endless_iterator_leaves_room_for_the_other_answers() -> None:
