@@ -127,7 +127,8 @@ def _heading(config: DictConfig) -> Iterator[str]:
     trainer, run_dir = config.trainer, Path(config.run_dir)
     steps = f", {trainer.total_training_steps} steps" if trainer.total_training_steps else ""
     tasks = "" if trainer.val_only else f"{steps} of {config.data.train_batch_size} tasks"
-    model = config.actor_rollout_ref.model.path
+    model = str(config.actor_rollout_ref.model.path)
+    model = shown(Path(model)) if Path(model).is_dir() else model
     yield f"{trainer.v1.trainer_mode} on {config.leafe.environment.name} with {model}, {trainer.device}{tasks}"
     yield f"RUN_DIR={shown(run_dir)}"
     if address := joined_cluster(config):

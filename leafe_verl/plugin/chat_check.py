@@ -30,7 +30,7 @@ def chat_problems(config: DictConfig, family: str | None) -> list[str]:
 def describe_chat(config: DictConfig, family: str | None) -> str:
     """Return what `chat_problems` found out of a model without problems, as a line for the log."""
     found = ask_configured(config, family)
-    return f"model {config.actor_rollout_ref.model.path}: {found.describe() if found else 'its tokenizer is not here'}"
+    return f"chat: {found.describe() if found else 'not asked, since the tokenizer is not here'}"
 
 
 def ask_configured(config: DictConfig, family: str | None) -> ChatFormat | None:
