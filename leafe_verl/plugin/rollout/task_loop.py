@@ -137,8 +137,7 @@ def count_turn_slots(config: Any) -> int:
     rollout, trainer = config.actor_rollout_ref.rollout, config.trainer
     devices = trainer.n_gpus_per_node * trainer.nnodes
     engines = devices // (rollout.tensor_model_parallel_size * rollout.pipeline_model_parallel_size)
-    slots: int = math.ceil(max(engines, 1) * rollout.max_num_seqs / rollout.agent.num_workers)
-    return slots
+    return int(math.ceil(max(engines, 1) * rollout.max_num_seqs / rollout.agent.num_workers))
 
 
 def describe_row(row: dict[str, Any]) -> str:
