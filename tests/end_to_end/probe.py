@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,14 @@ from verl.trainer.ppo.v1.trainer_base import register_trainer
 
 from leafe_verl.plugin.training.leafe_trainer import LeafeTrainer
 
+PROBED = "probe-{step}.json"
+"""File in the run's folder with one sequence of tokens, and log p(token i + 1 | tokens up to i) after training step
+`step`, as the trainer computes it."""
+
 
 @register_trainer("leafe_probe")
 class ProbedTrainer(LeafeTrainer):
-    """Logs `probe/change` and `probe/pearson` of one example's log-probs."""
+    """Logs `probe/change` and `probe/pearson` of one example's log-probs, and keeps the trainer's in PROBED."""
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         self._probed, self._probe_metrics = None, metrics
@@ -40,6 +46,8 @@ class ProbedTrainer(LeafeTrainer):
             "probe/change": float(np.abs(after - self._before).max()),
             "probe/pearson": float(np.corrcoef(np.exp(after), np.exp(trainer))[0, 1]),
         }
+        kept = {"token_ids": self._token_ids, "log_probs": trainer.tolist()}
+        (Path(self.config.run_dir) / PROBED.format(step=self.global_steps)).write_text(json.dumps(kept))
 
     def _field(self, name: str) -> Any:
         data = tq.kv_batch_get(keys=self._probed.keys, partition_id=self._probed.partition_id, select_fields=[name])
