@@ -50,7 +50,9 @@ def test_the_wheel_has_the_package_the_recipes_and_the_command(wheel):
 
 def test_an_installed_wheel_has_the_recipes_and_prints_where(wheel, tmp_path):
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--no-compile"]
-    subprocess.run([*pip, "--prefix", str(tmp_path), str(wheel)], check=True, timeout=120)
+    # Without --ignore-installed pip would first remove the package from the environment that runs the tests.
+    apart = ["--ignore-installed", "--prefix", str(tmp_path)]
+    subprocess.run([*pip, *apart, str(wheel)], check=True, timeout=120)
     (package,) = tmp_path.rglob("site-packages")
     command = [sys.executable, "-c", "import leafe_verl.cli as cli; print(cli.__file__); cli.main(['recipes'])"]
     done = subprocess.run(

@@ -1,6 +1,5 @@
 """A run in lines of plain text, told from what it leaves on disk."""
 
-
 import pytest
 
 from leafe_verl.activity import ENDED, FAILED, Activity
