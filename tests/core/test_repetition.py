@@ -1,4 +1,4 @@
-"""Attempts that exploring ends because a turn repeats a failed one, and what that does to budget and figures."""
+"""Nothing is sampled for nothing: roots that all succeed end a task, and turns that repeat a failed one an attempt."""
 
 from __future__ import annotations
 
@@ -117,3 +117,20 @@ def test_a_fresh_sample_has_the_turns_up_to_the_horizon():
     counts = count_recovery(plain_attempts(tree))
     assert (counts["recovery/failures"], counts["recovery/recovered"], counts["recovery/fresh"]) == (2, 1, 1)
     assert counts["recovery/repeats"] == 1 and "recovery/failures_2" not in counts
+
+
+def test_roots_that_all_succeed_end_a_task():
+    policy = saying("a")
+    settings = {"budget": {"attempts": 9, "depth": 3}, "distillation": {"recovery_targets": 4}}
+    tree = grow(policy, Quiz, task=QUIZ, roots=3, **settings)
+    assert walks(tree) == [(1, "a", "success")] * 3
+    assert sorted(policy.requests) == ["attempt 0", "attempt 1", "attempt 2"], "nothing is reflected on"
+    assert tree.recoveries == [], "there is no failed turn to recover from"
+
+
+def test_with_an_interval_successes_are_reflected_on_too():
+    policy = saying("xya")
+    grow(policy, Quiz, task=QUIZ, budget={"attempts": 1}, reflection={"interval": 2})
+    assert policy.reflection_prompts == [], "the budget holds no branch"
+    grow(policy, Quiz, task=QUIZ, budget={"depth": 1}, reflection={"interval": 2})
+    assert [steps for steps, _ in policy.reflection_prompts] == [2]
