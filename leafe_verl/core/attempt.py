@@ -30,7 +30,7 @@ from leafe_verl.core.reflection import experience_note
 from leafe_verl.core.rollback import roll_back
 from leafe_verl.core.settings import Settings
 from leafe_verl.core.task import Task
-from leafe_verl.core.tree import Attempt, Outcome, StepRecord
+from leafe_verl.core.tree import Attempt, Outcome, StepRecord, repeats_failure
 
 logger = logging.getLogger(__name__)
 
@@ -81,12 +81,15 @@ class AttemptRun:
     """The only action, executed instead of a sampled one. None: actions are sampled until the attempt ends."""
     given: GivenHistory | None = None
     """Steps of an earlier attempt that the root goes on from. None: it begins at the task's start."""
+    ends_upon_repetition: bool = False
+    """Whether the attempt ends once a turn repeats an earlier failed turn of its path and fails again."""
     environment: Environment | None = field(default=None, init=False)
     steps: list[StepRecord] = field(default_factory=list, init=False)
     """Steps that this attempt has executed itself."""
     given_steps: tuple[StepRecord, ...] = field(default=(), init=False)
     """The given steps with the histories that this policy sees."""
     replayed_steps: int = field(default=0, init=False)
+    unplayed_steps: int = field(default=0, init=False)
     outcome: Outcome = field(default=Outcome.HORIZON, init=False)
 
     @property
@@ -103,7 +106,7 @@ class AttemptRun:
             return Attempt(None, tuple(self.steps), outcome, str(failure), self.replayed_steps)
         finally:
             await self._close()
-        return Attempt(None, tuple(self.steps), self.outcome, None, self.replayed_steps)
+        return Attempt(None, tuple(self.steps), self.outcome, None, self.replayed_steps, self.unplayed_steps)
 
     async def _play_to_the_end(self) -> None:
         environment: Environment = await self._call("make", self.make_environment)
@@ -118,6 +121,8 @@ class AttemptRun:
         last = first if self.action else environment.horizon
         for t in range(first, last + 1):
             is_over = await self._take_step(environment, history, prompt) or t == last
+            if not is_over and self.ends_upon_repetition and repeats_failure((*self.prefix, *self.steps)):
+                is_over, self.unplayed_steps = True, last - t
             if self._trains_on_observations and (is_over or window_moves(t, self.settings.context)):
                 self.steps[-1] = await self._with_answered_history(self.steps[-1])
             if is_over:

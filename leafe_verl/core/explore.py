@@ -67,7 +67,8 @@ class Explorer:
         """Attempt the task, reflect on the attempt, and branch off where each reflection says."""
         if not await growth.may_begin(node) or self.stop.is_set():
             return growth.drop(node)
-        attempt = await self.attempt(task, self._rollback_point(node), node.name)
+        upon_repetition = self.settings.reflection.upon_repetition
+        attempt = await self.attempt(task, self._rollback_point(node), node.name, ends_upon_repetition=upon_repetition)
         times, each = self._reflection_times(node, attempt), self.settings.reflection.branches
         branches = await growth.add_branches(node, attempt, wanted=len(times) * each)
         shares = [branches[first : first + each] for first in range(0, len(branches), each)]
@@ -102,11 +103,13 @@ class Explorer:
         name: str = "0",
         action: Turn | None = None,
         given: GivenHistory | None = None,
+        ends_upon_repetition: bool = False,
     ) -> Attempt:
         """Play one attempt, from the root or from a rollback point, to its end.
 
         `name` is unique within its tree. `action` is the only one, and executed instead of what the policy would do. A
-        root goes on from a given history, if there is one, instead of the task's start.
+        root goes on from a given history, if there is one, instead of the task's start. `ends_upon_repetition` says
+        whether it ends once a turn repeats a failed one, which exploring alone asks for.
         """
         attempt = AttemptRun(
             task,
@@ -120,6 +123,7 @@ class Explorer:
             rollback,
             action=action,
             given=given,
+            ends_upon_repetition=ends_upon_repetition,
         )
         return await attempt.play()
 

@@ -6,6 +6,12 @@ experience in its prompts. A branch without one (`leafe.reflection.experience=fa
 shares its first turns with its parent, and begins where a reflection chose. The opposite of a recovery, a right turn
 before a wrong one, does not exist here, because a success ends its attempt.
 
+An attempt that exploring ended because a turn repeated a failed one (`leafe.reflection.upon_repetition`) counts as
+unsolved, although it might have succeeded in the turns that it did not play: `recovery`, `recovery_1` and the fresh
+samples beside them are lower bounds then. Shares by later turns are of the attempts that had not repeated a turn
+before, and so read higher, and `repeat` lacks the repetitions that would have followed the first. Plain attempts and
+validation play every turn.
+
 What a fresh sample would have solved stands beside it, because a policy that ignores the feedback and samples anew
 recovers now and then, too. It is the share of the task's other roots that succeed within as many turns as were left
 after the failure. With attempts of two turns that is the share of first turns that succeed. If later turns were no
@@ -49,6 +55,8 @@ class PlainAttempt:
     """The turns t, counted from 1 and in order, that failed and were followed by another one."""
     repeats: int
     """Number of failed turns that the next turn repeats: the same executed code or command, else the same text."""
+    unplayed: int = 0
+    """Turns that were left up to the horizon when the attempt was ended because a turn repeated a failed one."""
 
     def as_mapping(self) -> dict[str, Any]:
         """Return the attempt as plain values."""
@@ -57,7 +65,8 @@ class PlainAttempt:
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> PlainAttempt:
         """Return the attempt of plain values."""
-        return cls(**{**values, "failed": tuple(values["failed"])})
+        # Stores of earlier versions have no number of unplayed turns, or null.
+        return cls(**{**values, "failed": tuple(values["failed"]), "unplayed": values.get("unplayed") or 0})
 
 
 def plain_attempts(tree: ExplorationTree) -> tuple[PlainAttempt, ...]:
@@ -75,6 +84,7 @@ def _plain_attempt(root: Attempt) -> PlainAttempt:
         turns=len(root.steps),
         failed=tuple(t for t, _, _ in followed),
         repeats=sum(step.executed == following.executed for _, step, following in followed),
+        unplayed=root.unplayed_steps,
     )
 
 
@@ -106,7 +116,7 @@ class _FreshSamples:
 
     def __init__(self, attempts: Sequence[PlainAttempt]) -> None:
         self._others = len(attempts) - 1
-        self._longest = max(attempt.turns for attempt in attempts)
+        self._longest = max(attempt.turns + attempt.unplayed for attempt in attempts)
         self._solved_at = sorted(attempt.turns for attempt in attempts if attempt.solved)
 
     def counts_of(self, attempt: PlainAttempt, turn: int) -> dict[str, float]:

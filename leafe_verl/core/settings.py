@@ -95,6 +95,10 @@ class ReflectionSettings(Section):
         int | None, Field(ge=1), Source("ours; the paper reflects every K steps and upon failure, K is not published")
     ] = None
     """Number of steps between reflections (K in the paper). null: reflect upon failure only."""
+    upon_repetition: Annotated[bool, BEYOND] = False
+    """Whether exploring ends an attempt, and reflects on it, once a turn repeats an earlier failed turn of its path and
+    fails again: the same executed code or command. It counts as an attempt that reached its horizon. Validation and
+    plain attempts play every turn."""
     rollback: Annotated[Literal["step", "start"], Source("paper; `start` is its baseline iterative refinement")] = (
         "step"
     )

@@ -50,6 +50,8 @@ def _totals(tree: ExplorationTree) -> dict[str, int]:
         "confirmations_unscored": len(recoveries) - executed,
         "environment_steps": tree.environment_steps,
         "replayed_steps": tree.replayed_steps,
+        "attempts_ended_early": sum(attempt.unplayed_steps > 0 for attempt in attempts),
+        "unplayed_steps": sum(attempt.unplayed_steps for attempt in attempts),
         "timed_out_actions": sum(step.timed_out for step in steps),
         "incomplete_actions": sum(not turn.complete for turn in turns),
         "stopped_actions": sum(turn.num_added > 0 for turn in turns),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -22,7 +23,8 @@ class Outcome(str, Enum):
     FAILURE = "failure"
     """The environment ended the task unsolved."""
     HORIZON = "horizon"
-    """The attempt reached its maximum number of steps."""
+    """The attempt reached its maximum number of steps, or was ended before because a turn repeated a failed one; see
+    `Attempt.unplayed_steps`."""
     ENVIRONMENT_FAILURE = "environment_failure"
     """The environment raised, or its process died."""
     ENVIRONMENT_TIMEOUT = "environment_timeout"
@@ -74,6 +76,12 @@ class StepRecord:
         return (self.action.text if self.command is None else self.command).strip()
 
 
+def repeats_failure(path: Sequence[StepRecord]) -> bool:
+    """Return whether the last step of a path has failed, and executed the same as an earlier failed step."""
+    *earlier, latest = path
+    return bool(latest.failed) and any(step.failed and step.executed == latest.executed for step in earlier)
+
+
 @dataclass(frozen=True)
 class Branch:
     """A branching event: `parent` is rolled back to before `step`, and a new attempt begins with `reflection`."""
@@ -101,6 +109,9 @@ class Attempt:
     """What failed, for an unscored outcome; else None."""
     replayed_steps: int = 0
     """Environment steps executed again to reach the rollback point."""
+    unplayed_steps: int = 0
+    """Steps that were left up to the horizon when the attempt was ended because its last turn repeated a failed one
+    (`leafe.reflection.upon_repetition`). 0: it was not ended so."""
 
     @property
     def depth(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
 from leafe_verl.environments import environment_class
 from leafe_verl.environments.extraction import Extraction
+from leafe_verl.environments.failed_verdicts import failed_verdicts
 from leafe_verl.environments.rows import build_verl_row
 from leafe_verl.environments.state_environment import StateEnvironment
 from leafe_verl.sandbox import CodeVerdict
@@ -30,6 +31,9 @@ class CodeState:
 class CodeEnvironment(StateEnvironment[CodeState]):
     """Base class. An attempt's return is the share of the tests that the code of its last action passed."""
 
+    remember_failures: bool = True
+    """Whether code that has failed the tests is not run on them again in the same tree."""
+
     @staticmethod
     @abstractmethod
     def build_request(task: Task) -> str:
@@ -43,6 +47,10 @@ class CodeEnvironment(StateEnvironment[CodeState]):
     @abstractmethod
     def judge(self, code: str, task: Task) -> CodeVerdict:
         """Run code on all tests of a task. All fail with NO_CODE if it is empty."""
+
+    @abstractmethod
+    def judged_by(self) -> Hashable:
+        """Return everything that decides a verdict beside the code and the task: sandbox, limits and comparison."""
 
     @abstractmethod
     def describe(self, verdict: CodeVerdict, task: Task) -> str:
@@ -60,7 +68,7 @@ class CodeEnvironment(StateEnvironment[CodeState]):
     def step(self, action: str) -> Step:
         before = self.state
         extraction = self.extract(action, before.task)
-        verdict = self.judge(extraction.code, before.task)
+        verdict = self._recall_or_judge(extraction.code, before.task)
         self.state = replace(before, score=verdict.share)
         solved = verdict.all_passed
         return Step(
@@ -78,6 +86,12 @@ class CodeEnvironment(StateEnvironment[CodeState]):
                 "timed_out": verdict.timed_out,
             },
         )
+
+    def _recall_or_judge(self, code: str, task: Task) -> CodeVerdict:
+        if not self.remember_failures:
+            return self.judge(code, task)
+        key = (type(self), self.judged_by(), code)
+        return failed_verdicts(task).recall(key, lambda: self.judge(code, task))
 
 
 def answers_with_code(environment: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -64,6 +64,7 @@ class CodeContests(CodeEnvironment):
         horizon: int = 4,
         allow_unconfined: bool = False,
         sandbox_workers: int | None = None,
+        remember_failures: bool = True,
     ) -> None:
         """`max_generated_tests`: how many of a problem's generated tests are run, from the first; None for all of them.
         The public and private tests always run. Some problems have hundreds of generated tests; with fewer of them,
@@ -76,7 +77,7 @@ class CodeContests(CodeEnvironment):
         wider of the two. A row's field `tolerance` with `absolute` or `relative` counts before them, and a relative
         error that a problem's statement allows.
         `feedback_characters`: longest observation after the first. `horizon`: actions after which an attempt ends.
-        `allow_unconfined`, `sandbox_workers`: see MBPP.
+        `allow_unconfined`, `sandbox_workers`, `remember_failures`: see MBPP.
         """
         require_at_least(1, horizon=horizon)
         require_at_least(100, feedback_characters=feedback_characters)
@@ -93,6 +94,7 @@ class CodeContests(CodeEnvironment):
         self._comparison = OutputComparison(absolute_tolerance, relative_tolerance)
         self._cap = Limits(cpu_seconds, memory_bytes=memory_mb * 2**20)
         self._sandbox = sandbox or default_pool(sandbox_workers, allow_unconfined)
+        self.remember_failures = remember_failures
 
     @classmethod
     def task(cls, row: Mapping[str, Any], *, default_key: str | None = None) -> Task:
@@ -121,6 +123,9 @@ class CodeContests(CodeEnvironment):
         limits = tightest_limits(task.data, self._cap, self.time_factor)
         tests = build_tests(task.data, self.max_generated_tests)
         return judge_code(code, tests, self._sandbox, limits, with_tolerance(self._comparison, task.data))
+
+    def judged_by(self) -> Hashable:
+        return self._sandbox, self._cap, self.time_factor, self.max_generated_tests, self._comparison
 
     def describe(self, verdict: CodeVerdict, task: Task) -> str:
         return feedback(verdict, len(task.data["public_tests"]["input"]), self.feedback_characters)

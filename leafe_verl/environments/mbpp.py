@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 from leafe_verl.core.task import Task
@@ -48,6 +48,7 @@ class MBPP(CodeEnvironment):
         horizon: int = 4,
         allow_unconfined: bool = False,
         sandbox_workers: int | None = None,
+        remember_failures: bool = True,
     ) -> None:
         """`cpu_seconds`, `wall_seconds` and `memory_mb` (MiB) bound one run of the code; see `sandbox.Limits`.
 
@@ -55,7 +56,8 @@ class MBPP(CodeEnvironment):
         with by `==`, the wider of the two; 0 for Python's own comparison, as MBPP is judged.
         `feedback_characters`: longest observation after the first. `horizon`: actions after which an attempt ends.
         `allow_unconfined`: run code even where nothing but resource limits would confine it. `sandbox_workers`: runs at
-        a time of all environments of a process together; None for one per processor.
+        a time of all environments of a process together; None for one per processor. `remember_failures`: code that has
+        failed the tests is not run on them again in the same tree, unless time, memory or the sandbox was the reason.
         """
         require_at_least(1, horizon=horizon)
         require_at_least(100, feedback_characters=feedback_characters)
@@ -66,6 +68,7 @@ class MBPP(CodeEnvironment):
         self._sandbox = sandbox or default_pool(sandbox_workers, allow_unconfined)
         self._tolerance = Tolerance(absolute_tolerance, relative_tolerance)
         self._limits = Limits(cpu_seconds, wall_seconds, memory_mb * 2**20)
+        self.remember_failures = remember_failures
 
     @classmethod
     def task(cls, row: Mapping[str, Any], *, default_key: str | None = None) -> Task:
@@ -88,6 +91,9 @@ class MBPP(CodeEnvironment):
 
     def judge(self, code: str, task: Task) -> CodeVerdict:
         return judge_code(code, task.data, self._sandbox, self._limits, self._tolerance)
+
+    def judged_by(self) -> Hashable:
+        return self._sandbox, self._limits, self._tolerance
 
     def describe(self, verdict: CodeVerdict, task: Task) -> str:
         return feedback(verdict, len(task.data["test_list"]), self.feedback_characters)

@@ -149,6 +149,7 @@ def _attempt_to_row(tree: ExplorationTree, index: int) -> Row:
         "outcome": attempt.outcome.value,
         "error": attempt.error,
         "replayed_steps": attempt.replayed_steps,
+        "unplayed_steps": attempt.unplayed_steps,
         "steps": _steps_to_rows(attempt.steps, _first_base(tree, branch)),
     }
 
@@ -174,7 +175,8 @@ def _attempt_from_row(tree: ExplorationTree, row: Row) -> Attempt:
     branch = _branch_from_row(tree, row["branch"]) if row["branch"] else None
     before = tree.given[-1] if tree.given and branch is None else None
     steps = _steps_from_rows(row["steps"], _first_base(tree, branch), before)
-    return Attempt(branch, steps, Outcome(row["outcome"]), row.get("error"), row["replayed_steps"])
+    counts = (row["replayed_steps"], row.get("unplayed_steps") or 0)
+    return Attempt(branch, steps, Outcome(row["outcome"]), row.get("error"), *counts)
 
 
 def _first_base(tree: ExplorationTree, branch: Branch | None) -> History:

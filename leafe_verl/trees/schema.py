@@ -117,6 +117,8 @@ def _attempt(tokens: bool) -> pa.DataType:
             _required("outcome", pa.string()),  # value of core.Outcome
             pa.field("error", pa.string()),  # what broke; null for scored outcomes
             _required("replayed_steps", pa.int32()),
+            # Steps left when the attempt was ended because a turn repeated a failed one; null means 0.
+            pa.field("unplayed_steps", pa.int32()),
             _required("steps", pa.list_(_step(tokens))),  # the steps that the attempt executed itself
         ]
     )
@@ -152,6 +154,7 @@ PLAIN_ATTEMPT = pa.struct(
         _required("turns", pa.int32()),
         _required("failed", pa.list_(pa.int32())),  # turns that failed and were followed by another, counted from 1
         _required("repeats", pa.int32()),
+        pa.field("unplayed", pa.int32()),  # null means 0
     ]
 )
 

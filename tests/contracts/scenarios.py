@@ -84,7 +84,7 @@ def _mbpp() -> Scenario:
 
 
 def _new_mbpp() -> Environment:
-    return make("mbpp", cpu_seconds=1)
+    return make("mbpp", cpu_seconds=1, remember_failures=False)  # the scenarios measure and shake the sandbox
 
 
 def _codecontests() -> Scenario:
@@ -110,7 +110,7 @@ def _codecontests() -> Scenario:
     plays = ((hashed, half, address), ("I do not know.", "", half), (half, "```python\nprint(", half), ())
     solved = "```python\nprint(2 * int(input()))\n```"
     tasks = tuple(map(environment_class("codecontests").task, rows))
-    return Scenario(partial(make, "codecontests"), tasks, plays, (half, "", solved))
+    return Scenario(partial(make, "codecontests", remember_failures=False), tasks, plays, (half, "", solved))
 
 
 def _sokoban() -> Scenario:

@@ -159,4 +159,7 @@ def test_only_the_first_turns_have_figures_of_their_own():
 def test_an_attempt_is_written_and_read():
     attempt = PlainAttempt(True, 3, (1, 2), 1)
     assert PlainAttempt.from_mapping(attempt.as_mapping()) == attempt
-    assert attempt.as_mapping() == {"solved": True, "turns": 3, "failed": [1, 2], "repeats": 1}
+    plain = {"solved": True, "turns": 3, "failed": [1, 2], "repeats": 1}
+    assert attempt.as_mapping() == {**plain, "unplayed": 0}
+    # Evaluations of earlier versions have no number of unplayed turns, or null.
+    assert PlainAttempt.from_mapping(plain) == PlainAttempt.from_mapping({**plain, "unplayed": None}) == attempt

@@ -198,6 +198,14 @@ def test_actions_that_a_time_limit_stopped_come_back_and_are_counted(tmp_path):
     assert not from_row(row).attempts[0].steps[0].timed_out
 
 
+def test_steps_that_were_not_played_are_kept(tmp_path):
+    tree = one_step(OPENING, Turn("x", (7,)), unplayed_steps=2)
+    assert stored(tmp_path, tree)[0].attempts[0].unplayed_steps == 2
+    row = to_row(tree, provenance())
+    del row["attempts"][0]["unplayed_steps"]  # a store of an earlier version
+    assert from_row(row).attempts[0].unplayed_steps == 0
+
+
 def test_what_the_form_has_no_place_for_is_refused():
     tree = rescued()
     tree.reflections.clear()
