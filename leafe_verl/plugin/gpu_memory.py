@@ -223,8 +223,8 @@ def _trainer_lines(need: GpuNeed, sizes: GpuSizes, whole: int) -> Iterator[str]:
     yield f"- trainer: {trainer.total / GIB:.1f} ({', '.join(parts)}){beside}"
     if trainer.total + awake > whole:
         yield (
-            "  By this estimate the trainer does not fit. Lower actor_rollout_ref.actor.ppo_max_token_len_per_gpu, take "
-            "more nodes (trainer.nnodes), actor_rollout_ref.model.lora_rank, or "
+            "  By this estimate the trainer does not fit. Lower actor_rollout_ref.actor.ppo_max_token_len_per_gpu, or "
+            "take more nodes (trainer.nnodes), actor_rollout_ref.model.lora_rank, or "
             "actor_rollout_ref.actor.fsdp_config.offload_policy=true"
         )
 
@@ -234,9 +234,9 @@ def _engine_lines(need: GpuNeed, sizes: GpuSizes, whole: int) -> Iterator[str]:
     left = max(share - need.engine_weights, 0.0)
     tokens = left / need.cached_token
     yield (
-        f"- vLLM: {share / GIB:.1f} (weights {need.engine_weights / GIB:.1f}; {left / GIB:.1f} left for its activations and "
-        f"the key-value cache, at most {tokens / 1000:,.0f} thousand tokens or {tokens // sizes.window:.0f} windows of "
-        f"{sizes.window} in a replica), while the trainer keeps {need.kept / GIB:.1f}"
+        f"- vLLM: {share / GIB:.1f} (weights {need.engine_weights / GIB:.1f}; {left / GIB:.1f} left for its "
+        f"activations and the key-value cache, at most {tokens / 1000:,.0f} thousand tokens or {tokens // sizes.window:.0f} "
+        f"windows of {sizes.window} in a replica), while the trainer keeps {need.kept / GIB:.1f}"
     )
     if left <= 0:
         yield (
@@ -245,6 +245,6 @@ def _engine_lines(need: GpuNeed, sizes: GpuSizes, whole: int) -> Iterator[str]:
         )
     elif share + need.kept > whole:
         yield (
-            "  By this estimate both do not fit together. Lower actor_rollout_ref.rollout.gpu_memory_utilization, or set "
-            ".param_offload and .optimizer_offload of actor_rollout_ref.actor.fsdp_config"
+            "  By this estimate both do not fit together. Lower actor_rollout_ref.rollout.gpu_memory_utilization, or "
+            "set .param_offload and .optimizer_offload of actor_rollout_ref.actor.fsdp_config"
         )

@@ -125,9 +125,9 @@ def _micro_batch_problems(config: DictConfig) -> list[str]:
     if not actor.use_dynamic_bsz or window <= most or config.trainer.v1.trainer_mode == "ace":
         return []
     return [
-        f"an example may have {window} tokens (data.max_prompt_length + data.max_response_length, or rollout.max_model_len), "
-        f"and a micro-batch holds at most {most}; expected actor_rollout_ref.actor.ppo_max_token_len_per_gpu of at least "
-        "that, or a smaller window"
+        f"an example may have {window} tokens (data.max_prompt_length + data.max_response_length, or "
+        f"rollout.max_model_len), and a micro-batch holds at most {most}; expected at least as many in "
+        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu, or a smaller window"
     ]
 
 

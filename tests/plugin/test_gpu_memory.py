@@ -144,8 +144,8 @@ def test_the_estimate_says_that_it_is_one():
     )
     # (4 GiB - 1e9) / 4000 bytes
     assert said[2] == (
-        "- vLLM: 4.0 (weights 0.9; 3.1 left for its activations and the key-value cache, at most 824 thousand tokens or "
-        "1647 windows of 500 in a replica), while the trainer keeps 1.4"
+        "- vLLM: 4.0 (weights 0.9; 3.1 left for its activations and the key-value cache, at most 824 thousand tokens "
+        "or 1647 windows of 500 in a replica), while the trainer keeps 1.4"
     )
     assert said[3].startswith("- each node's own memory: 0 for what is offloaded, and 4 on the first node")
     assert len(said) == 4
