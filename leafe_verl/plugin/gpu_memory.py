@@ -233,9 +233,10 @@ def _engine_lines(need: GpuNeed, sizes: GpuSizes, whole: int) -> Iterator[str]:
     share = sizes.share * whole
     left = max(share - need.engine_weights, 0.0)
     tokens = left / need.cached_token
+    weights = f"weights {need.engine_weights / GIB:.1f}"
     cache = f"{tokens / 1000:,.0f} thousand tokens or {tokens // sizes.window:.0f} windows of {sizes.window}"
     yield (
-        f"- vLLM: {share / GIB:.1f} (weights {need.engine_weights / GIB:.1f}; {left / GIB:.1f} left for its activations "
+        f"- vLLM: {share / GIB:.1f} ({weights}; {left / GIB:.1f} left for its activations "
         f"and the key-value cache, at most {cache} in a replica), while the trainer keeps {need.kept / GIB:.1f}"
     )
     if left <= 0:
