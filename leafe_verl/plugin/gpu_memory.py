@@ -102,7 +102,7 @@ class TrainerNeed:
 
     @property
     def total(self) -> float:
-        return sum(getattr(self, part.name) for part in dataclasses.fields(self))
+        return sum(dataclasses.astuple(self), 0.0)
 
 
 @dataclass(frozen=True)
