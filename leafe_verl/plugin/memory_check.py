@@ -1,4 +1,4 @@
-"""Says before Ray starts how much memory a run without a GPU needs, and refuses one that does not fit."""
+"""Says before Ray starts how much memory a run needs. A run without a GPU that does not fit is refused."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 from leafe_verl.model_config import ModelShape, find_config, lost_its_tie
 from leafe_verl.plugin.available_memory import available_memory
 from leafe_verl.plugin.cluster import joined_cluster
+from leafe_verl.plugin.gpu_memory import GpuSizes, describe_gpu, gpu_memory
 from leafe_verl.plugin.memory import GIB, MemoryNeed, RunSizes, estimate, remedies
 from leafe_verl.plugin.settings import RunSettings
+
+ESTIMATED = "a run on one machine that joins no cluster, with a model whose sizes are known"
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,21 @@ def memory_problems(config: DictConfig, settings: RunSettings) -> list[str]:
 
 
 def describe_memory(config: DictConfig) -> str:
-    """Return what `check_memory` finds out of a run without problems, as a line for the log."""
+    """Return what is estimated for a run without problems, as lines for the log."""
     values: Any = OmegaConf.to_container(config.leafe, resolve=True)
-    check = check_memory(config, RunSettings.from_mapping(values))
-    return check.describe() if check else "memory: no estimate; there is one for one machine without a GPU"
+    settings = RunSettings.from_mapping(values)
+    if config.trainer.device != "cpu":
+        return _describe_gpu_memory(config, settings)
+    check = check_memory(config, settings)
+    return check.describe() if check else f"memory: no estimate; without GPUs there is one for {ESTIMATED}"
+
+
+def _describe_gpu_memory(config: DictConfig, settings: RunSettings) -> str:
+    role = config.actor_rollout_ref
+    if role.actor.strategy not in ("fsdp", "fsdp2"):
+        return f"memory: no estimate for actor_rollout_ref.actor.strategy {role.actor.strategy}"
+    _fetch_config(str(role.model.path))
+    model = ModelShape.read(str(role.model.path))
+    if model is None:
+        return "memory: no estimate, since the sizes of the model are not known here"
+    return describe_gpu(model, GpuSizes.read(config, settings), gpu_memory())

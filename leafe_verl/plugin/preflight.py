@@ -114,7 +114,21 @@ def _batch_problems(config: DictConfig) -> list[str]:
             f"{actor.ppo_mini_batch_size} x rollout.n {rollout.n}) cannot be divided by {ranks} data-parallel ranks; "
             "change actor_rollout_ref.actor.ppo_mini_batch_size or trainer.n_gpus_per_node"
         )
-    return problems
+    return problems + _micro_batch_problems(config)
+
+
+def _micro_batch_problems(config: DictConfig) -> list[str]:
+    """A sequence that is longer than a micro-batch would end the run while it trains, when everything is explored."""
+    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    window = rollout.max_model_len or config.data.max_prompt_length + config.data.max_response_length
+    most = actor.ppo_max_token_len_per_gpu * actor.get("ulysses_sequence_parallel_size", 1)
+    if not actor.use_dynamic_bsz or window <= most or config.trainer.v1.trainer_mode == "ace":
+        return []
+    return [
+        f"an example may have {window} tokens (data.max_prompt_length + data.max_response_length, or "
+        f"rollout.max_model_len), and a micro-batch holds at most {most}; expected at least as many in "
+        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu, or a smaller window"
+    ]
 
 
 def _window_problems(config: DictConfig, settings: Settings) -> list[str]:
