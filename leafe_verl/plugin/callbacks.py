@@ -128,7 +128,7 @@ def _heading(config: DictConfig) -> Iterator[str]:
     steps = f", {trainer.total_training_steps} steps" if trainer.total_training_steps else ""
     tasks = "" if trainer.val_only else f"{steps} of {config.data.train_batch_size} tasks"
     model = str(config.actor_rollout_ref.model.path)
-    model = shown(Path(model)) if Path(model).is_dir() else model
+    model = shown(Path(model)) if Path(model).is_absolute() else model  # else owner/name of the hub
     yield f"{trainer.v1.trainer_mode} on {config.leafe.environment.name} with {model}, {trainer.device}{tasks}"
     yield f"RUN_DIR={shown(run_dir)}"
     if address := joined_cluster(config):
