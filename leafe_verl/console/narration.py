@@ -15,7 +15,7 @@ from leafe_verl.evaluation.tables import percent
 from leafe_verl.report.present import collected_text, describe_present, seconds_text, step_text
 from leafe_verl.report.progress import Progress
 
-HEARTBEATS = (30.0, 120.0, 300.0)
+HEARTBEATS = (60.0, 180.0, 300.0)
 """Seconds from one line to the next while nothing ends. The last one repeats."""
 PAST = {"collecting": "collected", "distilling": "distilled", "training": "trained on"}
 """Phases whose end is told at once, with their past tense. The end of validation is told with its metrics."""
@@ -74,10 +74,12 @@ def _losses(values: Mapping[str, float]) -> Iterator[str]:
 
 
 def _passes(values: Mapping[str, float]) -> Iterator[str]:
-    """Yield Pass@1 and the Pass@k of the largest k of each data source."""
+    """Yield Pass@1, the Pass@k of the largest k, and recovery of each data source."""
     found = passes(values)
     sources = sorted({source for source, _ in found})
     for source in sources:
         ks = sorted(k for name, k in found if name == source)
         of = f", {source}" if len(sources) > 1 else ""
         yield from (f"Pass@{k}{of} {percent(found[source, k])} %" for k in sorted({ks[0], ks[-1]}))
+        if (recovery := values.get(f"val-core/{source}/recovery")) is not None:
+            yield f"recovery{of} {percent(recovery)} %"

@@ -18,7 +18,8 @@ def progress(name="starting", *, step=0, done=0, metrics=None, counts=None, bega
     return Progress("run", name, plan, done, *values)
 
 
-BEFORE = {0: {"val-core/mbpp/pass@1": 0.273, "val-core/mbpp/pass@2": 0.4, "val-core/mbpp/pass@8": 0.75}}
+VALIDATED = {"pass@1": 0.273, "pass@2": 0.4, "pass@8": 0.75, "recovery": 0.02, "recovery_fresh": 0.1}
+BEFORE = {0: {f"val-core/mbpp/{name}": value for name, value in VALIDATED.items()}}
 
 
 def test_a_step_is_told_phase_by_phase():
@@ -37,7 +38,7 @@ def test_a_step_is_told_phase_by_phase():
     assert [narrator.lines(look, now, heartbeats=False) for now, look in looks] == [
         [],
         [],
-        ["before training: Pass@1 27.3 %, Pass@8 75.0 %"],
+        ["before training: Pass@1 27.3 %, Pass@8 75.0 %, recovery 2.0 %"],
         [],
         ["step 1 of 2: collected 16 tasks, 246 attempts, 37 of 111 branches improved, 9 tasks solved in 2 min 15 s"],
         ["step 1 of 2: distilled 17 examples in 39 s"],
