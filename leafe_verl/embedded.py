@@ -26,7 +26,8 @@ SIZES = {
     "num_key_value_heads": 3,
     "vocab_size": 49152,
 }
-"""What config.json says of the embedded model, of its checkpoints, and of nothing else that is in use."""
+"""What config.json says of the embedded model and of its checkpoints. Its relatives of 135M have the same sizes, and so
+get the same settings."""
 
 
 def model_folder() -> Path:

@@ -17,10 +17,9 @@ HUB = "hub:"
 UNREAD = ("solutions", "incorrect_solutions")
 """Columns of CodeContests with hundreds of programs per row. No task uses them, and reading them is slow."""
 FORMS = "a .jsonl or .json file (also .gz), a .parquet file"
-
-
 KEEP, LEAVE_OUT = "keep", "leave_out"
 """What becomes of tasks with several right answers."""
+
 logger = logging.getLogger(__name__)
 
 

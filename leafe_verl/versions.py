@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import re
-
 VERL = ">=0.9.1,<0.10"
 """The versions of verl that the plugin takes, as pip writes them."""
 TESTED_VERL = "0.9.1"
 """The version that the plugin was written against and is tested with."""
-_OLDEST, _FIRST_BEYOND = (0, 9, 1), (0, 10)
 
 
 def takes_verl(installed: str) -> bool:
     """Return whether a version of verl is within the range. What stands behind its numbers (rc1, .dev0) is ignored."""
-    numbers = re.match(r"\d+(\.\d+)*", installed)
-    found = tuple(map(int, numbers.group().split("."))) if numbers else ()
-    return _OLDEST <= found < _FIRST_BEYOND
+    from packaging.specifiers import SpecifierSet  # comes with verl
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        return Version(installed).base_version in SpecifierSet(VERL)
+    except InvalidVersion:
+        return False

@@ -12,11 +12,12 @@ from typing import Any
 from leafe_verl.checkpoints import saved_steps
 from leafe_verl.evaluation.summary import read_metrics, render_summary
 from leafe_verl.evaluation.validations import describe_change, read_validations
+from leafe_verl.recipes import find_recipes
 from leafe_verl.report.document import write_report
 from leafe_verl.report.runs import find_runs
 
 REPORT = "report.html"
-RECIPES = Path(__file__).parents[2] / "recipes"
+CHECKOUT = Path(__file__).parents[2]
 VARIABLES = ("MODEL", "TRAIN_FILES", "VAL_FILES", "LEAFE_CPU_DTYPE")
 """Environment variables that decide what a run trains and how. A command that goes on with it must set them again."""
 
@@ -78,13 +79,21 @@ def again(run_dir: Path, choices: Mapping[str, Any], *changes: str) -> str:
     changed = {text.partition("=")[0] for text in changes}
     given = [text for text in choices["overrides"] if text.partition("=")[0] not in changed] + [*changes]
     overrides = [text for text in given if not text.startswith("environment=")]
-    recipe = RECIPES / f"{choices['config']}_{choices['environment']}.sh"
-    if recipe.is_file():
+    if recipe := _find_recipe(f"{choices['config']}_{choices['environment']}.sh"):
         command = ["bash", shown(recipe), *overrides]
     else:
         launcher = ["python", "-m", "verl.trainer.main_ppo", "--config-path", "pkg://leafe_verl.plugin.config"]
         command = [*launcher, "--config-name", choices["config"], *given]
     return _with_variables(f"RUN_DIR={quoted(run_dir)} {shlex.join(command)}", choices)
+
+
+def _find_recipe(name: str) -> Path | None:
+    """Return a recipe of this installation; None if it has none of that name."""
+    try:
+        recipe = find_recipes() / name
+    except ValueError:
+        return None
+    return recipe if recipe.is_file() else None
 
 
 def _with_variables(command: str, choices: Mapping[str, Any], but: str = "") -> str:
@@ -107,7 +116,7 @@ def quoted(path: Path) -> str:
 def _verb() -> str:
     """Return how one calls `leafe-verl` from the shell: a recipe's own environment is not active there."""
     script = Path(sys.executable).parent / "leafe-verl"
-    return quoted(script) if script.is_file() and Path(sys.prefix).is_relative_to(RECIPES.parent) else "leafe-verl"
+    return quoted(script) if script.is_file() and Path(sys.prefix).is_relative_to(CHECKOUT) else "leafe-verl"
 
 
 def choices_of(hydra: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from leafe_verl.plugin.memory import (
     LOGIT_COPIES,
     RunSizes,
     lora_parameters,
+    model_window,
 )
 
 ASSUMED_GPU = 80 * GIB
@@ -67,7 +68,7 @@ class GpuSizes:
     def read(cls, config: DictConfig, settings: Settings) -> GpuSizes:
         """Return the sizes of the run that a resolved configuration and its settings describe."""
         role, run = config.actor_rollout_ref, RunSizes.read(config, settings)
-        fsdp, rollout, data = role.actor.fsdp_config, role.rollout, config.data
+        fsdp, rollout = role.actor.fsdp_config, role.rollout
         ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
         policy = bool(fsdp.offload_policy) and role.actor.strategy == "fsdp2"
         full = role.actor.ppo_max_token_len_per_gpu if role.actor.use_dynamic_bsz else run.micro_batch * run.length
@@ -83,7 +84,7 @@ class GpuSizes:
             tensor_parallel=rollout.tensor_model_parallel_size,
             share=rollout.gpu_memory_utilization,
             sleeps=bool(rollout.free_cache_engine),
-            window=rollout.max_model_len or data.max_prompt_length + data.max_response_length,
+            window=model_window(config),
         )
 
 

@@ -28,6 +28,7 @@ from leafe_verl.evaluation.manifest import Manifest, fingerprint, read_manifest,
 from leafe_verl.evaluation.report import render_evaluation
 from leafe_verl.evaluation.results import missing_attempts, read_evaluation
 from leafe_verl.plugin.given_request import GivenHistories, GivenRequest, find_histories, require_room
+from leafe_verl.plugin.memory import model_window
 from leafe_verl.plugin.precision import describe_mixing, find_precision
 from leafe_verl.plugin.preflight import find_problems
 from leafe_verl.plugin.ray_job import require_kept
@@ -194,7 +195,7 @@ def _manifest(
         loop=request.loop,
         sampling=sampling,
         horizon=environment.horizon or own_horizon,
-        window=rollout.max_model_len or config.data.max_prompt_length + config.data.max_response_length,
+        window=model_window(config),
         leafe=_decisive(values, request.loop),
         attempts=request.attempts,
         dtype=find_precision(config),

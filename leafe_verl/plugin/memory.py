@@ -101,10 +101,16 @@ class RunSizes:
         )
 
 
+def model_window(config: DictConfig) -> int:
+    """Return the tokens that a prompt and the turn after it must fit into."""
+    data = config.data
+    window: int = config.actor_rollout_ref.rollout.max_model_len or data.max_prompt_length + data.max_response_length
+    return window
+
+
 def _sequence(config: DictConfig, settings: Settings) -> tuple[int, int]:
     """Return the tokens of a long attempt, and those of a long turn."""
-    window = config.actor_rollout_ref.rollout.max_model_len
-    window = window or config.data.max_prompt_length + config.data.max_response_length
+    window = model_window(config)
     environment, generation = settings.environment, settings.generation
     turn = min(generation.max_tokens + (generation.thought_tokens or 0), window)
     horizon = environment.horizon

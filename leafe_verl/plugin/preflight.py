@@ -14,6 +14,7 @@ from leafe_verl.core.settings import SettingsError
 from leafe_verl.embedded import model_folder
 from leafe_verl.environments import make
 from leafe_verl.plugin.chat_check import ask_configured, chat_problems
+from leafe_verl.plugin.memory import model_window
 from leafe_verl.plugin.memory_check import memory_problems
 from leafe_verl.plugin.precision import precision_problems
 from leafe_verl.plugin.rollout.chat_format import TEMPLATE
@@ -119,8 +120,7 @@ def _batch_problems(config: DictConfig) -> list[str]:
 
 def _micro_batch_problems(config: DictConfig) -> list[str]:
     """A sequence that is longer than a micro-batch would end the run while it trains, when everything is explored."""
-    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
-    window = rollout.max_model_len or config.data.max_prompt_length + config.data.max_response_length
+    actor, window = config.actor_rollout_ref.actor, model_window(config)
     most = actor.ppo_max_token_len_per_gpu * actor.get("ulysses_sequence_parallel_size", 1)
     if not actor.use_dynamic_bsz or window <= most or config.trainer.v1.trainer_mode == "ace":
         return []
@@ -132,8 +132,7 @@ def _micro_batch_problems(config: DictConfig) -> list[str]:
 
 
 def _window_problems(config: DictConfig, settings: Settings) -> list[str]:
-    rollout = config.actor_rollout_ref.rollout
-    window = rollout.max_model_len or config.data.max_prompt_length + config.data.max_response_length
+    window = model_window(config)
     thoughts = settings.generation.thought_tokens or 0
     needed = thoughts + max(settings.generation.max_tokens, settings.reflection.max_tokens)
     if needed < window:
