@@ -72,7 +72,7 @@ def test_every_reader_goes_on_with_a_gap(tmp_path, gap):
     narrator = Narrator()
     narrator.lines(replace(progress, metrics={1: WHOLE}), 0.0)
     told = ["step 2: loss nan"] if gap in ABSENT else []
-    assert narrator.lines(progress, 0.0) == [*told, "step 3: loss 0.5, Pass@1 25.0 %"]
+    assert narrator.lines(progress, 0.0) == [*told, "step 3: loss 0.5, Pass@1 25.0 %, recovery 10.0 %"]
 
 
 @pytest.mark.parametrize("gap", GAPS)
