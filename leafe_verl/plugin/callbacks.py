@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationResolutionError
 
 from leafe_verl.checkpoints import hf_folder, resumed_step
-from leafe_verl.console.ending import choices_of, shown
+from leafe_verl.console.ending import choices_of
 from leafe_verl.console.marks import mark_warnings
 from leafe_verl.console.run_console import LOG, VERBOSE, RunConsole, is_verbose
 from leafe_verl.embedded import model_folder, prepare_model
@@ -29,6 +29,7 @@ from leafe_verl.plugin.memory_check import describe_memory
 from leafe_verl.plugin.precision import record_precision
 from leafe_verl.plugin.preflight import find_problems
 from leafe_verl.plugin.ray_job import require_kept
+from leafe_verl.shell import shown
 
 
 def _refuse(text: str) -> NoReturn:
