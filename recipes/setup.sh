@@ -128,7 +128,7 @@ _install_cpu() {
 # The versions stand in constraints-gpu.txt. Nothing is compiled but flash-attn.
 _install_gpu() {
     local pinned=(-c "$ROOT/recipes/constraints-gpu.txt")
-    _logged "verl, vLLM, torch for CUDA, leafe-verl" pip install "${pinned[@]}" -e "$ROOT[gpu,plots,webshop,test]"
+    _logged "verl, vLLM, torch for CUDA, leafe-verl" pip install "${pinned[@]}" -e "${ROOT}[gpu,plots,webshop,test]"
     _install_flash_attn "${pinned[@]}"
 }
 

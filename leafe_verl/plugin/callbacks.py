@@ -29,7 +29,8 @@ from leafe_verl.plugin.memory_check import describe_memory
 from leafe_verl.plugin.precision import record_precision
 from leafe_verl.plugin.preflight import find_problems
 from leafe_verl.plugin.ray_job import require_kept
-from leafe_verl.shell import shown
+from leafe_verl.run_lock import find_unfinished, hold
+from leafe_verl.shell import quoted, shown
 
 
 def _refuse(text: str) -> NoReturn:
@@ -88,16 +89,22 @@ class ResolveConfiguration(Callback):
 
 
 def _make_run_dir(folder: Path) -> None:
-    """Create the run's folder, and try to write there. Raises ValueError if that cannot be done."""
+    """Create the run's folder, write there, and hold it. Raises ValueError if that cannot be done."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+        held = hold(folder)
     except OSError as error:
         raise ValueError(
             f"RUN_DIR {folder} cannot be written ({error.strerror}); expected a folder of yours with room for "
             "checkpoints, as in RUN_DIR=/path/with/room before the recipe"
         ) from error
+    if not held:
+        raise ValueError(
+            f"a run is going on in RUN_DIR {folder}; expected another folder, or that run to end (leafe-verl watch "
+            f"{quoted(folder)} shows it)"
+        )
 
 
 class ShowRun(Callback):
@@ -134,6 +141,8 @@ def _heading(config: DictConfig) -> Iterator[str]:
     yield f"RUN_DIR={shown(run_dir)}"
     if address := joined_cluster(config):
         yield f"joins the Ray cluster at {address}, with that cluster's own CPUs and GPUs"
+    if not os.environ.get("RUN_DIR") and (unfinished := find_unfinished(run_dir)):
+        yield f"a new run; RUN_DIR={quoted(unfinished)} before the command goes on with the last one, which did not end"
     step = resumed_step(Path(trainer.default_local_dir))
     if trainer.resume_mode != "disable" and step is not None:
         yield f"goes on after step {step}, from its checkpoint"

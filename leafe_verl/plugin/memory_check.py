@@ -40,10 +40,10 @@ class MemoryCheck:
         """Return why the run does not fit, and which settings lower its need; None if it fits."""
         if self.available is None or self.need.total <= self.available:
             return None
-        less = "; ".join(f"{text} saves {saved / GIB:.1f}" for text, saved in self.remedies)
+        less = [*(f"{text} saves {saved / GIB:.1f}" for text, saved in self.remedies), "a smaller MODEL"]
         return (
             f"this run needs {self.need}, and {self.available / GIB:.1f} GiB are free for it. What would lower that, "
-            f"in GiB: {less or 'only a smaller model'}. leafe.memory.refuse=false starts it all the same"
+            f"in GiB: {'; '.join(less)}. leafe.memory.refuse=false starts it all the same"
             + (f". {self._untied()}" if self.untied else "")
         )
 

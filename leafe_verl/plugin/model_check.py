@@ -20,10 +20,10 @@ def model_problems(path: str) -> list[str]:
     if path == str(model_folder()) or (folder / "config.json").is_file():
         return []
     if folder.exists() or not is_hub_name(path):
-        return [f"no model at {path} (no config.json there){_alike(folder)}; {EXPECTED}"]
+        return [f"no model at {path} (no config.json there{_alike(folder)}); {EXPECTED}"]
     if (reason := why_not_on_hub(path)) is None:
         return []
-    return [f"no model {path}: there is no such folder here, and {reason}{_alike(folder)}; {EXPECTED}"]
+    return [f"no model {path} (there is no such folder here{_alike(folder)}, and {reason}); {EXPECTED}"]
 
 
 def is_hub_name(path: str) -> bool:
@@ -52,12 +52,12 @@ def why_not_on_hub(name: str) -> str | None:
         return "it is not in the hub's cache on this machine, which HF_HUB_OFFLINE restricts the search to"
     except Exception as error:  # of httpx or of requests, by the version of huggingface_hub
         said = str(error).strip().splitlines() or ["no answer"]
-        return f"the hub did not give its config.json ({type(error).__name__}: {said[0]})"
+        return f"the hub did not give its config.json: {type(error).__name__}: {said[0]}"
     return None
 
 
 def _alike(folder: Path) -> str:
-    """Return a question that names the model beside the place that was meant, if its name is nearly the same."""
+    """Return a phrase that names the model beside the place that was given, if its name is nearly the same."""
     beside = [each.parent for each in folder.parent.glob("*/config.json")]
     found = difflib.get_close_matches(folder.name, [each.name for each in beside], n=1)
-    return f"; did you mean {folder.parent / found[0]}?" if found else ""
+    return f", but in {folder.parent / found[0]}" if found else ""

@@ -81,6 +81,12 @@ def test_each_bad_setting_is_named(config, override, said):
     assert said in problems[0]
 
 
+def test_without_a_model_no_data_set_is_downloaded(config):
+    hub = "data.train_files=hub:owner/name/full/train"
+    (problem,) = find_problems(config("actor_rollout_ref.model.path=/no/such/model", hub))
+    assert problem.startswith("no model at /no/such/model")
+
+
 def test_several_sequences_of_an_attempt_are_refused_where_verl_would_take_them_for_attempts(config):
     (problem,) = find_problems(config("leafe.context.window=2", "algorithm.adv_estimator=rloo", name="grpo"))
     assert "leafe.context.window is 2" in problem and "algorithm.adv_estimator is 'rloo'" in problem
