@@ -191,7 +191,10 @@ setup() {
     fi
     local venv="$ROOT/.venv"
     if [ ! -e "$venv/ready" ]; then
-        mkdir -p "$venv/tmp"
+        mkdir -p "$venv/tmp" || {
+            echo "expected a checkout of your own, or an active Python that has leafe-verl, verl and vLLM" >&2
+            return 1
+        }
         # pip holds the lock as well: a set-up is waited for even if its shell alone was killed.
         exec 9> "$venv/lock"
         flock -n 9 || { echo "another set-up is at work in $venv; waiting for it" && flock 9; }

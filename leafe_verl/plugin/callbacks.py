@@ -31,6 +31,7 @@ from leafe_verl.plugin.preflight import find_problems
 from leafe_verl.plugin.ray_job import require_kept
 from leafe_verl.run_lock import find_unfinished, hold
 from leafe_verl.shell import quoted, shown
+from leafe_verl.trees import index
 
 
 def _refuse(text: str) -> NoReturn:
@@ -146,8 +147,18 @@ def _heading(config: DictConfig) -> Iterator[str]:
     step = resumed_step(Path(trainer.default_local_dir))
     if trainer.resume_mode != "disable" and step is not None:
         yield f"goes on after step {step}, from its checkpoint"
+    if trees := _count_stored(config, (step or 0) + 1):
+        yield f"takes the {trees:,} trees that step {(step or 0) + 1} has stored already, and collects the rest"
     if not is_verbose():
         yield f"verl, Ray and vLLM print to {shown(run_dir / LOG)}; {VERBOSE}=1 shows all of it here"
+
+
+def _count_stored(config: DictConfig, step: int) -> int:
+    """Return how many trees a training step finds that was interrupted; 0 where nothing is collected or stored."""
+    store = config.leafe.collection.store
+    if not store or config.leafe.schedule.stages == "distil" or not Path(store).is_dir():
+        return 0
+    return sum(key.step == step for key in index(store))
 
 
 class PrepareModel(Callback):
