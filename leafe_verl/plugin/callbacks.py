@@ -156,9 +156,8 @@ def _heading(config: DictConfig) -> Iterator[str]:
 def _count_stored(config: DictConfig, step: int) -> int:
     """Return how many trees a training step finds that was interrupted; 0 where nothing is collected or stored."""
     store = config.leafe.collection.store
-    if not store or config.leafe.schedule.stages == "distil" or not Path(store).is_dir():
-        return 0
-    return sum(key.step == step for key in index(store))
+    collects = store and config.leafe.schedule.stages != "distil"
+    return sum(key.step == step for key in index(Path(store))) if collects else 0
 
 
 class PrepareModel(Callback):
