@@ -105,7 +105,7 @@ _install_torch() {
     shift
     if pip config list | grep -qE '\.(index-url|extra-index-url|no-index|find-links)='; then
         _logged "torch, from where your pip settings say" pip install "$@" torch
-    elif timeout 10 pip index versions --index-url "$CPU_INDEX" --timeout 3 --retries 0 torch >/dev/null 2>&1; then
+    elif timeout 15 pip index versions --index-url "$CPU_INDEX" --timeout 3 --retries 0 torch >/dev/null 2>&1; then
         _logged "torch, the CPU build" pip install "$@" --extra-index-url "$CPU_INDEX" torch
     else
         _require_room "$venv" "${ROOM_MB:-13000}"
