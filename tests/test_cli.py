@@ -7,6 +7,10 @@ import pytest
 
 from leafe_verl import check
 from leafe_verl.cli import _parser, main
+from leafe_verl.recipes import find_recipes
+from leafe_verl.shell import quoted
+
+RECIPE = find_recipes() / "leafe_mbpp.sh"
 
 
 def test_summary_of_a_folder_without_metrics_fails_with_what_was_expected(tmp_path, capsys):
@@ -54,6 +58,21 @@ def test_what_is_missing_is_named_with_its_fix(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "MISSING verl: not installed\n        fix: pip install verl==0.9.1" in out
     assert "MISSING plugin in this process: ImportError: no verl" in out
+    end = out[out.index("not ready: ") :].splitlines()
+    assert end[0].startswith("not ready: verl, torch, ") and end[0].endswith("What fixes it, in this order:")
+    assert end[1] == "  pip install verl==0.9.1" and len(end) == len({*end}), "no command twice"
+
+
+@pytest.mark.parametrize(
+    ("model", "command"),
+    [(None, f"bash {quoted(RECIPE)}"), ("a model", f"MODEL='a model' bash {quoted(RECIPE)}")],
+)
+def test_where_nothing_is_missing_the_next_command_is_the_last_line(monkeypatch, capsys, model, command):
+    monkeypatch.setattr(check, "version", lambda name: "0.9.1")
+    for question in ("_plugin_state", "_model_state"):
+        monkeypatch.setattr(check, question, lambda *_: "well")
+    assert check.run_checks(with_ray=False, model=model) == 0
+    assert capsys.readouterr().out.endswith(f"\nready. Next:\n  {command}\n")
 
 
 def test_another_verl_is_named(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -24,11 +25,20 @@ case "$*" in
 esac
 """
 PIP = """#!/bin/bash
+case "$*" in
+    "config list") echo "${PIP_SETTINGS:-}"; exit 0 ;;
+    "index versions "*) [ -n "${INDEX_ANSWERS:-}" ]; exit ;;
+esac
 echo "Collecting $*"
 echo "pip $*" >> "$STUBS/calls"
+echo "$TMPDIR" > "$STUBS/tmpdir"
 printf '\\033[31mERROR: pip'"'"'s dependency resolver does not take this into account.\\033[0m\\n' >&2
 case "$*" in *--no-build-isolation*) [ -z "${UNBUILT:-}" ] || { echo "error: no CUDA_HOME" >&2; exit 1; } ;; esac
 case "$*" in *verl*) [ -z "${FAILURE:-}" ] || { echo "$FAILURE" >&2; exit 1; } ;; esac
+"""
+DF = """#!/bin/bash
+[ -n "${FREE_KB:-}" ] || exec /bin/df "$@"
+printf 'a heading\\nnone 0 0 %s 0 /\\n' "$FREE_KB"
 """
 UNSET = ("PYTHON", "ROOM_MB", "SETUP_DEVICE", "FLASH_ATTN", "RAY_JOB_CONFIG_JSON_ENV_VAR")
 
@@ -40,7 +50,7 @@ def set_up(tmp_path):
     stubs.mkdir()
     shutil.copytree(RECIPES, checkout / "recipes")
     (checkout / "pyproject.toml").touch()
-    for name, text in {"pip": PIP, **dict.fromkeys(["python", "python3", "python3.11"], PYTHON)}.items():
+    for name, text in {"pip": PIP, "df": DF, **dict.fromkeys(["python", "python3", "python3.11"], PYTHON)}.items():
         (stubs / name).write_text(text)
     for name in ("python3.10", "python3.12", "nvidia-smi", "nvcc"):
         (stubs / name).write_text("#!/bin/bash\nexit 1\n")
@@ -48,12 +58,19 @@ def set_up(tmp_path):
         path.chmod(0o755)
     path = {"PATH": f"{stubs}:{os.environ['PATH']}", "STUBS": str(stubs)}
 
-    def run(**variables: str) -> subprocess.CompletedProcess[str]:
+    def start(**variables: str) -> subprocess.Popen[str]:
         kept = {name: value for name, value in os.environ.items() if name not in UNSET}
         command = ["bash", "-c", ". recipes/setup.sh; echo set up"]
         environment = {**kept, "ROOM_MB": "0", **path, **variables}
-        return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=60)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, cwd=checkout, env=environment, text=True, **pipes)
 
+    def run(**variables: str) -> subprocess.CompletedProcess[str]:
+        with start(**variables) as process:
+            stdout, stderr = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+    run.start = start  # type: ignore[attr-defined]
     run.checkout = checkout  # type: ignore[attr-defined]
     run.stubs = stubs  # type: ignore[attr-defined]
     return run
@@ -95,6 +112,73 @@ def test_a_full_disk_is_said_before_anything_is_installed(set_up):
     done = set_up(ROOM_MB="999999999")
     assert done.returncode == 1 and "needs about 999999999 MB" in done.stderr and "more room" in done.stderr
     assert not (set_up.checkout / ".venv" / "bin").exists()
+
+
+CPU_PINNED = "-c ROOT/recipes/constraints-cpu.txt"
+
+
+@pytest.mark.parametrize(
+    ("given", "asked", "said"),
+    [
+        (
+            {"INDEX_ANSWERS": "1"},
+            f"pip install {CPU_PINNED} --extra-index-url https://download.pytorch.org/whl/cpu torch",
+            "torch, the CPU build: ",
+        ),
+        ({}, f"pip install {CPU_PINNED} torch", "since https://download.pytorch.org/whl/cpu does not answer: "),
+        (
+            {"INDEX_ANSWERS": "1", "PIP_SETTINGS": "global.index-url='https://mirror/simple'"},
+            f"pip install {CPU_PINNED} torch",
+            "torch, from where your pip settings say: ",
+        ),
+        (
+            {"INDEX_ANSWERS": "1", "PIP_SETTINGS": ":env:.cert='/a/certificate'"},
+            f"pip install {CPU_PINNED} --extra-index-url https://download.pytorch.org/whl/cpu torch",
+            "torch, the CPU build: ",
+        ),
+    ],
+)
+def test_torch_is_the_cpu_build_where_its_index_answers_and_pip_is_not_told_otherwise(set_up, given, asked, said):
+    done = set_up(**given)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert calls(set_up)[0] == asked
+    assert said in done.stdout
+
+
+def test_the_cuda_build_needs_room_of_its_own(set_up):
+    done = set_up(ROOM_MB="", FREE_KB=str(8000 * 1024))
+    assert done.returncode == 1 and "the set-up needs about 13000 MB" in done.stderr and "8000 MB are" in done.stderr
+    assert set_up(ROOM_MB="", FREE_KB=str(8000 * 1024), INDEX_ANSWERS="1").returncode == 0
+
+
+def test_a_package_that_was_torn_is_installed_again(set_up):
+    packages = set_up.checkout / ".venv" / "lib" / "python3.11" / "site-packages"
+    for name in ("torn-1.0.dist-info", "whole-1.0.dist-info"):
+        (packages / name).mkdir(parents=True)
+        (packages / name / "METADATA").touch()
+    (packages / "whole-1.0.dist-info" / "INSTALLER").touch()
+    assert set_up().returncode == 0
+    assert [path.name for path in packages.iterdir()] == ["whole-1.0.dist-info"]
+
+
+def test_a_second_set_up_waits_for_the_first(set_up):
+    venv = set_up.checkout / ".venv"
+    venv.mkdir()
+    with (venv / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        second = set_up.start()
+        assert second.stdout.readline() == f"another set-up is at work in {venv}; waiting for it\n"
+        (venv / "bin").mkdir()
+        (venv / "bin" / "activate").touch()
+        (venv / "ready").touch()
+    assert second.communicate(timeout=60) == ("set up\n", "")
+    assert calls(set_up) == []
+
+
+def test_pip_gets_a_temporary_folder_beside_the_environment(set_up):
+    assert set_up(TMPDIR="").returncode == 0
+    assert (set_up.stubs / "tmpdir").read_text() == f"{set_up.checkout}/.venv/tmp\n"
+    assert not (set_up.checkout / ".venv" / "tmp").exists()
 
 
 def test_a_disk_that_fills_up_meanwhile_is_said(set_up):

@@ -15,6 +15,7 @@ from leafe_verl.evaluation.validations import describe_change, read_validations
 from leafe_verl.recipes import find_recipes
 from leafe_verl.report.document import write_report
 from leafe_verl.report.runs import find_runs
+from leafe_verl.shell import quoted, shown
 
 REPORT = "report.html"
 CHECKOUT = Path(__file__).parents[2]
@@ -100,17 +101,6 @@ def _with_variables(command: str, choices: Mapping[str, Any], but: str = "") -> 
     """Return a command that sets the environment variables of the run, all but one."""
     told = [f"{name}={shlex.quote(value)}" for name, value in choices["variables"].items() if name != but]
     return " ".join([*told, command])
-
-
-def shown(path: Path) -> str:
-    """Return a path as one types it here: relative if it is below the present folder."""
-    absolute = Path(os.path.abspath(path))
-    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
-
-
-def quoted(path: Path) -> str:
-    """Return `shown(path)`, quoted for the shell."""
-    return shlex.quote(shown(path))
 
 
 def _verb() -> str:

@@ -18,10 +18,11 @@ from rich.console import Console
 from leafe_verl.activity import ENDED, FAILED, STOPPED, ActivityFile
 from leafe_verl.console.capture import Capture
 from leafe_verl.console.display import Display
-from leafe_verl.console.ending import again, ending, next_commands, shown
+from leafe_verl.console.ending import again, ending, next_commands
 from leafe_verl.console.failure import describe_failure
 from leafe_verl.console.log_tail import LogTail
 from leafe_verl.report.present import seconds_text
+from leafe_verl.shell import shown
 
 LOG = "log.txt"
 VERBOSE = "VERBOSE"

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationResolutionError
 
 from leafe_verl.checkpoints import hf_folder, resumed_step
-from leafe_verl.console.ending import choices_of, shown
+from leafe_verl.console.ending import choices_of
 from leafe_verl.console.marks import mark_warnings
 from leafe_verl.console.run_console import LOG, VERBOSE, RunConsole, is_verbose
 from leafe_verl.embedded import model_folder, prepare_model
@@ -29,6 +29,9 @@ from leafe_verl.plugin.memory_check import describe_memory
 from leafe_verl.plugin.precision import record_precision
 from leafe_verl.plugin.preflight import find_problems
 from leafe_verl.plugin.ray_job import require_kept
+from leafe_verl.run_lock import find_unfinished, hold
+from leafe_verl.shell import quoted, shown
+from leafe_verl.trees import index
 
 
 def _refuse(text: str) -> NoReturn:
@@ -87,16 +90,22 @@ class ResolveConfiguration(Callback):
 
 
 def _make_run_dir(folder: Path) -> None:
-    """Create the run's folder, and try to write there. Raises ValueError if that cannot be done."""
+    """Create the run's folder, write there, and hold it. Raises ValueError if that cannot be done."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+        held = hold(folder)
     except OSError as error:
         raise ValueError(
             f"RUN_DIR {folder} cannot be written ({error.strerror}); expected a folder of yours with room for "
             "checkpoints, as in RUN_DIR=/path/with/room before the recipe"
         ) from error
+    if not held:
+        raise ValueError(
+            f"a run is going on in RUN_DIR {folder}; expected another folder, or that run to end (leafe-verl watch "
+            f"{quoted(folder)} shows it)"
+        )
 
 
 class ShowRun(Callback):
@@ -133,11 +142,22 @@ def _heading(config: DictConfig) -> Iterator[str]:
     yield f"RUN_DIR={shown(run_dir)}"
     if address := joined_cluster(config):
         yield f"joins the Ray cluster at {address}, with that cluster's own CPUs and GPUs"
+    if not os.environ.get("RUN_DIR") and (unfinished := find_unfinished(run_dir)):
+        yield f"a new run; RUN_DIR={quoted(unfinished)} before the command goes on with the last one, which did not end"
     step = resumed_step(Path(trainer.default_local_dir))
     if trainer.resume_mode != "disable" and step is not None:
         yield f"goes on after step {step}, from its checkpoint"
+    if trees := _count_stored(config, (step or 0) + 1):
+        yield f"takes the {trees:,} trees that step {(step or 0) + 1} has stored already, and collects the rest"
     if not is_verbose():
         yield f"verl, Ray and vLLM print to {shown(run_dir / LOG)}; {VERBOSE}=1 shows all of it here"
+
+
+def _count_stored(config: DictConfig, step: int) -> int:
+    """Return how many trees a training step finds that was interrupted; 0 where nothing is collected or stored."""
+    store = config.leafe.collection.store
+    collects = store and config.leafe.schedule.stages != "distil"
+    return sum(key.step == step for key in index(Path(store))) if collects else 0
 
 
 class PrepareModel(Callback):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -42,10 +40,10 @@ class MemoryCheck:
         """Return why the run does not fit, and which settings lower its need; None if it fits."""
         if self.available is None or self.need.total <= self.available:
             return None
-        less = "; ".join(f"{text} saves {saved / GIB:.1f}" for text, saved in self.remedies)
+        less = [*(f"{text} saves {saved / GIB:.1f}" for text, saved in self.remedies), "a smaller MODEL"]
         return (
             f"this run needs {self.need}, and {self.available / GIB:.1f} GiB are free for it. What would lower that, "
-            f"in GiB: {less or 'only a smaller model'}. leafe.memory.refuse=false starts it all the same"
+            f"in GiB: {'; '.join(less)}. leafe.memory.refuse=false starts it all the same"
             + (f". {self._untied()}" if self.untied else "")
         )
 
@@ -64,7 +62,6 @@ def check_memory(config: DictConfig, settings: RunSettings) -> MemoryCheck | Non
     if config.trainer.device != "cpu" or config.trainer.nnodes > 1 or joined_cluster(config):
         return None
     path = str(config.actor_rollout_ref.model.path)
-    _fetch_config(path)
     model = ModelShape.read(path)
     if model is None:
         return None
@@ -75,15 +72,6 @@ def check_memory(config: DictConfig, settings: RunSettings) -> MemoryCheck | Non
         tied = dataclasses.replace(model, tied=True, parameters=model.parameters - model.embedding)
         untied = need.total - estimate(tied, run).total
     return MemoryCheck(need, available_memory(), remedies(model, run), untied)
-
-
-def _fetch_config(model: str) -> None:
-    """Download config.json of a name on the hub, which verl would do later. Without a network there is no estimate."""
-    if find_config(model) is None and not Path(model).expanduser().exists() and model.count("/") == 1:
-        from huggingface_hub import hf_hub_download
-
-        with suppress(OSError, ValueError):  # what the hub's errors are derived from
-            hf_hub_download(model, "config.json")
 
 
 def memory_problems(config: DictConfig, settings: RunSettings) -> list[str]:
@@ -107,7 +95,6 @@ def _describe_gpu_memory(config: DictConfig, settings: RunSettings) -> str:
     role = config.actor_rollout_ref
     if role.actor.strategy not in ("fsdp", "fsdp2"):
         return f"memory: no estimate for actor_rollout_ref.actor.strategy {role.actor.strategy}"
-    _fetch_config(str(role.model.path))
     model = ModelShape.read(str(role.model.path))
     if model is None:
         return "memory: no estimate, since the sizes of the model are not known here"

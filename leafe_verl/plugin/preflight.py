@@ -11,23 +11,23 @@ from verl.utils.tokenizer.continuous_token_wiring import list_continuous_token_b
 
 from leafe_verl.core import Settings
 from leafe_verl.core.settings import SettingsError
-from leafe_verl.embedded import model_folder
 from leafe_verl.environments import make
 from leafe_verl.plugin.chat_check import ask_configured, chat_problems
 from leafe_verl.plugin.memory import model_window
 from leafe_verl.plugin.memory_check import memory_problems
+from leafe_verl.plugin.model_check import model_problems
 from leafe_verl.plugin.precision import precision_problems
 from leafe_verl.plugin.rollout.chat_format import TEMPLATE
 from leafe_verl.plugin.rollout.playbook_file import read_playbook
 from leafe_verl.plugin.settings import RunSettings
-from leafe_verl.task_files import read_tasks
+from leafe_verl.task_files import HUB, read_tasks
 from leafe_verl.versions import TESTED_VERL, VERL, takes_verl
 
 
 def find_problems(config: DictConfig) -> list[str]:
     """Return everything that would stop or spoil the run: what came, what was expected, which setting to change."""
     problems = _verl_problems(version("verl"))
-    problems += _model_problems(config.actor_rollout_ref.model.path)
+    problems += model_problems(config.actor_rollout_ref.model.path)
     problems += [] if config.trainer.val_only else _batch_problems(config)
     problems += _determinism_problems(config)
     problems += [] if config.trainer.val_only else precision_problems(config)
@@ -41,12 +41,14 @@ def find_problems(config: DictConfig) -> list[str]:
         problems += _window_problems(config, settings)
         problems += _context_problems(config, settings)
         problems += _chat_problems(config, settings.generation.chat_family) or _thought_problems(config, settings)
-    problems += _environment_problems(values.get("environment"), config.data)
+    # A run without a model is refused anyway, and what is on the hub takes a while.
+    with_hub = not model_problems(config.actor_rollout_ref.model.path)
+    problems += _environment_problems(values.get("environment"), config.data, with_hub)
     # How long an attempt becomes is known of a run alone that is valid otherwise.
     return problems or memory_problems(config, settings)
 
 
-def _environment_problems(section: Any, data: DictConfig) -> list[str]:
+def _environment_problems(section: Any, data: DictConfig, with_hub: bool) -> list[str]:
     """Try the environment and read its tasks, whether or not the settings of other sections are valid."""
     try:
         environment = RunSettings.from_mapping({"environment": section}).environment
@@ -56,7 +58,7 @@ def _environment_problems(section: Any, data: DictConfig) -> list[str]:
         make(environment.name, **environment.options).close()
     except Exception as error:
         return [str(error)]
-    return _data_problems(data, environment.name)
+    return _data_problems(data, environment.name, with_hub)
 
 
 def _verl_problems(installed: str) -> list[str]:
@@ -65,19 +67,6 @@ def _verl_problems(installed: str) -> list[str]:
     return [
         f"verl {installed} is installed, and this plugin takes verl{VERL}: pip install verl=={TESTED_VERL}, or read "
         "'A new version of verl or vLLM' in leafe_verl/plugin/README.md"
-    ]
-
-
-def _model_problems(path: str) -> list[str]:
-    """A path must exist. Hub names (owner/name) are left to transformers, and the embedded model is made later."""
-    if path == str(model_folder()):
-        return []
-    looks_local = str(path).startswith((".", "/", "~")) or str(path).count("/") != 1
-    if not looks_local or (Path(path).expanduser() / "config.json").is_file():
-        return []
-    return [
-        f"no model at {path} (no config.json there); give a Hugging Face folder or owner/name in "
-        "actor_rollout_ref.model.path, or MODEL=... before the recipe"
     ]
 
 
@@ -172,13 +161,13 @@ def _chat_problems(config: DictConfig, family: str | None) -> list[str]:
     families = (*list_continuous_token_builder_families(), TEMPLATE)
     if family is not None and family not in families:
         return [f"leafe.generation.chat_family is {family!r}; expected null or one of {', '.join(families)}"]
-    return [] if _model_problems(config.actor_rollout_ref.model.path) else chat_problems(config, family)
+    return [] if model_problems(config.actor_rollout_ref.model.path) else chat_problems(config, family)
 
 
 def _thought_problems(config: DictConfig, settings: Settings) -> list[str]:
     """Without the thoughts of earlier turns a prompt does not continue the one before it and its action."""
     generation, path = settings.generation, config.actor_rollout_ref.model.path
-    chat = None if _model_problems(path) else ask_configured(config, generation.chat_family)
+    chat = None if model_problems(path) else ask_configured(config, generation.chat_family)
     if chat is None or not chat.drops_thoughts(generation.earlier_thoughts):
         return []
     said = "prompts leave out the thoughts of earlier turns, as leafe.generation.earlier_thoughts or the template says"
@@ -196,7 +185,8 @@ def _thought_problems(config: DictConfig, settings: Settings) -> list[str]:
     return []
 
 
-def _data_problems(data: DictConfig, environment: str) -> list[str]:
+def _data_problems(data: DictConfig, environment: str, with_hub: bool) -> list[str]:
+    """Read the task files, those on the hub only if `with_hub`."""
     if data.get("given"):  # the tasks are those of the given histories, and no file is read
         return []
     problems = []
@@ -204,6 +194,8 @@ def _data_problems(data: DictConfig, environment: str) -> list[str]:
         sources = data[key] if isinstance(data[key], list | ListConfig) else [data[key]]
         sizes = []
         for source in sources:
+            if str(source).startswith(HUB) and not with_hub:
+                continue
             try:
                 sizes.append(len(read_tasks(str(source), environment, data.several_answers)))
             except Exception as error:

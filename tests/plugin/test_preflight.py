@@ -13,11 +13,13 @@ from hydra.core.utils import JobStatus
 from omegaconf import OmegaConf
 
 from leafe_verl import check
+from leafe_verl.activity import ActivityFile
 from leafe_verl.embedded import HELDOUT_FILE, TRAIN_FILE
 from leafe_verl.plugin.callbacks import ForkWorkers, Preflight, PrepareModel, ResolveConfiguration, ShowRun, _heading
 from leafe_verl.plugin.launch import _quoted as quoted
 from leafe_verl.plugin.preflight import _verl_problems, find_problems
 from plugin.chat_templates import LLAMA31, ONE_TURN, write_model
+from trees.stores import provenance, rescued, write
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +81,12 @@ def test_each_bad_setting_is_named(config, override, said):
     problems = find_problems(config(override))
     assert len(problems) == 1
     assert said in problems[0]
+
+
+def test_without_a_model_no_data_set_is_downloaded(config):
+    hub = "data.train_files=hub:owner/name/full/train"
+    (problem,) = find_problems(config("actor_rollout_ref.model.path=/no/such/model", hub))
+    assert problem.startswith("no model at /no/such/model")
 
 
 def test_several_sequences_of_an_attempt_are_refused_where_verl_would_take_them_for_attempts(config):
@@ -187,6 +195,34 @@ def test_the_heading_says_what_is_run_and_where_it_goes_on(config, tmp_path, mon
     (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("1")
     assert [*_heading(composed)][1:3] == [f"RUN_DIR={tmp_path}", "goes on after step 1, from its checkpoint"]
     assert [*_heading(composed)][-1].startswith(f"verl, Ray and vLLM print to {tmp_path}/log.txt")
+
+
+def test_the_heading_counts_the_trees_that_an_interrupted_step_has_stored(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("RUN_DIR", str(tmp_path))
+    write(tmp_path / "checkpoints" / "trees", (rescued("a"), provenance(1)), (rescued("b"), provenance(2)))
+    composed = config(f"run_dir={tmp_path}")
+    OmegaConf.resolve(composed)
+    assert "takes the 1 trees that step 1 has stored already, and collects the rest" in [*_heading(composed)]
+    assert "takes" not in " ".join(_heading(config(f"run_dir={tmp_path}", "leafe.schedule.stages=distil")))
+
+
+def test_a_new_run_says_how_the_last_one_is_gone_on_with(config, tmp_path, monkeypatch):
+    monkeypatch.delenv("RUN_DIR", raising=False)
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    (killed / "lock").touch()
+    ActivityFile(killed).begin("collecting", step=1)
+    composed = config(f"run_dir={tmp_path}/new")
+    OmegaConf.resolve(composed)
+    assert f"a new run; RUN_DIR={killed} before the command goes on with the last one" in "\n".join(_heading(composed))
+    monkeypatch.setenv("RUN_DIR", f"{tmp_path}/new")
+    assert "a new run" not in "\n".join(_heading(composed))
+
+
+def test_a_run_dir_in_which_a_run_is_going_on_is_refused(config, tmp_path):
+    ResolveConfiguration().on_run_start(config(f"run_dir={tmp_path}"))
+    with pytest.raises(SystemExit, match=f"a run is going on in RUN_DIR {tmp_path}; expected another folder"):
+        ResolveConfiguration().on_run_start(config(f"run_dir={tmp_path}"))
 
 
 def test_verl_of_another_minor_version_is_refused():
