@@ -182,6 +182,9 @@ _COMPUTED = [
     pa.field("num_attempts", pa.int64()),
     pa.field("num_branches", pa.int64()),
     pa.field("num_improved", pa.int64()),  # branches with a higher best return than the attempt they left
+    # Scored attempts, and those that ended in success; null in stores of earlier versions.
+    pa.field("num_scored", pa.int64()),
+    pa.field("num_solved", pa.int64()),
     pa.field("solved", pa.bool_()),  # an attempt ended in success
     pa.field("best_return", pa.float64()),  # highest return of a scored attempt after any step; null if none
     pa.field("sampled_tokens", pa.int64()),  # tokens of actions and reflections
