@@ -85,7 +85,7 @@ def files(store: Folder) -> list[Path]:
 def batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Read the record batches of an Arrow file, each with the byte at which it begins.
 
-    `columns` restricts what is decompressed and checked; None reads all columns. Raises DamagedFile after the last
+    `columns` restricts what is decoded and checked; None reads all columns. Raises DamagedFile after the last
     complete batch, and ValueError for another version of the schema.
     """
     whole = offset = 0

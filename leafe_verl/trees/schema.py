@@ -19,6 +19,9 @@ A file whose trees begin at a given history has one more column, `given`: the st
 first history has an empty base. Readers that do not know it refuse the trees, since their roots then share messages
 with an empty base.
 
+A record batch below 64 KiB is not compressed, a larger one by zstd (see writer.py). Arrow readers take both. Bytes that
+the disk changes in text or tokens are noticed by neither.
+
 A history is stored as what it adds to the history that it continues (see `_history`), so that the size of an attempt
 grows with its tokens and not with its tokens times its steps. Text that UTF-8 cannot encode is escaped (see text.py).
 Snapshots of environments are not stored.
