@@ -10,6 +10,7 @@ from typing import Any
 
 import transfer_queue as tq
 from omegaconf import DictConfig
+from torchdata.stateful_dataloader import StatefulDataLoader
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.utils.metric import reduce_metrics
@@ -63,6 +64,7 @@ class LeafeTrainer(CollectingTrainer):
 
     worker_cls = SFTWorker
     collected_per_task = 1  # one tree for each task
+    train_dataloader: StatefulDataLoader
 
     def __init__(self, config: DictConfig) -> None:
         self._stages = config.leafe.schedule.stages
