@@ -47,7 +47,7 @@ def test_the_table_names_each_alternative_and_what_failed():
     assert list(run.lines("environments", {"mbpp": {}})) == []
 
 
-@pytest.mark.parametrize("name", ["start", "exploring", "step"])  # those that import little
+@pytest.mark.parametrize("name", ["start", "exploring", "step", "tree_store"])  # those that import little
 def test_a_benchmark_takes_the_arguments_it_is_given(name):
     command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *run.SCRIPTS[name], "--help"]
     assert subprocess.run(command, capture_output=True).returncode == 0

@@ -150,12 +150,15 @@ class Explorer:
     def _reflection_times(self, node: Node, attempt: Attempt) -> list[int]:
         """Return the steps t after which to reflect: every K of the attempt's own, and its last one upon failure."""
         reflection = self.settings.reflection
+        solved = attempt.outcome is Outcome.SUCCESS
         if node.depth >= self.settings.budget.depth or not attempt.outcome.scored:
+            return []
+        if solved and not reflection.successes:
             return []
         begin = len(node.prefix)
         end = begin + len(attempt.steps)
         times = {t for t in range(begin + 1, end) if reflection.interval and t % reflection.interval == 0}
-        if attempt.outcome is not Outcome.SUCCESS:
+        if not solved:
             times.add(end)
         return [t for t in sorted(times) for _ in range(reflection.samples)]
 

@@ -99,6 +99,9 @@ class ReflectionSettings(Section):
     """Whether exploring ends an attempt, and reflects on it, once a turn repeats an earlier failed turn of its path and
     fails again: the same executed code or command. It counts as an attempt that reached its horizon. Validation and
     plain attempts play every turn."""
+    successes: Annotated[bool, PAPER] = True
+    """Whether attempts that succeeded are reflected on every K steps too. Without it, or without an interval, root
+    attempts that all succeed end a task."""
     rollback: Annotated[Literal["step", "start"], Source("paper; `start` is its baseline iterative refinement")] = (
         "step"
     )

@@ -7,7 +7,6 @@ go on after its source has grown, moved or gone.
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 from collections import Counter, defaultdict
@@ -20,7 +19,7 @@ from leafe_verl.core import ExplorationTree, Outcome
 from leafe_verl.core.given import GivenHistory, choose_histories, failed_beginnings
 from leafe_verl.evaluation.manifest import FILE, hash_lines
 from leafe_verl.trees import Provenance, TreeWriter, index, read_tree
-from leafe_verl.trees.reader import arrow_files, read_batch, read_counted_trees
+from leafe_verl.trees.reader import arrow_files, batch_reader, read_counted_trees
 
 FOLDER = "histories"
 """Name of the folder in that of the evaluation."""
@@ -118,7 +117,7 @@ def read_histories(folder: Path) -> list[DrawnHistory]:
 
 def _read_source(store: Path) -> Iterator[tuple[ExplorationTree, Provenance]]:
     """Read the trees of a store in an order that does not depend on the names of its files."""
-    read = functools.lru_cache(KEPT_BATCHES)(read_batch)
+    read = batch_reader(KEPT_BATCHES)
     places = index(store)
     for key in sorted(places, key=lambda key: (key.task_key, key.run or "", key.step or 0, str(key.collected_at))):
         yield read_tree(places[key], read)

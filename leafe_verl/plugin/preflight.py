@@ -40,6 +40,7 @@ def find_problems(config: DictConfig) -> list[str]:
         problems += _playbook_problems(settings.playbook.path, config.trainer.v1.trainer_mode)
         problems += _window_problems(config, settings)
         problems += _context_problems(config, settings)
+        problems += [] if config.trainer.val_only else _curriculum_problems(config, settings)
         problems += _chat_problems(config, settings.generation.chat_family) or _thought_problems(config, settings)
     # A run without a model is refused anyway, and what is on the hub takes a while.
     with_hub = not model_problems(config.actor_rollout_ref.model.path)
@@ -142,6 +143,26 @@ def _context_problems(config: DictConfig, settings: Settings) -> list[str]:
         f"leafe.context.window is {settings.context.window}, which makes several sequences of an attempt, and "
         f"algorithm.adv_estimator is {estimator!r}; expected grpo, or leafe.context.window=null"
     ]
+
+
+def _curriculum_problems(config: DictConfig, settings: RunSettings) -> list[str]:
+    """What is known of tasks comes from the trees that a run keeps, and an order that is asked for is kept."""
+    floor, mode, store = settings.curriculum.floor, config.trainer.v1.trainer_mode, settings.collection.store
+    if floor is None:
+        return []
+    said, otherwise = f"leafe.curriculum.floor is {floor:g}", "or leafe.curriculum.floor=null"
+    problems = []
+    if mode != "leafe":
+        problems.append(
+            f"{said}, and trainer.v1.trainer_mode is {mode!r}, which keeps no trees; expected leafe, {otherwise}"
+        )
+    elif not store:
+        problems.append(f"{said}, and no trees are kept; expected a folder in leafe.collection.store, {otherwise}")
+    if not config.data.shuffle:
+        problems.append(
+            f"{said}, and data.shuffle is false, which keeps the order of the files; expected true, {otherwise}"
+        )
+    return problems
 
 
 def _determinism_problems(config: DictConfig) -> list[str]:

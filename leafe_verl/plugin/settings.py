@@ -18,7 +18,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from typing_extensions import Self
 
-from leafe_verl.core.settings import OURS, Section, Settings, Source, expected_values, section_models
+from leafe_verl.core.settings import BEYOND, OURS, Section, Settings, Source, expected_values, section_models
 
 README = Path(__file__).parent / "config" / "README.md"
 MARKER = "<!-- Written by `python -m leafe_verl.plugin.settings --write`; change the models instead. -->\n"
@@ -46,6 +46,18 @@ class CollectionSettings(Section):
     worker_memory: Annotated[int, Field(ge=1), OURS] = 16384
     """MiB that a rollout worker may hold when a step begins. One that holds more, or more than half of the file
     descriptors that it may open, is replaced, since an environment leaks in it."""
+
+
+class CurriculumSettings(Section):
+    """Whether tasks that nobody ever solves, or that everybody solves, are sampled less. By default every pass over the
+    task files holds every task."""
+
+    floor: Annotated[float | None, Field(gt=0, le=1), BEYOND] = None
+    """Smallest share of the passes that hold a task, such as 0.1, so that none is ever left out for good. null: every
+    pass holds every task."""
+    trees: Annotated[int, Field(ge=1), BEYOND] = 4
+    """Newest trees of a task in `leafe.collection.store` that say how often it is solved. Older ones are of a policy
+    that knew less."""
 
 
 class MemorySettings(Section):
@@ -102,6 +114,7 @@ class RunSettings(Settings):
 
     schedule: ScheduleSettings = ScheduleSettings()
     collection: Annotated[CollectionSettings, Field(validate_default=True)] = CollectionSettings()
+    curriculum: CurriculumSettings = CurriculumSettings()
     memory: MemorySettings = MemorySettings()
     checkpoints: CheckpointSettings = CheckpointSettings()
     tracking: TrackingSettings = TrackingSettings()
@@ -116,6 +129,17 @@ class RunSettings(Settings):
                 f"leafe.schedule.stages is {schedule.stages!r}; expected a folder in leafe.collection.store"
             )
         return collection
+
+    @model_validator(mode="after")
+    def _a_curriculum_needs_passes_over_the_tasks(self) -> Self:
+        schedule, floor = self.schedule, self.curriculum.floor
+        if floor is not None and (schedule.collect == "all" or schedule.stages == "distil"):
+            raise ValueError(
+                f"leafe.curriculum.floor is {floor:g}, with leafe.schedule.collect {schedule.collect!r} and stages "
+                f"{schedule.stages!r}; expected collect=batch and stages=both or explore, or "
+                "leafe.curriculum.floor=null: where every task is taken once, none can be sampled less"
+            )
+        return self
 
 
 def reference() -> str:

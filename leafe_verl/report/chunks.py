@@ -27,7 +27,7 @@ def to_json(value: Any) -> str:
 
 def deflate(text: str) -> str:
     """Compress ASCII text into the form that the page reads with atob and DecompressionStream("deflate")."""
-    return base64.b64encode(zlib.compress(text.encode("ascii"), 9)).decode("ascii")
+    return base64.b64encode(zlib.compress(text.encode("ascii"))).decode("ascii")
 
 
 def inflate(chunk: str) -> Any:

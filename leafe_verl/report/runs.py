@@ -41,7 +41,7 @@ def find_run(folder: Path) -> ReportedRun:
     """Return the training run or the evaluation in a folder. Raises ValueError if there is neither."""
     if (folder / FILE).is_file():
         return _evaluation(folder)
-    store = tree_store(folder / "checkpoints")
+    store: Path | None = tree_store(folder / "checkpoints")
     store = store if store.is_dir() else folder
     configuration = read_configuration(folder / CONFIGURATION)
     if not arrow_files(store):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from leafe_verl.core import Example, ExplorationTree, build_examples
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.report.sources import ReportedTree
 from leafe_verl.trees import Location, index, read_rows, read_tree
-from leafe_verl.trees.reader import join_trees, read_batch
+from leafe_verl.trees.reader import batch_reader, join_trees
 
 KEPT_BATCHES = 256
 """Record batches of an evaluation that are kept in memory, of some 100 KB each: attempts of a task are spread."""
@@ -21,9 +20,9 @@ def training_trees(store: Path, settings: DistillationSettings, seed: int) -> It
 
     The examples are those that training drew: `build_examples` depends only on the tree, the settings and the seed.
     """
-    places = index(store)
+    places, read = index(store), batch_reader()
     for key in sorted(places, key=lambda key: (key.run or "", -1 if key.step is None else key.step, key.task_key)):
-        tree, provenance = read_tree(places[key])
+        tree, provenance = read_tree(places[key], read)
         examples, note = draw_examples(tree, settings, seed if provenance.seed is None else provenance.seed)
         yield ReportedTree(tree, examples, provenance.step, has_tokens=provenance.has_tokens, note=note)
 
@@ -43,7 +42,7 @@ def evaluation_trees(store: Path, *, explores: bool) -> Iterator[ReportedTree]:
 
     The store is read twice, so that memory holds one task's trees at a time, and the batches that were read last.
     """
-    read = functools.lru_cache(KEPT_BATCHES)(read_batch)
+    read = batch_reader(KEPT_BATCHES)
     places: dict[tuple[str, str | None, int], list[Location]] = {}
     for number, (location, row) in enumerate(read_rows(store, ("task_key", "history_key"))):
         start = row["task_key"], row["history_key"], number if explores else 0

@@ -57,6 +57,12 @@ def parse_condition(text: str) -> Condition:
     return Condition(column, compare, None if value == "null" else _value(text, SCHEMA.field(column).type, value))
 
 
+def columns_of(conditions: Iterable[Condition], others: Iterable[str]) -> tuple[str, ...]:
+    """Return the columns that the conditions and the caller need, in the order of SUMMARY."""
+    needed = {*others, *(condition.column for condition in conditions)}
+    return tuple(name for name in SUMMARY if name in needed)
+
+
 def all_hold(conditions: Iterable[Condition], row: Mapping[str, Any]) -> bool:
     return all(condition.holds(row) for condition in conditions)
 

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
-from leafe_verl.trees.conditions import Condition, all_hold
+from leafe_verl.trees.conditions import Condition, all_hold, columns_of
 from leafe_verl.trees.errors import DamagedFile
 from leafe_verl.trees.legacy_attempts import is_legacy
 from leafe_verl.trees.listing import require_files
-from leafe_verl.trees.reader import Folder, Location, earliest, files, read_file, read_record, read_summaries
+from leafe_verl.trees.reader import (
+    KEY,
+    Folder,
+    Location,
+    batch_reader,
+    earliest,
+    files,
+    read_file,
+    read_record,
+    read_summaries,
+)
+from leafe_verl.trees.rows import Row
 from leafe_verl.trees.schema import layout
 from leafe_verl.trees.writer import COMPACTED, END, RecordFile, make_folder, new_name, sync_folder, write_whole
 
@@ -39,11 +51,23 @@ def copy_trees(stores: Sequence[Folder], out: Folder, conditions: Sequence[Condi
         raise ValueError(f"{out} already holds trees ({present[0].name}); expected a new folder")
     for store in stores:
         require_files(store)
-    summaries = [summary for store in stores for summary in read_summaries(store)]
-    chosen = [(location, row) for location, row in summaries if all_hold(conditions, row)]
-    kept = earliest(chosen)
+    counts: Counter[str] = Counter()
+    kept = earliest(_chosen(stores, conditions, counts))
     _write(kept.values(), Path(out))
-    return CopyCounts(len(summaries), len(kept), len(chosen) - len(kept))
+    return CopyCounts(counts["read"], len(kept), counts["chosen"] - len(kept))
+
+
+def _chosen(
+    stores: Sequence[Folder], conditions: Sequence[Condition], counts: Counter[str]
+) -> Iterator[tuple[Location, Row]]:
+    """Yield the summaries of the trees for which all conditions hold; count them, and all that were read."""
+    columns = columns_of(conditions, KEY)
+    for store in stores:
+        for location, row in read_summaries(store, columns):
+            counts["read"] += 1
+            if all_hold(conditions, row):
+                counts["chosen"] += 1
+                yield location, row
 
 
 def repair(store: Folder) -> list[tuple[Path, int, Path]]:
@@ -81,8 +105,9 @@ def _write(locations: Iterable[Location], out: Path) -> None:
     """Copy records. The files get their names once they are whole: a killed copy does not leave half a store."""
     make_folder(out)
     copies: dict[bytes, _Copy] = {}
+    read = batch_reader()
     for location in locations:
-        record = read_record(location)
+        record = read_record(location, read)
         columns = record.schema.serialize().to_pybytes()
         if columns not in copies:
             copies[columns] = _Copy(out / new_name(), record.schema)

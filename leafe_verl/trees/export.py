@@ -48,6 +48,7 @@ Trees that are stored without tokens, as those of evaluations, have no masks and
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 from collections import Counter
@@ -60,15 +61,17 @@ import pyarrow.parquet as pq
 
 from leafe_verl.core import Kind, build_examples
 from leafe_verl.core.settings import DistillationSettings
-from leafe_verl.trees.conditions import Condition, all_hold
+from leafe_verl.trees.conditions import Condition, all_hold, columns_of
 from leafe_verl.trees.export_rows import Row, sound_rows
 from leafe_verl.trees.listing import require_files
-from leafe_verl.trees.reader import Folder, earliest, read_summaries, read_tree
+from leafe_verl.trees.reader import KEY, Folder, batch_reader, earliest, read_summaries, read_tree
 from leafe_verl.trees.rendering import REASONS, VERBATIM, RowReader
 from leafe_verl.trees.schema import MESSAGE
 
 SUFFIXES = {"trl": (".jsonl",), "verl": (".parquet", ".jsonl")}
 """Format -> allowed endings of its file."""
+ROW_GROUP = 1024
+"""Rows that are written together into a Parquet file."""
 KINDS = (Kind.COUNTERFACTUAL, Kind.REHEARSAL, Kind.RECOVERY)
 
 _ORIGIN = [
@@ -126,7 +129,7 @@ def export(store: Folder, out: Folder, options: ExportOptions) -> Counter[str]:
             with part.open("w", encoding="ascii") as file:
                 _write_lines(rows, file)
         else:
-            pq.write_table(pa.Table.from_pylist(list(rows), VERL_SCHEMA), part)
+            _write_parquet(rows, part)
         _require_rows(counts)
         os.replace(part, out)
     finally:
@@ -147,9 +150,10 @@ def _require_rows(counts: Counter[str]) -> None:
 
 
 def _rows(store: Folder, options: ExportOptions, counts: Counter[str]) -> Iterator[Row]:
-    summaries = ((place, row) for place, row in read_summaries(store) if all_hold(options.conditions, row))
+    columns, read = columns_of(options.conditions, KEY), batch_reader()
+    summaries = ((place, row) for place, row in read_summaries(store, columns) if all_hold(options.conditions, row))
     for place in earliest(summaries).values():
-        tree, provenance = read_tree(place)
+        tree, provenance = read_tree(place, read)
         if not provenance.has_tokens:
             raise ValueError(
                 f"{place}: stored without tokens, as evaluations are; export trees that training collected"
@@ -168,6 +172,13 @@ def _rows(store: Folder, options: ExportOptions, counts: Counter[str]) -> Iterat
                     else:
                         counts.update(rows=1, folded=int(row["folded"]))
                         yield row
+
+
+def _write_parquet(rows: Iterator[Row], path: Path) -> None:
+    """Write groups of rows, so that memory holds one of them."""
+    with pq.ParquetWriter(path, VERL_SCHEMA) as writer:
+        while group := list(itertools.islice(rows, ROW_GROUP)):
+            writer.write_table(pa.Table.from_pylist(group, VERL_SCHEMA))
 
 
 def _write_lines(rows: Iterable[Row], file: TextIO) -> None:

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from leafe_verl.core import ExplorationTree, Reflection, StepRecord
 from leafe_verl.core.given import history_key
-from leafe_verl.trees.conditions import Condition, all_hold
-from leafe_verl.trees.reader import Folder, Location, TreeKey, files, index, join_trees, read_summaries, read_tree
-from leafe_verl.trees.schema import PATTERN, Provenance
-from leafe_verl.trees.text import one_line
+from leafe_verl.trees.conditions import Condition, all_hold, columns_of
+from leafe_verl.trees.reader import (
+    ROWS_AT_ONCE,
+    Folder,
+    Location,
+    TreeKey,
+    batch_reader,
+    files,
+    index,
+    join_trees,
+    read_summaries,
+    read_tree,
+)
+from leafe_verl.trees.schema import PATTERN, SCHEMA, Provenance
+from leafe_verl.trees.text import escape, map_text, one_line, unescape
 
 COLUMNS = {
     "step": "step",
@@ -21,22 +36,47 @@ COLUMNS = {
     "best return": "best_return",
 }
 """Heading of the table -> column of `SUMMARY`."""
+ORDER = {"run": "", "step": -1, "task_key": ""}
+"""Columns by which the table is sorted -> the value that a missing one counts as."""
 WIDTH = 100
 """Maximum number of characters of a text that `show` prints."""
 
 
-def list_trees(store: Folder, conditions: Sequence[Condition] = ()) -> str:
-    """Return a table of the trees for which all conditions hold, ordered by run, step and task."""
+def list_trees(store: Folder, conditions: Sequence[Condition] = ()) -> Iterator[str]:
+    """Yield the lines of a table of the trees for which all conditions hold, ordered by run, step and task.
+
+    Only the columns of the table are kept in memory, as Arrow's arrays: some 100 bytes for each tree.
+    """
     require_files(store)
-    rows = [row for _, row in read_summaries(store) if all_hold(conditions, row)]
-    rows.sort(key=lambda row: (row["run"] or "", -1 if row["step"] is None else row["step"], row["task_key"]))
+    chosen = _read_columns(store, conditions)
     # Most stores hold one run, whose name would only widen the table.
-    columns = {"run": "run", **COLUMNS} if len({row["run"] for row in rows}) > 1 else COLUMNS
-    table = [list(columns), *([_cell(row[column]) for column in columns.values()] for row in rows)]
-    widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) for cells in table]
-    counts = f"{len(rows)} trees, {sum(bool(row['solved']) for row in rows)} solved"
-    return "\n".join([*(line.rstrip() for line in lines), counts])
+    columns = {"run": "run", **COLUMNS} if len(chosen["run"].unique()) > 1 else COLUMNS
+    keys = pa.table([pc.fill_null(chosen[name], first) for name, first in ORDER.items()], [*ORDER])
+    order = pc.sort_indices(keys, [(name, "ascending") for name in ORDER])
+    widths = [len(heading) for heading in columns]
+    for cells in _cells(chosen, columns.values()):
+        widths = [max(width, len(cell)) for width, cell in zip(widths, cells, strict=True)]
+    for cells in itertools.chain([[*columns]], _cells(chosen.take(order), columns.values())):
+        yield "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+    yield f"{len(chosen)} trees, {pc.sum(chosen['solved']).as_py() or 0} solved"
+
+
+def _read_columns(store: Folder, conditions: Sequence[Condition]) -> pa.Table:
+    """Return the columns of the list, of the trees for which all conditions hold."""
+    names = ("run", *COLUMNS.values())
+    schema = pa.schema([SCHEMA.field(name) for name in names])
+    rows = (row for _, row in read_summaries(store, columns_of(conditions, names)) if all_hold(conditions, row))
+    parts = [schema.empty_table()]
+    while group := list(itertools.islice(rows, ROWS_AT_ONCE)):
+        parts.append(pa.Table.from_pylist(map_text(group, escape), schema))
+    return pa.concat_tables(parts)
+
+
+def _cells(table: pa.Table, names: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the cells of each row, without holding those of many at a time."""
+    for batch in table.select(list(names)).to_batches(ROWS_AT_ONCE):
+        for row in batch.to_pylist():
+            yield [_cell(map_text(value, unescape)) for value in row.values()]
 
 
 def show_tree(store: Folder, task_key: str, step: int | None = None, run: str | None = None) -> str:
@@ -48,7 +88,8 @@ def show_tree(store: Folder, task_key: str, step: int | None = None, run: str | 
     """
     require_files(store)
     found = _find(store, task_key, step, run)
-    trees, provenances = zip(*map(read_tree, found.values()), strict=True)
+    read = batch_reader()
+    trees, provenances = zip(*(read_tree(place, read) for place in found.values()), strict=True)
     groups: dict[str | None, list[ExplorationTree]] = {}
     for key, tree in zip(found, trees, strict=True):
         groups.setdefault(key.history_key, []).append(tree)

@@ -6,9 +6,11 @@ A store may also hold the JSON lines that evaluations wrote before they wrote tr
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -31,11 +33,20 @@ Folder = str | os.PathLike[str]
 
 ALL_COLUMNS = (*SCHEMA.names, GIVEN)
 
+KEY = ("run", "step", "task_key", "collected_at", "history_key")
+"""Columns that identify a tree; see `tree_key`."""
+
+ROWS_AT_ONCE = 256
+"""Rows of short values that are converted together, which costs a tenth of converting them one by one."""
+
+FILES_KEPT = 64
+"""Files that a `batch_reader` keeps open."""
+
 UNKNOWN = datetime.max.replace(tzinfo=timezone.utc)
 """Stands for a time that was not stored. It is later than any other."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Location:
     """The place of a stored tree."""
 
@@ -74,7 +85,7 @@ def files(store: Folder) -> list[Path]:
 def batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Read the record batches of an Arrow file, each with the byte at which it begins.
 
-    `columns` restricts what is decompressed and checked; None reads all columns. Raises DamagedFile after the last
+    `columns` restricts what is decoded and checked; None reads all columns. Raises DamagedFile after the last
     complete batch, and ValueError for another version of the schema.
     """
     whole = offset = 0
@@ -84,7 +95,9 @@ def batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[
             check_schema(schema, path)
             included = [i for i, name in enumerate(schema.names) if columns is None or name in columns]
             source.seek(0)
-            stream = pa.ipc.open_stream(source, options=pa.ipc.IpcReadOptions(included_fields=included))
+            # Most batches hold one tree, which is no work to be shared out.
+            options = pa.ipc.IpcReadOptions(included_fields=included, use_threads=False)
+            stream = pa.ipc.open_stream(source, options=options)
             while True:
                 offset = source.tell()
                 batch = stream.read_next_batch()
@@ -110,9 +123,30 @@ def read_file(path: Path, columns: Sequence[str] = ALL_COLUMNS) -> Iterator[tupl
         for offset, row in legacy_attempts.read_lines(path):
             yield Location(path, offset), {name: row.get(name) for name in columns}
         return
-    for offset, batch in batches(path, columns):
-        for number, row in enumerate(batch.to_pylist()):
-            yield Location(path, offset, number), {name: row.get(name) for name in columns}
+    group: list[tuple[int, pa.RecordBatch]] = []
+    size = ROWS_AT_ONCE if set(columns) <= set(SUMMARY) else 1
+    try:
+        for found in batches(path, columns):
+            group.append(found)
+            if len(group) == size:
+                yield from _to_rows(path, group, columns)
+                group = []
+    except DamagedFile:
+        yield from _to_rows(path, group, columns)
+        raise
+    yield from _to_rows(path, group, columns)
+
+
+def _to_rows(
+    path: Path, group: Sequence[tuple[int, pa.RecordBatch]], columns: Sequence[str]
+) -> Iterator[tuple[Location, Row]]:
+    """Convert batches of one file, each with the byte at which it begins."""
+    if not group:
+        return
+    places = [Location(path, offset, row) for offset, batch in group for row in range(batch.num_rows)]
+    rows = pa.Table.from_batches([batch for _, batch in group]).to_pylist()
+    for place, row in zip(places, rows, strict=True):
+        yield place, {name: row.get(name) for name in columns}
 
 
 def read_rows(store: Folder, columns: Sequence[str] = ALL_COLUMNS) -> Iterator[tuple[Location, Row]]:
@@ -127,9 +161,9 @@ def read_rows(store: Folder, columns: Sequence[str] = ALL_COLUMNS) -> Iterator[t
             logger.warning("%s; the rest of the file is skipped", damage)
 
 
-def read_summaries(store: Folder) -> Iterator[tuple[Location, Row]]:
-    """Read the columns with one short value, without decoding any tree."""
-    for location, row in read_rows(store, SUMMARY):
+def read_summaries(store: Folder, columns: Sequence[str] = SUMMARY) -> Iterator[tuple[Location, Row]]:
+    """Read columns with one short value, without decoding any tree. Fewer columns take less time."""
+    for location, row in read_rows(store, columns):
         yield location, map_text(row, unescape)
 
 
@@ -148,34 +182,51 @@ def read_counted_trees(store: Folder) -> Iterator[tuple[ExplorationTree, Provena
         yield (*_parse(location, row), json.loads(row["counts"] or "{}"))
 
 
-def read_record(location: Location) -> pa.RecordBatch:
+BatchReader = Callable[[Path, int], pa.RecordBatch]
+"""Reads the record batch that begins at a byte of an Arrow file, as `read_batch` does."""
+
+
+def read_batch(path: Path, offset: int) -> pa.RecordBatch:
+    """Read the record batch that begins at a byte of an Arrow file. Raises ValueError if there is none."""
+    return _read_from(*_open(path), path, offset)
+
+
+def batch_reader(kept: int = 1) -> BatchReader:
+    """Return a `read_batch` for one thread that reads many trees: it keeps files open, and the last `kept` batches."""
+    open_file = functools.lru_cache(FILES_KEPT)(_open)
+
+    @functools.lru_cache(kept)
+    def read(path: Path, offset: int) -> pa.RecordBatch:
+        return _read_from(*open_file(path), path, offset)
+
+    return read
+
+
+def _open(path: Path) -> tuple[pa.NativeFile, pa.Schema]:
+    source = pa.memory_map(str(path))
+    return source, pa.ipc.read_schema(source)
+
+
+def _read_from(source: pa.NativeFile, schema: pa.Schema, path: Path, offset: int) -> pa.RecordBatch:
+    source.seek(offset)
+    try:
+        batch = pa.ipc.read_record_batch(pa.ipc.read_message(source), schema)
+        batch.validate(full=True)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ValueError(f"{Location(path, offset)}: no record ({error})") from error
+    return batch
+
+
+def read_record(location: Location, read: BatchReader = read_batch) -> pa.RecordBatch:
     """Read the tree at a location as a record batch of one row, with all columns of its file."""
     if legacy_attempts.is_legacy(location.path):
         row = legacy_attempts.read_line(location.path, location.offset)
         return pa.RecordBatch.from_pylist([row], schema=TEXT_SCHEMA)
-    return read_batch(location.path, location.offset).slice(location.row, 1)
+    return read(location.path, location.offset).slice(location.row, 1)
 
 
-def read_batch(path: Path, offset: int) -> pa.RecordBatch:
-    """Read the record batch that begins at a byte of an Arrow file."""
-    with pa.memory_map(str(path)) as source:
-        schema = pa.ipc.read_schema(source)
-        source.seek(offset)
-        try:
-            batch = pa.ipc.read_record_batch(pa.ipc.read_message(source), schema)
-            batch.validate(full=True)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise ValueError(f"{Location(path, offset)}: no record ({error})") from error
-    return batch
-
-
-def read_tree(
-    location: Location, read: Callable[[Path, int], pa.RecordBatch] = read_batch
-) -> tuple[ExplorationTree, Provenance]:
-    """Read the tree at a location that `index` or `read_summaries` returned.
-
-    A caller that reads many trees of an evaluation may pass a cached `read_batch`, since they share record batches.
-    """
+def read_tree(location: Location, read: BatchReader = read_batch) -> tuple[ExplorationTree, Provenance]:
+    """Read the tree at a location that `index` or `read_summaries` returned; of many trees, by one `batch_reader`."""
     if legacy_attempts.is_legacy(location.path):
         return _parse(location, legacy_attempts.read_line(location.path, location.offset))
     (row,) = read(location.path, location.offset).slice(location.row, 1).to_pylist()
@@ -185,26 +236,30 @@ def read_tree(
 def index(store: Folder) -> dict[TreeKey, Location]:
     """Return where each tree of a store is. Of trees with the same key, the one that was collected first counts.
 
-    Reads the summary columns alone, so that a run resumes quickly. A missing or empty store has no trees.
+    Reads the columns of the key alone, so that a run resumes quickly. A missing or empty store has no trees.
     """
-    return earliest(read_summaries(store))
+    return earliest(read_summaries(store, KEY))
 
 
 def earliest(summaries: Iterable[tuple[Location, Row]]) -> dict[TreeKey, Location]:
-    """Return where each tree is. Of trees with the same key, the one that was collected first counts."""
-    found: dict[TreeKey, tuple[datetime, Location]] = {}
+    """Return where each tree is, for rows with the columns KEY. Of trees with the same key, the one that was collected
+    first counts."""
+    found: dict[TreeKey, Location] = {}
+    collected: dict[TreeKey, datetime] = {}
     for location, row in summaries:
         key, collected_at = tree_key(row), row["collected_at"] or UNKNOWN
-        if key not in found or collected_at < found[key][0]:
-            found[key] = collected_at, location
-    return {key: location for key, (_, location) in found.items()}
+        if key not in found or collected_at < collected[key]:
+            found[key], collected[key] = location, collected_at
+    return found
 
 
 def tree_key(row: Row) -> TreeKey:
     """Return the key of a row's tree."""
     step = row["step"]
     collected_at = row["collected_at"] if step is None else None
-    return TreeKey(row["run"], step, row["task_key"], collected_at, row.get("history_key"))
+    # A store holds few names many times: each is kept once.
+    run = row["run"] and sys.intern(row["run"])
+    return TreeKey(run, step, sys.intern(row["task_key"]), collected_at, row.get("history_key"))
 
 
 def join_trees(trees: Sequence[ExplorationTree]) -> ExplorationTree:

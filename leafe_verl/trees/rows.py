@@ -97,6 +97,8 @@ def summarize(tree: ExplorationTree) -> Row:
         "num_attempts": len(attempts),
         "num_branches": len(branches),
         "num_improved": sum(tree.improved(index) for index, _ in branches),
+        "num_scored": sum(attempt.outcome.scored for attempt in attempts),
+        "num_solved": sum(attempt.outcome is Outcome.SUCCESS for attempt in attempts),
         "solved": any(attempt.outcome is Outcome.SUCCESS for attempt in attempts),
         "best_return": max(returns, default=None),
         "sampled_tokens": sum(action.num_sampled for action in actions) + reflection_tokens,

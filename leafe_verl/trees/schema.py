@@ -19,6 +19,9 @@ A file whose trees begin at a given history has one more column, `given`: the st
 first history has an empty base. Readers that do not know it refuse the trees, since their roots then share messages
 with an empty base.
 
+A record batch below 64 KiB is not compressed, a larger one by zstd (see writer.py). Arrow readers take both. Bytes that
+the disk changes in text or tokens are noticed by neither.
+
 A history is stored as what it adds to the history that it continues (see `_history`), so that the size of an attempt
 grows with its tokens and not with its tokens times its steps. Text that UTF-8 cannot encode is escaped (see text.py).
 Snapshots of environments are not stored.
@@ -182,6 +185,9 @@ _COMPUTED = [
     pa.field("num_attempts", pa.int64()),
     pa.field("num_branches", pa.int64()),
     pa.field("num_improved", pa.int64()),  # branches with a higher best return than the attempt they left
+    # Scored attempts, and those that ended in success; null in stores of earlier versions.
+    pa.field("num_scored", pa.int64()),
+    pa.field("num_solved", pa.int64()),
     pa.field("solved", pa.bool_()),  # an attempt ended in success
     pa.field("best_return", pa.float64()),  # highest return of a scored attempt after any step; null if none
     pa.field("sampled_tokens", pa.int64()),  # tokens of actions and reflections

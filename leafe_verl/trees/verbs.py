@@ -15,7 +15,8 @@ from leafe_verl.trees.verification import verify
 
 
 def run_list(options: argparse.Namespace) -> int:
-    print(list_trees(options.store, _conditions(options)))
+    for line in list_trees(options.store, _conditions(options)):
+        print(line)
     return 0
 
 

@@ -19,7 +19,11 @@ from leafe_verl.trees.schema import Provenance, layout
 
 logger = logging.getLogger(__name__)
 
-OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
+COMPRESSED = pa.ipc.IpcWriteOptions(compression="zstd")
+PLAIN = pa.ipc.IpcWriteOptions()
+SMALL = 64 * 1024
+"""Bytes below which a record batch is not compressed. Arrow compresses each of its hundred buffers alone, so that zstd
+makes a tree of 25 KB half as large, and reading it fifty times as slow."""
 END = b"\xff\xff\xff\xff\0\0\0\0"
 """Arrow's end mark of a stream: a message of length zero."""
 COMPACTED = 32
@@ -174,7 +178,8 @@ def sync_folder(folder: Path) -> None:
 def _stream(schema: pa.Schema, *records: pa.RecordBatch) -> bytes:
     """Return a whole stream: schema, batches, end mark. A batch does not depend on what was written before it."""
     sink = io.BytesIO()
-    with pa.ipc.new_stream(sink, schema, options=OPTIONS) as stream:
+    options = PLAIN if sum(record.nbytes for record in records) < SMALL else COMPRESSED
+    with pa.ipc.new_stream(sink, schema, options=options) as stream:
         for record in records:
             stream.write_batch(record)
     return sink.getvalue()

@@ -28,6 +28,7 @@ SCRIPTS = {
     "start": ("--runs", "2"),
     "sandbox": (),
     "prefixes": (),
+    "tree_store": ("--sizes", "1000", "10000"),
 }
 """Benchmark -> its arguments. Benchmarks whose file is missing are skipped."""
 COLUMNS = ("what", "alternative", "ratio", "spread", "runs", "goal")

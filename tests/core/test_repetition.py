@@ -134,3 +134,16 @@ def test_with_an_interval_successes_are_reflected_on_too():
     assert policy.reflection_prompts == [], "the budget holds no branch"
     grow(policy, Quiz, task=QUIZ, budget={"depth": 1}, reflection={"interval": 2})
     assert [steps for steps, _ in policy.reflection_prompts] == [2]
+
+
+def test_without_reflecting_on_successes_they_end_a_task_with_an_interval_too():
+    policy = saying("xya")
+    tree = grow(policy, Quiz, task=QUIZ, roots=2, budget={"depth": 1}, reflection={"interval": 2, "successes": False})
+    assert walks(tree) == [(1, "xya", "success")] * 2
+    assert policy.reflection_prompts == []
+
+
+def test_failures_are_reflected_on_whether_or_not_successes_are():
+    policy = saying("xyzw")
+    grow(policy, Quiz, task=QUIZ, budget={"depth": 1}, reflection={"interval": 2, "successes": False})
+    assert [steps for steps, _ in policy.reflection_prompts] == [2, 4]

@@ -117,6 +117,12 @@ CODE = {
         'getattr(self, "_enable_hybrid_replicas", True)': "stage 2 alone starts inference servers",
         "self.llm_server_manager": "dead servers cannot be found",
     },
+    f"{BASE}:PPOTrainer._init_dataloader": {
+        "self.train_dataloader = StatefulDataLoader( dataset=self.train_dataset, batch_size=gen_batch_size, "
+        'num_workers=self.config.data["dataloader_num_workers"], drop_last=True, collate_fn=collate_fn, sampler=': (
+            "the data loader of a curriculum differs from verl's in more than its sampler"
+        )
+    },
     f"{BASE}:PPOTrainer._balance_batch": {
         "worker_group._query_dispatch_info(role)": "the number of data-parallel ranks is not known"
     },

@@ -297,3 +297,31 @@ class TestChat:
         (write_model(tmp_path) / "chat_template.jinja").unlink()
         with pytest.raises(ValueError, match="no chat template"):
             check._model_state(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "overrides, name, said",
+    [
+        (["leafe.collection.store=null"], "leafe", "no trees are kept; expected a folder in leafe.collection.store"),
+        (["data.shuffle=false"], "leafe", "data.shuffle is false, which keeps the order of the files; expected true"),
+        (
+            ["leafe.schedule.collect=all"],
+            "leafe",
+            "leafe.schedule.collect 'all' and stages 'both'; expected collect=batch",
+        ),
+        (
+            ["leafe.schedule.stages=distil"],
+            "leafe",
+            "stages 'distil'; expected collect=batch and stages=both or explore",
+        ),
+        ([], "grpo", "trainer.v1.trainer_mode is 'grpo', which keeps no trees; expected leafe"),
+    ],
+)
+def test_a_curriculum_is_refused_where_nothing_is_known_or_drawn(config, tmp_path, overrides, name, said):
+    given = ["leafe.curriculum.floor=0.1", f"trainer.default_local_dir={tmp_path}", *overrides]
+    (problem,) = find_problems(config(*given, name=name))
+    assert said in problem and "leafe.curriculum.floor is 0.1" in problem and "leafe.curriculum.floor=null" in problem
+
+
+def test_a_curriculum_is_taken_with_a_store(config, tmp_path):
+    assert find_problems(config("leafe.curriculum.floor=0.1", f"trainer.default_local_dir={tmp_path}")) == []

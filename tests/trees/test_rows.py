@@ -218,8 +218,10 @@ def test_what_the_form_has_no_place_for_is_refused():
 
 def test_the_drawn_columns():
     row = to_row(rescued(), provenance())
-    drawn = ["num_attempts", "num_branches", "num_improved", "solved", "best_return", "environment_steps"]
-    assert [row[name] for name in drawn] == [2, 1, 1, True, 3.0, 6]
+    drawn = ["num_attempts", "num_branches", "num_improved", "num_scored", "num_solved", "solved", "best_return"]
+    assert [row[name] for name in drawn] == [2, 1, 1, 2, 1, True, 3.0]
+    assert row["environment_steps"] == 6
     nothing = one_step(OPENING, Turn("x", (7,)))
     nothing.attempts[0] = dataclasses.replace(nothing.attempts[0], outcome=Outcome.POLICY_FAILURE)
     assert to_row(nothing, provenance())["best_return"] is None
+    assert to_row(nothing, provenance())["num_scored"] == 0

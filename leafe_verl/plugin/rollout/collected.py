@@ -8,29 +8,42 @@ import threading
 from collections import defaultdict
 
 from leafe_verl.core import ExplorationTree
-from leafe_verl.trees import Location, Provenance, TreeWriter, index, read_tree
-from leafe_verl.trees.reader import Folder
+from leafe_verl.trees import Location, Provenance, TreeWriter, index, read_summaries, read_tree
+from leafe_verl.trees.reader import KEY, Folder, earliest
 
 
 class CollectedTrees:
-    """The trees of one store. The store is indexed when this is made; finished trees go to a file of this process."""
+    """The trees of one store. Finished trees go to a file of this process.
+
+    The store is indexed when a tree is first looked for: for a training step, the trees of that step and of later ones,
+    so that a resumed run's memory does not grow with what it has collected before.
+    """
 
     def __init__(self, store: Folder) -> None:
+        self._folder, self._reading = store, threading.Lock()
         self._writer, self._write_lock = TreeWriter(store), threading.Lock()
-        self._by_step: dict[tuple[int | None, str], Location] = {}
-        self._by_task: dict[str, list[Location]] = defaultdict(list)
-        for key, location in index(store).items():
-            self._by_step.setdefault((key.step, key.task_key), location)
-            self._by_task[key.task_key].append(location)
+        self._by_step: dict[tuple[int, str], Location] = {}
+        self._first_step: int | None = None
+        """First step whose trees are in `_by_step`; None before they are looked for."""
+        self._by_task: dict[str, list[Location]] | None = None
 
     def find(self, step: int, task_key: str) -> ExplorationTree | None:
         """Return the tree that training step `step` collected for a task before this process began, if any."""
-        location = self._by_step.get((step, task_key))
+        with self._reading:
+            if self._first_step is None or step < self._first_step:
+                self._first_step, self._by_step = step, _index_steps(self._folder, step)
+            location = self._by_step.get((step, task_key))
         return None if location is None else _read(location)
 
     def find_all(self, task_key: str) -> list[ExplorationTree]:
         """Return all trees of a task, in the order of the store's files."""
-        return [_read(location) for location in self._by_task.get(task_key, [])]
+        with self._reading:
+            if self._by_task is None:
+                self._by_task = defaultdict(list)
+                for key, location in index(self._folder).items():
+                    self._by_task[key.task_key].append(location)
+            locations = self._by_task.get(task_key, [])
+        return [_read(location) for location in locations]
 
     def keep(self, tree: ExplorationTree, provenance: Provenance) -> None:
         """Write a finished tree and return once it is on the disk.
@@ -44,6 +57,15 @@ class CollectedTrees:
             raise OSError(
                 f"the tree of task {tree.task.key!r} cannot be kept: {error}; leafe.collection.store names the folder"
             ) from error
+
+
+def _index_steps(store: Folder, first: int) -> dict[tuple[int, str], Location]:
+    """Return where the trees of step `first` and of later ones are."""
+    rows = (each for each in read_summaries(store, KEY) if (each[1]["step"] or 0) >= first)
+    found: dict[tuple[int, str], Location] = {}
+    for key, location in earliest(rows).items():
+        found.setdefault((key.step or 0, key.task_key), location)
+    return found
 
 
 def _read(location: Location) -> ExplorationTree:

@@ -10,12 +10,15 @@ from typing import Any
 
 import transfer_queue as tq
 from omegaconf import DictConfig
+from torchdata.stateful_dataloader import StatefulDataLoader
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.utils.metric import reduce_metrics
 from verl.utils.py_functional import rename_dict
 
+from leafe_verl.plugin.rollout.dataset import read_task
 from leafe_verl.plugin.rollout.explore_loops import REPLAY, find_mask_token
+from leafe_verl.plugin.training.curriculum import Curriculum, CurriculumSampler, with_sampler
 from leafe_verl.plugin.training.episode_trainer import TRAINED_TOKENS, UPDATES, EpisodeTrainer
 from leafe_verl.plugin.training.matched_volume import match_volume
 from leafe_verl.plugin.training.phases import Phase, PhaseBuilder, prepare_update
@@ -61,6 +64,7 @@ class LeafeTrainer(CollectingTrainer):
 
     worker_cls = SFTWorker
     collected_per_task = 1  # one tree for each task
+    train_dataloader: StatefulDataLoader
 
     def __init__(self, config: DictConfig) -> None:
         self._stages = config.leafe.schedule.stages
@@ -88,6 +92,23 @@ class LeafeTrainer(CollectingTrainer):
             config.data.train_batch_size = min(tasks, most) if most > 0 else tasks
             config.trainer.total_training_steps = 1
         super()._init_dataloader()
+        if config.leafe.curriculum.floor is not None:
+            self._follow_curriculum()
+
+    def _follow_curriculum(self) -> None:
+        """Draw each pass over the tasks by what the store knows when it begins."""
+        leafe, dataset = self.config.leafe, self.train_dataset
+        curriculum = Curriculum(
+            floor=leafe.curriculum.floor,
+            trees=leafe.curriculum.trees,
+            store=leafe.collection.store,
+            run=str(self.config.trainer.experiment_name),
+            keys=[read_task(extra_info).key for extra_info in dataset.dataframe["extra_info"]],
+            batch=self.config.data.train_batch_size,
+            seed=leafe.seed,
+        )
+        sampler = CurriculumSampler(len(dataset), lambda: curriculum.draw(self.global_steps))
+        self.train_dataloader = with_sampler(self.train_dataloader, sampler)
 
     def on_init_end(self) -> None:
         if self._stages != "distil":
