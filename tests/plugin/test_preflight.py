@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from leafe_verl import check
 from leafe_verl.activity import ActivityFile
 from leafe_verl.embedded import HELDOUT_FILE, TRAIN_FILE
+from leafe_verl.plugin import preflight
 from leafe_verl.plugin.callbacks import ForkWorkers, Preflight, PrepareModel, ResolveConfiguration, ShowRun, _heading
 from leafe_verl.plugin.launch import _quoted as quoted
 from leafe_verl.plugin.preflight import _verl_problems, find_problems
@@ -71,6 +72,8 @@ def test_the_shipped_configurations_are_accepted(config, name, device):
             "actor_rollout_ref.rollout.full_determinism=true",
             "expected actor_rollout_ref.rollout.max_num_seqs=1",
         ),
+        ("actor_rollout_ref.rollout.name=trtllm", "rollout.name is 'trtllm'; expected vllm or sglang"),
+        ("actor_rollout_ref.rollout.name=sglang", "without a GPU only vLLM's CPU build is prepared"),
         ("leafe.playbook.path=/no/such/playbook.json", "no playbook at /no/such/playbook.json"),
         ("trainer.v1.trainer_mode=ace", "leafe.playbook.path is null; expected the file"),
         ("data.train_files=/no/such/file.jsonl", "data.train_files: /no/such/file.jsonl does not exist"),
@@ -87,6 +90,30 @@ def test_without_a_model_no_data_set_is_downloaded(config):
     hub = "data.train_files=hub:owner/name/full/train"
     (problem,) = find_problems(config("actor_rollout_ref.model.path=/no/such/model", hub))
     assert problem.startswith("no model at /no/such/model")
+
+
+def test_sglang_is_taken_where_it_is_installed_and_refused_for_what_verl_does_with_vllm_alone(config, monkeypatch):
+    sglang, deterministic = "actor_rollout_ref.rollout.name=sglang", "actor_rollout_ref.rollout.full_determinism=true"
+    monkeypatch.setattr(preflight, "find_spec", lambda name: None)
+    (problem,) = find_problems(config(sglang, device="gpu"))
+    assert "sglang, which is not installed" in problem and "actor_rollout_ref.rollout.name=vllm" in problem
+    monkeypatch.setattr(preflight, "find_spec", lambda name: name)
+    assert find_problems(config(sglang, device="gpu")) == []
+    (problem,) = find_problems(config(sglang, deterministic, device="gpu"))
+    assert "full_determinism is true" in problem
+
+
+def test_sequence_parallelism_is_refused_where_ranks_would_not_see_whole_sequences(config):
+    parallel = "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"
+    flash = "actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2"
+    packed = "actor_rollout_ref.model.use_remove_padding=true"
+    given = ("actor_rollout_ref.model.override_config.attn_implementation=sdpa", parallel)
+    for overrides in ((*given, packed), (*given, flash, "actor_rollout_ref.model.use_remove_padding=false")):
+        (problem,) = find_problems(config(*overrides, device="gpu"))
+        assert (
+            "ulysses_sequence_parallel_size is 2, with attention" in problem and "expected 1, or flash-attn" in problem
+        )
+    assert find_problems(config(*given, flash, packed, device="gpu")) == []
 
 
 def test_several_sequences_of_an_attempt_are_refused_where_verl_would_take_them_for_attempts(config):

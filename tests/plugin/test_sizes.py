@@ -16,15 +16,8 @@ from leafe_verl.plugin.gpu_memory import ASSUMED_GPU, GIB, GpuSizes, estimate_gp
 from leafe_verl.plugin.memory_check import describe_memory
 from leafe_verl.plugin.preflight import find_problems
 from leafe_verl.plugin.settings import RunSettings
+from qwen import hub_name, qwen_config
 
-KEYS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-QWEN = {
-    "7b": (3584, 18944, 28, 28, 4),
-    "14b": (5120, 13824, 48, 40, 8),
-    "32b": (5120, 27648, 64, 40, 8),
-    "72b": (8192, 29568, 80, 64, 8),
-}
-"""What config.json of Qwen2.5-Instruct says, for `KEYS`; the vocabulary is 152,064, and no matrix is tied."""
 NODES = {"7b": 1, "14b": 2, "32b": 2, "72b": 4, "32b_lora": 1, "72b_lora": 2}
 """Size -> its nodes of 8 GPUs."""
 OTHER_METHODS = ("grpo", "ace", "early_experience", "evaluate")
@@ -35,15 +28,15 @@ def composed(tmp_path, monkeypatch):
     monkeypatch.delenv("MODEL", raising=False)
 
     def build(method, size, *overrides):
-        config = {**dict(zip(KEYS, QWEN[size.partition("_")[0]], strict=True)), "vocab_size": 152064}
-        (tmp_path / "config.json").write_text(json.dumps(config))
+        model = size.partition("_")[0]
+        (tmp_path / "config.json").write_text(json.dumps(qwen_config(model)))
         given = [
             *("device=gpu", f"size={size}", "leafe.evaluation.store=there", "trainer.n_gpus_per_node=8"),
             *(f"data.train_files=[{TRAIN_FILE}]", f"data.val_files=[{HELDOUT_FILE}]"),
         ]
         with initialize_config_module("leafe_verl.plugin.config", version_base=None):
             found = compose(method, overrides=[*given, *overrides])
-        assert found.actor_rollout_ref.model.path == f"Qwen/Qwen2.5-{size.partition('_')[0].upper()}-Instruct"
+        assert found.actor_rollout_ref.model.path == hub_name(model)
         found.actor_rollout_ref.model.path = str(tmp_path)
         return found
 

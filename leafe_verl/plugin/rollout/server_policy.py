@@ -1,13 +1,13 @@
 """The policy on verl's inference servers. Histories contain sampled turns token for token.
 
-An action may be over before its end-of-turn token, if `find_end` is given. It is then sampled in pieces: vLLM stops at
-each of `pauses`, and goes on from there unless the action is over. The prefix cache holds what was sampled before.
+An action may be over before its end-of-turn token, if `find_end` is given. It is then sampled in pieces: the engine
+stops at each of `pauses`, and goes on from there unless the action is over. The prefix cache holds what was sampled
+before.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -29,12 +29,15 @@ from leafe_verl.core.policy import (
 )
 from leafe_verl.core.settings import GenerationSettings, ReflectionSettings
 from leafe_verl.plugin.rollout.chat_format import ChatFormat
+from leafe_verl.plugin.rollout.engine_requests import ENGINES, EngineRequests
 from leafe_verl.plugin.rollout.turn_end import count_tokens
 
 MAX_PAUSES = 8
 """Number of pieces of an action after which the rest is sampled at once: an answer of fences makes few requests."""
 TAIL = 8
-"""Number of last tokens that hold the text at which vLLM stopped."""
+"""Number of last tokens that hold the text at which the engine stopped."""
+ABORTED = ("aborted", "abort")
+"""Stop reasons of requests that were given up, as verl has them with vLLM and with SGLang."""
 
 
 @dataclass
@@ -60,7 +63,10 @@ class ServerPolicy:
     """Returns the number of characters after which an action is over, whatever would follow; None if it goes on. Its
     second argument says whether the prompt opened a thought. None: an action ends by its end-of-turn token alone."""
     pauses: tuple[str, ...] = ()
-    """Texts at which vLLM stops, since an action may be over there. Empty: `find_end` is asked at the turn's end."""
+    """Texts at which the engine stops, since an action may be over there. Empty: `find_end` is asked at the
+    turn's end."""
+    engine: EngineRequests = ENGINES["vllm"]
+    """How the inference engine is asked for a grammar, stops and seeds."""
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1 << 30))
     """Limits the number of turns that are sampled at the same time. Waiting for a slot is no time of a turn, as waiting
     in an engine's queue would be."""
@@ -109,7 +115,7 @@ class ServerPolicy:
         if turn and (self._is_over(turn) or len(turn.token_ids) >= self._limit(turn, limit)):
             return turn
         if self.grammar and (turn or not self.chat.opens_thought):
-            params = {**params, "structured_outputs": _json_grammar(schema)}
+            params = {**params, **self.engine.grammar(schema)}
         return await self._sample(history, request, self._limit(turn, limit), params, begun=turn)
 
     async def _think(
@@ -123,7 +129,7 @@ class ServerPolicy:
         if limit is None:
             return None
         self._require_room(history, len(history.token_ids), limit + len(closing) + answer_tokens)
-        params = {**(params or {}), **self.chat.thoughts.stop(self._stop().get("stop_token_ids", []))}
+        params = {**(params or {}), **self.chat.thoughts.stop(self._stop().get("stop_token_ids", []), self.engine)}
         turn = None
         for most in sorted({min(limit, answer_tokens), limit}):
             turn = await self._sample(history, request, most, params, begun=turn)
@@ -142,7 +148,7 @@ class ServerPolicy:
         return turn.token_ids[-1] in (self.builder.tokenizer.eos_token_id, self.chat.end_of_turn)
 
     async def _act(self, history: History, request: str) -> Turn:
-        pausing = {"stop": list(self.pauses), "include_stop_str_in_output": True} if self.pauses else {}
+        pausing = self.engine.stop_behind(self.pauses) if self.pauses else {}
         turn = await self._think(history, request, self.generation.max_tokens)
         limit = self._limit(turn, self.generation.max_tokens)
         if turn and (self._is_over(turn) or len(turn.token_ids) >= limit):
@@ -190,7 +196,7 @@ class ServerPolicy:
         except Exception as error:
             raise PolicyFailure(f"the inference server failed: {type(error).__name__}: {error}") from error
         self.seconds += asyncio.get_running_loop().time() - begun
-        if not output.token_ids or output.stop_reason == "aborted":
+        if not output.token_ids or output.stop_reason in ABORTED:
             raise PolicyFailure(f"the inference server gave no tokens (stop reason {output.stop_reason!r})")
         return output
 
@@ -236,7 +242,7 @@ class ServerPolicy:
         tail = tokenizer.decode(token_ids[-TAIL:], skip_special_tokens=True)
         return any(pause in tail for pause in self.pauses)
 
-    def _identity(self, request: str, length: int) -> tuple[str, dict[str, int]]:
+    def _identity(self, request: str, length: int) -> tuple[str, dict[str, Any]]:
         """Return the id of a request and, for full determinism, its sampling seed.
 
         With `rollout.full_determinism`, verl passes the id on to vLLM (llm_server.py), where every id must be unique.
@@ -244,7 +250,7 @@ class ServerPolicy:
         if self.seed is None:
             return self.request_id, {}
         digest = hashlib.sha256(f"{self.seed} {request} {length}".encode("utf-8", "surrogatepass"))
-        return digest.hexdigest()[:32], {"seed": int.from_bytes(digest.digest()[-4:], "big")}
+        return digest.hexdigest()[:32], self.engine.seeded(int.from_bytes(digest.digest()[-4:], "big"))
 
     def _turn(
         self,
@@ -265,10 +271,3 @@ class ServerPolicy:
         if begun and begun.num_closing:  # blanks that were sampled behind these tokens are no part of the thoughts
             return text, (begun.num_thoughts, begun.num_closing)
         return text, (num_thoughts, 0)
-
-
-@functools.lru_cache(maxsize=64)
-def _json_grammar(schema: str) -> Any:
-    from vllm.sampling_params import StructuredOutputsParams
-
-    return StructuredOutputsParams(json=schema)

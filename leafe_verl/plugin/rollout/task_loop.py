@@ -22,6 +22,7 @@ from leafe_verl.environments import make
 from leafe_verl.environments.code_environment import answers_with_code
 from leafe_verl.environments.fences import PAUSES, find_code_end
 from leafe_verl.plugin.rollout.chat_format import ChatFormat, ask_tokenizer
+from leafe_verl.plugin.rollout.engine_requests import ENGINES
 from leafe_verl.plugin.rollout.inference_servers import RetryingClient
 from leafe_verl.plugin.rollout.playbook_file import read_playbook
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
@@ -85,10 +86,11 @@ class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
             request_id=uuid4().hex,
             generation=self.settings.generation,
             reflection=self.settings.reflection,
-            grammar=self.settings.reflection.grammar and rollout.name == "vllm",
+            grammar=self.settings.reflection.grammar,
             seed=f"{rollout.seed} {name}" if rollout.full_determinism else None,
             find_end=find_code_end if stops_at_fence else None,
-            pauses=PAUSES if stops_at_fence and rollout.name == "vllm" else (),
+            pauses=PAUSES if stops_at_fence else (),
+            engine=ENGINES[rollout.name],
             slots=self.worker.turn_slots(count_turn_slots(self.config)),
         )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from leafe_verl.core.thoughts import TAGS, end_of_thoughts, split_thoughts
+from leafe_verl.plugin.rollout.engine_requests import EngineRequests
 
 _DEFAULT = "<think>"
 _THOUGHT, _ANSWER = "Let me count.", "It is two."
@@ -31,13 +32,13 @@ class ThoughtFormat:
         """The tokens that close a thought which reached its limit."""
         return tuple(self.tokenizer.encode(f"\n{TAGS[self.opens]}\n\n", add_special_tokens=False))
 
-    def stop(self, stop_token_ids: Sequence[int]) -> dict[str, Any]:
-        """Return parameters with which vLLM stops behind the tag that closes a thought, and at given tokens."""
+    def stop(self, stop_token_ids: Sequence[int], engine: EngineRequests) -> dict[str, Any]:
+        """Return parameters with which the engine stops behind the tag that closes a thought, and at given tokens."""
         tag = self.tokenizer.encode(TAGS[self.opens], add_special_tokens=False)
-        if len(tag) == 1:  # maybe a special token, which is no part of the text that vLLM looks for texts in
+        if len(tag) == 1:  # maybe a special token, which is no part of the text that engines look for texts in
             return {"stop_token_ids": [*stop_token_ids, *tag]}
         given = {"stop_token_ids": list(stop_token_ids)} if stop_token_ids else {}
-        return {**given, "stop": [TAGS[self.opens]], "include_stop_str_in_output": True}
+        return {**given, **engine.stop_behind([TAGS[self.opens]])}
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Return the text of a turn without special tokens other than the tags around thoughts."""

@@ -206,8 +206,10 @@ class PolicyWorker(ActorRolloutRefWorker):  # type: ignore[misc]  # verl is Any 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL, blocking=False)  # type: ignore[untyped-decorator]
     async def update_weights(self, global_steps: int | None = None, mode: str = "auto") -> Any:
         """Send the weights to this worker's inference server, which may have been restarted."""
-        # Without a handle, verl looks up the server by its name.
-        self.rollout.server_handle = None
+        # Without what it keeps of a server of vLLM or SGLang, verl looks up the server by its name.
+        for kept in ("server_handle", "_engine"):
+            if hasattr(self.rollout, kept):
+                setattr(self.rollout, kept, None)
         return await super().update_weights(global_steps=global_steps, mode=mode)
 
 
