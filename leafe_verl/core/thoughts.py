@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
-TAGS = {"<think>": "</think>", "[THINK]": "[/THINK]", "<seed:think>": "</seed:think>", "◁think▷": "◁/think▷"}
-"""How models open and close a thought: Qwen3 and DeepSeek-R1, Magistral, Seed-OSS, Kimi."""
+TAGS = {
+    "<think>": "</think>",
+    "[THINK]": "[/THINK]",
+    "<seed:think>": "</seed:think>",
+    "<mm:think>": "</mm:think>",
+    "<|channel>": "<channel|>",
+    "<|START_THINKING|>": "<|END_THINKING|>",
+    "◁think▷": "◁/think▷",
+}
+"""How models open and close a thought: Qwen3, DeepSeek and most others, Magistral, Seed-OSS, MiniMax-M3, Gemma 4 (whose
+thoughts begin with the word `thought`), Command A Reasoning, Kimi-VL."""
+UNSUPPORTED = {
+    "<|channel|>": "gpt-oss (harmony), whose turn is several messages in channels, each with an end of its own",
+    "<|open|>": "Kimi K3, whose tags are made of several tokens that close the answer and the turn as well",
+    "Here are my reasoning steps:": "Apriel, whose thoughts and answers are told apart by sentences",
+    "Here is my thought process:": "Granite 3.2, whose thoughts and answers are told apart by sentences",
+}
+"""A text that a chat template writes around two turns -> the format of thoughts by which it does so, which is not read
+here. Their thoughts would be taken for actions."""
 
 
 def end_of_thoughts(text: str, *, opened: bool = False) -> int | None:

@@ -235,6 +235,47 @@ def test_special_oracles(name: str, came: Any, expected: Any, arguments: Sequenc
     assert compared(came, expected, name, arguments=arguments) is agree
 
 
+TWO_ANSWERS = """
+import math
+def _{name}(one, other):
+    return {second}
+
+def assertion(out, exp_0, exp_1, atol):
+    assert {comparison}
+
+inputs = {inputs}
+results = {results}
+for i, (inp, exp) in enumerate(zip(inputs, results)):
+    assertion({name}(*inp), exp, _{name}(*inp), 0)
+"""
+"""The program of a task that can be read in two ways, as EvalPlus' tools/mbpp/to_original_fmt.py lays it out."""
+SURFACE = TWO_ANSWERS.format(
+    name="surface_Area", second="round(one**2)", inputs="[[3, 4], [1, 2]]", results="[33, 5]",
+    comparison="abs(out - exp_0) <= atol or abs(out - exp_1) <= atol",
+)  # fmt: skip
+DIGITS = TWO_ANSWERS.format(
+    name="digit_distance_nums", second="abs(one - other)", inputs="[[1, 2], [100, 9]]", results="[1, 10]",
+    comparison="out == exp_0 or out == exp_1",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("test", "shown", "right", "wrong"),
+    [
+        (SURFACE, "assert surface_Area(3, 4) == 33", "2 * a * b + a * a", "2 * a * b"),
+        (SURFACE, "assert surface_Area(3, 4) == 33",
+         "33 if a == 3 else round(a * a + 2 * a * math.hypot(a / 2, b))", "33"),
+        (DIGITS, "assert digit_distance_nums(1, 2) == 1", "sum(abs(int(x) - int(y)) for x, y in "
+         "zip(str(a).zfill(3), str(b).zfill(3)))", "abs(a - b)"),
+    ],
+)  # fmt: skip
+def test_a_row_of_the_hub_with_two_right_answers_takes_either(test: str, shown: str, right: str, wrong: str) -> None:
+    row = {**HUB_ROW, "test_list": [shown], "test": test}
+    name = MBPP.task(row).data["plus"]["entry_point"]
+    for expression, passes in ((right, True), (wrong, False)):
+        assert verdict(row, f"import math\ndef {name}(a, b):\n    return {expression}").success is passes
+
+
 # --- Verdicts ---
 
 
@@ -248,6 +289,20 @@ def test_a_match_and_none_are_told_apart_where_evalplus_does() -> None:
         "isinstance = lambda *a: True\nclass E:\n    def __eq__(self, o): return True\ndef check_str(t): return E()"
     )
     assert verdict(row, forged).passed <= 1, "what is not None is so for both inputs"
+
+
+def test_the_hubs_comparison_with_none_asserts_nothing_and_is_read_by_the_functions_name() -> None:
+    """The published program of these three tasks computes `exact_match` and forgets to assert it."""
+    program = (
+        "def assertion(out, exp, atol):\n    if isinstance(out, bool):\n        exact_match = out == exp\n"
+        "    else:\n        exact_match = exp == (out is not None)\n\ninputs = [['annie'], ['dawood']]\n"
+        "results = [True, False]\nfor i, (inp, exp) in enumerate(zip(inputs, results)):\n"
+        "    assertion(check_str(*inp), exp, 0)\n"
+    )
+    row = {**HUB_ROW, "test_list": ["assert check_str('annie')"], "test": program}
+    match = "import re\ndef check_str(text):\n    return re.match('^[aeiou]', text)"
+    assert verdict(row, match).success
+    assert not verdict(row, "def check_str(text):\n    return True").success
 
 
 def test_a_float_in_a_shown_assert_has_the_tolerance_too() -> None:
@@ -328,6 +383,10 @@ def test_forgeries_stay_failures(code: str) -> None:
         (
             {"test": str(HUB_ROW["test"]).replace("    assertion(similar", "    assert _poly(similar")},
             "compares in a way that is not known: 'assert _poly",
+        ),
+        (
+            {"test": SURFACE.replace("_surface_Area(*inp)", "_volume(*inp)")},
+            r"the tolerance is '_volume\(\*inp\), 0'; expected a number",
         ),
         ({"test": str(HUB_ROW["test"]).replace("exp, 0)", "exp, -1)")}, "the tolerance is '-1'; expected a number"),
         ({"test": str(HUB_ROW["test"]).replace("(4, 5), ", "")}, "has 4 inputs and 3 results"),

@@ -74,6 +74,54 @@ DEEPSEEK_R1 = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<｜Assistant｜><think>\n' }}{% endif %}"
 )
+QWQ = CHATML.replace("m['content']", "m['content'].split('</think>')[-1].lstrip('\n')").replace(
+    "<|im_start|>assistant\n", "<|im_start|>assistant\n<think>\n"
+)
+DEEPSEEK_V31 = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] }}"
+    "{% elif m['role'] == 'user' %}{{ '<｜User｜>' + m['content'] }}"
+    "{% else %}{{ '<｜Assistant｜></think>' + m['content'].split('</think>')[-1] + '<｜end▁of▁sentence｜>' }}"
+    "{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<｜Assistant｜>' + ('<think>' if thinking else '</think>') }}{% endif %}"
+)
+GLM45 = (
+    "[gMASK]<sop>{% set ns = namespace(last=0) %}"
+    "{% for m in messages %}{% if m['role'] == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' }}{% if m['role'] == 'assistant' %}"
+    "{% if '</think>' in m['content'] and loop.index0 > ns.last %}"
+    "{{ '<think>' + m['content'].split('</think>')[0].split('<think>')[-1].strip() + '</think>\n' }}"
+    "{% else %}{{ '<think></think>\n' }}{% endif %}{% endif %}"
+    "{{ m['content'].split('</think>')[-1].strip() }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+GEMMA4 = (
+    "{{ bos_token }}{% for m in messages %}{% set role = 'model' if m['role'] == 'assistant' else m['role'] %}"
+    "{{ '<|turn>' + role + '\n' }}{% if m['role'] == 'system' and enable_thinking %}{{ '<|think|>' }}{% endif %}"
+    "{{ m['content'].split('<channel|>')[-1] | trim + '<turn|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|turn>model\n' }}"
+    "{% if not enable_thinking %}{{ '<|channel>thought\n<channel|>' }}{% endif %}{% endif %}"
+)
+COMMAND_A = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|START_OF_TURN_TOKEN|><|' + m['role'] | upper + '_TOKEN|>' }}"
+    "{% if m['role'] == 'assistant' %}"
+    "{{ '<|START_RESPONSE|>' + m['content'].split('<|END_THINKING|>')[-1].strip() + '<|END_RESPONSE|>' }}"
+    "{% else %}{{ m['content'] }}{% endif %}{{ '<|END_OF_TURN_TOKEN|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|START_OF_TURN_TOKEN|><|ASSISTANT_TOKEN|>' }}{% endif %}"
+)
+GPT_OSS = (
+    "{% for m in messages %}{{ '<|start|>' + m['role'] }}"
+    "{% if m['role'] == 'assistant' %}{{ '<|channel|>final' }}{% endif %}"
+    "{{ '<|message|>' + m['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}"
+)
+KIMI_K3 = (
+    "{% for m in messages %}{{ '<|open|>message role=\"' + m['role'] + '\"<|sep|>' }}"
+    "{% if m['role'] == 'assistant' %}{{ '<|open|>response<|sep|>' + m['content'] + '<|close|>response<|sep|>' }}"
+    "{% else %}{{ m['content'] }}{% endif %}{{ '<|close|>message<|sep|><|end_of_msg|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|open|>message role=\"assistant\"<|sep|><|open|>think<|sep|>' }}{% endif %}"
+)
+APRIEL = CHATML.replace("<|im_start|>assistant\n", "<|im_start|>assistant\nHere are my reasoning steps:\n")
+GRANITE32 = "{% if thinking %}{{ 'Write after \"Here is my thought process:\"' }}{% endif %}" + CHATML
 WITHOUT_END = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}assistant: "
 ONE_TURN = "{% if messages | length > 2 %}{{ raise_exception('one turn alone') }}{% endif %}" + CHATML
 
@@ -100,6 +148,14 @@ _GEMMA = ("<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>")
 _PHI = ("<s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 _DEEPSEEK = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>")
 _THINK = ("<think>", "</think>")
+_GLM = ("[gMASK]", "<sop>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>")
+_GEMMA4 = ("<pad>", "<eos>", "<bos>", "<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|think|>")
+_COMMAND = (
+    "<BOS_TOKEN>", "<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<|SYSTEM_TOKEN|>", "<|USER_TOKEN|>",
+    "<|ASSISTANT_TOKEN|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_THINKING|>", "<|END_THINKING|>",
+)  # fmt: skip
+_OSS = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>")
+_KIMI = ("<|open|>", "<|close|>", "<|sep|>", "<|end_of_msg|>")
 
 FAMILIES = {
     "qwen2.5": Family(WITH_DEFAULT_SYSTEM, _IM, None, "<|im_end|>", model_type="qwen2"),
@@ -113,7 +169,21 @@ FAMILIES = {
     "phi3.5": Family(PHI35, _PHI, "<s>", "<|endoftext|>", model_type="phi3", end="<|end|>"),
     "smollm2": Family(WITH_DEFAULT_SYSTEM, _IM, "<|im_start|>", "<|im_end|>"),
     "deepseek-r1": Family(DEEPSEEK_R1, _DEEPSEEK, _DEEPSEEK[0], _DEEPSEEK[1], _THINK, "qwen2"),
+    "qwq": Family(QWQ, _IM, None, "<|im_end|>", _THINK, "qwen2"),
+    "deepseek-v3.1": Family(DEEPSEEK_V31, _DEEPSEEK, *_DEEPSEEK[:2], _THINK, "deepseek_v3", options={"thinking": True}),
+    "deepseek-v3.1-no-thoughts": Family(DEEPSEEK_V31, _DEEPSEEK, *_DEEPSEEK[:2], _THINK, "deepseek_v3"),
+    "glm4.5": Family(GLM45, _GLM, None, "<|endoftext|>", _THINK, "glm4_moe", end="<|user|>"),
+    "gemma4": Family(GEMMA4, _GEMMA4, "<bos>", "<eos>", (), "gemma4", "<turn|>", {"enable_thinking": True}),
+    "gemma4-no-thoughts": Family(GEMMA4, _GEMMA4, "<bos>", "<eos>", model_type="gemma4", end="<turn|>"),
+    "command-a": Family(COMMAND_A, _COMMAND, *_COMMAND[:3:2], model_type="cohere2", end="<|END_RESPONSE|>"),
 }
+UNSUPPORTED = {
+    "gpt-oss": Family(GPT_OSS, _OSS, None, "<|return|>", model_type="gpt_oss"),
+    "Kimi K3": Family(KIMI_K3, _KIMI, None, "<|end_of_msg|>", model_type="kimi_k3"),
+    "Apriel": Family(APRIEL, _IM, None, "<|im_end|>"),
+    "Granite 3.2": Family(GRANITE32, _IM, None, "<|im_end|>", options={"thinking": True}),
+}
+"""Families whose thoughts are told apart in other ways than by two tags."""
 
 
 def make_tokenizer(family: Family, *, sentencepiece: bool = False):

@@ -17,8 +17,9 @@ from verl.utils.tokenizer.continuous_token import ContinuousTokenBuilder
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
 from leafe_verl.core.policy import Message, Turn
+from leafe_verl.core.thoughts import TAGS
 from leafe_verl.plugin.rollout.control_tokens import TextKeepingTokenizer
-from leafe_verl.plugin.rollout.thought_format import ThoughtFormat, find_thought_format
+from leafe_verl.plugin.rollout.thought_format import ThoughtFormat, find_thought_format, unsupported_format
 
 TEMPLATE = "template"
 """Name of our own builder, beside the names of verl's families."""
@@ -118,7 +119,8 @@ class ChatFormat:
             shown = (*history, *turn.token_ids)
         else:
             opened = bool(opening) and tuple(history[-len(opening) :]) == opening
-            shown = (*history[: len(history) - len(opening) * opened], *self._answer_ids(turn))
+            kept = history[: len(history) - len(opening) * opened]
+            shown = (*kept, *self.thoughts.left_ids, *self._answer_ids(turn))
         return shown if shown[-1] == self.end_of_turn else (*shown, self.end_of_turn)
 
     def _answer_ids(self, turn: Turn) -> tuple[int, ...]:
@@ -172,6 +174,7 @@ def _ask(tokenizer: Any, template: str, family: str | None, model_type: str | No
     given = {"chat_template_kwargs": json.loads(options)}
     reader = TextKeepingTokenizer(tokenizer)
     reference = _built("our builder", lambda: TemplateBuilder(reader, **given))
+    _refuse_unsupported_thoughts(reference)
     problems = []
     for name in [family] if family else _families(reader, model_type, template):
         try:
@@ -186,6 +189,17 @@ def _ask(tokenizer: Any, template: str, family: str | None, model_type: str | No
         f"turns cannot be appended token for token ({'; '.join(problems)}); name another family in "
         "leafe.generation.chat_family, or another template in actor_rollout_ref.model.custom_chat_template"
     )
+
+
+def _refuse_unsupported_thoughts(reference: TemplateBuilder) -> None:
+    spoken = [_user(_TASK), _assistant(_ANSWER), _user(_FEEDBACK)]
+    name = unsupported_format(reference.tokenizer.decode(reference._render_tokens(spoken, add_generation_prompt=True)))
+    if name:
+        raise ChatRefused(
+            f"the chat template writes thoughts as {name}; this format is not supported, since its thoughts would be "
+            f"taken for actions. Expected thoughts between two tags ({', '.join(TAGS)}), or none; take another model, "
+            "or switch its thoughts off in data.apply_chat_template_kwargs if the template has an option for it"
+        )
 
 
 def _built(name: str, build: Any) -> TemplateBuilder:

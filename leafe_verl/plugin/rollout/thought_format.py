@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from leafe_verl.core.thoughts import TAGS, end_of_thoughts, split_thoughts
+from leafe_verl.core.policy import Message
+from leafe_verl.core.thoughts import TAGS, UNSUPPORTED, end_of_thoughts, split_thoughts
 from leafe_verl.plugin.rollout.engine_requests import EngineRequests
 
 _DEFAULT = "<think>"
@@ -26,6 +27,8 @@ class ThoughtFormat:
     """Tokens at the end of a prompt that open a thought, with the blanks after its tag. Empty: prompts open none."""
     dropped: bool
     """Whether the template leaves out the thoughts of earlier turns."""
+    left_ids: tuple[int, ...] = ()
+    """Tokens that the template leaves in place of an earlier turn's thoughts, as `</think>` in DeepSeek-V3.1's."""
 
     @property
     def closing_ids(self) -> tuple[int, ...]:
@@ -73,28 +76,55 @@ class ThoughtFormat:
 
 def find_thought_format(tokenizer: Any, prompt: Sequence[int], options: Mapping[str, Any]) -> ThoughtFormat:
     """Ask a `TextKeepingTokenizer`. `prompt` are the tokens of any prompt; `options` are those of the chat template."""
-    template = str(tokenizer.chat_template)
-    opens = next((tag for tag in TAGS if tag in template or tag in tokenizer.get_vocab()), _DEFAULT)
     text = str(tokenizer.decode(list(prompt)))
     opened = next((tag for tag in TAGS if text.rstrip().endswith(tag)), None)
-    if opened is None:
-        return ThoughtFormat(tokenizer, opens, (), _drops(tokenizer, opens, options))
-    before = len(text.rstrip()) - len(opened)
-    counts = range(len(prompt) + 1)
-    number = bisect.bisect_left(counts, before, key=lambda count: len(tokenizer.decode(list(prompt[:count]))))
-    return ThoughtFormat(tokenizer, opened, tuple(prompt[number:]), _drops(tokenizer, opened, options))
+    opens = opened or _written_tag(tokenizer)
+    opening: tuple[int, ...] = ()
+    if opened:
+        before = len(text.rstrip()) - len(opened)
+        counts = range(len(prompt) + 1)
+        number = bisect.bisect_left(counts, before, key=lambda count: len(tokenizer.decode(list(prompt[:count]))))
+        opening = tuple(prompt[number:])
+    earlier = _render_earlier(tokenizer, opens, options)
+    if earlier is None or _THOUGHT in earlier:
+        return ThoughtFormat(tokenizer, opens, opening, dropped=False)
+    return ThoughtFormat(tokenizer, opens, opening, True, _left_ids(tokenizer, opens, earlier, options))
 
 
-def _drops(tokenizer: Any, opens: str, options: Mapping[str, Any]) -> bool:
-    """Render an earlier turn with a thought, as the model would have written it."""
-    spoken = f"{opens}\n{_THOUGHT}\n{TAGS[opens]}\n\n{_ANSWER}"
-    messages = [_message("user", "1 + 1?"), _message("assistant", spoken), _message("user", "2 + 2?")]
+def unsupported_format(rendered: str) -> str | None:
+    """Return the name of a format of thoughts that is not read here, if a template has rendered turns in it."""
+    return next((name for mark, name in UNSUPPORTED.items() if mark in rendered), None)
+
+
+def _written_tag(tokenizer: Any) -> str:
+    """Return the tag that the template writes, else one that is a token, else the usual one."""
+    template, tokens = str(tokenizer.chat_template), tokenizer.get_vocab()
+    return next((tag for place in (template, tokens) for tag in TAGS if tag in place), _DEFAULT)
+
+
+def _left_ids(tokenizer: Any, opens: str, earlier: str, options: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the tokens between the header of an earlier turn and its answer, if they hold one of the tags."""
+    prompt = tokenizer.apply_chat_template([_TASK], tokenize=False, add_generation_prompt=True, **options)
+    header = prompt.rstrip().removesuffix(opens) if prompt.rstrip().endswith(opens) else prompt
+    left = earlier.removeprefix(header).partition(_ANSWER)[0] if earlier.startswith(header) else ""
+    if opens in left or TAGS[opens] in left:
+        return tuple(tokenizer.encode(left, add_special_tokens=False))
+    return ()
+
+
+def _render_earlier(tokenizer: Any, opens: str, options: Mapping[str, Any]) -> str | None:
+    """Return two turns of which the earlier one has a thought, as the model would have written it; None if the template
+    refuses them."""
+    spoken = f"{opens}\n{_THOUGHT}\n{TAGS[opens]}{_ANSWER}"
+    messages = [_TASK, _message("assistant", spoken), _message("user", "2 + 2?")]
     try:
-        rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options))
     except Exception:  # templates raise whatever they like
-        return False
-    return _THOUGHT not in rendered
+        return None
 
 
-def _message(role: str, content: str) -> dict[str, str]:
+def _message(role: str, content: str) -> Message:
     return {"role": role, "content": content}
+
+
+_TASK = _message("user", "1 + 1?")

@@ -15,7 +15,16 @@ from leafe_verl.core.settings import GenerationSettings, ReflectionSettings
 from leafe_verl.plugin.rollout.chat_format import ChatRefused, ask_tokenizer
 from leafe_verl.plugin.rollout.control_tokens import TextKeepingTokenizer
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
-from plugin.chat_templates import CHATML, FAMILIES, ONE_TURN, WITHOUT_END, Family, make_tokenizer
+from plugin.chat_templates import (
+    CHATML,
+    FAMILIES,
+    GRANITE32,
+    ONE_TURN,
+    UNSUPPORTED,
+    WITHOUT_END,
+    Family,
+    make_tokenizer,
+)
 
 SYSTEM, TASK, FEEDBACK, NOTE = "Be brief.", "Add 1 and 1.", "Wrong.", "Use fingers."
 OPENING = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": TASK}]
@@ -165,6 +174,16 @@ def test_what_was_found_is_said():
 def test_a_template_without_turns_is_refused(template, said):
     with pytest.raises(ChatRefused, match=said):
         ask(Family(template, ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), None, "<|endoftext|>"))
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_thoughts_that_are_not_between_two_tags_are_refused_by_name(name):
+    with pytest.raises(ChatRefused, match=f"thoughts as {name}.* not supported.*apply_chat_template_kwargs"):
+        ask(UNSUPPORTED[name])
+
+
+def test_the_same_template_without_thoughts_is_taken():
+    assert ask(Family(GRANITE32, ("<|im_start|>", "<|im_end|>"), None, "<|im_end|>")).takes_system
 
 
 def test_a_family_that_is_named_must_fit():

@@ -20,7 +20,25 @@ SPELLED = Family(CHATML, ("<|im_start|>", "<|im_end|>"), None, "<|im_end|>")
 """A model whose tags are many tokens, and whose template keeps the thoughts of earlier turns."""
 MAGISTRAL = Family(CHATML, ("<|im_start|>", "<|im_end|>", "[THINK]", "[/THINK]"), None, "<|im_end|>")
 """A model whose tags are special tokens, which vLLM's text does not show."""
-MODELS = {"qwen3": FAMILIES["qwen3"], "r1": FAMILIES["deepseek-r1"], "spelled": SPELLED, "magistral": MAGISTRAL}
+MODELS = {
+    "qwen3": FAMILIES["qwen3"],
+    "r1": FAMILIES["deepseek-r1"],
+    "spelled": SPELLED,
+    "magistral": MAGISTRAL,
+    "qwq": FAMILIES["qwq"],
+    "v3.1": FAMILIES["deepseek-v3.1"],
+    "glm4.5": FAMILIES["glm4.5"],
+    "gemma4": FAMILIES["gemma4"],
+    "command-a": FAMILIES["command-a"],
+}
+OPENED = ("r1", "qwq", "v3.1")
+"""Models whose prompts open a thought."""
+TAGS = {
+    "magistral": ("[THINK]", "[/THINK]"),
+    "gemma4": ("<|channel>", "<channel|>"),
+    "command-a": ("<|START_THINKING|>", "<|END_THINKING|>"),
+}
+"""Tags of the models that do not write <think>."""
 CODE = "```python\nf = 1\n```"
 
 
@@ -74,9 +92,9 @@ def text(policy, token_ids):
 
 
 def thought(name, said="hm"):
-    """A thought as the model writes it; the prompt of R1 has opened it."""
-    opens, closes = ("[THINK]", "[/THINK]") if name == "magistral" else ("<think>", "</think>")
-    return f"{'' if name == 'r1' else opens + chr(10)}{said}\n{closes}\n\n"
+    """A thought as the model writes it; the prompt may have opened it."""
+    opens, closes = TAGS.get(name, ("<think>", "</think>"))
+    return f"{'' if name in OPENED else opens + chr(10)}{said}\n{closes}\n\n"
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -91,23 +109,26 @@ def test_thoughts_are_counted_in_tokens(name):
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("answer", ["go", "I think, so I am"])
 def test_a_turn_without_thoughts_has_none(name, answer):
-    if name == "r1":
+    if name in OPENED:
         pytest.skip("its prompts open a thought")
     _, turn, _ = play(served(name, answer))
     assert (turn.text, turn.num_thoughts) == (answer, 0)
 
 
 @pytest.mark.parametrize("limit", [None, 30])
-@pytest.mark.parametrize(("name", "dropped"), [("qwen3", True), ("r1", True), ("spelled", False), ("magistral", False)])
-def test_later_prompts_hold_earlier_thoughts_as_the_template_renders_them(name, dropped, limit):
-    policy = served(name, f"{thought(name)}go", generation={"thought_tokens": limit})
+@pytest.mark.parametrize("name", MODELS)
+def test_later_prompts_hold_earlier_thoughts_as_the_template_renders_them(name, limit):
+    begins = "<|START_RESPONSE|>" if name == "command-a" else ""
+    policy = served(name, f"{thought(name)}{begins}go", generation={"thought_tokens": limit})
     opening, turn, history = play(policy)
+    dropped = name not in ("spelled", "magistral")
     assert policy.chat.thoughts.dropped == dropped
     said = "go" if dropped else f"{thought(name)}go"
     rendered = policy.builder.tokenizer._tokenizer.apply_chat_template(
         [TASK, {"role": "assistant", "content": said}, {"role": "user", "content": FEEDBACK}],
         add_generation_prompt=True,
         return_dict=False,
+        **MODELS[name].options,
     )
     assert list(history.token_ids) == rendered
     assert [message["content"] for message in history.messages] == [TASK["content"], "go", FEEDBACK]
@@ -127,7 +148,7 @@ def test_the_setting_decides_whatever_the_template_does(name, earlier):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_thought_that_reaches_its_limit_is_closed_and_answered(name):
-    said = thought(name, "x" * 60).partition("\n[/" if name == "magistral" else "\n</")[0]
+    said = thought(name, "x" * 60).partition(f"\n{TAGS.get(name, ('', '</think>'))[1]}")[0]
     policy = served(name, said, "go", generation={"thought_tokens": 50, "max_tokens": 8})
     policy.client.answers[0].pop()  # the thought goes on and on
     policy.client.answers[0] = policy.client.answers[0][:50]
