@@ -210,7 +210,7 @@ def test_an_unknown_machine_falls_to_the_tier_without_a_filter(
     if not any(tier.number == 4 for tier in available_tiers()):
         pytest.skip("the tier without seccomp does not work here")
     reason = "no table of system calls for riscv64"
-    monkeypatch.setattr("leafe_verl.sandbox.tier_choice._problem_with", lambda tier: reason if tier.seccomp else None)
+    monkeypatch.setattr("leafe_verl.sandbox.tier_choice._problem_with", lambda tier, *_: reason if tier.seccomp else None)
     _choose_once.cache_clear()
     try:
         with SandboxPool(workers=1) as pool:

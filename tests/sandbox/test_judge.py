@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from leafe_verl.sandbox import (
+    Files,
     CodeVerdict,
     Limits,
     ProgramResult,
@@ -241,7 +242,9 @@ class Recording:
     def __init__(self) -> None:
         self.given: list[str] = []
 
-    def call(self, code: str, setup: str, calls: Sequence[str], limits: Limits = QUICK) -> Future[RunResult]:
+    def call(
+        self, code: str, setup: str, calls: Sequence[str], limits: Limits = QUICK, files: Files | None = None
+    ) -> Future[RunResult]:
         self.given.append("\n".join([code, setup, *calls]))
         return default_pool().call(code, setup, calls, limits)
 

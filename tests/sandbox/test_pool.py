@@ -715,7 +715,7 @@ def test_a_run_that_cannot_start_is_an_error_not_a_failure_of_the_code(monkeypat
 
 @pytest.fixture
 def nothing_works(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("leafe_verl.sandbox.tier_choice._problem_with", lambda tier: "not today")
+    monkeypatch.setattr("leafe_verl.sandbox.tier_choice._problem_with", lambda tier, *_: "not today")
     _choose_once.cache_clear()
     yield
     _choose_once.cache_clear()
