@@ -87,7 +87,8 @@ def judge(
     see `Sandbox.call`.
 
     A check other than `returned == literal`, such as `abs(returned - 1) < 0.1`, is evaluated in a second run, which has
-    the returned values, no submitted code, and none of `files`. So it cannot be forged, and a huge value cannot stall this process.
+    the returned values, no submitted code, and none of `files`. So it cannot be forged, and a huge value cannot stall
+    this process.
     Raises ValueError for an assert that cannot be split, SandboxLost if there is no verdict, and whatever the sandbox
     raises.
     """

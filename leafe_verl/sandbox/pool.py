@@ -156,9 +156,7 @@ def sandboxes_lost() -> int:
 
 
 @functools.cache
-def default_pool(
-    workers: int | None = None, allow_unconfined: bool = False, with_folder: bool = False
-) -> SandboxPool:
+def default_pool(workers: int | None = None, allow_unconfined: bool = False, with_folder: bool = False) -> SandboxPool:
     """Return the pool of these options that everything in this process shares."""
     return SandboxPool(workers, allow_unconfined=allow_unconfined, with_folder=with_folder)
 

@@ -137,9 +137,7 @@ class Sandbox(Protocol):
         made for folders takes them.
         """
 
-    def execute(
-        self, code: str, stdin: str, limits: Limits = ..., files: Files | None = None
-    ) -> Future[ProgramResult]:
+    def execute(self, code: str, stdin: str, limits: Limits = ..., files: Files | None = None) -> Future[ProgramResult]:
         """Run `code` as a whole program in a fresh process: `__name__` is "__main__", and `stdin` is all its input.
 
         `files`: as in `call`.

@@ -225,7 +225,7 @@ class Worker:
 
 def _start(tier: Tier, control: int, folder: ScratchFolder | None) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        zygote_command(tier, control, folder and folder.path),
+        zygote_command(tier, control, folder.path if folder else None),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

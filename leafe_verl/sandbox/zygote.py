@@ -262,9 +262,7 @@ def main() -> None:
     # The list must be opened before files are out of reach.
     children = open_children()
     try:
-        confinement = Confinement(
-            settings["landlock"], settings["seccomp"], settings["strict"], settings["writable"]
-        )
+        confinement = Confinement(settings["landlock"], settings["seccomp"], settings["strict"], settings["writable"])
     except OSError as error:
         return _report(control, str(error))
     confinement.guard_zygote()

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from leafe_verl.sandbox import (
-    Files,
     CodeVerdict,
+    Files,
     Limits,
     ProgramResult,
     RunResult,
