@@ -18,7 +18,7 @@ from leafe_verl.environments.react import extract_action
 from leafe_verl.environments.workspace.snapshots import Folder, is_plain
 from leafe_verl.sandbox import File, Limits, Link, cut_middle
 
-SHOWN_LINES = 60
+SHOWN_LINES = 50
 """Number of lines that one reading shows."""
 AROUND = 3
 """Number of lines that are shown before and after an edit."""
@@ -192,7 +192,9 @@ def _block_below(answer: str, verb: str, path: str) -> str:
         raise Refused("edit needs the new lines in a ``` block below the action.")
     text = block[1]
     filled = [line for line in text.splitlines() if line.strip()]
-    return _GUTTER.sub("", text) if filled and all(map(_GUTTER.match, filled)) else text
+    if not filled:
+        return ""
+    return _GUTTER.sub("", text) if all(map(_GUTTER.match, filled)) else text
 
 
 def _resolve(files: Folder, path: str) -> str:

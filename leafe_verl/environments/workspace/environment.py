@@ -69,7 +69,7 @@ class Workspace(StateEnvironment[WorkspaceState]):
         cpu_seconds: float = Limits.cpu_seconds,
         wall_seconds: float = Limits.wall_seconds,
         memory_mb: int = 512,
-        feedback_characters: int = 2500,
+        feedback_characters: int = 3000,
         system_prompt: str = SYSTEM_PROMPT,
         horizon: int = HORIZON,
         allow_unconfined: bool = False,
