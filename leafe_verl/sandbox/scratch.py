@@ -7,16 +7,18 @@ or a recursion reaches.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
-import shutil
 import stat
 import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 from leafe_verl.sandbox.protocol import Limits
 
+PREFIX = "leafe-run-"
 MAX_DEPTH = 40
 """Deepest nesting of folders that is looked into for what a run has written; deeper ones are beyond its limits."""
 SHOWN_AS = b"/folder"
@@ -24,13 +26,22 @@ SHOWN_AS = b"/folder"
 
 
 class ScratchFolder:
-    """A folder that any user may write to, in one that only this user can enter. Its runs have users of their own."""
+    """A folder that any user may write to, in one that only this user can enter. Its runs have users of their own.
+
+    It is deleted when this process ends; if the process is killed, when another one makes such a folder.
+    """
 
     def __init__(self) -> None:
-        self._parent = tempfile.mkdtemp(prefix="leafe-run-")
-        self.path = str(Path(self._parent, "folder"))
+        _delete_abandoned()
+        made = Path(tempfile.mkdtemp(prefix="leafe-new-"))
+        # The lock tells others that the folder is in use. It is there before the folder has the name they look for.
+        self._lock = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        parent = made.rename(made.with_name(made.name.replace("leafe-new-", PREFIX)))
+        self.path = str(parent / "folder")
         os.mkdir(self.path)
         os.chmod(self.path, 0o777)
+        self._delete = weakref.finalize(self, _delete_own, parent, self._lock, os.getpid())
 
     def is_over(self, limits: Limits) -> bool:
         """Return whether a run, which may go on meanwhile, has written more than it may."""
@@ -48,16 +59,32 @@ class ScratchFolder:
 
     def empty(self) -> None:
         """Delete what is in the folder. No process may be left that could write to it."""
-        with _opened(self.path) as root:
-            while names := os.listdir(root):
-                for name in names:
-                    _remove(root, name)
+        _empty(self.path)
 
     def close(self) -> None:
-        """Delete the folder."""
-        with contextlib.suppress(FileNotFoundError):
-            self.empty()
-        shutil.rmtree(self._parent, ignore_errors=True)
+        """Delete the folder. May be called twice."""
+        self._delete()
+
+
+def _delete_own(parent: Path, lock: int, owner: int) -> None:
+    if os.getpid() == owner:  # a forked copy of this process has the folder's name, but not the folder
+        _delete(parent)
+        os.close(lock)
+
+
+def _delete(parent: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        _empty(str(parent))
+        parent.rmdir()
+
+
+def _delete_abandoned() -> None:
+    """Delete the folders whose processes were killed."""
+    for parent in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        # An error says that it is in use, another user's, or just deleted.
+        with contextlib.suppress(OSError), _opened(str(parent)) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _delete(parent)
 
 
 def _walk(folder: int, depth: int) -> Iterator[os.stat_result]:
@@ -81,6 +108,13 @@ def _opened(name: str, parent: int | None = None) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _empty(path: str) -> None:
+    with _opened(path) as root:
+        while names := os.listdir(root):
+            for name in names:
+                _remove(root, name)
 
 
 def _remove(root: int, name: str) -> None:

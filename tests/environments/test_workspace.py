@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import random
 import re
@@ -154,6 +155,17 @@ def test_a_repository_has_a_limit_of_files() -> None:
     files = {f"f{number}": "" for number in range(250)}
     (step,) = play(edit("one-more", "x"), row={**ROW, "files": files})
     assert "no more are allowed" in step.observation
+
+
+def test_an_edit_changes_no_other_byte() -> None:
+    environment = Workspace()
+    environment.reset(TASK, 0)
+    odd = b"caf\xe9\r\n\x0c\xe2\x80\xa8\nlast"
+    environment.state = dataclasses.replace(environment.state, files=Folder.of({"odd.txt": File(odd)}))
+    shown = environment.step("Action: read odd.txt").observation
+    assert "1| caf\\udce9" in shown and shown.encode()
+    environment.step(edit("odd.txt 3", "new \ud800"))
+    assert environment.snapshot().files.find("odd.txt") == File(odd.replace(b"last", b"new ?\n"))
 
 
 # --- The tree of files ---
@@ -353,6 +365,8 @@ def test_a_tree_is_explored_with_rollback() -> None:
         ({"files": {}}, "files is {}"),
         ({"files": {"a": 3}}, "a is 3; expected a text"),
         ({"files": {"../a": ""}}, "below the repository"),
+        ({"files": {"a": "x" * 70_000}}, "a has 70000 bytes; expected at most 65536"),
+        ({"files": {str(number): "" for number in range(300)}}, "there are 300 files; expected at most 250"),
         ({"fail_to_pass": []}, "fail_to_pass is empty"),
         ({"fail_to_pass": ["f(1)"]}, "expected one assert"),
         ({"pass_to_pass": "assert f(1)"}, "expected a list of strings"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -202,6 +204,32 @@ def test_nothing_is_left_on_the_disk(tier: Tier) -> None:
         own.execute("import os\nos.mkdir('d')\nos.chdir('d')\nos.mkdir('e', 0)", "", LIMITS, FILES).result()
         assert len(set(Path(tempfile.gettempdir()).glob("leafe-run-*")) - before) <= 1
     assert not {path for path in Path(tempfile.gettempdir()).glob("leafe-run-*") if path not in before}
+
+
+KILLED = """
+import os, signal
+from leafe_verl.sandbox.scratch import ScratchFolder
+folder = ScratchFolder()
+os.makedirs(folder.path + "/a/b")
+print(folder.path)
+"""
+
+
+def test_a_folder_ends_with_its_process_also_if_that_is_killed() -> None:
+    def left_by(code: str) -> Path:
+        done = subprocess.run([sys.executable, "-c", KILLED + code], capture_output=True, text=True, timeout=60)
+        return Path(done.stdout.strip())
+
+    assert not left_by("").parent.exists()
+    abandoned = left_by("import sys\nsys.stdout.flush()\nos.kill(os.getpid(), signal.SIGKILL)")
+    assert abandoned.exists()
+    used = ScratchFolder()
+    assert not abandoned.parent.exists()
+    other = ScratchFolder()
+    assert Path(used.path).exists() and Path(other.path).exists()
+    used.close()
+    other.close()
+    assert not Path(used.path).parent.exists()
 
 
 def test_deleting_follows_no_link(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from typing import NoReturn
 from leafe_verl.core.thoughts import without_thoughts
 from leafe_verl.environments.fences import without_warnings
 from leafe_verl.environments.react import extract_action
-from leafe_verl.environments.workspace.snapshots import Folder, is_plain
-from leafe_verl.sandbox import File, Limits, Link, cut_middle
+from leafe_verl.environments.workspace.snapshots import MAX_FILE_BYTES, MAX_FILES, Folder, is_plain
+from leafe_verl.sandbox import File, Link, cut_middle
 
 SHOWN_LINES = 50
 """Number of lines that one reading shows."""
@@ -25,9 +25,6 @@ AROUND = 3
 SHOWN_FOUND = 20
 """Number of lines that a search shows."""
 LINE_CHARACTERS = 160
-MAX_FILE_BYTES = 64 * 2**10
-"""Size that an edit may give a file; less than a run's folder takes."""
-MAX_FILES = Limits.folder_files // 4
 USAGE = """\
 read PATH, or read PATH FIRST-LAST for some of its lines
 search TEXT
@@ -71,7 +68,7 @@ class Search:
         for path, node in files.files().items():
             if isinstance(node, Link):
                 continue
-            for number, line in enumerate(_decode(node).splitlines(), start=1):
+            for number, line in enumerate(_split(node), start=1):
                 if self.text.lower() in line.lower():
                     yield f"{path}:{number}: {cut_middle(line.strip(), LINE_CHARACTERS)}"
 
@@ -94,13 +91,13 @@ class Edit:
             _refuse_missing(files, path)
         if node is None and len(files.files()) >= MAX_FILES:
             raise Refused(f"The repository has {MAX_FILES} files, and no more are allowed.")
-        new = self.text.splitlines()
-        before = _decode(node).splitlines() if isinstance(node, File) else []
+        new = _readable(self.text).splitlines()
+        before = _split(node) if isinstance(node, File) else []
         first, last = (1, len(before)) if self.first is None else (self.first, self.last or self.first)
         if self.first is not None and not (1 <= first <= len(before) + 1 and first <= last):
             raise Refused(f"{path} has lines 1 to {len(before)}; {first}-{last} are not lines of it.")
         lines = [*before[: first - 1], *new, *before[last:]]
-        content = "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
+        content = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
         if lines == before:
             raise Refused(f"Nothing happened: these lines of {path} are like that already.")
         if len(content) > MAX_FILE_BYTES:
@@ -209,7 +206,7 @@ def _lines(files: Folder, path: str) -> tuple[str, list[str]]:
     node = files.find(path)
     if not isinstance(node, File):
         _refuse_missing(files, path)
-    return path, _decode(node).splitlines()
+    return path, _split(node)
 
 
 def _refuse_missing(files: Folder, path: str) -> NoReturn:
@@ -220,7 +217,7 @@ def list_files(files: Folder) -> str:
     """Return the paths, one a line, with the number of lines or what a link points to."""
     lines = []
     for path, node in files.files().items():
-        told = f"-> {node.target}" if isinstance(node, Link) else f"({len(_decode(node).splitlines())} lines)"
+        told = f"-> {node.target}" if isinstance(node, Link) else f"({len(_split(node))} lines)"
         lines.append(f"{path} {told}")
     return "\n".join(lines)
 
@@ -236,8 +233,15 @@ def _show(path: str, lines: list[str], first: int, last: int) -> str:
     return "\n".join([f"{path}, lines {first} to {last} of {len(lines)}:", *shown])
 
 
-def _decode(file: File) -> str:
-    return file.content.decode("utf-8", "replace")
+def _split(file: File) -> list[str]:
+    """Return the lines. Bytes that are no text become half a surrogate pair each, and are written as they were."""
+    text = file.content.decode("utf-8", "surrogateescape")
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def _readable(text: str) -> str:
+    """Return a text without halves of surrogate pairs, which no file can have."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _require_python(path: str, content: bytes, lines: list[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from leafe_verl.core.task import Task
 from leafe_verl.environments.rows import read_fields, read_strings, task_key
-from leafe_verl.environments.workspace.snapshots import Folder
+from leafe_verl.environments.workspace.snapshots import MAX_FILE_BYTES, MAX_FILES, Folder
 from leafe_verl.sandbox import File, Files, Link, split_assert
 
 NAME = "workspace"
@@ -28,7 +28,7 @@ def parse_task(row: Mapping[str, Any], default_key: str | None) -> Task:
     if not isinstance(files, Mapping) or not files:
         raise ValueError(f"files is {files!r:.80}; expected an object of paths and texts")
     data = {"files": dict(files), "imports": str(fields.get("imports") or "")}
-    build_folder(data)
+    _check_sizes(build_folder(data))
     for name in ("fail_to_pass", "pass_to_pass"):
         data[name] = read_strings(name, fields.get(name) or [])
         for test in data[name]:
@@ -36,6 +36,15 @@ def parse_task(row: Mapping[str, Any], default_key: str | None) -> Task:
     if not data["fail_to_pass"]:
         raise ValueError("fail_to_pass is empty; expected at least one assert")
     return Task(task_key(fields, default_key), text, NAME, data)
+
+
+def _check_sizes(folder: Folder) -> None:
+    files = folder.files()
+    if len(files) > MAX_FILES:
+        raise ValueError(f"there are {len(files)} files; expected at most {MAX_FILES}")
+    for path, entry in files.items():
+        if isinstance(entry, File) and len(entry.content) > MAX_FILE_BYTES:
+            raise ValueError(f"{path} has {len(entry.content)} bytes; expected at most {MAX_FILE_BYTES}")
 
 
 def build_folder(data: Mapping[str, Any]) -> Folder:

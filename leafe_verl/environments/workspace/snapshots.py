@@ -16,9 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from leafe_verl.sandbox import File, Files, Link
+from leafe_verl.sandbox import File, Files, Limits, Link
 
 Node: TypeAlias = "Folder | File | Link"
+MAX_FILES = Limits.folder_files // 4
+"""Number of files that a repository may have; less than a run's folder takes."""
+MAX_FILE_BYTES = 64 * 2**10
+"""Size that a file may have; less than a run's folder takes."""
 MAX_LINKS = 10
 """Number of links that a path is followed through, as a loop of links has no end."""
 
