@@ -106,11 +106,12 @@ def test_an_edit_keeps_mode_and_link() -> None:
     environment.step(edit("run.sh 1", "#!/bin/bash"))
     environment.step(edit("docs", "Changed."))
     environment.step(edit("calc/new/more.py", "x = 1"))
+    environment.step(edit("calc/new/__init__.py", ""))
     environment.step(edit("calc/core.py 3-6", ""))
     files = environment.snapshot().files
     assert files.find("run.sh") == File(b"#!/bin/bash\n", 0o755)
     assert (files.find("docs"), files.find("README.md")) == (Link("README.md"), File(b"Changed.\n"))
-    assert files.find("calc/new/more.py") == File(b"x = 1\n")
+    assert files.find("calc/new/more.py") == File(b"x = 1\n") and files.find("calc/new/__init__.py") == File(b"")
     assert files.find("calc/core.py") == File(b"def double(x):\n    return x + x + 1\n")
 
 
@@ -119,6 +120,7 @@ def test_an_edit_keeps_mode_and_link() -> None:
     [
         ("Action: read nothing.py", r"There is no file 'nothing.py'. The files are:\nREADME.md \(1 lines\)"),
         ("Action: read calc", "There is no file 'calc'"),
+        ("read \ud800.py", r"There is no file '\?.py'"),
         ("Action: read ../secret", "leads out of the repository"),
         ("Action: read out", "leads out of the repository"),
         ("Action: read out/passwd", "leads out of the repository"),

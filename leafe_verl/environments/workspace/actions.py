@@ -9,12 +9,12 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from leafe_verl.core.thoughts import without_thoughts
 from leafe_verl.environments.fences import without_warnings
-from leafe_verl.environments.react import extract_action
+from leafe_verl.environments.react import clean, extract_action
 from leafe_verl.environments.workspace.snapshots import MAX_FILE_BYTES, MAX_FILES, Folder, is_plain
 from leafe_verl.sandbox import File, Link, cut_middle
 
@@ -84,29 +84,43 @@ class Edit:
     def play(self, files: Folder) -> tuple[Folder, str]:
         """Return the files with the edit, and the lines around it."""
         path = _resolve(files, self.path)
-        node = files.find(path)
-        if isinstance(node, Folder) or not _has_room(files, path):
-            raise Refused(f"{path} cannot be a file: it is a folder, or lies below a file.")
-        if node is None and self.first is not None:
-            _refuse_missing(files, path)
-        if node is None and len(files.files()) >= MAX_FILES:
-            raise Refused(f"The repository has {MAX_FILES} files, and no more are allowed.")
+        file = self._file(files, path)
+        before = [] if file is None else _split(file)
+        first, last = self._range(path, len(before))
         new = _readable(self.text).splitlines()
-        before = _split(node) if isinstance(node, File) else []
-        first, last = (1, len(before)) if self.first is None else (self.first, self.last or self.first)
-        if self.first is not None and not (1 <= first <= len(before) + 1 and first <= last):
-            raise Refused(f"{path} has lines 1 to {len(before)}; {first}-{last} are not lines of it.")
         lines = [*before[: first - 1], *new, *before[last:]]
-        content = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
-        if lines == before:
+        if file is not None and lines == before:
             raise Refused(f"Nothing happened: these lines of {path} are like that already.")
+        content = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
         if len(content) > MAX_FILE_BYTES:
             raise Refused(f"{path} would have {len(content)} bytes; {MAX_FILE_BYTES} are allowed.")
         if path.endswith(".py"):
             _require_python(path, content, lines)
-        changed = files.with_node(path, File(content, node.mode if isinstance(node, File) else 0o644))
+        changed = files.with_node(path, File(content) if file is None else replace(file, content=content))
         last_shown = min(first + len(new) - 1 + AROUND, len(lines))
         return changed, f"Edited.\n{_show(path, lines, max(first - AROUND, 1), last_shown)}"
+
+    def _file(self, files: Folder, path: str) -> File | None:
+        """Return the file that is edited; None if the edit makes it."""
+        node = files.find(path)
+        if isinstance(node, File):
+            return node
+        if node is not None or not _has_room(files, path):
+            raise Refused(f"{path} cannot be a file: it is a folder, or lies below a file.")
+        if self.first is not None:
+            _refuse_missing(files, path)
+        if len(files.files()) >= MAX_FILES:
+            raise Refused(f"The repository has {MAX_FILES} files, and no more are allowed.")
+        return None
+
+    def _range(self, path: str, length: int) -> tuple[int, int]:
+        """Return the numbers of the first and last line that are replaced."""
+        if self.first is None:
+            return 1, length
+        last = self.last or self.first
+        if not (1 <= self.first <= length + 1 and self.first <= last):
+            raise Refused(f"{path} has lines 1 to {length}; {self.first}-{last} are not lines of it.")
+        return self.first, last
 
 
 @dataclass(frozen=True)
@@ -141,7 +155,7 @@ def parse_action(answer: str) -> Action:
     """
     answer = without_thoughts(answer)
     bare = _BARE.search(answer)
-    words = extract_action(answer) or (bare[0] if bare else "")
+    words = extract_action(answer) or (clean(bare[0]) if bare else "")
     command = _COMMAND.match(words)
     if command is None:
         raise Refused(NO_ACTION)
