@@ -22,6 +22,7 @@ BUILT_IN = {
     "gymnasium": "leafe_verl.environments.gymnasium_text:GymnasiumText",
     "sokoban": "leafe_verl.environments.sokoban:Sokoban",
     "webshop": "leafe_verl.environments.webshop:WebShop",
+    "workspace": "leafe_verl.environments.workspace.environment:Workspace",
 }
 """Name to module:class. The module is imported on first use, because an environment may need heavy libraries."""
 

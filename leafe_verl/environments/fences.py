@@ -218,7 +218,7 @@ def is_program(code: str) -> bool:
 def parse(code: str) -> ast.Module | None:
     """Return the syntax tree of a module; None if it does not compile, as the inner lines of a function do not."""
     try:
-        with _without_warnings():
+        with without_warnings():
             tree = ast.parse(code)
         read_symbols(code)  # finds what the parser lets pass, such as a parameter that is there twice
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -228,7 +228,7 @@ def parse(code: str) -> ast.Module | None:
 
 def read_symbols(code: str) -> symtable.SymbolTable:
     """Return the names of a module. Raises what `parse` returns None for."""
-    with _without_warnings():
+    with without_warnings():
         return symtable.symtable(code, "<answer>", "exec")
 
 
@@ -237,7 +237,7 @@ _quiet = threading.Lock()
 
 
 @contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
+def without_warnings() -> Iterator[None]:
     """Keep Python's warnings about what a model wrote from the log."""
     with _quiet, warnings.catch_warnings():
         warnings.simplefilter("ignore")

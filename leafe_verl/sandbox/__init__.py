@@ -10,6 +10,8 @@ answers.py       parses the output of a run
 tiers.py         the ways to confine a run; tier_choice.py finds the firmest one that works here
 zygote.py        the program that forks a process for each run
 confinement.py   the rights that this process gives up before it runs submitted code
+unpacking.py     how a run's folder is filled, in that process
+scratch.py       the folder in which runs may write, as the judge sees it
 driver.py        what the process then does
 encoding.py      conversion of what a call returned to text, in that process
 values.py        conversion of values from and to text
@@ -23,7 +25,10 @@ from leafe_verl.sandbox.programs import OutputComparison, ProgramTest, judge_pro
 from leafe_verl.sandbox.protocol import (
     CallOutcome,
     CallResult,
+    File,
+    Files,
     Limits,
+    Link,
     ProgramResult,
     RunResult,
     Sandbox,
@@ -36,7 +41,10 @@ __all__ = [
     "CallOutcome",
     "CallResult",
     "CodeVerdict",
+    "File",
+    "Files",
     "Limits",
+    "Link",
     "OutputComparison",
     "ProgramResult",
     "ProgramTest",

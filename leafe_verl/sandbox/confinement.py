@@ -64,6 +64,11 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "utimensat": (280, 88), "futimesat": (261, None), "setxattr": (188, 5), "lsetxattr": (189, 6),
     "fsetxattr": (190, 7), "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
 }  # fmt: skip
+WRITING = frozenset(
+    ("unlink", "unlinkat", "rename", "renameat", "renameat2", "mkdir", "mkdirat", "rmdir", "symlink", "symlinkat")
+)
+"""Of these, what a run with a folder may use, because Landlock keeps it to that folder. It does not keep changes of
+modes, owners, times and attributes there, nor, before its third version, truncate."""
 ABSENT = {"clone3": (435, 435), "openat2": (437, 437)}
 """System calls that fail as on an old kernel, so that libc falls back to others. They pass their flags by a pointer,
 which a filter cannot follow."""
@@ -88,20 +93,25 @@ AS_ABSENT = 0x50000 | errno.ENOSYS
 LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF = 444, 445, 446
 READ_FILE, READ_DIR = 1 << 2, 1 << 3
 READ_RIGHTS = READ_FILE | READ_DIR
+WRITE_RIGHTS = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 12 | 1 << 13 | 1 << 14
+"""Writing files, removing folders and files, making folders, files and symbolic links, moving them to another folder,
+truncating. Devices, pipes and sockets are not among them."""
 
 
 class Confinement:
     """The rights that every run of a zygote gives up. They are prepared once, so that a child only applies them.
 
     `landlock`, `seccomp`: which of the two to use. `strict`: the seccomp filter refuses to open any file, for use
-    without Landlock. Raises OSError if the kernel lacks what is asked for.
+    without Landlock. `writable`: the folder in which runs may write; None for none. With `strict` they cannot even
+    there. Raises OSError if the kernel lacks what is asked for.
     """
 
-    def __init__(self, landlock: bool, seccomp: bool, strict: bool) -> None:
+    def __init__(self, landlock: bool, seccomp: bool, strict: bool, writable: str | None = None) -> None:
         self.libc = ctypes.CDLL(None, use_errno=True)
+        self.strict = strict
         self._drops_user = os.geteuid() == 0
         self._prctl(PR_SET_NO_NEW_PRIVS, 1)
-        self._filter = seccomp_filter(platform.machine(), strict) if seccomp else b""
+        self._filter = seccomp_filter(platform.machine(), strict, writes=writable is not None) if seccomp else b""
         self._program = ctypes.create_string_buffer(self._filter, len(self._filter))
         self._header = struct.pack("HxxxxxxP", len(self._filter) // 8, ctypes.addressof(self._program))
         self._keeps_reading = landlock
@@ -109,11 +119,12 @@ class Confinement:
         if landlock:
             # The zygote does not need files either, and a child inherits its restrictions.
             version = self._landlock(LANDLOCK_CREATE_RULESET, None, 0, 1)
-            self._restrict(self._ruleset(version, READ_RIGHTS, _readable()))
+            folder = [(writable, READ_RIGHTS | WRITE_RIGHTS)] if writable else []
+            self._restrict(self._ruleset(version, READ_RIGHTS, [*_readable(), *folder]))
             if not seccomp:
                 # Each child gets a domain of its own, so that it can neither trace nor signal the zygote. With seccomp
                 # the filter prevents that, and copying the rules again would cost a tenth of a run's time.
-                self._inner_ruleset = self._ruleset(version, 0, ())
+                self._inner_ruleset = self._ruleset(version, 0, folder)
 
     def guard_zygote(self) -> None:
         """Make this process end with its parent, adopt what a run leaves behind, and refuse to be traced.
@@ -152,22 +163,23 @@ class Confinement:
         header = struct.pack("Ii", 0x20080522, 0)
         self._checked(self.libc.capset(header, struct.pack("6I", kept, kept, 0, 0, 0, 0)))
 
-    def _ruleset(self, version: int, read_rights: int, readable: Iterable[tuple[str, int]]) -> int:
+    def _ruleset(self, version: int, read_rights: int, allowed: Iterable[tuple[str, int]]) -> int:
         """Return the descriptor of a ruleset that denies all rights that this version of Landlock knows.
 
-        Of the rights to read, it denies `read_rights`, except for the paths in `readable`.
+        Of the rights to read, it denies only `read_rights`. `allowed`: paths, and the rights that are not denied there.
         """
         rights = (1 << (13 + (version >= 2) + (version >= 3) + (version >= 5))) - 1
-        attributes = struct.pack("Q", rights & ~READ_RIGHTS | read_rights)
+        rights = rights & ~READ_RIGHTS | read_rights
+        attributes = struct.pack("Q", rights)
         attributes += struct.pack("Q", 3) if version >= 4 else b""  # bind and connect of TCP
         attributes += struct.pack("Q", 3) if version >= 6 else b""  # abstract sockets and signals out of this domain
         ruleset = self._landlock(LANDLOCK_CREATE_RULESET, attributes, len(attributes), 0)
-        for path, access in readable:
+        for path, access in allowed:
             try:
                 opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
             except OSError:
                 continue
-            rule = struct.pack("=Qi", access, opened)
+            rule = struct.pack("=Qi", access & rights, opened)
             self._landlock(LANDLOCK_ADD_RULE, ruleset, 1, rule, 0)
             os.close(opened)
         return ruleset
@@ -216,11 +228,12 @@ def _readable() -> Iterator[tuple[str, int]]:
                 yield os.path.join(own_libraries, name), READ_FILE
 
 
-def seccomp_filter(machine: str, strict: bool) -> bytes:
+def seccomp_filter(machine: str, strict: bool, writes: bool = False) -> bytes:
     """Return the BPF program for a machine, which is named as by uname.
 
-    The program loads a word, compares it, and either returns or goes on. `strict` refuses to open any file. Raises
-    OSError for a machine whose system calls are not known here.
+    The program loads a word, compares it, and either returns or goes on. `strict` refuses to open any file. `writes`
+    leaves to Landlock what is written where; it has no effect with `strict`. Raises OSError for a machine whose system
+    calls are not known here.
     """
     if machine not in MACHINES:
         raise OSError(errno.ENOSYS, f"no table of system calls for {machine}; there is one for {', '.join(MACHINES)}")
@@ -234,18 +247,30 @@ def seccomp_filter(machine: str, strict: bool) -> bytes:
         if number is not None:
             words.extend((_instruction(JUMP_EQUAL, 0, len(then), number), *then))
 
-    for numbers in DENIED.values():
-        when(numbers, _give(REFUSE))
+    writes = writes and not strict
+    for name, numbers in DENIED.items():
+        if not (writes and name in WRITING):
+            when(numbers, _give(REFUSE))
     for numbers in ABSENT.values():
         when(numbers, _give(AS_ABSENT))
     when(CLONE, *_if_any(0, CLONE_THREAD, ALLOW, REFUSE))
     for numbers, argument in ((OPEN, 1), (OPENAT, 2)):
-        when(numbers, *([_give(REFUSE)] if strict else _if_any(argument, OPEN_FOR_WRITING, REFUSE, ALLOW)))
+        when(numbers, *_opening(argument, strict, writes))
     for numbers, commands in OWNING.items():
         when(numbers, *_if_one_of(1, commands, REFUSE, ALLOW))
     # A datagram socket can send to any address, even if it is one of a pair.
     when(SOCKETPAIR, *_if_one_of(1, (SOCK_STREAM,), ALLOW, REFUSE, mask=SOCK_TYPE))
     return b"".join([*words, _give(ALLOW)])
+
+
+def _opening(argument: int, strict: bool, writes: bool) -> list[bytes]:
+    """Decide about a call that opens a file, by its flags."""
+    if strict:
+        return [_give(REFUSE)]
+    if writes:
+        # Before its third version, Landlock lets who may only read truncate.
+        return _if_one_of(argument, (os.O_TRUNC | os.O_RDONLY,), REFUSE, ALLOW, mask=os.O_TRUNC | os.O_ACCMODE)
+    return _if_any(argument, OPEN_FOR_WRITING, REFUSE, ALLOW)
 
 
 LOAD, RETURN, AND, JUMP_EQUAL, JUMP_AT_LEAST, JUMP_ANY = 0x20, 0x06, 0x54, 0x15, 0x35, 0x45

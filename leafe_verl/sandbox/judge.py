@@ -7,7 +7,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from leafe_verl.sandbox.asserts import SplitAssert, split_assert
-from leafe_verl.sandbox.protocol import LOST, TIMEOUT, CallOutcome, CallResult, Limits, RunResult, Sandbox, SandboxLost
+from leafe_verl.sandbox.protocol import (
+    LOST,
+    TIMEOUT,
+    CallOutcome,
+    CallResult,
+    Files,
+    Limits,
+    RunResult,
+    Sandbox,
+    SandboxLost,
+)
 from leafe_verl.sandbox.tolerance import Tolerance
 from leafe_verl.sandbox.values import PRELUDE, Opaque, to_source, to_text
 
@@ -69,20 +79,23 @@ def judge(
     sandbox: Sandbox,
     limits: Limits = Limits(),  # noqa: B008 - frozen
     tolerance: Tolerance = Tolerance(),  # noqa: B008 - frozen
+    files: Files | None = None,
 ) -> CodeVerdict:
     """Run `code` once for all `tests`, which are asserts, and decide each of them.
 
-    `tolerance` holds for floats that are compared with a literal by `==`.
+    `tolerance` holds for floats that are compared with a literal by `==`. `files`: the folder that the code runs in;
+    see `Sandbox.call`.
 
     A check other than `returned == literal`, such as `abs(returned - 1) < 0.1`, is evaluated in a second run, which has
-    the returned values and no submitted code. So it cannot be forged, and a huge value cannot stall this process.
+    the returned values, no submitted code, and none of `files`. So it cannot be forged, and a huge value cannot stall
+    this process.
     Raises ValueError for an assert that cannot be split, SandboxLost if there is no verdict, and whatever the sandbox
     raises.
     """
     if not tests:
         raise ValueError("no tests; expected at least one assert")
     asserts = [split_assert(test, setup) for test in tests]
-    run = _answered(sandbox, code, setup, [call for split in asserts for call in split.calls], limits)
+    run = _answered(sandbox, code, setup, [call for split in asserts for call in split.calls], limits, files)
     remaining = iter(run.calls)
     answers = [[_identified(next(remaining), n, split) for n in range(len(split.calls))] for split in asserts]
     results = [_result(*pair, run.failure, tolerance) for pair in zip(asserts, answers, strict=True)]
@@ -99,8 +112,10 @@ def judge(
     return CodeVerdict(tuple(results), run.failure)
 
 
-def _answered(sandbox: Sandbox, code: str, setup: str, calls: Sequence[str], limits: Limits) -> RunResult:
-    run = sandbox.call(code, setup, calls, limits).result()
+def _answered(
+    sandbox: Sandbox, code: str, setup: str, calls: Sequence[str], limits: Limits, files: Files | None = None
+) -> RunResult:
+    run = sandbox.call(code, setup, calls, limits, files).result()
     if run.failure == LOST:
         raise SandboxLost("the sandbox broke twice before the code could run, so there is no verdict on the code")
     return run

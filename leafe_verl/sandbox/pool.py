@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from leafe_verl.processes import PoolRegistry
 from leafe_verl.sandbox.answers import KILLED_WITH_SANDBOX, parse_calls, parse_program
-from leafe_verl.sandbox.protocol import LOST, Limits, ProgramResult, RunResult
+from leafe_verl.sandbox.protocol import LOST, Files, Limits, ProgramResult, RunResult
 from leafe_verl.sandbox.tier_choice import choose_tier
 from leafe_verl.sandbox.tiers import TIERS, Tier
 from leafe_verl.sandbox.worker import CANCELLED, Ending, Job, Worker, WorkerLost
@@ -52,11 +52,13 @@ class SandboxPool:
         tier: int | None = None,
         bubblewrap: str = "auto",
         allow_unconfined: bool = False,
+        with_folder: bool = False,
     ) -> None:
         """`workers`: runs at a time; by default one for each processor that this process may use.
 
         `tier`: the number of one of TIERS; by default the firmest tier that works here. `bubblewrap`: "auto" uses it
         where it works, "on" requires it, "off" does not use it. `allow_unconfined`: run programs even if no tier works.
+        `with_folder`: take runs that have a folder of their own, in which they can write.
         """
         if workers is not None and workers < 1:
             raise ValueError(f"workers is {workers!r}; expected at least 1, or None for one for each processor")
@@ -68,7 +70,8 @@ class SandboxPool:
         self.workers = workers or len(os.sched_getaffinity(0))
         self.lost = 0
         """Zygotes that died or did not answer, and were replaced."""
-        self._choose = functools.partial(choose_tier, tier, bubblewrap, allow_unconfined)
+        self._choose = functools.partial(choose_tier, tier, bubblewrap, allow_unconfined, with_folder)
+        self._with_folder = with_folder
         self._start_afresh()
         _pools.add(self)
 
@@ -79,15 +82,30 @@ class SandboxPool:
         self._slots: list[_Slot] = []
         self._unfinished: set[Future[Any]] = set()
 
-    def call(self, code: str, setup: str, calls: Sequence[str], limits: Limits = Limits()) -> Future[RunResult]:  # noqa: B008
+    def call(
+        self,
+        code: str,
+        setup: str,
+        calls: Sequence[str],
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+        files: Files | None = None,
+    ) -> Future[RunResult]:
         """See `Sandbox.call`."""
-        return self._submit(Job(code, limits, setup, tuple(calls)), parse_calls)
+        return self._submit(Job(code, limits, setup, tuple(calls), files=files), parse_calls)
 
-    def execute(self, code: str, stdin: str, limits: Limits = Limits()) -> Future[ProgramResult]:  # noqa: B008
+    def execute(
+        self,
+        code: str,
+        stdin: str,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+        files: Files | None = None,
+    ) -> Future[ProgramResult]:
         """See `Sandbox.execute`."""
-        return self._submit(Job(code, limits, stdin=stdin), parse_program)
+        return self._submit(Job(code, limits, stdin=stdin, files=files), parse_program)
 
     def _submit(self, job: Job, parse: Callable[[Job, Ending], T]) -> Future[T]:
+        if job.files is not None and not self._with_folder:
+            raise ValueError("this sandbox's runs have no folder; expected one that was made with with_folder=True")
         future: Future[T] = Future()
         with self._lock:
             if self._closed:
@@ -95,7 +113,7 @@ class SandboxPool:
             self._unfinished.add(future)
             self._queue.put(_Task(job, parse, future))
             if len(self._slots) < min(self.workers, len(self._unfinished)):
-                self._slots.append(_Slot(self._choose, self._queue, self._note_loss))
+                self._slots.append(_Slot(self._choose, self._with_folder, self._queue, self._note_loss))
         future.add_done_callback(self._unfinished.discard)
         return future
 
@@ -138,9 +156,9 @@ def sandboxes_lost() -> int:
 
 
 @functools.cache
-def default_pool(workers: int | None = None, allow_unconfined: bool = False) -> SandboxPool:
+def default_pool(workers: int | None = None, allow_unconfined: bool = False, with_folder: bool = False) -> SandboxPool:
     """Return the pool of these options that everything in this process shares."""
-    return SandboxPool(workers, allow_unconfined=allow_unconfined)
+    return SandboxPool(workers, allow_unconfined=allow_unconfined, with_folder=with_folder)
 
 
 class _Slot:
@@ -149,10 +167,12 @@ class _Slot:
     def __init__(
         self,
         choose: Callable[[], Tier],
+        with_folder: bool,
         tasks: queue.SimpleQueue[_Task[Any] | None],
         note_loss: Callable[[], None],
     ) -> None:
         self._choose = choose
+        self._with_folder = with_folder
         self._tasks = tasks
         self._note_loss = note_loss
         self._worker: Worker | None = None
@@ -200,7 +220,7 @@ class _Slot:
     def _start(self) -> Worker:
         tier = self._choose()
         try:
-            return Worker(tier)
+            return Worker(tier, self._with_folder)
         except OSError as problem:
             raise RuntimeError(f"no sandbox of {tier} could be started: {problem}") from problem
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import Enum
@@ -14,6 +14,8 @@ KILLED = "killed"
 ENDED_EARLY = "ended early"
 """The program left (by `os._exit` or by closing the pipe of answers) before it answered every call."""
 OUTPUT_TOO_LARGE = "output too large"
+FOLDER_TOO_LARGE = "folder too large"
+"""The program wrote more files or bytes into its folder than `Limits` allow."""
 MALFORMED = "malformed answer"
 LOST = "sandbox lost"
 """The sandbox broke twice before the program began, so nothing is known about the program, which cannot have caused it.
@@ -37,6 +39,33 @@ class Limits:
     """Size of the address space, including the interpreter's own (about 20 MiB)."""
     output_bytes: int = 64 * 2**10
     """Size of the whole answer, all calls together; of a program, of its stdout."""
+    file_bytes: int = 2**20
+    """Size of one file in a run's folder, if it has one."""
+    folder_bytes: int = 16 * 2**20
+    """Size of all files in the folder. This limit and the next are checked while the program runs, several times a
+    second, so that a fast program gets beyond them before it is ended."""
+    folder_files: int = 1000
+    """Number of files, links and folders in the folder."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a run's folder."""
+
+    content: bytes
+    mode: int = 0o644
+    """Permission bits."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """A symbolic link of a run's folder."""
+
+    target: str
+
+
+Files = Mapping[str, File | Link]
+"""What a run's folder holds at its start: paths relative to it, with `/` between the names, and what is there."""
 
 
 class CallOutcome(Enum):
@@ -98,11 +127,21 @@ class Sandbox(Protocol):
     raises RuntimeError if the sandbox itself does not work.
     """
 
-    def call(self, code: str, setup: str, calls: Sequence[str], limits: Limits = ...) -> Future[RunResult]:
-        """Execute `code`, then `setup`, then evaluate each of `calls`, all in one namespace of a fresh process."""
+    def call(
+        self, code: str, setup: str, calls: Sequence[str], limits: Limits = ..., files: Files | None = None
+    ) -> Future[RunResult]:
+        """Execute `code`, then `setup`, then evaluate each of `calls`, all in one namespace of a fresh process.
 
-    def execute(self, code: str, stdin: str, limits: Limits = ...) -> Future[ProgramResult]:
-        """Run `code` as a whole program in a fresh process: `__name__` is "__main__", and `stdin` is all its input."""
+        `files`: a folder that is made for this run and thrown away after it. The program runs in it, can import from
+        it, and can write there and nowhere else. None: it has no folder, and writes nothing. Only a sandbox that was
+        made for folders takes them.
+        """
+
+    def execute(self, code: str, stdin: str, limits: Limits = ..., files: Files | None = None) -> Future[ProgramResult]:
+        """Run `code` as a whole program in a fresh process: `__name__` is "__main__", and `stdin` is all its input.
+
+        `files`: as in `call`.
+        """
 
     def close(self) -> None:
         """End every process. Unfinished runs are cancelled, and later ones are refused. May be called twice."""

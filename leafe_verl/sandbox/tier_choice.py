@@ -23,18 +23,18 @@ def _renew_lock() -> None:
 os.register_at_fork(after_in_child=_renew_lock)
 
 
-def choose_tier(number: int | None, bubblewrap: str, allow_unconfined: bool) -> Tier:
+def choose_tier(number: int | None, bubblewrap: str, allow_unconfined: bool, with_folder: bool = False) -> Tier:
     """Return the firmest tier that is wanted and works. Raises RuntimeError with the reasons if none works."""
     with _choosing:
-        return _choose_once(number, bubblewrap, allow_unconfined)
+        return _choose_once(number, bubblewrap, allow_unconfined, with_folder)
 
 
 @functools.cache
-def _choose_once(number: int | None, bubblewrap: str, allow_unconfined: bool) -> Tier:
+def _choose_once(number: int | None, bubblewrap: str, allow_unconfined: bool, with_folder: bool) -> Tier:
     candidates = [tier for tier in TIERS if _is_wanted(tier, number, bubblewrap)]
     problems: list[str] = []
     for tier in candidates:
-        problem = _problem_with(tier)
+        problem = _problem_with(tier, with_folder)
         if problem is None:
             _note(tier, problems)
             return tier
@@ -63,10 +63,10 @@ def _note(tier: Tier, problems: list[str]) -> None:
 
 
 @functools.cache
-def _problem_with(tier: Tier) -> str | None:
+def _problem_with(tier: Tier, with_folder: bool = False) -> str | None:
     """Return why a tier does not work here; None if it works. The zygote that this starts tries what is forbidden."""
     try:
-        Worker(tier).close()
+        Worker(tier, with_folder).close()
     except OSError as problem:
         return str(problem)
     return None

@@ -66,8 +66,10 @@ seed, the order of a set, and with it an answer, would differ from run to run. W
 64 MiB or more of the address space before it uses any."""
 
 
-def zygote_command(tier: Tier, control: int) -> list[str]:
+def zygote_command(tier: Tier, control: int, writable: str | None = None) -> list[str]:
     """Return the command that starts a zygote on the descriptor `control`. Raises OSError if bubblewrap is missing.
+
+    `writable`: the path of the only folder in which its runs may write; None for none.
 
     It does not use `python -I`, which would ignore PYTHONHASHSEED. ENVIRONMENT and the zygote do the rest of what `-I`
     does.
@@ -79,6 +81,7 @@ def zygote_command(tier: Tier, control: int) -> list[str]:
         "seccomp": tier.seccomp,
         "strict": tier.strict,
         "preload_all": not tier.landlock,
+        "writable": writable,
     }
     folder = str(Path(__file__).parent)
     python = [sys.executable, "-s", "-S", "-B", "-X", "utf8", *NO_DIGIT_LIMIT, "-c", BOOT, json.dumps(settings), folder]
@@ -87,4 +90,5 @@ def zygote_command(tier: Tier, control: int) -> list[str]:
     bubblewrap = shutil.which("bwrap")
     if bubblewrap is None:
         raise FileNotFoundError("there is no bwrap on the PATH")
-    return [bubblewrap, *BUBBLEWRAP, "--", *python]
+    bound = ["--bind", writable, writable] if writable else []
+    return [bubblewrap, *BUBBLEWRAP, *bound, "--", *python]

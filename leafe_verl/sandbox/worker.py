@@ -16,7 +16,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from leafe_verl.sandbox.protocol import ENDED_EARLY, KILLED, OUTPUT_TOO_LARGE, TIMEOUT, Limits
+from leafe_verl.sandbox.protocol import (
+    ENDED_EARLY,
+    FOLDER_TOO_LARGE,
+    KILLED,
+    OUTPUT_TOO_LARGE,
+    TIMEOUT,
+    File,
+    Files,
+    Limits,
+    Link,
+)
+from leafe_verl.sandbox.scratch import ScratchFolder
 from leafe_verl.sandbox.tiers import ENVIRONMENT, Tier, zygote_command
 from leafe_verl.sandbox.zygote import END, ENDED, MESSAGE_BYTES, READY, RUN, STATUS
 
@@ -61,6 +72,8 @@ class Job:
     calls: tuple[str, ...] | None = None
     """Expressions to evaluate after `code` and `setup`. None if `code` is a whole program, which reads `stdin`."""
     stdin: str = ""
+    files: Files | None = None
+    """What the run's folder holds. None: it has none."""
 
     @property
     def request(self) -> bytes:
@@ -74,10 +87,16 @@ class Job:
                 "RLIMIT_CPU": (cpu, cpu + 1),
                 "RLIMIT_AS": (self.limits.memory_bytes,) * 2,
                 "RLIMIT_STACK": (self.limits.memory_bytes // 2,) * 2,
-                "RLIMIT_FSIZE": (0, 0),
+                "RLIMIT_FSIZE": (0 if self.files is None else self.limits.file_bytes,) * 2,
             },
+            "files": None if self.files is None else {path: _packed(each) for path, each in self.files.items()},
         }
         return json.dumps(request).encode()
+
+
+def _packed(entry: File | Link) -> list[str | int]:
+    """Return an entry of a folder as JSON that `unpacking.unpack` reads."""
+    return [entry.target] if isinstance(entry, Link) else [entry.content.decode("latin-1"), entry.mode]
 
 
 class Ending(NamedTuple):
@@ -95,15 +114,17 @@ class Ending(NamedTuple):
 class Worker:
     """Owns a zygote. Belongs to one thread, which must outlive it: a zygote ends with the thread that started it.
 
-    The constructor raises OSError with the reason if a zygote of this tier does not work.
+    `with_folder`: whether its runs may have a folder in which they write. The constructor raises OSError with the
+    reason if a zygote of this tier does not work.
     """
 
-    def __init__(self, tier: Tier) -> None:
+    def __init__(self, tier: Tier, with_folder: bool = False) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._process: subprocess.Popen[bytes] | None = None
+        self._folder = ScratchFolder() if with_folder else None
         try:
             with theirs:
-                self._process = _start(tier, theirs.fileno())
+                self._process = _start(tier, theirs.fileno(), self._folder)
             self._await_ready(self._process)
         except BaseException:
             self.close()
@@ -127,13 +148,15 @@ class Worker:
         with contextlib.ExitStack() as stack:
             # An answer to calls has a line about the confinement, one about the definition, and one for each call.
             lines = None if job.calls is None else 2 + len(job.calls)
-            run = _Run(lines, job.limits)
+            run = _Run(lines, job.limits, self._folder if job.files is not None else None)
             stack.callback(run.close)
             try:
                 self._send(job, run)
                 status, cpu_seconds = self._follow(run, is_cancelled)
             except OSError:
                 raise WorkerLost(bool(run.answer.content)) from None
+            if self._folder is not None:
+                self._folder.empty()
             return run.ending(os.waitstatus_to_exitcode(status), cpu_seconds)
 
     def _send(self, job: Job, run: _Run) -> None:
@@ -178,26 +201,31 @@ class Worker:
         return status, cpu_seconds
 
     def close(self) -> None:
-        """End the zygote and its run."""
+        """End the zygote and its run, and delete its folder."""
         self._control.close()
-        if self._process is None:
-            return
+        if self._process is not None:
+            self._end(self._process)
+        if self._folder is not None:
+            self._folder.close()
+
+    @staticmethod
+    def _end(process: subprocess.Popen[bytes]) -> None:
         try:
             # The zygote sees that the socket is closed, ends its run and then itself.
-            self._process.wait(CLOSE_SECONDS)
+            process.wait(CLOSE_SECONDS)
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
     def forget(self) -> None:
         """In a forked copy of this process: close the socket of the zygote, which belongs to the original."""
         self._control.close()
 
 
-def _start(tier: Tier, control: int) -> subprocess.Popen[bytes]:
+def _start(tier: Tier, control: int, folder: ScratchFolder | None) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        zygote_command(tier, control),
+        zygote_command(tier, control, folder.path if folder else None),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -265,11 +293,13 @@ class _Stream:
 class _Run:
     """A run in progress."""
 
-    def __init__(self, lines: int | None, limits: Limits) -> None:
+    def __init__(self, lines: int | None, limits: Limits, folder: ScratchFolder | None = None) -> None:
         self.lines = lines
         """Number of lines of a complete answer. None for a whole program, whose answer has more than one line only if
         it failed."""
         self.limits = limits
+        self.folder = folder
+        """Where it may write; None for nowhere."""
         self.answer = _Stream(limits.output_bytes + ANSWER_SLACK_BYTES)
         self.stdout = _Stream(limits.output_bytes)
         self.deadline = time.monotonic() + BEGIN_SECONDS
@@ -298,6 +328,8 @@ class _Run:
             self.cause = CANCELLED
         elif any(stream.is_too_large for stream in self.streams()):
             self.cause = OUTPUT_TOO_LARGE
+        elif self.folder is not None and self.folder.is_over(self.limits):
+            self.cause = FOLDER_TOO_LARGE
         elif not self._lingers and self.lines is not None and (self._is_answered or not self.answer.is_open):
             self._lingers = True
             self.deadline = min(self.deadline, now + LINGER_SECONDS)
@@ -317,7 +349,10 @@ class _Run:
             cause = OUTPUT_TOO_LARGE
         if cause is None and not self._is_answered:
             cause = self._cause_of_death(returncode, cpu_seconds)
-        return Ending(bytes(self.answer.content), bytes(self.stdout.content), cause, max(returncode, 0))
+        answer, stdout = bytes(self.answer.content), bytes(self.stdout.content)
+        if self.folder is not None:
+            answer, stdout = self.folder.hide(answer), self.folder.hide(stdout)
+        return Ending(answer, stdout, cause, max(returncode, 0))
 
     def _cause_of_death(self, returncode: int, cpu_seconds: float) -> str | None:
         if returncode == -signal.SIGXCPU or (returncode == -signal.SIGKILL and cpu_seconds >= self.limits.cpu_seconds):

@@ -30,7 +30,7 @@ import struct
 import sys
 import time
 
-from leafe_verl.sandbox import driver
+from leafe_verl.sandbox import driver, unpacking
 from leafe_verl.sandbox.confinement import Confinement
 
 TYPE_CHECKING = False
@@ -63,13 +63,22 @@ ALL_MODULES = (
 
 
 class Zygote:
-    def __init__(self, control: socket.socket, confinement: Confinement, names: list[str], children: int) -> None:
+    def __init__(
+        self,
+        control: socket.socket,
+        confinement: Confinement,
+        names: list[str],
+        children: int,
+        writable: str | None = None,
+    ) -> None:
         self.control = control
         self.confinement = confinement
         self.names = names
         """Names of what confines a run, which the run's answer repeats."""
         self.children = children
         """Descriptor of the kernel's list of this process's children; -1 if the kernel has no such list."""
+        self.writable = writable
+        """The only folder in which runs may write; None for none."""
         # The pipe gets a byte when a child dies.
         self.alarm, self._alarm_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(self._alarm_end, warn_on_full_buffer=False)
@@ -118,6 +127,8 @@ class Zygote:
             os.dup2(source, target)
         gc.enable()
         self.confine(request["limits"])
+        if self.writable is not None and request["files"] is not None:
+            unpacking.enter(self.writable, request["files"], on_disk=not self.confinement.strict)
         driver.run(request, driver.Answer(ANSWER_DESCRIPTOR, request["output_bytes"]), self.names)
 
     def confine(self, limits: Mapping[str, tuple[int, int]]) -> None:
@@ -196,19 +207,21 @@ def _set_limits(wanted: Mapping[str, tuple[int, int]]) -> None:
         resource.setrlimit(kind, (soft, hard))
 
 
-def _what_is_still_allowed() -> str | None:
+def _what_is_still_allowed(writable: str | None) -> str | None:
     """In a confined child: try what no run may do. Returns the first thing that is possible, or None."""
+    outside = os.path.join(os.path.dirname(writable or "/tmp/x"), f"outside-{os.getpid()}")
     attempts: dict[str, Callable[[], Any]] = {
         "signal the zygote": lambda: os.kill(os.getppid(), 0),
         "list a folder": lambda: os.listdir("/"),
         "read a file of the host": lambda: open("/proc/self/environ").close(),
         "open a file for writing": lambda: open("/dev/null", "w").close(),
+        "make a folder": lambda: os.mkdir(outside),
     }
     for name, attempt in attempts.items():
         try:
             attempt()
         except OSError as error:
-            if error.errno in (errno.EPERM, errno.EACCES):
+            if error.errno in (errno.EPERM, errno.EACCES, errno.EROFS):
                 continue
         return name
     return None
@@ -223,7 +236,7 @@ def _probe(zygote: Zygote, control: socket.socket) -> None:
         os.dup2(writing, ANSWER_DESCRIPTOR)
         try:
             zygote.confine({})
-            allowed = _what_is_still_allowed() if zygote.names else None
+            allowed = _what_is_still_allowed(zygote.writable) if zygote.names else None
             problem = f"a confined process can {allowed}" if allowed else ""
         except OSError as error:
             problem = str(error)
@@ -249,11 +262,11 @@ def main() -> None:
     # The list must be opened before files are out of reach.
     children = open_children()
     try:
-        confinement = Confinement(settings["landlock"], settings["seccomp"], settings["strict"])
+        confinement = Confinement(settings["landlock"], settings["seccomp"], settings["strict"], settings["writable"])
     except OSError as error:
         return _report(control, str(error))
     confinement.guard_zygote()
-    zygote = Zygote(control, confinement, settings["confinement"], children)
+    zygote = Zygote(control, confinement, settings["confinement"], children, settings["writable"])
     gc.collect()
     gc.disable()
     gc.freeze()

@@ -155,6 +155,57 @@ def _random_click(randomness: random.Random, observation: str) -> str:
     return f"click[{randomness.choice(parts)}]"
 
 
+def _workspace() -> Scenario:
+    rows = [workspace_row("a"), {**workspace_row("b"), "fail_to_pass": ["assert letters('ab') == {'a', 'b', 'c'}"]}]
+    plays = (
+        # The order of a set of texts, and an address: both differ between processes unless something is done about it.
+        ("Action: read calc/core.py", edit("calc/core.py 6", "    return list({*word, 'x', object})"), "Action: test"),
+        ("I do not know.", "", "Action: search return", "Action: read nothing.py", "Action: test"),
+        (edit("calc/new.py", "x = 1"), edit("calc/core.py 2", "    return 2 *"), edit("docs 1", "Other."), "test"),
+        (),
+    )
+    repaired = edit("calc/core.py 2-2", "    return x + x")
+    solution = ("Action: test", "Action: read calc/core.py 1-2", repaired, "Action: test")
+    tasks = tuple(map(environment_class("workspace").task, rows))
+    new = partial(make, "workspace", remember_failures=False)  # the scenarios measure and shake the sandbox
+    return Scenario(new, tasks, plays, solution, _random_work)
+
+
+def workspace_row(key: str) -> dict[str, Any]:
+    """Return the row of a small repository, in which one function is wrong."""
+    core = "def double(x):\n    return x + x + 1\n\n\ndef letters(word):\n    return set(word)\n"
+    test = "from calc.core import double, letters\n\n\ndef test_double():\n    assert double(2) == 4\n\n\n"
+    test += "def test_letters():\n    assert letters('aba') == {'a', 'b'}\n"
+    return {
+        "task_id": key,
+        "text": "The tests of `calc` fail.",
+        "files": {
+            "README.md": "Small calculations.\n",
+            "docs": {"link": "README.md"},
+            "calc/__init__.py": "",
+            "calc/core.py": core,
+            "run.sh": {"text": "#!/bin/sh\n", "mode": 0o755},
+            "tests/test_calc.py": test,
+        },
+        "imports": "from calc.core import double, letters",
+        "fail_to_pass": ["assert double(2) == 4", "assert double('a') == 'aa'"],
+        "pass_to_pass": ["assert letters('') == set()"],
+    }
+
+
+def edit(place: str, code: str) -> str:
+    """Return an answer that edits a place, which is a path with or without line numbers."""
+    return f"Thought: hm.\nAction: edit {place}\n```python\n{code}\n```"
+
+
+def _random_work(randomness: random.Random, observation: str) -> str:
+    path = randomness.choice(("calc/core.py", "tests/test_calc.py", "docs", "calc/more.py", "../out.py"))
+    codes = ("x = {1: 'a'}", "", "def double(x):\n    return 2 * x", "    return 3", "import os\nos._exit(0)")
+    code, line = randomness.choice(codes), randomness.randrange(1, 9)
+    other = (f"Action: read {path}", "Action: search def", "Action: test")
+    return randomness.choice((*other, edit(f"{path} {line}", code), edit(path, code)))
+
+
 def _doors(kind: str) -> Scenario:
     rows = [{"task_id": "a", "text": "Pass.", "seed": 5, "options": {"num_doors": 2}}, {"task_id": "b"}]
     plays = (("left", "up", "left"), ("", "left", "left"), ())
@@ -214,6 +265,7 @@ SCENARIOS: Mapping[str, Callable[[], Scenario]] = {
     "codecontests": _codecontests,
     "sokoban": _sokoban,
     "webshop": _webshop,
+    "workspace": _workspace,
     "gymnasium": partial(_doors, "Doors"),
     "gymnasium, by its state": partial(_doors, "StatefulDoors"),
     "gymnasium, by replay": partial(_doors, "UncopyableDoors"),

@@ -24,7 +24,7 @@ from leafe_verl.trees import read_trees
 pytestmark = pytest.mark.end_to_end
 
 DATA = Path(alfworld.__file__).parents[1] / "data"
-ENVIRONMENTS = ("codecontests", "sokoban", "webshop", "scienceworld", "alfworld")
+ENVIRONMENTS = ("codecontests", "sokoban", "webshop", "scienceworld", "alfworld", "workspace")
 REPLAYING = ("scienceworld", "alfworld")
 TASKS = 2
 """Number of tasks of each environment."""

@@ -40,12 +40,12 @@ class Counting:
     def __init__(self, gives=3, failure=None):
         self.gives, self.failure, self.runs = gives, failure, 0
 
-    def call(self, code, setup, calls, limits):
+    def call(self, code, setup, calls, limits, files=None):
         missing = CallResult(CallOutcome.NOT_REACHED)
         answer = CallResult(CallOutcome.VALUE, self.gives) if self.failure is None else missing
         return self._answered(RunResult((answer,) * len(calls), self.failure))
 
-    def execute(self, code, stdin, limits):
+    def execute(self, code, stdin, limits, files=None):
         return self._answered(ProgramResult(f"{self.gives}\n", self.failure))
 
     def close(self):

@@ -24,6 +24,7 @@ from leafe_verl.sandbox.confinement import (
     NEWEST_NUMBER,
     OPENAT,
     REFUSE,
+    WRITING,
     seccomp_filter,
 )
 from leafe_verl.sandbox.tier_choice import _choose_once, _problem_with
@@ -103,6 +104,19 @@ def test_the_filter_looks_at_arguments(machine: str) -> None:
     assert of("ioctl", 0, 0x5401) == ALLOW and of("ioctl", 0, 0x8901) == of("ioctl", 0, 0x8902) == REFUSE
     assert of("socketpair", 1, 1) == of("socketpair", 1, 1 | 0o4000 | 0o2000000) == ALLOW
     assert of("socketpair", 1, 2) == of("socketpair", 1, 5) == REFUSE
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_with_a_folder_landlock_decides_what_is_written(machine: str) -> None:
+    program, (column, architecture) = seccomp_filter(machine, False, writes=True), MACHINES[machine]
+    opening = NUMBERS[machine]["openat"]
+    for flags in (os.O_WRONLY | os.O_CREAT | os.O_TRUNC, os.O_RDWR | os.O_TRUNC, os.O_WRONLY, os.O_RDONLY):
+        assert verdict(program, architecture, opening, 0, 0, flags) == ALLOW
+    assert verdict(program, architecture, opening, 0, 0, os.O_RDONLY | os.O_TRUNC) == REFUSE
+    for name, numbers in DENIED.items():
+        if (number := numbers[column]) is not None:
+            assert verdict(program, architecture, number) == (ALLOW if name in WRITING else REFUSE), name
+    assert seccomp_filter(machine, True, writes=True) == seccomp_filter(machine, True)
 
 
 def test_other_sets_of_system_calls_are_deadly() -> None:
@@ -210,7 +224,8 @@ def test_an_unknown_machine_falls_to_the_tier_without_a_filter(
     if not any(tier.number == 4 for tier in available_tiers()):
         pytest.skip("the tier without seccomp does not work here")
     reason = "no table of system calls for riscv64"
-    monkeypatch.setattr("leafe_verl.sandbox.tier_choice._problem_with", lambda tier: reason if tier.seccomp else None)
+    module = "leafe_verl.sandbox.tier_choice"
+    monkeypatch.setattr(f"{module}._problem_with", lambda tier, *_: reason if tier.seccomp else None)
     _choose_once.cache_clear()
     try:
         with SandboxPool(workers=1) as pool:

@@ -17,7 +17,7 @@ import pytest
 from leafe_verl.sandbox.judge import CodeVerdict, judge
 from leafe_verl.sandbox.pool import SandboxPool
 from leafe_verl.sandbox.programs import ProgramTest, judge_program
-from leafe_verl.sandbox.protocol import TIMEOUT, Limits, ProgramResult, RunResult, Sandbox
+from leafe_verl.sandbox.protocol import TIMEOUT, Files, Limits, ProgramResult, RunResult, Sandbox
 from leafe_verl.sandbox.tier_choice import available_tiers
 from leafe_verl.sandbox.tiers import Tier
 from sandbox.host import Host, answers_rightly, descendants, open_descriptors, settled, use_every_worker
@@ -38,8 +38,10 @@ class Recording:
         self._sandbox = sandbox
         self.came: list[str] = []
 
-    def call(self, code: str, setup: str, calls: Sequence[str], limits: Limits = LIMITS) -> Future[RunResult]:
-        return self._kept(self._sandbox.call(code, setup, calls, limits))
+    def call(
+        self, code: str, setup: str, calls: Sequence[str], limits: Limits = LIMITS, files: Files | None = None
+    ) -> Future[RunResult]:
+        return self._kept(self._sandbox.call(code, setup, calls, limits, files))
 
     def execute(self, code: str, stdin: str, limits: Limits = LIMITS) -> Future[ProgramResult]:
         return self._kept(self._sandbox.execute(code, stdin, limits))

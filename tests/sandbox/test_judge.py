@@ -12,6 +12,7 @@ import pytest
 
 from leafe_verl.sandbox import (
     CodeVerdict,
+    Files,
     Limits,
     ProgramResult,
     RunResult,
@@ -241,7 +242,9 @@ class Recording:
     def __init__(self) -> None:
         self.given: list[str] = []
 
-    def call(self, code: str, setup: str, calls: Sequence[str], limits: Limits = QUICK) -> Future[RunResult]:
+    def call(
+        self, code: str, setup: str, calls: Sequence[str], limits: Limits = QUICK, files: Files | None = None
+    ) -> Future[RunResult]:
         self.given.append("\n".join([code, setup, *calls]))
         return default_pool().call(code, setup, calls, limits)
 

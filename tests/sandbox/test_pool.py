@@ -671,7 +671,7 @@ def test_who_loses_two_sandboxes_has_failed_and_who_never_began_is_unscored(
     began = iter(losses)
 
     class Losing:
-        def __init__(self, tier: object) -> None:
+        def __init__(self, *_: object) -> None:
             """Starts nothing."""
 
         def run(self, *_: object) -> None:
@@ -696,7 +696,7 @@ def test_who_loses_two_sandboxes_has_failed_and_who_never_began_is_unscored(
 
 def test_a_run_that_cannot_start_is_an_error_not_a_failure_of_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
     class Slow:
-        def __init__(self, tier: object) -> None:
+        def __init__(self, *_: object) -> None:
             """Starts nothing."""
 
         def run(self, *_: object) -> Ending:
@@ -715,7 +715,7 @@ def test_a_run_that_cannot_start_is_an_error_not_a_failure_of_the_code(monkeypat
 
 @pytest.fixture
 def nothing_works(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("leafe_verl.sandbox.tier_choice._problem_with", lambda tier: "not today")
+    monkeypatch.setattr("leafe_verl.sandbox.tier_choice._problem_with", lambda tier, *_: "not today")
     _choose_once.cache_clear()
     yield
     _choose_once.cache_clear()

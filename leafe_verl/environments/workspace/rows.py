@@ -1,0 +1,74 @@
+"""The rows of task files: a repository, what is wrong with it, and the hidden tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from leafe_verl.core.task import Task
+from leafe_verl.environments.rows import read_fields, read_strings, task_key
+from leafe_verl.environments.workspace.snapshots import MAX_FILE_BYTES, MAX_FILES, Folder
+from leafe_verl.sandbox import File, Files, Link, split_assert
+
+NAME = "workspace"
+
+
+def parse_task(row: Mapping[str, Any], default_key: str | None) -> Task:
+    """Return the task of a row {"text", "files", "imports", "fail_to_pass", "pass_to_pass"}.
+
+    `files`: path -> text, or an object {"text", "mode"} or {"link"}. `imports`: source that makes the names known that
+    the hidden tests call. `fail_to_pass`, `pass_to_pass`: hidden tests, which are asserts, that fail and pass at first.
+    A reference `patch` of a row is left out of the task. Raises ValueError that says what came and what was expected.
+    """
+    fields = read_fields(row)
+    text = fields.get("text")
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"text is {text!r:.80}; expected the description of what is wrong")
+    files = fields.get("files")
+    if not isinstance(files, Mapping) or not files:
+        raise ValueError(f"files is {files!r:.80}; expected an object of paths and texts")
+    data = {"files": dict(files), "imports": str(fields.get("imports") or "")}
+    _check_sizes(build_folder(data))
+    for name in ("fail_to_pass", "pass_to_pass"):
+        data[name] = read_strings(name, fields.get(name) or [])
+        for test in data[name]:
+            split_assert(test)
+    if not data["fail_to_pass"]:
+        raise ValueError("fail_to_pass is empty; expected at least one assert")
+    return Task(task_key(fields, default_key), text, NAME, data)
+
+
+def _check_sizes(folder: Folder) -> None:
+    files = folder.files()
+    if len(files) > MAX_FILES:
+        raise ValueError(f"there are {len(files)} files; expected at most {MAX_FILES}")
+    for path, entry in files.items():
+        if isinstance(entry, File) and len(entry.content) > MAX_FILE_BYTES:
+            raise ValueError(f"{path} has {len(entry.content)} bytes; expected at most {MAX_FILE_BYTES}")
+
+
+def build_folder(data: Mapping[str, Any]) -> Folder:
+    """Return the files of a task. Raises ValueError for what is none."""
+    return Folder.of({path: _entry(path, each) for path, each in data["files"].items()})
+
+
+def _entry(path: str, entry: Any) -> File | Link:
+    if isinstance(entry, str):
+        return File(entry.encode())
+    if isinstance(entry, Mapping) and isinstance(entry.get("link"), str):
+        return Link(entry["link"])
+    if isinstance(entry, Mapping) and isinstance(entry.get("text"), str):
+        return File(entry["text"].encode(), int(entry.get("mode", 0o644)))
+    raise ValueError(f"{path} is {entry!r:.80}; expected a text, or an object with text and mode, or link")
+
+
+def pack_files(files: Files) -> dict[str, Any]:
+    """Return files as a row has them. They must be text."""
+    return {path: _packed(entry) for path, entry in files.items()}
+
+
+def _packed(entry: File | Link) -> Any:
+    if isinstance(entry, Link):
+        return {"link": entry.target}
+    text = entry.content.decode()
+    return text if entry.mode == 0o644 else {"text": text, "mode": entry.mode}
