@@ -20,7 +20,9 @@ BUILT_IN = {
     "mbpp": "leafe_verl.environments.mbpp:MBPP",
     "codecontests": "leafe_verl.environments.codecontests:CodeContests",
     "gymnasium": "leafe_verl.environments.gymnasium_text:GymnasiumText",
+    "reasoning_gym": "leafe_verl.environments.reasoning_gym:ReasoningGym",
     "sokoban": "leafe_verl.environments.sokoban:Sokoban",
+    "textarena": "leafe_verl.environments.textarena:TextArena",
     "webshop": "leafe_verl.environments.webshop:WebShop",
 }
 """Name to module:class. The module is imported on first use, because an environment may need heavy libraries."""

@@ -167,6 +167,26 @@ def _example() -> Scenario:
     return Scenario(Guess, tasks, (("50", "25", "about 40"), ("", "99", "1"), ()), ("50", "40", "42"))
 
 
+def _reasoning_gym() -> Scenario:
+    pytest.importorskip("reasoning_gym", reason="needs pip install leafe-verl[reasoning_gym]")
+    rows = [{"dataset": "leg_counting", "seed": 3, "index": 2}, {"dataset": "maze", "config": {"max_dist": 8}}]
+    tasks = tuple(map(environment_class("reasoning_gym").task, rows))
+    plays = (("<answer>7</answer>", "184", "<answer></answer>"), ("", "Hm. <answer>no</answer>"), ())
+    return Scenario(partial(make, "reasoning_gym"), tasks, plays, ("183", "Hm.\n<answer> 184 </answer>"))
+
+
+def _textarena() -> Scenario:
+    pytest.importorskip("textarena", reason="needs pip install leafe-verl[textarena]")
+    tasks = tuple(map(environment_class("textarena").task, ({"task_id": "a", "seed": 1}, {"task_id": "b", "seed": 9})))
+    plays = (("[3]", "four", "[4]"), ("", "I say [2]", "[6]"), ())
+    new = partial(make, "textarena", game="GuessTheNumber-v0", kwargs={"max_turns": 60})
+    return Scenario(new, tasks, plays, ("[4]", "", "I say [5]"), _random_guess)
+
+
+def _random_guess(randomness: random.Random, observation: str) -> str:
+    return f"[{randomness.randint(1, 25)}]"
+
+
 def _scienceworld() -> Scenario:
     if problem := scienceworld.missing():
         pytest.skip(problem)
@@ -212,7 +232,9 @@ SCENARIOS: Mapping[str, Callable[[], Scenario]] = {
     "counter": _counter,
     "example": _example,
     "codecontests": _codecontests,
+    "reasoning_gym": _reasoning_gym,
     "sokoban": _sokoban,
+    "textarena": _textarena,
     "webshop": _webshop,
     "gymnasium": partial(_doors, "Doors"),
     "gymnasium, by its state": partial(_doors, "StatefulDoors"),
