@@ -187,6 +187,16 @@ def _random_guess(randomness: random.Random, observation: str) -> str:
     return f"[{randomness.randint(1, 25)}]"
 
 
+def _openenv() -> Scenario:
+    pytest.importorskip("openenv", reason="needs pip install leafe-verl[openenv]")
+    from environments.openenv_server import new_environment
+
+    rows = [{"task_id": "a"}, {"task_id": "b", "seed": 3, "options": {"number": 7}}]
+    plays = (("50", "about 40", "41"), ("", "99", "1"), ())
+    tasks = tuple(map(environment_class("openenv").task, rows))
+    return Scenario(new_environment, tasks, plays, ("50", "", "42"), episodes=10)
+
+
 def _scienceworld() -> Scenario:
     if problem := scienceworld.missing():
         pytest.skip(problem)
@@ -232,6 +242,7 @@ SCENARIOS: Mapping[str, Callable[[], Scenario]] = {
     "counter": _counter,
     "example": _example,
     "codecontests": _codecontests,
+    "openenv": _openenv,
     "reasoning_gym": _reasoning_gym,
     "sokoban": _sokoban,
     "textarena": _textarena,
