@@ -197,6 +197,16 @@ def _openenv() -> Scenario:
     return Scenario(new_environment, tasks, plays, ("50", "", "42"), episodes=10)
 
 
+def _verl_tools() -> Scenario:
+    from environments.test_verl_tools import ASSETS, ROW, TOOLS, call
+
+    rows = [{**ROW, "task_id": "five"}, {**ROW, "task_id": "nine", "reward_model": {"ground_truth": "9"}}]
+    plays = ((call("add", price=2), call("add", price="two"), "4"), ("", call("add", price=13), call("no")), ())
+    tasks = tuple(map(environment_class("verl_tools").task, rows))
+    new = partial(make, "verl_tools", tool_config_path=str(TOOLS), reward_path=str(ASSETS), answers=30)
+    return Scenario(new, tasks, plays, (call("add", price=2), "", f"So: {call('add', price=3)}", "5"), episodes=10)
+
+
 def _scienceworld() -> Scenario:
     if problem := scienceworld.missing():
         pytest.skip(problem)
@@ -246,6 +256,7 @@ SCENARIOS: Mapping[str, Callable[[], Scenario]] = {
     "reasoning_gym": _reasoning_gym,
     "sokoban": _sokoban,
     "textarena": _textarena,
+    "verl_tools": _verl_tools,
     "webshop": _webshop,
     "gymnasium": partial(_doors, "Doors"),
     "gymnasium, by its state": partial(_doors, "StatefulDoors"),
