@@ -19,6 +19,7 @@ BRIDGES = {
     "openenv": "leafe_verl.environments.openenv:OpenEnv",
     "reasoning_gym": "leafe_verl.environments.reasoning_gym:ReasoningGym",
     "textarena": "leafe_verl.environments.textarena:TextArena",
+    "verifiers": "leafe_verl.environments.verifiers:Verifiers",
     "verl_tools": "leafe_verl.environments.verl_tools:VerlTools",
 }
 """Those that play what another library offers: options say what, so that they have no recipe of their own."""

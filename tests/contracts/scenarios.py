@@ -197,6 +197,14 @@ def _openenv() -> Scenario:
     return Scenario(new_environment, tasks, plays, ("50", "", "42"), episodes=10)
 
 
+def _verifiers() -> Scenario:
+    pytest.importorskip("verifiers", reason="needs pip install leafe-verl[verifiers]")
+    tasks = tuple(map(environment_class("verifiers").task, ({"example": 0}, {"example": 1, "task_id": "seven"})))
+    plays = (("50", "about 40", "41"), ("", "99", "1"), ())
+    new = partial(make, "verifiers", module="environments.verifiers_games", error="not a number")
+    return Scenario(new, tasks, plays, ("50", "", "42"), episodes=10)
+
+
 def _verl_tools() -> Scenario:
     from environments.test_verl_tools import ASSETS, ROW, TOOLS, call
 
@@ -256,6 +264,7 @@ SCENARIOS: Mapping[str, Callable[[], Scenario]] = {
     "reasoning_gym": _reasoning_gym,
     "sokoban": _sokoban,
     "textarena": _textarena,
+    "verifiers": _verifiers,
     "verl_tools": _verl_tools,
     "webshop": _webshop,
     "gymnasium": partial(_doors, "Doors"),
