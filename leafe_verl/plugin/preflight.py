@@ -13,6 +13,7 @@ from leafe_verl.core import Settings
 from leafe_verl.core.settings import SettingsError
 from leafe_verl.embedded import model_folder
 from leafe_verl.environments import make
+from leafe_verl.environments.tool_calls import CallReader, find_calls
 from leafe_verl.plugin.chat_check import ask_configured, chat_problems
 from leafe_verl.plugin.memory import model_window
 from leafe_verl.plugin.memory_check import memory_problems
@@ -40,7 +41,7 @@ def find_problems(config: DictConfig) -> list[str]:
         problems += _playbook_problems(settings.playbook.path, config.trainer.v1.trainer_mode)
         problems += _window_problems(config, settings)
         problems += _context_problems(config, settings)
-        problems += _chat_problems(config, settings.generation.chat_family) or _thought_problems(config, settings)
+        problems += _chat_problems(config, settings) or _thought_problems(config, settings)
     problems += _environment_problems(values.get("environment"), config.data)
     # How long an attempt becomes is known of a run alone that is valid otherwise.
     return problems or memory_problems(config, settings)
@@ -167,12 +168,22 @@ def _determinism_problems(config: DictConfig) -> list[str]:
     ]
 
 
-def _chat_problems(config: DictConfig, family: str | None) -> list[str]:
-    """Ask the model how it is talked to, if there is one."""
+def _chat_problems(config: DictConfig, settings: Settings) -> list[str]:
+    """Ask the model how it is talked to, if there is one, and whether it takes the environment's tools."""
+    family = settings.generation.chat_family
     families = (*list_continuous_token_builder_families(), TEMPLATE)
     if family is not None and family not in families:
         return [f"leafe.generation.chat_family is {family!r}; expected null or one of {', '.join(families)}"]
-    return [] if _model_problems(config.actor_rollout_ref.model.path) else chat_problems(config, family)
+    if _model_problems(config.actor_rollout_ref.model.path):
+        return []
+    return chat_problems(config, family, _find_calls(settings))
+
+
+def _find_calls(settings: Settings) -> CallReader | None:
+    try:
+        return find_calls(settings.environment.name, settings.environment.options)
+    except Exception:  # of any kind, which is reported with the environment
+        return None
 
 
 def _thought_problems(config: DictConfig, settings: Settings) -> list[str]:

@@ -6,7 +6,8 @@ import importlib.util
 
 import pytest
 
-from leafe_verl.environments.tool_calls import CallReader, IllFormedCall, ToolCall
+from environments.test_verl_tools import TOOLS
+from leafe_verl.environments.tool_calls import CallReader, IllFormedCall, ToolCall, find_calls
 
 ADD = {
     "type": "function",
@@ -56,3 +57,10 @@ def test_a_call_is_read_in_the_models_form(form: str, answer: str) -> None:
 def test_the_feedback_says_what_is_wrong(answer: str, feedback: str) -> None:
     with pytest.raises(IllFormedCall, match=feedback):
         CallReader([ADD], "hermes").read(answer)
+
+
+def test_an_environment_says_how_its_actions_call_tools_if_they_do() -> None:
+    calls = find_calls("verl_tools", {"tool_config_path": str(TOOLS)})
+    assert calls is not None and list(calls.tools) == ["add", "clock"]
+    assert calls is find_calls("verl_tools", {"tool_config_path": str(TOOLS)})
+    assert find_calls("sokoban", {}) is None
