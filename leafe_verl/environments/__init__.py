@@ -14,15 +14,24 @@ from typing import Any, TypeVar
 
 from leafe_verl.core.environment import Environment
 
+BRIDGES = {
+    "gymnasium": "leafe_verl.environments.gymnasium_text:GymnasiumText",
+    "openenv": "leafe_verl.environments.openenv:OpenEnv",
+    "reasoning_gym": "leafe_verl.environments.reasoning_gym:ReasoningGym",
+    "textarena": "leafe_verl.environments.textarena:TextArena",
+    "verifiers": "leafe_verl.environments.verifiers:Verifiers",
+    "verl_tools": "leafe_verl.environments.verl_tools:VerlTools",
+}
+"""Those that play what another library offers: options say what, so that they have no recipe of their own."""
 BUILT_IN = {
     "alfworld": "leafe_verl.environments.alfworld:ALFWorld",
     "scienceworld": "leafe_verl.environments.scienceworld:ScienceWorld",
     "mbpp": "leafe_verl.environments.mbpp:MBPP",
     "codecontests": "leafe_verl.environments.codecontests:CodeContests",
-    "gymnasium": "leafe_verl.environments.gymnasium_text:GymnasiumText",
     "sokoban": "leafe_verl.environments.sokoban:Sokoban",
     "webshop": "leafe_verl.environments.webshop:WebShop",
     "workspace": "leafe_verl.environments.workspace.environment:Workspace",
+    **BRIDGES,
 }
 """Name to module:class. The module is imported on first use, because an environment may need heavy libraries."""
 

@@ -6,7 +6,7 @@ import importlib
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from leafe_verl.core.environment import EnvironmentFailure, ReplayEnvironment, ReplaySnapshot, Step
 from leafe_verl.core.task import Task
@@ -40,6 +40,9 @@ class GymnasiumText(ReplayEnvironment):
     default False. A verdict on the action may be `info["failed"]`; see core's `read_verdict`.
     """
 
+    name: ClassVar[str] = NAME
+    """Registered name, which the tasks carry."""
+
     def __init__(
         self,
         entry_point: str,
@@ -65,7 +68,7 @@ class GymnasiumText(ReplayEnvironment):
         self.horizon = horizon
         self.react = react
         self.system_prompt = "\n".join(filter(None, (system_prompt, _FORM))) if react else system_prompt
-        self._new = _import_callable(entry_point)
+        self._new = import_callable(entry_point, "entry_point")
         self._kwargs = dict(kwargs or {})
         self._snapshot = snapshot
         self._environment: Any = None
@@ -83,7 +86,7 @@ class GymnasiumText(ReplayEnvironment):
         if options is not None and not isinstance(options, Mapping):
             raise ValueError(f"options is {options!r:.80}; expected an object for reset, or none")
         data = {**({} if seed is None else {"seed": seed}), **({} if options is None else {"options": dict(options)})}
-        return Task(task_key(fields, default_key), str(fields.get("text") or ""), NAME, data)
+        return Task(task_key(fields, default_key), str(fields.get("text") or ""), cls.name, data)
 
     @classmethod
     def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
@@ -171,17 +174,14 @@ def _text(observation: Any) -> str:
     return observation
 
 
-def _import_callable(path: str) -> Callable[..., Any]:
-    """Return the callable that `package.module:callable` names. Raises ValueError if there is none."""
+def import_callable(path: str, option: str) -> Callable[..., Any]:
+    """Return the callable that `package.module:callable`, the value of an option, names. Raises ValueError if none."""
     module_name, _, name = path.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise ValueError(f"{SETTING}.entry_point is {path!r} ({error}); {_ENTRY_POINT}") from error
+        raise ValueError(f"{SETTING}.{option} is {path!r} ({error}); expected package.module:callable") from error
     if not callable(found):
-        raise ValueError(f"{SETTING}.entry_point is {path!r}, no callable; {_ENTRY_POINT}")
+        raise ValueError(f"{SETTING}.{option} is {path!r}, no callable; expected package.module:callable")
     made: Callable[..., Any] = found
     return made
-
-
-_ENTRY_POINT = "expected package.module:callable, which returns an environment"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Any
 
 from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
+from leafe_verl.environments.extras import require_extra
 from leafe_verl.environments.options import SETTING, require_at_least
 from leafe_verl.environments.react import FORM, clean, extract_action
 from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key
@@ -73,10 +73,7 @@ class WebShop(StateEnvironment[WebShopState]):
         `show_attributes`: show a page with a product's attributes; the original has that page, turned off. `horizon`:
         actions after which an attempt ends; 15 in the literature (ReAct).
         """
-        if missing := [package for module, package in EXTRA.items() if importlib.util.find_spec(module) is None]:
-            raise ModuleNotFoundError(
-                f"webshop needs {' and '.join(missing)}; fix it with: pip install leafe-verl[webshop]"
-            )
+        require_extra(NAME, EXTRA)
         require_at_least(1, horizon=horizon)
         if (product_file is None) != (goal_file is None) or (attribute_file is not None and product_file is None):
             raise ValueError(

@@ -11,17 +11,21 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from leafe_verl.embedded import model_folder
+from leafe_verl.environments.tool_calls import CallReader
 from leafe_verl.plugin.rollout.chat_format import ChatFormat, ChatRefused, ask_tokenizer
 
 
-def chat_problems(config: DictConfig, family: str | None) -> list[str]:
+def chat_problems(config: DictConfig, family: str | None, calls: CallReader | None = None) -> list[str]:
     """Return why the model cannot be talked to in turns; nothing for a model that is not on this machine.
 
     Args:
         family: `leafe.generation.chat_family`.
+        calls: The tools that the chat template must render; None for an environment without tools.
     """
     try:
-        ask_configured(config, family)
+        chat = ask_configured(config, family)
+        if chat and calls:
+            chat.require_tools(calls.schemas)
     except ChatRefused as refusal:
         return [f"actor_rollout_ref.model.path {config.actor_rollout_ref.model.path}: {refusal}"]
     return []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,14 @@ from verl.utils.tokenizer.continuous_token_wiring import list_continuous_token_b
 from leafe_verl.core import Settings
 from leafe_verl.core.settings import SettingsError
 from leafe_verl.environments import make
+from leafe_verl.environments.tool_calls import CallReader, find_calls
 from leafe_verl.plugin.chat_check import ask_configured, chat_problems
+from leafe_verl.plugin.engine_check import engine_problems
 from leafe_verl.plugin.memory import model_window
 from leafe_verl.plugin.memory_check import memory_problems
 from leafe_verl.plugin.model_check import model_problems
 from leafe_verl.plugin.precision import precision_problems
 from leafe_verl.plugin.rollout.chat_format import TEMPLATE
-from leafe_verl.plugin.rollout.engine_requests import ENGINES
 from leafe_verl.plugin.rollout.playbook_file import read_playbook
 from leafe_verl.plugin.settings import RunSettings
 from leafe_verl.task_files import HUB, read_tasks
@@ -31,9 +31,7 @@ def find_problems(config: DictConfig) -> list[str]:
     problems = _verl_problems(version("verl"))
     problems += model_problems(config.actor_rollout_ref.model.path)
     problems += [] if config.trainer.val_only else _batch_problems(config)
-    problems += _engine_problems(config)
-    problems += _sequence_parallel_problems(config)
-    problems += _determinism_problems(config)
+    problems += engine_problems(config)
     problems += [] if config.trainer.val_only else precision_problems(config)
     values: Any = OmegaConf.to_container(config.leafe, resolve=True)
     try:
@@ -45,7 +43,7 @@ def find_problems(config: DictConfig) -> list[str]:
         problems += _window_problems(config, settings)
         problems += _context_problems(config, settings)
         problems += [] if config.trainer.val_only else _curriculum_problems(config, settings)
-        problems += _chat_problems(config, settings.generation.chat_family) or _thought_problems(config, settings)
+        problems += _chat_problems(config, settings) or _thought_problems(config, settings)
     # A run without a model is refused anyway, and what is on the hub takes a while.
     with_hub = not model_problems(config.actor_rollout_ref.model.path)
     problems += _environment_problems(values.get("environment"), config.data, with_hub)
@@ -169,63 +167,22 @@ def _curriculum_problems(config: DictConfig, settings: RunSettings) -> list[str]
     return problems
 
 
-def _engine_problems(config: DictConfig) -> list[str]:
-    """Requests are written for vLLM and SGLang, and what SGLang cannot do in verl is refused."""
-    name, rollout = "actor_rollout_ref.rollout.name", config.actor_rollout_ref.rollout
-    if rollout.name not in ENGINES:
-        return [f"{name} is {rollout.name!r}; expected {' or '.join(ENGINES)}, whose requests this plugin can write"]
-    if rollout.name == "vllm":
-        return []
-    problems = []
-    if config.trainer.device == "cpu":
-        problems.append(f"{name} is sglang, and without a GPU only vLLM's CPU build is prepared; expected {name}=vllm")
-    elif find_spec("sglang") is None:
-        problems.append(
-            f"{name} is sglang, which is not installed; install it (pip install 'verl[sglang]=={TESTED_VERL}'), or "
-            f"take {name}=vllm"
-        )
-    if rollout.full_determinism:
-        problems.append(
-            "actor_rollout_ref.rollout.full_determinism is true, which verl does for vLLM alone; expected false, or "
-            f"{name}=vllm"
-        )
-    return problems
-
-
-def _sequence_parallel_problems(config: DictConfig) -> list[str]:
-    """verl exchanges parts of sequences within flash attention alone (monkey_patch.py). With another attention each
-    rank would see its own part of every sequence, and nobody would say so."""
-    role = config.actor_rollout_ref
-    size, attention = role.actor.get("ulysses_sequence_parallel_size", 1), role.model.override_config
-    attention = attention.get("attn_implementation", "flash_attention_2")
-    if size == 1 or (role.model.use_remove_padding and attention.startswith("flash_attention")):
-        return []
-    return [
-        f"actor_rollout_ref.actor.ulysses_sequence_parallel_size is {size}, with attention {attention!r} and "
-        f"use_remove_padding={str(role.model.use_remove_padding).lower()}; expected 1, or flash-attn installed, "
-        "actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2 and "
-        "actor_rollout_ref.model.use_remove_padding=true"
-    ]
-
-
-def _determinism_problems(config: DictConfig) -> list[str]:
-    """vLLM's CPU build has no batch-invariant kernels. Beside others it may also read a prompt in parts, for which it
-    asks a request's generator for what torch's CPU one has not (gpu_model_runner.py: set_offset)."""
-    rollout = config.actor_rollout_ref.rollout
-    if not rollout.full_determinism or config.trainer.device != "cpu" or rollout.max_num_seqs == 1:
-        return []
-    return [
-        f"actor_rollout_ref.rollout.full_determinism is true, and .max_num_seqs is {rollout.max_num_seqs}; vLLM's CPU "
-        "build is deterministic with one request at a time alone, expected actor_rollout_ref.rollout.max_num_seqs=1"
-    ]
-
-
-def _chat_problems(config: DictConfig, family: str | None) -> list[str]:
-    """Ask the model how it is talked to, if there is one."""
+def _chat_problems(config: DictConfig, settings: Settings) -> list[str]:
+    """Ask the model how it is talked to, if there is one, and whether it takes the environment's tools."""
+    family = settings.generation.chat_family
     families = (*list_continuous_token_builder_families(), TEMPLATE)
     if family is not None and family not in families:
         return [f"leafe.generation.chat_family is {family!r}; expected null or one of {', '.join(families)}"]
-    return [] if model_problems(config.actor_rollout_ref.model.path) else chat_problems(config, family)
+    if model_problems(config.actor_rollout_ref.model.path):
+        return []
+    return chat_problems(config, family, _find_calls(settings))
+
+
+def _find_calls(settings: Settings) -> CallReader | None:
+    try:
+        return find_calls(settings.environment.name, settings.environment.options)
+    except Exception:  # of any kind, which is reported with the environment
+        return None
 
 
 def _thought_problems(config: DictConfig, settings: Settings) -> list[str]:

@@ -274,7 +274,10 @@ def _history_from_row(row: Row, base: History, before: StepRecord | None) -> His
     news = tuple({"role": each["role"], "content": each["content"]} for each in row["new_messages"])
     history = History(base.token_ids[:tokens] + tuple(row.get("new_token_ids", ())), base.messages[:messages] + news)
     if before is not None:
-        dropped = before.action.num_thoughts and messages == len(base.messages)
+        # What follows a call of a tool has the role `tool`, which the base does not know.
+        observed = history.messages[len(base.messages) - 1 : len(base.messages)]
+        answered = messages == len(base.messages) or [each["role"] for each in observed] == ["tool"]
+        dropped = before.action.num_thoughts and answered and messages >= len(base.messages) - 1
         whole = tokens == len(base.token_ids) if "shared_tokens" in row else messages == len(base.messages)
         continued = whole or dropped  # the tokens of a history without earlier thoughts do not go on
         return History(history.token_ids, history.messages, (before.history, before.action) if continued else None)

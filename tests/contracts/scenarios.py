@@ -218,6 +218,54 @@ def _example() -> Scenario:
     return Scenario(Guess, tasks, (("50", "25", "about 40"), ("", "99", "1"), ()), ("50", "40", "42"))
 
 
+def _reasoning_gym() -> Scenario:
+    pytest.importorskip("reasoning_gym", reason="needs pip install leafe-verl[reasoning_gym]")
+    rows = [{"dataset": "leg_counting", "seed": 3, "index": 2}, {"dataset": "maze", "config": {"max_dist": 8}}]
+    tasks = tuple(map(environment_class("reasoning_gym").task, rows))
+    plays = (("<answer>7</answer>", "184", "<answer></answer>"), ("", "Hm. <answer>no</answer>"), ())
+    return Scenario(partial(make, "reasoning_gym"), tasks, plays, ("183", "Hm.\n<answer> 184 </answer>"))
+
+
+def _textarena() -> Scenario:
+    pytest.importorskip("textarena", reason="needs pip install leafe-verl[textarena]")
+    tasks = tuple(map(environment_class("textarena").task, ({"task_id": "a", "seed": 1}, {"task_id": "b", "seed": 9})))
+    plays = (("[3]", "four", "[4]"), ("", "I say [2]", "[6]"), ())
+    new = partial(make, "textarena", game="GuessTheNumber-v0", kwargs={"max_turns": 60})
+    return Scenario(new, tasks, plays, ("[4]", "", "I say [5]"), _random_guess)
+
+
+def _random_guess(randomness: random.Random, observation: str) -> str:
+    return f"[{randomness.randint(1, 25)}]"
+
+
+def _openenv() -> Scenario:
+    pytest.importorskip("openenv", reason="needs pip install leafe-verl[openenv]")
+    from environments.openenv_server import new_environment
+
+    rows = [{"task_id": "a"}, {"task_id": "b", "seed": 3, "options": {"number": 7}}]
+    plays = (("50", "about 40", "41"), ("", "99", "1"), ())
+    tasks = tuple(map(environment_class("openenv").task, rows))
+    return Scenario(new_environment, tasks, plays, ("50", "", "42"), episodes=10)
+
+
+def _verifiers() -> Scenario:
+    pytest.importorskip("verifiers", reason="needs pip install leafe-verl[verifiers]")
+    tasks = tuple(map(environment_class("verifiers").task, ({"example": 0}, {"example": 1, "task_id": "seven"})))
+    plays = (("50", "about 40", "41"), ("", "99", "1"), ())
+    new = partial(make, "verifiers", module="environments.verifiers_games", error="not a number")
+    return Scenario(new, tasks, plays, ("50", "", "42"), episodes=10)
+
+
+def _verl_tools() -> Scenario:
+    from environments.test_verl_tools import ASSETS, ROW, TOOLS, call
+
+    rows = [{**ROW, "task_id": "five"}, {**ROW, "task_id": "nine", "reward_model": {"ground_truth": "9"}}]
+    plays = ((call("add", price=2), call("add", price="two"), "4"), ("", call("add", price=13), call("no")), ())
+    tasks = tuple(map(environment_class("verl_tools").task, rows))
+    new = partial(make, "verl_tools", tool_config_path=str(TOOLS), reward_path=str(ASSETS), answers=30)
+    return Scenario(new, tasks, plays, (call("add", price=2), "", f"So: {call('add', price=3)}", "5"), episodes=10)
+
+
 def _scienceworld() -> Scenario:
     if problem := scienceworld.missing():
         pytest.skip(problem)
@@ -263,7 +311,12 @@ SCENARIOS: Mapping[str, Callable[[], Scenario]] = {
     "counter": _counter,
     "example": _example,
     "codecontests": _codecontests,
+    "openenv": _openenv,
+    "reasoning_gym": _reasoning_gym,
     "sokoban": _sokoban,
+    "textarena": _textarena,
+    "verifiers": _verifiers,
+    "verl_tools": _verl_tools,
     "webshop": _webshop,
     "workspace": _workspace,
     "gymnasium": partial(_doors, "Doors"),

@@ -122,6 +122,38 @@ KIMI_K3 = (
 )
 APRIEL = CHATML.replace("<|im_start|>assistant\n", "<|im_start|>assistant\nHere are my reasoning steps:\n")
 GRANITE32 = "{% if thinking %}{{ 'Write after \"Here is my thought process:\"' }}{% endif %}" + CHATML
+QWEN25_TOOLS = (
+    "{% set first = messages[0]['content'] if messages[0]['role'] == 'system' else 'You are helpful.' %}"
+    "{{ '<|im_start|>system\n' + first }}"
+    "{% if tools %}{{ '\n\n# Tools' }}{% for t in tools %}{{ '\n' }}{{ t | tojson }}{% endfor %}"
+    "{{ '\nCall them within <tool_call></tool_call>.' }}{% endif %}{{ '<|im_end|>\n' }}"
+    "{% for m in messages %}{% if m['role'] == 'tool' %}"
+    "{% if messages[loop.index0 - 1]['role'] != 'tool' %}{{ '<|im_start|>user' }}{% endif %}"
+    "{{ '\n<tool_response>\n' + m['content'] + '\n</tool_response>' }}"
+    "{% if loop.last or messages[loop.index0 + 1]['role'] != 'tool' %}{{ '<|im_end|>\n' }}{% endif %}"
+    "{% elif m['tool_calls'] %}{{ '<|im_start|>assistant' }}{% for c in m['tool_calls'] %}"
+    "{{ '\n<tool_call>\n{\"name\": \"' + c['function']['name'] + '\", \"arguments\": ' }}"
+    "{{ c['function']['arguments'] | tojson }}{{ '}\n</tool_call>' }}{% endfor %}{{ '<|im_end|>\n' }}"
+    "{% elif not (loop.first and m['role'] == 'system') %}"
+    "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+LLAMA31_TOOLS = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] | trim %}"
+    "{% set messages = messages[1:] %}{% else %}{% set system = '' %}{% endif %}"
+    "{{ '<|start_header_id|>system<|end_header_id|>\n\n' + ('Environment: ipython\n' if tools else '') }}"
+    "{{ system + '<|eot_id|>' }}"
+    "{% for m in messages %}{% if m['role'] == 'tool' %}"
+    "{{ '<|start_header_id|>ipython<|end_header_id|>\n\n' }}{{ m['content'] | tojson }}{{ '<|eot_id|>' }}"
+    "{% elif m['tool_calls'] %}"
+    "{% if m['tool_calls'] | length != 1 %}{{ raise_exception('one call at once') }}{% endif %}"
+    "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n{\"name\": \"' + m['tool_calls'][0]['function']['name'] }}"
+    "{{ '\", \"parameters\": ' }}{{ m['tool_calls'][0]['function']['arguments'] | tojson }}{{ '}<|eot_id|>' }}"
+    "{% else %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' }}"
+    "{% if loop.first and tools %}{% for t in tools %}{{ t | tojson }}{{ '\n\n' }}{% endfor %}{% endif %}"
+    "{{ m['content'] | trim + '<|eot_id|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
 WITHOUT_END = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}assistant: "
 ONE_TURN = "{% if messages | length > 2 %}{{ raise_exception('one turn alone') }}{% endif %}" + CHATML
 
@@ -184,6 +216,12 @@ UNSUPPORTED = {
     "Granite 3.2": Family(GRANITE32, _IM, None, "<|im_end|>", options={"thinking": True}),
 }
 """Families whose thoughts are told apart in other ways than by two tags."""
+
+TOOL_FAMILIES = {
+    "hermes": Family(QWEN25_TOOLS, _IM, None, "<|im_end|>", ("<tool_call>", "</tool_call>"), model_type="qwen2"),
+    "llama3_json": Family(LLAMA31_TOOLS, _LLAMA, "<|begin_of_text|>", "<|eot_id|>"),
+}
+"""Form of calls to a family whose template has a place for tools."""
 
 
 def make_tokenizer(family: Family, *, sentencepiece: bool = False):

@@ -40,6 +40,9 @@ STRINGS = {
     f"{LOOPS}:AgentLoopWorkerTQ._agent_loop_postprocess": (
         "reward_extra_info min_global_steps max_global_steps seq_len loss_mask input_ids"
     ),
+    # Calls of tools.
+    "verl/experimental/agent_loop/tool_parser.py:HermesToolParser": "tool_call_start_token",
+    "verl/experimental/agent_loop/tool_agent_loop.py:ToolAgentLoop": "tools_kwargs create_kwargs agent_data",
     f"{BUFFER}:ReplayBuffer._sync_metadata_from_transfer_queue": "status failure",
     # A request to an inference server, and its answer.
     f"{SERVER}:vLLMHttpServer.generate": "max_tokens seed num_cached_tokens global_steps aborted",
@@ -277,7 +280,7 @@ HOOKS = {
     "AgentLoopWorkerTQ": "_run_prompt",
     "AgentLoopManagerTQ": "generate_sequences",
     "LLMServerClient": "generate",
-    "ContinuousTokenBuilder": "_render_tokens _tokenize_single_non_tool",
+    "ContinuousTokenBuilder": "_render_tokens _tokenize_single_non_tool _tokenize_tool_group",
     "ActorRolloutRefWorker": "init_model update_weights actor_worker_cls",
     "TrainingWorker": "train_batch train_mini_batch",
     "FSDPEngine": "_build_module forward_backward_batch",
@@ -308,14 +311,25 @@ CALLS = {
         "tokenizer model_family hf_model_type chat_template_kwargs"
     ),
     "verl.utils.tokenizer.continuous_token_wiring:list_continuous_token_builder_families": "",
-    "verl.utils.tokenizer.continuous_token:ContinuousTokenBuilder.build_initial_tokens": "messages",
+    "verl.utils.tokenizer.continuous_token:ContinuousTokenBuilder.build_initial_tokens": "messages tools",
     "verl.utils.tokenizer.continuous_token:ContinuousTokenBuilder.tokenize_context_incremental_messages": (
-        "previous_messages updated_messages"
+        "previous_messages updated_messages tools"
     ),
     "verl.utils.tokenizer:hf_tokenizer": "name_or_path",
     "verl.utils.tokenizer.continuous_token:ContinuousTokenBuilder.merge_context_tokens": (
-        "previous_messages updated_messages runtime_token_ids"
+        "previous_messages updated_messages runtime_token_ids tools"
     ),
+    "verl.utils.tokenizer.continuous_token:ContinuousTokenBuilder._synthetic_assistant_for_tools": "tool_messages",
+    "verl.experimental.agent_loop.tool_parser:ToolParser.get_tool_parser": "name tokenizer",
+    "verl.experimental.agent_loop.tool_parser:HermesToolParser.extract_tool_calls": "responses_ids tools",
+    "vllm.tool_parsers.llama_tool_parser:Llama3JsonToolParser.extract_tool_calls": "model_output request",
+    "verl.tools.tool_registry:load_all_tools": "tool_config_path function_tool_path",
+    "verl.tools.function_tool:normalize_function_tool_return": "ret",
+    "verl.tools.base_tool:BaseTool.create": "instance_id",
+    "verl.tools.base_tool:BaseTool.execute": "instance_id parameters",
+    "verl.tools.base_tool:BaseTool.release": "instance_id",
+    "verl.utils.import_utils:load_extern_object": "module_path object_name",
+    "verl.utils.reward_score:default_compute_score": "data_source solution_str ground_truth extra_info",
     "verl.workers.utils.padding:no_padding_2_padding": "tensor data",
     "verl.utils.torch_functional:logprobs_from_logits": "logits labels",
     "verl.utils.tensordict_utils:get_non_tensor_data": "data key default",

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from leafe_verl import check
 from leafe_verl.activity import ActivityFile
 from leafe_verl.embedded import HELDOUT_FILE, TRAIN_FILE
-from leafe_verl.plugin import preflight
+from leafe_verl.plugin import engine_check
 from leafe_verl.plugin.callbacks import ForkWorkers, Preflight, PrepareModel, ResolveConfiguration, ShowRun, _heading
 from leafe_verl.plugin.launch import _quoted as quoted
 from leafe_verl.plugin.preflight import _verl_problems, find_problems
@@ -94,10 +94,10 @@ def test_without_a_model_no_data_set_is_downloaded(config):
 
 def test_sglang_is_taken_where_it_is_installed_and_refused_for_what_verl_does_with_vllm_alone(config, monkeypatch):
     sglang, deterministic = "actor_rollout_ref.rollout.name=sglang", "actor_rollout_ref.rollout.full_determinism=true"
-    monkeypatch.setattr(preflight, "find_spec", lambda name: None)
+    monkeypatch.setattr(engine_check, "find_spec", lambda name: None)
     (problem,) = find_problems(config(sglang, device="gpu"))
     assert "sglang, which is not installed" in problem and "actor_rollout_ref.rollout.name=vllm" in problem
-    monkeypatch.setattr(preflight, "find_spec", lambda name: name)
+    monkeypatch.setattr(engine_check, "find_spec", lambda name: name)
     assert find_problems(config(sglang, device="gpu")) == []
     (problem,) = find_problems(config(sglang, deterministic, device="gpu"))
     assert "full_determinism is true" in problem

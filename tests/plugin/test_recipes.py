@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from leafe_verl.environments import BUILT_IN
+from leafe_verl.environments import BRIDGES, BUILT_IN
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-ENVIRONMENTS = sorted({*BUILT_IN} - {"gymnasium"})
+ENVIRONMENTS = sorted({*BUILT_IN} - {*BRIDGES})
 """Environments with recipes. A Gymnasium environment's owner says what it needs."""
 ODD_NAMES = ["1", "lr=3e-5", "a, b (c)'s \u00e9", "null", 'back\\slash "quoted"', "[1, 2]"]
 

@@ -123,6 +123,17 @@ def test_a_rewritten_history_comes_back(tmp_path):
     assert stored(tmp_path, tree)[0].attempts == tree.attempts
 
 
+@pytest.mark.parametrize("thoughts", [0, 2])
+def test_the_answer_of_a_tool_comes_back_with_what_came_before(tmp_path, thoughts):
+    tree = ExplorationTree(Task("a", "Go.", "corridor"))
+    first = StepRecord(OPENING, Turn("call", (7, 8, 9), num_thoughts=thoughts), "seen", 0.0, False, None)
+    messages = (*OPENING.messages, {"role": "assistant", "content": "call"}, {"role": "tool", "content": "seen"})
+    token_ids = (*OPENING.token_ids, *first.action.answer_ids, 5)
+    answered = History(token_ids, messages, (first.history, first.action))
+    tree.add(Attempt(None, (first, StepRecord(answered, Turn("on", (6,)), "", 0.0, False, None)), Outcome.FAILURE))
+    assert stored(tmp_path, tree)[0].attempts == tree.attempts
+
+
 @pytest.mark.parametrize("text", ["half \ud83d", "\ufdd0", "\ufdd0d83d", "\\ud83d", "\ud83d\ude00", "\0 \u2028", ""])
 def test_any_text_comes_back(tmp_path, text):
     history = History((1,), ({"role": "user", "content": text},))

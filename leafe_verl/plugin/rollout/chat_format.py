@@ -25,6 +25,10 @@ TEMPLATE = "template"
 """Name of our own builder, beside the names of verl's families."""
 _TASK, _ANSWER, _FEEDBACK, _SYSTEM = "What is 1 + 1?", "It is 2.", "Right. And 2 + 2?", "Answer briefly."
 _NOTE = "A hint: count on your fingers."
+_TOOL_TEMPLATE = (
+    "take a model whose template has a place for tools, such as Qwen2.5 or Llama 3.1, or give a template in "
+    "actor_rollout_ref.model.custom_chat_template"
+)
 
 
 class ChatRefused(ValueError):
@@ -48,9 +52,17 @@ class TemplateBuilder(ContinuousTokenBuilder):  # type: ignore[misc]  # verl is 
         return _render(self.tokenizer, messages, **options, **self.chat_template_kwargs)
 
     def _tokenize_single_non_tool(self, message: Message, **options: Any) -> list[int]:
-        opening = [_user(_TASK)]
-        ended = self._ends(self._render_tokens(opening, add_generation_prompt=True))
-        whole = self._render_tokens([*opening, _assistant(_ANSWER), message], add_generation_prompt=True)
+        return self._after_turn(_assistant(_ANSWER), [message], options.get("tools"))
+
+    def _tokenize_tool_group(self, tool_messages: Sequence[Message], **options: Any) -> list[int]:
+        called = self._synthetic_assistant_for_tools(tool_messages)
+        return self._after_turn(called, tool_messages, options.get("tools"))
+
+    def _after_turn(self, turn: Mapping[str, Any], messages: Sequence[Message], tools: Any) -> list[int]:
+        """Return what the template renders behind the end of an assistant's turn."""
+        opening, options = [_user(_TASK)], {"add_generation_prompt": True, "tools": tools}
+        ended = self._ends(self._render_tokens(opening, **options))
+        whole = self._render_tokens([*opening, turn, *messages], **options)
         places = [place for place, token_id in enumerate(whole) if token_id == self.end_of_turn]
         return whole[places[ended] + 1 :]
 
@@ -75,6 +87,24 @@ class ChatFormat:
     """Whether the template renders a conversation to the very tokens of a history. If not, it renders earlier turns
     otherwise than they were sampled; a history keeps what was sampled."""
     thoughts: ThoughtFormat
+
+    def require_tools(self, schemas: Sequence[Mapping[str, Any]]) -> None:
+        """Raise ChatRefused if the template does not render tools, or if a tool's answer is not appended as it does."""
+        reference = TemplateBuilder(self.builder.tokenizer, chat_template_kwargs=self.builder.chat_template_kwargs)
+        opening, called = [_user(_TASK)], [_user(_TASK), _assistant(_ANSWER)]
+        tools, answered = list(schemas), [*called, {"role": "tool", "content": _FEEDBACK}]
+        try:
+            prompt = self.builder.build_initial_tokens(opening, tools=tools)
+            ended = [*prompt, *self.builder.tokenizer.encode(_ANSWER, add_special_tokens=False), self.end_of_turn]
+            merged = self.builder.merge_context_tokens(called, answered, list(ended), tools=tools).token_ids
+            wanted = [*ended, *reference.tokenize_context_incremental_messages(called, answered, tools=tools)]
+        except Exception as error:  # templates raise whatever they like
+            raise ChatRefused(f"the chat template cannot render tools ({error}); {_TOOL_TEMPLATE}") from error
+        read = self.builder.tokenizer.decode
+        unseen = [name for name in (each["function"]["name"] for each in schemas) if name not in read(prompt)]
+        if unseen or list(merged) != wanted:
+            what = "leaves out " + ", ".join(unseen) if unseen else f"renders {read(wanted)!r}, not {read(merged)!r}"
+            raise ChatRefused(f"the chat template has no place for tools: it {what}; {_TOOL_TEMPLATE}")
 
     def opening(self, messages: Sequence[Message]) -> list[Message]:
         """Return the opening messages as the template takes them."""

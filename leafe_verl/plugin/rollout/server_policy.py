@@ -8,6 +8,7 @@ before.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ from leafe_verl.core.policy import (
     Turn,
 )
 from leafe_verl.core.settings import GenerationSettings, ReflectionSettings
+from leafe_verl.environments.tool_calls import CallReader
 from leafe_verl.plugin.rollout.chat_format import ChatFormat
 from leafe_verl.plugin.rollout.engine_requests import ENGINES, EngineRequests
 from leafe_verl.plugin.rollout.turn_end import count_tokens
@@ -67,6 +69,8 @@ class ServerPolicy:
     turn's end."""
     engine: EngineRequests = ENGINES["vllm"]
     """How the inference engine is asked for a grammar, stops and seeds."""
+    calls: CallReader | None = None
+    """The tools that the chat template renders, and how their calls are read. None: actions are texts."""
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1 << 30))
     """Limits the number of turns that are sampled at the same time. Waiting for a slot is no time of a turn, as waiting
     in an engine's queue would be."""
@@ -81,22 +85,31 @@ class ServerPolicy:
 
     async def begin(self, messages: Sequence[Message]) -> History:
         opening = self.chat.opening(messages)
-        token_ids = await asyncio.to_thread(self.builder.build_initial_tokens, [dict(m) for m in opening])
+        spoken = [dict(message) for message in opening]
+        token_ids = await asyncio.to_thread(self.builder.build_initial_tokens, spoken, **self._tools())
         return History(tuple(token_ids), tuple(opening))
 
     async def extend(self, history: History, turn: Turn, observation: str) -> History:
-        """Extend a history as `Policy.extend` does; see `ChatFormat.prompt_with` for what is shown of the turn."""
+        """Extend a history as `Policy.extend` does; see `ChatFormat.prompt_with` for what is shown of the turn.
+
+        What follows a well-formed call is a message of the role `tool`.
+        """
         drops = self.chat.drops_thoughts(self.generation.earlier_thoughts)
         closed = self.chat.prompt_with(history.token_ids, turn, thoughts=not drops)
         spoken = [*map(dict, history.messages), {"role": "assistant", "content": turn.text}]
-        answered = [*spoken, {"role": "user", "content": observation}]
-        merged = await asyncio.to_thread(self.builder.merge_context_tokens, spoken, answered, list(closed))
+        called = self.calls is not None and await asyncio.to_thread(self.calls.answers_call, turn.text)
+        answered = [*spoken, {"role": "tool" if called else "user", "content": observation}]
+        merge = functools.partial(self.builder.merge_context_tokens, **self._tools())
+        merged = await asyncio.to_thread(merge, spoken, answered, list(closed))
         if tuple(merged.token_ids[: len(closed)]) != closed:
             raise PolicyFailure(
                 "verl's continuous-token builder rewrote sampled tokens; name another family in "
                 "leafe.generation.chat_family"
             )
         return History(tuple(merged.token_ids), tuple(answered), (history, turn))
+
+    def _tools(self) -> dict[str, Any]:
+        return {"tools": list(self.calls.schemas)} if self.calls else {}
 
     async def act(self, history: History, request: str) -> Turn:
         return await self._in_time(self._act, history, request)

@@ -21,6 +21,7 @@ from leafe_verl.core.playbook import Playbook
 from leafe_verl.environments import make
 from leafe_verl.environments.code_environment import answers_with_code
 from leafe_verl.environments.fences import PAUSES, find_code_end
+from leafe_verl.environments.tool_calls import CallReader, find_calls
 from leafe_verl.plugin.rollout.chat_format import ChatFormat, ask_tokenizer
 from leafe_verl.plugin.rollout.engine_requests import ENGINES
 from leafe_verl.plugin.rollout.inference_servers import RetryingClient
@@ -88,11 +89,19 @@ class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
             reflection=self.settings.reflection,
             grammar=self.settings.reflection.grammar,
             seed=f"{rollout.seed} {name}" if rollout.full_determinism else None,
+            calls=self._calls(environment),
             find_end=find_code_end if stops_at_fence else None,
             pauses=PAUSES if stops_at_fence else (),
             engine=ENGINES[rollout.name],
             slots=self.worker.turn_slots(count_turn_slots(self.config)),
         )
+
+    def _calls(self, environment: str) -> CallReader | None:
+        """Return how the environment's actions call tools, if they do. Raises ChatRefused if the template has none."""
+        calls = find_calls(environment, self.settings.environment.options)
+        if calls is not None:
+            self.chat.require_tools(calls.schemas)
+        return calls
 
     def playbook(self) -> Playbook:
         """Return ACE's playbook as it is on disk now; an empty one for other methods."""

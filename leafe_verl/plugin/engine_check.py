@@ -1,0 +1,66 @@
+"""Refuses what the inference engine or the attention would do wrongly, or not at all, without saying so."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from omegaconf import DictConfig
+
+from leafe_verl.plugin.rollout.engine_requests import ENGINES
+from leafe_verl.versions import TESTED_VERL
+
+
+def engine_problems(config: DictConfig) -> list[str]:
+    """Return what is wrong with the choice of engine and attention: what came, what was expected, and the setting."""
+    return [*_name_problems(config), *_sequence_parallel_problems(config), *_determinism_problems(config)]
+
+
+def _name_problems(config: DictConfig) -> list[str]:
+    """Requests are written for vLLM and SGLang, and what SGLang cannot do in verl is refused."""
+    name, rollout = "actor_rollout_ref.rollout.name", config.actor_rollout_ref.rollout
+    if rollout.name not in ENGINES:
+        return [f"{name} is {rollout.name!r}; expected {' or '.join(ENGINES)}, whose requests this plugin can write"]
+    if rollout.name == "vllm":
+        return []
+    problems = []
+    if config.trainer.device == "cpu":
+        problems.append(f"{name} is sglang, and without a GPU only vLLM's CPU build is prepared; expected {name}=vllm")
+    elif find_spec("sglang") is None:
+        problems.append(
+            f"{name} is sglang, which is not installed; install it (pip install 'verl[sglang]=={TESTED_VERL}'), or "
+            f"take {name}=vllm"
+        )
+    if rollout.full_determinism:
+        problems.append(
+            "actor_rollout_ref.rollout.full_determinism is true, which verl does for vLLM alone; expected false, or "
+            f"{name}=vllm"
+        )
+    return problems
+
+
+def _sequence_parallel_problems(config: DictConfig) -> list[str]:
+    """verl exchanges parts of sequences within flash attention alone (monkey_patch.py). With another attention each
+    rank would see its own part of every sequence, and nobody would say so."""
+    role = config.actor_rollout_ref
+    size, attention = role.actor.get("ulysses_sequence_parallel_size", 1), role.model.override_config
+    attention = attention.get("attn_implementation", "flash_attention_2")
+    if size == 1 or (role.model.use_remove_padding and attention.startswith("flash_attention")):
+        return []
+    return [
+        f"actor_rollout_ref.actor.ulysses_sequence_parallel_size is {size}, with attention {attention!r} and "
+        f"use_remove_padding={str(role.model.use_remove_padding).lower()}; expected 1, or flash-attn installed, "
+        "actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2 and "
+        "actor_rollout_ref.model.use_remove_padding=true"
+    ]
+
+
+def _determinism_problems(config: DictConfig) -> list[str]:
+    """vLLM's CPU build has no batch-invariant kernels. Beside others it may also read a prompt in parts, for which it
+    asks a request's generator for what torch's CPU one has not (gpu_model_runner.py: set_offset)."""
+    rollout = config.actor_rollout_ref.rollout
+    if not rollout.full_determinism or config.trainer.device != "cpu" or rollout.max_num_seqs == 1:
+        return []
+    return [
+        f"actor_rollout_ref.rollout.full_determinism is true, and .max_num_seqs is {rollout.max_num_seqs}; vLLM's CPU "
+        "build is deterministic with one request at a time alone, expected actor_rollout_ref.rollout.max_num_seqs=1"
+    ]

@@ -1,0 +1,66 @@
+"""Calls of tools as models write them, and the feedback to ill-formed ones."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+
+from environments.test_verl_tools import TOOLS
+from leafe_verl.environments.tool_calls import CallReader, IllFormedCall, ToolCall, find_calls
+
+ADD = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "description": "Adds.",
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+            "required": ["a", "b"],
+        },
+    },
+}
+QWEN = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": 2}}\n</tool_call>'
+CODER = (
+    "<tool_call>\n<function=add>\n<parameter=a>\n1\n</parameter>\n"
+    "<parameter=b>\n2\n</parameter>\n</function>\n</tool_call>"
+)
+LLAMA = '{"name": "add", "parameters": {"a": 1, "b": 2}}'
+needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="the parser is vLLM's")
+
+
+@pytest.mark.parametrize(
+    ("form", "answer"),
+    [("hermes", QWEN), ("qwen3_coder", CODER), pytest.param("llama3_json", LLAMA, marks=needs_vllm)],
+)
+def test_a_call_is_read_in_the_models_form(form: str, answer: str) -> None:
+    reader = CallReader([ADD], form)
+    assert reader.read(answer) == [ToolCall("add", {"a": 1, "b": 2})]
+    assert reader.answers_call(answer)
+    cut = answer[: len(answer) // 2]
+    assert not reader.answers_call(cut) and not reader.answers_call("I know it.")
+    with pytest.raises(IllFormedCall, match="not well-formed|do not fit"):
+        reader.read(cut)
+    assert reader.read("I know it.") == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "feedback"),
+    [
+        (QWEN.replace("1", '"x"'), r"arguments\['a'\] of add do not fit its schema: 'x' is not of type 'integer'"),
+        (QWEN.replace("add", "sub"), "no tool 'sub'. The tools are: add"),
+        (QWEN + "<tool_call>", "not well-formed"),
+        ("<tool_call>[1]</tool_call>", "not well-formed"),
+    ],
+)
+def test_the_feedback_says_what_is_wrong(answer: str, feedback: str) -> None:
+    with pytest.raises(IllFormedCall, match=feedback):
+        CallReader([ADD], "hermes").read(answer)
+
+
+def test_an_environment_says_how_its_actions_call_tools_if_they_do() -> None:
+    calls = find_calls("verl_tools", {"tool_config_path": str(TOOLS)})
+    assert calls is not None and list(calls.tools) == ["add", "clock"]
+    assert calls is find_calls("verl_tools", {"tool_config_path": str(TOOLS)})
+    assert find_calls("sokoban", {}) is None
