@@ -8,6 +8,7 @@ import logging
 import shlex
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -132,7 +133,9 @@ def _installed(name: str) -> str | None:
 
 def _guarded(what: str, look: Callable[[], str], fix: str) -> Finding:
     try:
-        return Finding(what, look())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of verl, about engines that nobody needs here
+            return Finding(what, look())
     except Exception as error:
         return Finding(what, f"{type(error).__name__}: {error}", fix)
 

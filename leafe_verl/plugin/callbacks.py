@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationResolutionError
 
 from leafe_verl.checkpoints import hf_folder, resumed_step
@@ -82,11 +82,20 @@ class ResolveConfiguration(Callback):
             for folder in (config.run_dir, config.trainer.default_local_dir):
                 require_kept(folder)
             leave_out_sizes(config)
+            for key in ("train_files", "val_files"):
+                files = config.data[key]
+                config.data[key] = [*map(_absolute, files)] if isinstance(files, ListConfig) else _absolute(files)
             _make_run_dir(Path(config.run_dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         # Hydra copies the jobs of a sweep before any callback could resolve them, and all would share one run_dir.
         _refuse("--multirun is not supported; start one command for each run")
+
+
+def _absolute(source: Any) -> Any:
+    """Return the absolute path of a task file: the workers of a cluster that is joined run in another folder."""
+    path = Path(str(source)).expanduser()
+    return str(path.absolute()) if path.is_file() else source
 
 
 def _make_run_dir(folder: Path) -> None:
@@ -168,7 +177,8 @@ class PrepareModel(Callback):
         with _refusing(), open_dict(model):
             if model.path == str(model_folder()):
                 prepare_model(model_folder())
-            model.path = hf_folder(model.path)
+            path = Path(hf_folder(model.path)).expanduser()
+            model.path = str(path.absolute()) if path.is_dir() else model.path
 
 
 class Preflight(Callback):

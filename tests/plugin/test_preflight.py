@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -170,6 +172,19 @@ def test_what_verl_gets_is_resolved(config, tmp_path):
     ResolveConfiguration().on_run_start(composed)
     sent = OmegaConf.to_container(composed.ray_kwargs, resolve=False)
     assert "${" not in json.dumps(sent) and (tmp_path / "new").is_dir()
+
+
+def test_files_are_named_for_workers_that_run_in_another_folder(config, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(TRAIN_FILE, "train.jsonl")
+    Path("model").symlink_to(model)
+    given = ("data.train_files=[train.jsonl]", "data.val_files=hub:owner/name/full/test")
+    composed = config(*given, f"run_dir={tmp_path}/run", "actor_rollout_ref.model.path=model")
+    ResolveConfiguration().on_run_start(composed)
+    PrepareModel().on_run_start(composed)
+    assert composed.data.train_files == [f"{tmp_path}/train.jsonl"]
+    assert composed.data.val_files == "hub:owner/name/full/test"
+    assert composed.actor_rollout_ref.model.path == f"{tmp_path}/model"
 
 
 class Told:
