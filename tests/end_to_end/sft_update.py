@@ -1,7 +1,7 @@
 """Under torchrun: one update of the SFT role on fixed ragged examples. Writes losses and a weight norm as JSON.
 
 torchrun --nproc-per-node N sft_update.py MODEL OUTPUT [--remove-padding] [--share-prefixes] [--pairs]
-    [--strategy fsdp2]
+    [--strategy fsdp2] [--ranks-of-a-sequence 1]
 """
 
 from __future__ import annotations
@@ -139,20 +139,23 @@ def main() -> None:
     parser.add_argument("--share-prefixes", action="store_true")
     parser.add_argument("--pairs", action="store_true")
     parser.add_argument("--strategy", default="fsdp2", choices=["fsdp", "fsdp2"])
+    parser.add_argument("--ranks-of-a-sequence", type=int, default=1, help="verl's sequence parallelism")
     options = parser.parse_args()
     prepare_engine()
+    engine = {"strategy": options.strategy, "use_orig_params": options.strategy == "fsdp"}
     built = worker(
         options.model,
         model={"use_remove_padding": options.remove_padding},
-        engine={"strategy": options.strategy, "use_orig_params": options.strategy == "fsdp"},
+        engine={**engine, "ulysses_sequence_parallel_size": options.ranks_of_a_sequence},
     )
-    rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    rank, ranks = built.engine.get_data_parallel_rank(), built.engine.get_data_parallel_size()
     data = batch(examples()[rank::ranks], share_prefixes=options.share_prefixes, mini_batch_size=NUM_EXAMPLES)
     if options.pairs:
         data = dealt_pairs(rank, ranks)
-    metrics = tu.get(built.train_mini_batch(data.to(built.device_name)), "metrics")
+    output = built.train_mini_batch(data.to(built.device_name))  # None on all ranks of a sequence but the first
     norms = [getattr(p, "full_tensor", p.detach)().float().norm().item() for p in built.engine.module.parameters()]
-    if rank == 0:
+    if torch.distributed.get_rank() == 0:
+        metrics = tu.get(output, "metrics")
         losses = {k: _last(v) for k, v in metrics.items() if "loss" in k or k in ("pair_accuracy", "reward_margin")}
         options.output.write_text(json.dumps({**losses, "weights": sum(norms)}))
     torch.distributed.destroy_process_group()

@@ -51,6 +51,13 @@ def test_prefix_trees_on_two_ranks_equal_examples_one_by_one(model, one_rank, tm
     assert update(model, tmp_path / "numbers.json", 2, "--share-prefixes") == pytest.approx(one_rank, abs=1e-3)
 
 
+def test_three_ranks_share_the_tokens_of_prefix_trees(model, one_rank, tmp_path):
+    """Each has one of the model's three key-value heads. verl takes sequence parallelism with packed rows alone; trees
+    are neither packed nor padded."""
+    options = ("--share-prefixes", "--remove-padding", "--ranks-of-a-sequence", "3")
+    assert update(model, tmp_path / "numbers.json", 3, *options) == pytest.approx(one_rank, abs=1e-3)
+
+
 def test_packed_rows_equal_padded_ones(model, one_rank, tmp_path):
     assert update(model, tmp_path / "numbers.json", 1, "--remove-padding") == pytest.approx(one_rank, abs=1e-3)
 

@@ -10,6 +10,7 @@ AGENT_LOOP = "verl/experimental/agent_loop/agent_loop.py"
 WORKERS = "verl/workers/engine_workers.py"
 ENGINE = "verl/workers/engine/fsdp/transformer_impl.py"
 SERVER = "verl/workers/rollout/vllm_rollout/vllm_async_server.py"
+SGLANG = "verl/workers/rollout/sglang_rollout"
 
 MESSAGES = {
     "No available servers in load balancer": "verl/workers/rollout/router.py:GlobalRequestLoadBalancer.acquire_server",
@@ -192,6 +193,12 @@ CODE = {
         "if self.server_handle is None": "weights go to the dead server instead of the one that replaced it"
     },
     f"{SERVER}:vLLMReplica.launch_servers": {"self._server_handle = self.servers[0]": "a dead server is not replaced"},
+    f"{SGLANG}/async_sglang_server.py:SGLangHttpServer.generate": {
+        '"sampling_params": sampling_params,': "grammar, seed and stop do not reach SGLang"
+    },
+    f"{SGLANG}/sglang_rollout.py:ServerAdapter._init_server_adapter": {
+        "if self._engine is not None: return": "weights go to the dead server instead of the one that replaced it"
+    },
     "vllm/v1/engine/detokenizer.py:BaseIncrementalDetokenizer.update": {
         # Only the text is cut at a stop string.
         "self.token_ids.append(new_token_id)": "an action that vLLM stopped at a fence lacks the fence's tokens"
@@ -215,7 +222,15 @@ CODE = {
         "self.prepare_model_inputs(": "prefix trees are computed as if they were sequences",
         "self.prepare_model_outputs(": "prefix trees are computed as if they were sequences",
     },
-    f"{ENGINE}:FSDPEngine": {"self.use_ulysses_sp =": "sequence parallelism is not refused for prefix trees"},
+    f"{ENGINE}:FSDPEngine": {
+        "self.use_ulysses_sp =": "ranks of one sequence do not share a prefix tree",
+        "self.ulysses_parallel_group =": "ranks of one sequence do not share a prefix tree",
+    },
+    f"{ENGINE}:EngineTrainModeCtx.__enter__": {
+        "set_ulysses_sequence_parallel_group(self.engine.ulysses_parallel_group)": (
+            "ranks of one sequence attend to their own part of a prefix tree"
+        )
+    },
     # Attention over prefix trees.
     "transformers/models/llama/modeling_llama.py:LlamaAttention.forward": {
         "self.config._attn_implementation, eager_attention_forward": "siblings of a prefix tree see each other"
@@ -332,6 +347,10 @@ CALLS = {
     "verl.utils.reward_score:default_compute_score": "data_source solution_str ground_truth extra_info",
     "verl.workers.utils.padding:no_padding_2_padding": "tensor data",
     "verl.utils.torch_functional:logprobs_from_logits": "logits labels",
+    "verl.utils.ulysses:gather_seq_scatter_heads": "seq_dim head_dim",
+    "verl.utils.ulysses:gather_heads_scatter_seq": "seq_dim head_dim",
+    "verl.utils.ulysses:gather_outputs_and_unpad": "gather_dim",
+    "verl.utils.ulysses:get_ulysses_sequence_parallel_rank": "group",
     "verl.utils.tensordict_utils:get_non_tensor_data": "data key default",
     "verl.utils.tensordict_utils:assign_non_tensor": "",
     "verl.utils.tensordict_utils:index_select_tensor_dict": "",

@@ -17,6 +17,7 @@ import torch
 from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils.import_utils import is_flash_attn_2_available
+from verl.utils.ulysses import gather_heads_scatter_seq, gather_seq_scatter_heads
 
 from leafe_verl.plugin.training.prefix_tree import split_segments
 
@@ -83,7 +84,8 @@ def attend(
     """Attend within a prefix tree.
 
     Args:
-        query: Shape (1, heads, tokens, head size); `key` and `value` have their own number of heads.
+        query: Shape (1, heads, tokens, head size), with the tokens of this rank of verl's sequence parallelism; `key`
+            and `value` have their own number of heads.
         layout: The tokens that each segment sees.
 
     Returns:
@@ -94,9 +96,25 @@ def attend(
     """
     if unknown := [name for name in ("sliding_window", "s_aux", "softcap") if kwargs.get(name) is not None]:
         raise NotImplementedError(f"prefixes cannot be shared by attention with {', '.join(unknown)}; {OFF}")
+    # With sequence parallelism each rank has a part of the tokens; it attends for a part of the heads to all of them.
+    query, key, value = (gather_seq_scatter_heads(each, seq_dim=2, head_dim=1) for each in (query, key, value))
     key, value = key.index_select(2, layout.places), value.index_select(2, layout.places)
+    output = _attend_to_segments(module, query, key, value, layout, scaling, dropout)
+    return gather_heads_scatter_seq(output, seq_dim=1, head_dim=2), None
+
+
+def _attend_to_segments(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: SegmentLayout,
+    scaling: float | None,
+    dropout: float,
+) -> torch.Tensor:
+    """Attend with keys and values that are laid out as the segments see them."""
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and is_flash_attn_2_available():
-        return _flash(query, key, value, layout, scaling, dropout), None
+        return _flash(query, key, value, layout, scaling, dropout)
     pieces = zip(
         torch.split(query, layout.queries, dim=2),
         torch.split(key, layout.keys, dim=2),
@@ -108,7 +126,7 @@ def attend(
         sdpa_attention_forward(module, q, k, v, m, dropout=dropout, scaling=scaling, is_causal=m is None)[0]
         for q, k, v, m in pieces
     ]
-    return torch.cat(outputs, dim=1), None
+    return torch.cat(outputs, dim=1)
 
 
 def _flash(

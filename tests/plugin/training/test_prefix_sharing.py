@@ -54,6 +54,7 @@ SETTINGS = {
     "FSDP2": {},
     "recomputed activations": {"model": {"enable_gradient_checkpointing": True}},
     "LoRA": {"model": {"lora_rank": 4, "lora_alpha": 8, "target_modules": "all-linear"}},
+    "offloading": {"engine": {"param_offload": True, "optimizer_offload": True}},
     "micro-batches by tokens": {"engine": {"use_dynamic_bsz": True, "max_token_len_per_gpu": LIMIT}},
 }
 
