@@ -43,14 +43,23 @@ def find_run(folder: Path) -> ReportedRun:
         return _evaluation(folder)
     store = tree_store(folder / "checkpoints")
     store = store if store.is_dir() else folder
-    stored = bool(arrow_files(store))
+    configuration = read_configuration(folder / CONFIGURATION)
+    if not arrow_files(store):
+        store = _given_store(configuration)
     metrics = _metrics(folder)
-    if not stored and not metrics:
+    if not store and not metrics:
         raise ValueError(
             f"{folder}: nothing to report; expected metrics-*.jsonl or {TREES} of a training run, {FILE} of an "
             "evaluation, or trees-*.arrow of a tree store"
         )
-    return _training(folder, store if stored else None, metrics)
+    return _training(folder, store, configuration, metrics)
+
+
+def _given_store(configuration: Mapping[str, Any]) -> Path | None:
+    """Return the store that a run of stage 2 alone distilled, if its trees are still there."""
+    collection = configuration.get("leafe", {}).get("collection") or {}
+    store = Path(str(collection.get("store") or ""))
+    return store if store.is_absolute() and store.is_dir() and arrow_files(store) else None
 
 
 def _metrics(folder: Path) -> Metrics:
@@ -84,10 +93,13 @@ def _given_notes(given: GivenRun | None) -> list[str]:
     return [f"Every attempt goes on from one of {describe_histories(given)}.", *(f"{note}." for note in notes(given))]
 
 
-def _training(folder: Path, store: Path | None, metrics: Metrics) -> ReportedRun:
-    configuration = read_configuration(folder / CONFIGURATION)
+def _training(folder: Path, store: Path | None, configuration: Mapping[str, Any], metrics: Metrics) -> ReportedRun:
     chosen = read_example_settings(configuration)
-    notes = [] if store else [f"No tree was stored: {folder / TREES} is not there."]
+    notes = []
+    if not store:
+        notes.append(f"No tree was stored: {folder / TREES} is not there.")
+    elif folder not in (store, *store.parents):
+        notes.append(f"The trees are those that this run was given: {store}.")
     notes += [] if metrics else ["No metrics were found; the figures are those of the stored trees."]
     notes += [chosen.note] if store and chosen.note else []
     trees: Iterator[ReportedTree] = iter(())

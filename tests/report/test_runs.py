@@ -130,6 +130,15 @@ def test_a_folder_with_nothing_to_report_is_refused(tmp_path, capsys):
     assert "nothing to report; expected metrics-*.jsonl or checkpoints/trees" in capsys.readouterr().err
 
 
+def test_a_run_of_stage_2_alone_shows_the_trees_that_it_was_given(run_dir):
+    (run_dir / "checkpoints" / "trees").rename(run_dir.parent / "explored")
+    chosen = f"leafe:\n  collection:\n    store: {run_dir.parent / 'explored'}\n"
+    (run_dir / "hydra" / ".hydra" / "config.yaml").write_text(chosen)
+    run = find_run(run_dir)
+    assert [each.tree.task.key for each in run.trees] == ["a", "c", "b"]
+    assert any(f"given: {run_dir.parent / 'explored'}" in note for note in run.notes)
+
+
 def test_a_report_of_metrics_alone_is_an_overview(run_dir):
     run = find_run(run_dir)
     (run_dir / "checkpoints" / "trees").rename(run_dir / "elsewhere")
