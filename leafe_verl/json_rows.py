@@ -28,6 +28,10 @@ MISTAKEN = {
     b"version https://git-lfs": "a pointer of Git LFS, not the file itself; fetch it with git lfs pull",
     b"<!doctype html": "a web page; download the file itself (the link 'raw' or 'download')",
     b"<html": "a web page; download the file itself (the link 'raw' or 'download')",
+    b"pk\x03\x04": "a zip archive; unpack it",
+    b"(\xb5/\xfd": "compressed by zstd; unpack it, or compress it by gzip",
+    b"bzh": "compressed by bzip2; unpack it, or compress it by gzip",
+    b"\xfd7zxz": "compressed by xz; unpack it, or compress it by gzip",
 }
 """Beginning of a file in lower case -> what the file is."""
 

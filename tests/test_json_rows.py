@@ -77,6 +77,8 @@ def test_a_row_without_a_key_gets_the_number_of_its_line_or_of_its_place_in_the_
         (json.dumps({"n": 2, "rows": ROWS}, indent=1).encode(), "'rows' is a list of 2 objects"),
         (b'{"a": ' + b"9" * 5000 + b"}\n", "line 1: not JSON|row 1: not JSON"),
         (b"[" * 100_000 + b"\n", "not JSON"),
+        (b"PK\x03\x04tasks", "tasks.json is a zip archive; unpack it"),
+        (b"(\xb5/\xfdtasks", "tasks.json is compressed by zstd; unpack it"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a pointer of Git LFS.*git lfs pull"),
         (b"\n<!DOCTYPE html>\n<html>", "a web page; download the file itself"),
         (gzip.compress(LINES)[:-20], r"tasks.json cannot be read \(.*\); expected a whole file"),

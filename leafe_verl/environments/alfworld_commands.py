@@ -8,7 +8,7 @@ from collections.abc import Iterable
 MOVE, PUT = "move O to R", "put O in/on R"
 _PUT_TEMPLATE = re.compile(r"put \{\w+\} in/on \{\w+\}")
 _PLACING = re.compile(
-    r"(?:put|move|place)\s+(?P<object>.+?)\s+(?:in/on|on/in|into|onto|in|on|to|inside)\s+(?P<receptacle>.+)"
+    r"(?:put|move|place)\s+(?P<object>.+?)\s+(?:in ?/ ?on|on ?/ ?in|into|onto|in|on|to|inside)\s+(?P<receptacle>.+)"
 )
 _ARTICLES = re.compile(r"\b(?:the|a|an)\s+")
 

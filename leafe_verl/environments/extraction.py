@@ -27,13 +27,23 @@ GIVEN = frozenset((*dir(builtins), "__file__", "exit", "quit"))
 """Names that every module has."""
 
 
+_CODE_BEGINS = re.compile(
+    r"(?:def|class|async def|import|from|if|for|while|try|with|print)\b|@|[^\W\d]\w*(?:, *\w+)* *=[^=]"
+)
+"""The beginning of a line in which code may begin."""
+_MARK = re.compile(r"\s*(?:\[/?[A-Z]+\]|</?\w+>)?\s*")
+"""A line of nothing but a mark around code, some of which compile, such as `[BEGIN]`; or a blank one."""
+MOST_BEGINS, MOST_CUTS = 8, 16
+"""Number of places at which code is looked for in an answer without fences, and of places at which it may end."""
+
+
 class Choice(IntEnum):
     """Why a block is judged, from the least to the most that can be said for one."""
 
     NOTHING = 0
     """There is no code."""
     WHOLE_ANSWER = 1
-    """There is no block, so the whole answer is taken for the code."""
+    """There is no block, so the whole answer is taken for the code, but for words or tags before and behind it."""
     BROKEN = 2
     """The block does not compile, or does nothing."""
     OTHER = 3
@@ -82,10 +92,41 @@ def _choose(answer: str, value: Callable[[Block], Choice]) -> Extraction:
     blocks = [] if is_program(answer) else read_blocks(answer)
     if not blocks:
         none = not answer.strip() or (not is_program(answer) and "```" in answer)
-        return Extraction("", Choice.NOTHING) if none else Extraction(answer, Choice.WHOLE_ANSWER)
+        return Extraction("", Choice.NOTHING) if none else Extraction(_without_prose(answer), Choice.WHOLE_ANSWER)
     values = [(value(block), block.tagged, place) for place, block in enumerate(blocks)]
     choice, _, place = max(values)
     return Extraction(_with_its_names(blocks[place], blocks[:place]), choice)
+
+
+def _without_prose(answer: str) -> str:
+    """Return the longest run of lines of an answer without fences that compiles and does something.
+
+    It is the whole answer if there is none, or if that compiles. Models put code between words, or between tags of
+    their own such as `[PYTHON]` and `[BEGIN]`.
+    """
+    lines = answer.splitlines(keepends=True)
+    while lines and (marks := [place for place in (0, -1) if _MARK.fullmatch(lines[place])]):
+        del lines[marks[0]]
+    if is_program(bare := "".join(lines)):
+        return bare
+    begins = [number for number, line in enumerate(lines) if _CODE_BEGINS.match(line)][:MOST_BEGINS]
+    runs = ["".join(lines[begin:end]) for begin in begins if (end := _end_of_code(lines, begin)) > begin]
+    return max((run for run in runs if is_program(run)), key=len, default=answer)
+
+
+def _end_of_code(lines: Sequence[str], begin: int) -> int:
+    """Return the index behind the last line with which the code that begins in a line compiles."""
+    end = len(lines)
+    for _ in range(MOST_CUTS):
+        try:
+            ast.parse("".join(lines[begin:end]))
+        except SyntaxError as error:
+            end = begin + min(max((error.lineno or 1) - 1, 0), end - begin - 1)
+        except (ValueError, RecursionError, MemoryError):
+            return begin
+        else:
+            return end
+    return begin
 
 
 def _with_its_names(chosen: Block, earlier: Sequence[Block]) -> str:

@@ -30,8 +30,16 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """Return the finite numbers, and NaN for each loss that is none."""
     numbers = {}
     for name, value in values.items():
-        if isinstance(value, int | float) and math.isfinite(value):
+        if isinstance(value, int | float) and _is_finite(value):
             numbers[name] = value
         elif LOSS.fullmatch(name) and (value is None or isinstance(value, float)):
             numbers[name] = math.nan
     return numbers
+
+
+def _is_finite(value: float) -> bool:
+    """An integer of hundreds of digits is no float, and no picture can show it."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False

@@ -212,6 +212,7 @@ def fake(offered: str, monkeypatch: pytest.MonkeyPatch) -> ALFWorld:
         "put apple 1 on fridge 1",
         "put the apple 1 into the fridge 1.",
         "place apple 1 in/on fridge 1",
+        "put apple 1 in / on fridge 1",
         "Move Apple 1 to Fridge 1",
     ],
 )

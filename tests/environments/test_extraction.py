@@ -76,6 +76,16 @@ FUNCTIONS: dict[str, tuple[str, str, Choice]] = {
     "imports alone": (block("import math\n"), "import math\n", Choice.BROKEN),
     "no fence": (F, F, Choice.WHOLE_ANSWER),
     "prose": ("I would add one.", "I would add one.", Choice.WHOLE_ANSWER),
+    "between tags": (f"[PYTHON]\n{F}[/PYTHON]", F, Choice.WHOLE_ANSWER),
+    "between MBPP's own marks": (f"[BEGIN]\n{F}[DONE]\n", F, Choice.WHOLE_ANSWER),
+    "between tags of XML": (f"<answer>\n<code>\n{F}</code>\n</answer>", F, Choice.WHOLE_ANSWER),
+    "behind words": (f"Here is the code:\n\n{F}", F, Choice.WHOLE_ANSWER),
+    "before words": (f"{F}This returns it, plus one.\n", F, Choice.WHOLE_ANSWER),
+    "between words that begin as code does": (
+        f"from your words I take this.\nif so:\n{F}print is not needed.\n",
+        F,
+        Choice.WHOLE_ANSWER,
+    ),
     "an empty block": ("```python\n```", "", Choice.NOTHING),
     "imports in a block before it": (
         block("import math\n") + "then\n" + block("def f(x): return math.floor(x)\n"),
@@ -169,6 +179,7 @@ PROGRAMS: dict[str, tuple[str, str, Choice]] = {
         Choice.READS_AND_WRITES,
     ),
     "no fence": (SUM, SUM, Choice.WHOLE_ANSWER),
+    "no fence, between words": (f"Solution:\n{SUM}Done.", SUM, Choice.WHOLE_ANSWER),
     "nothing": ("", "", Choice.NOTHING),
 }
 
@@ -195,9 +206,10 @@ def test_the_environments_say_which_code_they_judged_and_why() -> None:
         assert step.info["success"] and (step.info["action"], step.info["choice"]) == (code, choice)
 
 
-@pytest.mark.parametrize(
-    "line", ["```\n", "```python\n", "```python\nx(\n```\n", '```python\n"""\n```\n', "~~~\n", "`" * 50]
-)
+FENCES = ("```\n", "```python\n", "```python\nx(\n```\n", '```python\n"""\n```\n', "~~~\n", "`" * 50)
+
+
+@pytest.mark.parametrize("line", [*FENCES, "def f(:\n", "x = (\n", "if x:\n", "[BEGIN]\n"])
 def test_an_answer_of_nothing_but_fences_takes_no_time(line: str) -> None:
     begun = time.perf_counter()
     assert not is_program(extract_program(line * 5000).code)

@@ -29,7 +29,9 @@ WHOLE = {
     "val-core/mbpp/pass@1": 0.25, "val-core/mbpp/recovery": 0.1, "val-aux/mbpp/recovery_1": 0.1,
 }  # fmt: skip
 ABSENT = ["null", "NaN", "Infinity", "-Infinity"]
-GAPS = [*ABSENT, '"nan"', "[1]", "{}"]
+HUGE = "9" * 400
+"""An integer beyond the largest float."""
+GAPS = [*ABSENT, '"nan"', "[1]", "{}", HUGE]
 
 
 def line(step, values):

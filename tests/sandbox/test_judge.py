@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from leafe_verl.environments.mbpp import MBPP, judge_answer
 from leafe_verl.sandbox import (
     CodeVerdict,
     Files,
@@ -274,6 +276,15 @@ def {name}(*arguments, **named):
 """
 
 
+def tested_function(row: dict[str, Any]) -> str:
+    """The function that each assert calls; the solution defines it, so that an alteration of it is seen."""
+    asserts = [*row["test_list"], *row["challenge_test_list"]]
+    called = [split_assert(each, row["test_setup_code"]).names for each in asserts]
+    defined = {node.name for node in ast.parse(row["code"]).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    (name,) = frozenset.intersection(*called) & defined
+    return name
+
+
 @pytest.mark.costly
 @pytest.mark.parametrize("alteration", ["", ALTERED], ids=["as they are", "with altered values"])
 def test_the_reference_solutions_of_mbpp_pass_only(alteration: str) -> None:
@@ -282,10 +293,8 @@ def test_the_reference_solutions_of_mbpp_pass_only(alteration: str) -> None:
     rows = [json.loads(line) for line in MBPP_TRAIN.read_text(encoding="utf-8").splitlines()]
 
     def passes(row: dict[str, Any]) -> bool:
-        name = split_assert(row["test_list"][0], row["test_setup_code"]).calls[0].partition("(")[0]
-        code = row["code"] + alteration.format(name=name)
-        tests = [*row["test_list"], *row["challenge_test_list"]]
-        return judge(code, tests, row["test_setup_code"], default_pool(), Limits(wall_seconds=20)).all_passed
+        answer = f"```python\n{row['code']}{alteration.format(name=tested_function(row))}\n```"
+        return judge_answer(answer, MBPP.task(row).data, default_pool(), Limits(wall_seconds=20)).all_passed
 
     with ThreadPoolExecutor(2 * default_pool().workers) as threads:
         verdicts = list(threads.map(passes, rows))
