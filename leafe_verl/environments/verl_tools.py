@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import inspect
+import sys
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
@@ -154,7 +156,8 @@ class VerlTools(ReplayEnvironment):
     def _load_tools(self) -> list[Any]:
         from verl.tools.tool_registry import load_all_tools
 
-        return list(load_all_tools(*self._paths))
+        with contextlib.redirect_stdout(sys.stderr):  # BaseTool prints its schema
+            return list(load_all_tools(*self._paths))
 
     def _new_tools(self) -> list[Any]:
         """Return tools in their first state: copies, or new ones where a tool cannot be copied."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import threading
 import time
 from typing import Any
+
+os.environ.setdefault("PATH", os.defpath)  # a library that OpenEnv's server imports reads it
 
 import uvicorn
 from openenv.core.env_server import Action, Environment, Observation, State
