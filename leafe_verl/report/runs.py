@@ -41,11 +41,10 @@ def find_run(folder: Path) -> ReportedRun:
     """Return the training run or the evaluation in a folder. Raises ValueError if there is neither."""
     if (folder / FILE).is_file():
         return _evaluation(folder)
-    store: Path | None = tree_store(folder / "checkpoints")
-    store = store if store.is_dir() else folder
+    own = tree_store(folder / "checkpoints")
+    own = own if own.is_dir() else folder
     configuration = read_configuration(folder / CONFIGURATION)
-    if not arrow_files(store):
-        store = _given_store(configuration)
+    store = own if arrow_files(own) else _given_store(configuration)
     metrics = _metrics(folder)
     if not store and not metrics:
         raise ValueError(
