@@ -23,6 +23,7 @@ INVALID = {
     "leafe.budget.environment_steps": [0, 3.5],
     "leafe.reflection.interval": [0, 2.0],
     "leafe.reflection.upon_repetition": ["yes", None, 1],
+    "leafe.reflection.successes": ["no", None, 0],
     "leafe.reflection.rollback": ["root", None],
     "leafe.reflection.experience": ["yes", None, 1],
     "leafe.reflection.samples": [0, None],
@@ -183,8 +184,8 @@ def test_an_unknown_key_is_named_with_the_keys_that_there_are():
     assert problems({"budget": {"atempts": 4, "depth": 1}, "reflection": {"k": 5}}) == [
         "leafe.budget.atempts is not a setting (did you mean attempts?); "
         "expected one of attempts, depth, environment_steps",
-        "leafe.reflection.k is not a setting; expected one of interval, upon_repetition, rollback, experience, "
-        "samples, branches, max_tokens, max_characters, temperature, grammar, scope",
+        "leafe.reflection.k is not a setting; expected one of interval, upon_repetition, successes, rollback, "
+        "experience, samples, branches, max_tokens, max_characters, temperature, grammar, scope",
     ]
     (problem,) = problems({"budgets": {}})
     assert problem.startswith("leafe.budgets is not a setting (did you mean budget?); expected one of seed, environ")

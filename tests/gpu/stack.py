@@ -43,7 +43,7 @@ LOOKED_UP = Group(
     "the plugin in fresh processes; classes, functions and arguments of verl, vLLM, transformers, Ray and Hydra",
     ("tests/plugin/test_what_we_lean_on.py",),
 )
-RECIPES = Group("recipes for GPUs", ("tests/gpu/test_gpu_recipes.py",), by_recipe=True)
+RECIPES = Group("recipes for GPUs", ("--costly", "tests/gpu/test_gpu_recipes.py"), by_recipe=True)
 FAST = Group("all tests that need neither CUDA nor a run of verl", ("-m", "not end_to_end and not gpu"))
 ON_GPUS = Group("tests that need CUDA", ("-m", "gpu", "tests/gpu"))
 

@@ -54,12 +54,12 @@ def test_a_run_joins_what_ray_joins(config, monkeypatch):
     assert joined_cluster(config()) is None
 
 
-def test_sizes_of_a_new_cluster_are_left_out_where_one_is_joined(config, monkeypatch):
+def test_sizes_of_a_new_cluster_are_left_out_where_one_is_joined(config, tmp_path, monkeypatch):
     own = config()
     ResolveConfiguration().on_run_start(own)
     assert {"num_gpus", "num_cpus", "_system_config"} < {*own.ray_kwargs.ray_init}
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
-    joining = config()
+    joining = config(run_dir=tmp_path / "joining")  # this process still holds the folder of the other run
     ResolveConfiguration().on_run_start(joining)
     left = {*joining.ray_kwargs.ray_init}
     assert not {"num_gpus", "num_cpus", "_system_config"} & left and "runtime_env" in left

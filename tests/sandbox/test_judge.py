@@ -276,7 +276,7 @@ def {name}(*arguments, **named):
 """
 
 
-def tested_function(row: dict[str, Any]) -> str:
+def called_function(row: dict[str, Any]) -> str:
     """The function that each assert calls; the solution defines it, so that an alteration of it is seen."""
     asserts = [*row["test_list"], *row["challenge_test_list"]]
     called = [split_assert(each, row["test_setup_code"]).names for each in asserts]
@@ -293,7 +293,7 @@ def test_the_reference_solutions_of_mbpp_pass_only(alteration: str) -> None:
     rows = [json.loads(line) for line in MBPP_TRAIN.read_text(encoding="utf-8").splitlines()]
 
     def passes(row: dict[str, Any]) -> bool:
-        answer = f"```python\n{row['code']}{alteration.format(name=tested_function(row))}\n```"
+        answer = f"```python\n{row['code']}{alteration.format(name=called_function(row))}\n```"
         return judge_answer(answer, MBPP.task(row).data, default_pool(), Limits(wall_seconds=20)).all_passed
 
     with ThreadPoolExecutor(2 * default_pool().workers) as threads:
