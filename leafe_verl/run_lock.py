@@ -23,11 +23,14 @@ def hold(folder: Path) -> bool:
 
 
 def find_unfinished(run_dir: Path) -> Path | None:
-    """Return the latest run beside `run_dir`, if it has not come to its end and no process is at work on it."""
+    """Return the latest run beside `run_dir`, if it has not come to its end and no process is at work on it.
+
+    A run that was refused, or died before it kept anything, has nothing to go on with.
+    """
     beside = [file.parent for file in run_dir.parent.glob(f"*/{ACTIVITY}") if file.parent != run_dir]
     latest = max(beside, key=lambda folder: (folder / ACTIVITY).stat().st_mtime, default=None)
     activity = read_activity(latest) if latest else None
-    if latest is None or activity is None or activity.name == ENDED:
+    if latest is None or activity is None or activity.name == ENDED or not (latest / "checkpoints").is_dir():
         return None
     with suppress(OSError), (latest / FILE).open("r+") as lock:  # a run of an earlier version has none
         return None if _is_taken(lock.fileno()) else latest

@@ -26,7 +26,7 @@ def holder(tmp_path):
 
     def start(name: str):
         folder = tmp_path / name
-        folder.mkdir()
+        (folder / "checkpoints").mkdir(parents=True)
         ActivityFile(folder).begin("collecting", step=1)
         command = [sys.executable, "-c", HOLDER, str(folder)]
         started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
@@ -52,16 +52,24 @@ def test_a_folder_is_held_until_its_process_is_killed(holder):
 @pytest.mark.parametrize(("how", "found"), [(ENDED, False), (FAILED, True)])
 def test_a_run_that_ended_well_is_not_gone_on_with(tmp_path, how, found):
     folder = tmp_path / "run"
-    folder.mkdir()
+    (folder / "checkpoints").mkdir(parents=True)
     (folder / FILE).touch()
     ActivityFile(folder).end(how)
     assert find_unfinished(tmp_path / "new") == (folder if found else None)
 
 
+def test_a_run_that_was_refused_is_not_gone_on_with(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / FILE).touch()
+    ActivityFile(folder).end(FAILED)
+    assert find_unfinished(tmp_path / "new") is None
+
+
 def test_the_latest_run_decides(tmp_path):
     for number, how in enumerate((FAILED, ENDED)):
         folder = tmp_path / how
-        folder.mkdir()
+        (folder / "checkpoints").mkdir(parents=True)
         (folder / FILE).touch()
         ActivityFile(folder).end(how)
         os.utime(folder / activity.FILE, (number, number))

@@ -251,7 +251,7 @@ def test_the_heading_counts_the_trees_that_an_interrupted_step_has_stored(config
 def test_a_new_run_says_how_the_last_one_is_gone_on_with(config, tmp_path, monkeypatch):
     monkeypatch.delenv("RUN_DIR", raising=False)
     killed = tmp_path / "killed"
-    killed.mkdir()
+    (killed / "checkpoints").mkdir(parents=True)
     (killed / "lock").touch()
     ActivityFile(killed).begin("collecting", step=1)
     composed = config(f"run_dir={tmp_path}/new")
