@@ -36,8 +36,11 @@ from environments.simulators import Counting
 from leafe_verl.core.environment import Environment, ReplayDivergence, Step
 from leafe_verl.core.task import Task
 from leafe_verl.environments import simulator
+from leafe_verl.environments.code_environment import CodeEnvironment
 from leafe_verl.environments.simulator_process import SimulatorLimits, SimulatorProgram
+from leafe_verl.sandbox import CodeVerdict
 from leafe_verl.sandbox import pool as sandbox
+from leafe_verl.sandbox.protocol import KILLED
 from sandbox.host import descendants, memory_bytes, open_descriptors, settled
 
 SIMULATOR = "a simulator"
@@ -46,8 +49,6 @@ WIDE = {"processes": 4, "start_seconds": 300, "call_seconds": 120, "wait_seconds
 """Options of environments that run in processes: fewer processes than environments, and time for a busy machine."""
 HEAPS = {"scienceworld": 400}
 """Memory of a process that a JVM may fill before it collects garbage, MiB: a heap of 256, and the JVM itself."""
-KILLED = "SIGKILL"
-"""Text in an observation if a kill ended the agent's program, which looks the same as a kill by the kernel."""
 QUARTERS = 4
 MIB = 2**20
 
@@ -152,6 +153,7 @@ class Soak:
 
     def _attempt(self, environment: Environment, chance: random.Random) -> None:
         task = chance.choice(self.scenario.tasks)
+        endings = note_endings(environment)
         observation, _ = environment.reset(task, 0)
         snapshots, actions, steps = list[Any](), list[str](), list[Step]()
         for _ in range(chance.randint(1, min(environment.horizon, 12))):
@@ -164,14 +166,17 @@ class Soak:
         place = chance.randrange(len(steps))
         environment.restore(snapshots[place])
         again = [environment.step(action) for action in actions[place:]]
+        said = [step.observation for step in (*steps, *again)]
         with self.lock:
             self.report.attempts += 1
             self.report.steps += len(steps) + len(again)
             self.report.rollbacks += 1
-            if again != steps[place:] and any(KILLED in step.observation for step in (*steps, *again)):
+            if again != steps[place:] and any(KILLED in text for text in (*said, *endings)):
                 self.report.broken.append("a kill took a run of the agent's program, which is a verdict")
             elif again != steps[place:]:
-                self.report.wrong.append(f"{task.key}, {actions!r:.300}, from step {place + 1}")
+                pairs = zip(steps[place:], again, strict=True)
+                told = "; ".join(f"{a!r:.600}, then {b!r:.600}" for a, b in pairs if a != b)
+                self.report.wrong.append(f"{task.key}, {actions!r:.300}, from step {place + 1}: {told}")
 
     def _draw(self, chance: random.Random, observation: str) -> str:
         if chance.random() < 0.1:
@@ -179,6 +184,21 @@ class Soak:
         if self.scenario.random_action is not None:
             return self.scenario.random_action(chance, observation)
         return chance.choice([action for play in self.scenario.plays for action in play])
+
+
+def note_endings(environment: Environment) -> list[str]:
+    """Return a list to which each judged test adds how it ended: no observation says so of hidden ones."""
+    endings: list[str] = []
+    if isinstance(environment, CodeEnvironment):
+        judge = environment.judge
+
+        def judge_and_note(code: str, task: Task) -> CodeVerdict:
+            verdict = judge(code, task)
+            endings.extend(test.error or "" for test in verdict.tests)
+            return verdict
+
+        environment.judge = judge_and_note  # type: ignore[method-assign]
+    return endings
 
 
 def soak(name: str, seconds: float, environments: int, kill_seconds: float) -> Report:
