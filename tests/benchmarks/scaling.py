@@ -39,19 +39,19 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 import ray
 import torch
 import transfer_queue as tq
-from exploring import COMMON, EXPLORING, RATE
-from runs import ROOT, metrics_of, print_table, ratio
 from tensordict import TensorDict
 from transformers import AutoTokenizer
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 from verl.workers.rollout.router import GlobalRequestLoadBalancer
 
 from contracts.scenarios import SCENARIOS
+from exploring import COMMON, EXPLORING, RATE
 from leafe_verl.core import ExplorationTree, Explorer, Settings
 from leafe_verl.embedded import prepare_model
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
 from leafe_verl.sandbox import SandboxPool, judge
 from leafe_verl.trees import Provenance, TreeWriter
+from runs import ROOT, metrics_of, print_table, ratio
 
 CODE = "def longest(words):\n    return max(words, key=len)"
 ASSERTS = [f"assert longest({['a', 'b' * n, 'c']!r}) == {'b' * n!r}" for n in (2, 3, 4)]

@@ -24,6 +24,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 import psutil
+
 from runs import Run, counters, log_of, median_and_spread, print_table, ratio, started
 
 POLL_SECONDS = 0.25

@@ -39,7 +39,6 @@ TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 import torch
-from runs import ratio
 from tensordict import TensorDict
 from transformers import AutoTokenizer
 from verl.trainer.config import CheckpointConfig
@@ -60,6 +59,7 @@ from leafe_verl.plugin.training.sft_worker import SFTTrainingWorker, distillatio
 from leafe_verl.plugin.wire import TERM, DistillationInfo
 from leafe_verl.task_files import read_tasks
 from leafe_verl.trees import read_trees
+from runs import ratio
 
 ROOTS = 4
 Step = list[TokenSequence]

@@ -42,12 +42,12 @@ from typing import Any
 
 import psutil
 import pyarrow as pa
-from runs import ROOT, print_table, ratio
 
 from leafe_verl.core import Attempt, Branch, ExplorationTree, History, Outcome, Reflection, StepRecord, Task, Turn
 from leafe_verl.trees import SCHEMA, Provenance
 from leafe_verl.trees.rows import to_row
 from leafe_verl.trees.writer import RecordFile, make_folder
+from runs import ROOT, print_table, ratio
 
 MIB = 1 << 20
 FILES, TASKS, TASKS_OF_A_STEP, TEMPLATES = 8, 1000, 16, 64
