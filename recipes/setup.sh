@@ -101,9 +101,10 @@ PYTHON
 # _install_torch VENV PIP_OPTION...: the CPU build, which PyPI lacks and PyTorch's own index has. pip prefers it to the
 # CUDA build of the same version. pip itself tries the index, since it knows the user's proxy and certificates.
 _install_torch() {
-    local venv=$1
+    local venv=$1 settings
     shift
-    if pip config list | grep -qE '\.(index-url|extra-index-url|no-index|find-links)='; then
+    settings=$(pip config list)
+    if grep -qE '\.(index-url|extra-index-url|no-index|find-links)=' <<< "$settings"; then
         _logged "torch, from where your pip settings say" pip install "$@" torch
     elif timeout 15 pip index versions --index-url "$CPU_INDEX" --timeout 3 --retries 0 torch >/dev/null 2>&1; then
         _logged "torch, the CPU build" pip install "$@" --extra-index-url "$CPU_INDEX" torch

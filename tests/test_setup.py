@@ -26,7 +26,10 @@ esac
 """
 PIP = """#!/bin/bash
 case "$*" in
-    "config list") echo "${PIP_SETTINGS:-}"; exit 0 ;;
+    "config list")
+        [ -n "${PIP_SETTINGS:-}" ] || exit 0
+        # As pip does: whoever has read the first line alone has closed the pipe before the second comes.
+        echo "$PIP_SETTINGS"; sleep 0.1; echo "global.timeout='60'"; exit ;;
     "index versions "*) [ -n "${INDEX_ANSWERS:-}" ]; exit ;;
 esac
 echo "Collecting $*"
