@@ -17,7 +17,7 @@ from fakes import ScriptedPolicy, grow, reflection, shape, turns_in
 from leafe_verl.core.environment import Step, read_verdict
 from leafe_verl.core.policy import Message
 from leafe_verl.environments import make
-from leafe_verl.environments.workspace.actions import Edit, Read, Refused, Search, Test, parse_action
+from leafe_verl.environments.workspace.actions import Edit, Read, Refused, RunTests, Search, parse_action
 from leafe_verl.environments.workspace.environment import Workspace
 from leafe_verl.environments.workspace.rows import build_folder
 from leafe_verl.environments.workspace.snapshots import Folder, is_plain, read_folder
@@ -52,10 +52,10 @@ def play(*answers: str, row: dict[str, Any] = ROW) -> list[Step]:
         ("Action: open /a.py", Read("a.py")),
         ("Action: search def f(x)", Search("def f(x")),
         ("Action: grep 'x == 1'", Search("x == 1")),
-        ("Action: test", Test()),
-        ("Action: run the tests", Test()),
-        ("Action: pytest tests", Test()),
-        ("<think>Action: read b.py</think>Action: test", Test()),
+        ("Action: test", RunTests()),
+        ("Action: run the tests", RunTests()),
+        ("Action: pytest tests", RunTests()),
+        ("<think>Action: read b.py</think>Action: test", RunTests()),
         ("Action: edit a.py 3\n```python\n    x = 1\n```", Edit("a.py", 3, None, "    x = 1\n")),
         ("Action: edit a.py 3-4\n```\n```", Edit("a.py", 3, 4, "")),
         ("Action: edit a.py\n```\nx = 1\n```\nObservation: ok", Edit("a.py", None, None, "x = 1\n")),

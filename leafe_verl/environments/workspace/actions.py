@@ -124,13 +124,11 @@ class Edit:
 
 
 @dataclass(frozen=True)
-class Test:
+class RunTests:
     """Run the tests. Only the environment can."""
 
-    __test__ = False  # for pytest
 
-
-Action = Read | Search | Edit | Test
+Action = Read | Search | Edit | RunTests
 
 _VERBS = {
     **dict.fromkeys(("read", "open", "view", "cat", "show"), "read"),
@@ -161,7 +159,7 @@ def parse_action(answer: str) -> Action:
         raise Refused(NO_ACTION)
     verb, rest = _VERBS[command[1].lower()], command[2]
     if verb == "test":
-        return Test()
+        return RunTests()
     if verb == "search":
         if not (text := rest.strip(_AROUND)):
             raise Refused("search needs a text, as in: search TEXT")
@@ -174,7 +172,7 @@ def parse_action(answer: str) -> Action:
 
 def describe(action: Action) -> str:
     """Return an action in the words that it is called by, for a summary of past steps."""
-    if isinstance(action, Test):
+    if isinstance(action, RunTests):
         return "test"
     if isinstance(action, Search):
         return f"search {action.text}"

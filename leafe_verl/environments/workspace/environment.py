@@ -20,7 +20,7 @@ from leafe_verl.environments.workspace.actions import (
     USAGE,
     Edit,
     Refused,
-    Test,
+    RunTests,
     describe,
     list_files,
     parse_action,
@@ -111,7 +111,7 @@ class Workspace(StateEnvironment[WorkspaceState]):
     def step(self, action: str) -> Step:
         try:
             parsed = parse_action(action)
-            if isinstance(parsed, Test):
+            if isinstance(parsed, RunTests):
                 return self._test()
             if isinstance(parsed, Edit):
                 files, observation = parsed.play(self.state.files)
@@ -161,7 +161,7 @@ class Workspace(StateEnvironment[WorkspaceState]):
 
     def _run_suite(self, files: Folder) -> str:
         """Return what the repository's own tests print, and what ended them."""
-        modules = "\n".join(test_modules(files))
+        modules = "\n".join(suite_modules(files))
         run = self._sandbox.execute(_suite_source(), modules, self._limits, files.files()).result()
         if run.failure == LOST:
             raise SandboxLost("the sandbox broke twice before the tests could run")
@@ -169,13 +169,10 @@ class Workspace(StateEnvironment[WorkspaceState]):
         return "\n".join(filter(None, (_without_addresses(run.stdout).strip(), ending))) or "The tests print nothing."
 
 
-def test_modules(files: Folder) -> list[str]:
+def suite_modules(files: Folder) -> list[str]:
     """Return the names of the modules that hold a repository's tests."""
     paths = (path for path in files.files() if _TEST_FILE.fullmatch(path))
     return [path.removesuffix(".py").replace("/", ".") for path in paths]
-
-
-test_modules.__test__ = False  # type: ignore[attr-defined]  # for pytest
 
 
 def _score(verdict: CodeVerdict, to_fix: int) -> float:
