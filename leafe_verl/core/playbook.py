@@ -16,6 +16,7 @@ from typing import Any
 from leafe_verl.core.policy import Policy, PolicyFailure
 from leafe_verl.core.reflection import shorten
 from leafe_verl.core.settings import PlaybookSettings
+from leafe_verl.core.text import without_surrogates
 from leafe_verl.core.tree import ExplorationTree
 
 HEADING = "Advice from earlier tasks of this kind:"
@@ -173,5 +174,4 @@ def _json_object(text: str) -> Mapping[str, Any] | None:
 def _texts(content: Mapping[str, Any], key: str) -> tuple[str, ...]:
     value = content.get(key)
     texts = [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
-    # A lone surrogate, which JSON can spell, would make the tokenizer raise.
-    return tuple(each.encode("utf-8", "replace").decode("utf-8") for each in texts)
+    return tuple(map(without_surrogates, texts))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from leafe_verl.core.policy import PromptUsage
+from leafe_verl.core.text import without_surrogates
 
 PROMPT = (
     "Stop here and look back: which turn, from 1 to {num_steps}, was the first to go wrong? Answer in JSON: as "
@@ -91,9 +92,7 @@ def parse_reflection(text: str, num_steps: int, max_characters: int) -> tuple[in
         return None
     if not isinstance(experience, str) or not experience.strip() or _repeats_the_question(experience):
         return None
-    # A lone surrogate, which JSON can spell ("\\ud83d"), would make the tokenizer raise.
-    experience = experience.encode("utf-8", "replace").decode("utf-8")
-    return step, shorten(experience.strip(), max_characters)
+    return step, shorten(without_surrogates(experience).strip(), max_characters)
 
 
 def fallback_reflection(steps: Sequence[StepFeedback], max_characters: int) -> tuple[int, str]:

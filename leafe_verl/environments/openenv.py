@@ -10,6 +10,7 @@ from typing import Any
 
 from leafe_verl.core.environment import ReplayEnvironment, Step
 from leafe_verl.core.task import Task
+from leafe_verl.core.text import without_surrogates
 from leafe_verl.environments.extras import require_extra
 from leafe_verl.environments.options import SETTING, require_at_least
 from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key
@@ -107,7 +108,7 @@ class OpenEnv(ReplayEnvironment):
 
     def _form(self, action: str) -> dict[str, Any]:
         """Return the server's action. Raises _IllFormed if an answer is none."""
-        readable = action.encode("utf-8", "replace").decode()
+        readable = without_surrogates(action)
         if self._action_field is not None:
             return {self._action_field: readable}
         try:

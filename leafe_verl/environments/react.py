@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from leafe_verl.core.text import without_surrogates
+
 FORM = """\
 Each turn, write one thought, and then one action on a line of its own, as in:
 Thought: {thought}
@@ -116,5 +118,5 @@ def _last(form: re.Pattern[str], answer: str) -> str | None:
 
 def clean(text: str) -> str:
     """Return a text in one line, with single blanks and without characters that a tokenizer refuses."""
-    readable = text.encode("utf-8", "replace").decode()
-    return " ".join("".join(each if each.isprintable() else " " for each in readable).split())
+    printable = (each if each.isprintable() else " " for each in without_surrogates(text))
+    return " ".join("".join(printable).split())

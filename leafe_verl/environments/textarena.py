@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from leafe_verl.core.text import without_surrogates
 from leafe_verl.environments.extras import require_extra
 from leafe_verl.environments.gymnasium_text import GymnasiumText, import_callable
 from leafe_verl.environments.options import SETTING
@@ -105,7 +106,7 @@ class Game:
             for sender, text, kind in messages
             if not (kind in actions and sender == player)
         ]
-        return "\n".join(told).encode("utf-8", "replace").decode()
+        return without_surrogates("\n".join(told))
 
 
 def _make(game: str, kwargs: Mapping[str, Any]) -> Any:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from leafe_verl.core.text import without_surrogates
+
 _starting = threading.Lock()
 """Held while the loop is started: attempts begin in many threads at once."""
 
@@ -31,7 +33,7 @@ class Rollout:
 
     def answer(self, text: str, calls: Sequence[tuple[str, str]]) -> None:
         """Give the model's answer, and the calls in it: pairs of a tool's name and JSON arguments."""
-        _loop().call_soon_threadsafe(self.answers.put_nowait, (_readable(text), calls))
+        _loop().call_soon_threadsafe(self.answers.put_nowait, (without_surrogates(text), calls))
 
     def cancel(self) -> None:
         self._future.cancel()
@@ -97,12 +99,7 @@ def text(message: Any) -> str:
     content = field(message, "content") or ""
     if not isinstance(content, str):
         content = "\n".join(str(field(part, "text") or f"[{field(part, 'type')}]") for part in content)
-    return _readable(content)
-
-
-def _readable(text: str) -> str:
-    """Return a text without halves of surrogate pairs, which pydantic refuses."""
-    return text.encode("utf-8", "replace").decode()
+    return without_surrogates(content)
 
 
 def texts(messages: Iterable[Any]) -> str:

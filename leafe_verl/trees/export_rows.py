@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from leafe_verl.core import Example, ExplorationTree, Message, StepRecord
+from leafe_verl.core.text import without_surrogates
 from leafe_verl.trees.rendering import CONTROL_TOKENS, THOUGHTS, RowReader, Trained, spells_control_token
 from leafe_verl.trees.schema import Provenance
 from leafe_verl.trees.text import map_text
@@ -194,5 +195,5 @@ def _answer(step: StepRecord, reader: RowReader | None) -> Message:
 
 
 def _storable(row: Row) -> Row:
-    storable: Row = map_text(row, lambda text: text.encode("utf-8", "replace").decode("utf-8"))
+    storable: Row = map_text(row, without_surrogates)
     return storable

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
+from leafe_verl.core.text import without_surrogates
 from leafe_verl.core.thoughts import without_thoughts
 from leafe_verl.environments.fences import without_warnings
 from leafe_verl.environments.react import clean, extract_action
@@ -87,7 +88,7 @@ class Edit:
         file = self._file(files, path)
         before = [] if file is None else _split(file)
         first, last = self._range(path, len(before))
-        new = _readable(self.text).splitlines()
+        new = without_surrogates(self.text).splitlines()
         lines = [*before[: first - 1], *new, *before[last:]]
         if file is not None and lines == before:
             raise Refused(f"Nothing happened: these lines of {path} are like that already.")
@@ -249,11 +250,6 @@ def _split(file: File) -> list[str]:
     """Return the lines. Bytes that are no text become half a surrogate pair each, and are written as they were."""
     text = file.content.decode("utf-8", "surrogateescape")
     return text.removesuffix("\n").split("\n") if text else []
-
-
-def _readable(text: str) -> str:
-    """Return a text without halves of surrogate pairs, which no file can have."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _require_python(path: str, content: bytes, lines: list[str]) -> None:
