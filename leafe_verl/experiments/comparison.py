@@ -14,7 +14,7 @@ from leafe_verl.evaluation.comparison import training_cost
 from leafe_verl.evaluation.manifest import read_manifest
 from leafe_verl.evaluation.pass_at_k import ks_up_to
 from leafe_verl.evaluation.report import pass_estimates
-from leafe_verl.evaluation.results import read_evaluation, successes_by_task, total_counts
+from leafe_verl.evaluation.results import read_evaluation, recovery_counts, successes_by_task, total_counts
 from leafe_verl.experiments.budget import describe_misses
 from leafe_verl.experiments.ledger import Figures, Ledger, Shell
 from leafe_verl.experiments.plan import AFTER_GRPO, FEW, UNTRAINED, Plan
@@ -118,7 +118,10 @@ class Comparison:
 
 
 def read_figures(store: Path) -> Figures:
-    """Return the figures of an evaluation: Pass@k with intervals, ratios, and what it spent."""
+    """Return the figures of an evaluation: Pass@k with intervals, ratios, what it spent, and the counts of each task.
+
+    The counts are what paired differences to a cell of another machine need, whose stores may be gone.
+    """
     trees, manifest = read_evaluation(store), read_manifest(store)
     results, counts = successes_by_task(trees), total_counts(trees)
     if not results or manifest is None:
@@ -127,7 +130,11 @@ def read_figures(store: Path) -> Figures:
     intervals = {f"pass@{k}": [each.low, each.high] for k, each in estimates.items()}
     spent = {name: counts[name] for name in ("attempts", "attempts_scored", "environment_steps", "sampled_tokens")}
     passes = {f"pass@{k}": each.mean for k, each in estimates.items()}
-    return {"dtype": manifest.dtype, **passes, "intervals": intervals, **ratios(counts), **spent}
+    recovery = recovery_counts(trees)
+    tasks = {
+        key: {"attempts": len(found), "solved": sum(found), **recovery.get(key, {})} for key, found in results.items()
+    }
+    return {"dtype": manifest.dtype, **passes, "intervals": intervals, **ratios(counts), **spent, "tasks": tasks}
 
 
 def main(overrides: Sequence[str]) -> None:

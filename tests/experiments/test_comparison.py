@@ -149,6 +149,8 @@ def test_an_evaluation_s_figures_stand_in_its_cell(launcher, compare):
     cell = cells(compare(METHODS="lcf"))["evaluations/lcf/held_out"]
     assert cell["pass@1"] == 0.5 and cell["intervals"]["pass@1"] == [0.5, 0.5] and cell["attempts"] == 4
     assert "--attempts 2" in cell["commands"][0], "lcf has few"
+    assert sum(task["attempts"] for task in cell["tasks"].values()) == 4
+    assert sum(task["solved"] for task in cell["tasks"].values()) == 2
 
 
 def test_every_method_chooses_among_the_same_rates_on_the_development_tasks(launcher, compare):
