@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare(verbs.add_parser("compare", help="compare evaluations: table, paired differences, picture"))
     _add_report(verbs.add_parser("report", help="write what was explored and learned as one HTML file"))
     _add_watch(verbs.add_parser("watch", help="show a training run's figures in the terminal while it goes on"))
+    _add_branches(verbs.add_parser("branches", help="print what branches were worth, beside a fresh sample"))
     _add_merge(verbs.add_parser("merge", help="print a checkpoint's Hugging Face folder, creating it if necessary"))
     _add_trees(verbs.add_parser("trees", help="list, show, copy, verify and export exploration trees"))
     _add_recipes(verbs.add_parser("recipes", help="print the folder of the recipes, or copy them into a new one"))
@@ -146,6 +147,11 @@ def _add_merge(merge: argparse.ArgumentParser) -> None:
 def _add_embedded_model(model: argparse.ArgumentParser) -> None:
     model.add_argument("directory", type=Path)
     model.set_defaults(run=_embedded_model)
+
+
+def _add_branches(branches: argparse.ArgumentParser) -> None:
+    branches.add_argument("store", type=Path, nargs="+", help="store of trees, such as RUN_DIR/checkpoints/trees")
+    branches.set_defaults(run=_branches)
 
 
 def _add_recipes(recipes: argparse.ArgumentParser) -> None:
@@ -324,6 +330,17 @@ def _recipes(options: argparse.Namespace) -> int:
         return 0
 
     return _or_error(print_folder)
+
+
+def _branches(options: argparse.Namespace) -> int:
+    from leafe_verl.evaluation.branches import render_branches
+    from leafe_verl.trees import read_trees
+
+    def show() -> int:
+        print(render_branches(tree for store in options.store for tree, _ in read_trees(store)))
+        return 0
+
+    return _or_error(show)
 
 
 def _trees(options: argparse.Namespace) -> int:

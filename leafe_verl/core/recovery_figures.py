@@ -74,10 +74,11 @@ def plain_attempts(tree: ExplorationTree) -> tuple[PlainAttempt, ...]:
     if tree.given:
         return ()
     roots = [attempt for attempt in tree.attempts if attempt.branch is None and attempt.outcome.scored]
-    return tuple(_plain_attempt(root) for root in roots if root.steps)
+    return tuple(plain_attempt(root) for root in roots if root.steps)
 
 
-def _plain_attempt(root: Attempt) -> PlainAttempt:
+def plain_attempt(root: Attempt) -> PlainAttempt:
+    """Return what the figures need to know of a root with at least one step."""
     followed = [(t, *pair) for t, pair in enumerate(itertools.pairwise(root.steps), start=1) if pair[0].failed]
     return PlainAttempt(
         solved=root.outcome is Outcome.SUCCESS,
@@ -102,7 +103,7 @@ def count_recovery(attempts: Sequence[PlainAttempt]) -> dict[str, float]:
     counts["first_turns_solved"] = sum(attempt.solved and attempt.turns == 1 for attempt in attempts)
     counts["failed_turns"] = sum(len(attempt.failed) for attempt in attempts)
     counts["repeats"] = sum(attempt.repeats for attempt in attempts)
-    fresh = _FreshSamples(attempts)
+    fresh = FreshSamples(attempts)
     for attempt in attempts:
         named = [(f"_{t}", t) for t in attempt.failed if t <= NAMED_TURNS]
         for suffix, t in [("", t) for t in attempt.failed[:1]] + named:
@@ -111,22 +112,27 @@ def count_recovery(attempts: Sequence[PlainAttempt]) -> dict[str, float]:
     return {f"{PREFIX}{name}": number for name, number in counts.items()}
 
 
-class _FreshSamples:
+class FreshSamples:
     """Tells what the other attempts of a task solve within a number of turns."""
 
     def __init__(self, attempts: Sequence[PlainAttempt]) -> None:
+        self.horizon = max((attempt.turns + attempt.unplayed for attempt in attempts), default=0)
+        """Most turns of an attempt, as far as the task's attempts show it."""
         self._others = len(attempts) - 1
-        self._longest = max(attempt.turns + attempt.unplayed for attempt in attempts)
         self._solved_at = sorted(attempt.turns for attempt in attempts if attempt.solved)
+
+    def share(self, attempt: PlainAttempt, turns: int) -> float | None:
+        """Return the share of the attempts other than `attempt` that succeed within `turns`; None if there are none."""
+        if self._others < 1:
+            return None
+        solved = bisect_right(self._solved_at, turns) - (attempt.solved and attempt.turns <= turns)
+        return solved / self._others
 
     def counts_of(self, attempt: PlainAttempt, turn: int) -> dict[str, float]:
         """Return what an attempt counts whose `turn` has failed."""
         counts: dict[str, float] = {"failures": 1, "recovered": int(attempt.solved)}
-        if self._others:
-            left = self._longest - turn  # the horizon, as far as the task's attempts show it
-            solved = bisect_right(self._solved_at, left) - (attempt.solved and attempt.turns <= left)
-            counts |= {"compared": 1, "fresh": solved / self._others}
-        return counts
+        fresh = self.share(attempt, self.horizon - turn)
+        return counts if fresh is None else counts | {"compared": 1, "fresh": fresh}
 
 
 def recovery_by_task(attempts: Iterable[tuple[str, Sequence[PlainAttempt]]]) -> dict[str, dict[str, float]]:

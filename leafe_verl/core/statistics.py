@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
+from leafe_verl.core.branch_figures import named_steps
 from leafe_verl.core.recovery_figures import share_parts
 from leafe_verl.core.sft_examples import Example, Kind
 from leafe_verl.core.tree import ExplorationTree, Outcome
@@ -74,11 +75,7 @@ def _branch_counts(tree: ExplorationTree) -> dict[str, int]:
 
 def _pivot_counts(tree: ExplorationTree) -> dict[str, int]:
     """Count pairs of independent reflections on the same steps, and the pairs that name the same step."""
-    looks: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for index, reflection in tree.reflections:
-        if reflection.parsed:
-            looks[index, reflection.num_steps].append(reflection.step)
-    pairs = [pair for steps in looks.values() for pair in itertools.combinations(steps, 2)]
+    pairs = [pair for steps in named_steps(tree).values() for pair in itertools.combinations(steps, 2)]
     return {"pivot_pairs": len(pairs), "pivot_pairs_agreed": sum(a == b for a, b in pairs)}
 
 
