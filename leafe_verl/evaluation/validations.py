@@ -7,7 +7,7 @@ tasks differ, so the outcomes of each task are kept beside them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,45 +62,73 @@ def read_validations(folder: Path) -> dict[int, Validation]:
     return dict(sorted(found.items()))
 
 
+@dataclass(frozen=True)
+class Change:
+    """How a figure changed from one validation to another, over the tasks that both tell it of."""
+
+    first: float
+    last: float
+    """Its values, from 0 to 1."""
+    difference: Estimate
+    """The last without the first, paired over tasks, with its interval."""
+
+    @property
+    def beyond_chance(self) -> bool:
+        return self.difference.low > 0 or self.difference.high < 0
+
+
 def describe_change(validations: Mapping[int, Validation]) -> str:
     """Return what changed from the first validation to the last, a sentence in a line; empty for less than two."""
     if len(validations) < 2:
         return ""
     before, after = validations[min(validations)], validations[max(validations)]
-    return "\n".join([*_pass_sentences(before.outcomes, after.outcomes), *_recovery_sentence(before, after)])
+    changes = estimate_changes(before, after)
+    return "\n".join(_sentence(figure, change) for figure, change in changes.items())
 
 
-def _pass_sentences(before: Outcomes, after: Outcomes) -> Iterator[str]:
-    most = min(max(map(len, each.values()), default=0) for each in (before, after))
+def estimate_changes(before: Validation, after: Validation) -> dict[str, Change | None]:
+    """Return figure -> its change: Pass@1, Pass@k of the most attempts, and recovery where a turn has failed.
+
+    None stands for a Pass@k that no task tells both times.
+    """
+    most = min(max(map(len, each.outcomes.values()), default=0) for each in (before, after))
     ks = ks_up_to(most) if most else []
-    for k in sorted({ks[0], ks[-1]}) if ks else ():
-        first, last = pass_values(before, k), pass_values(after, k)
-        shared = sorted(first.keys() & last.keys())
-        if shared:
-            change = bootstrap([last[task] - first[task] for task in shared])
-            yield _sentence(f"Pass@{k}", _mean(first, shared), _mean(last, shared), change)
-        else:
-            yield f"Pass@{k}: no task was scored both times."
+    changes = {f"Pass@{k}": _pass_change(before.outcomes, after.outcomes, k) for k in sorted({*ks[:1], *ks[-1:]})}
+    recovery = _recovery_change(before, after)
+    return {**changes, "Recovery": recovery} if recovery else changes
 
 
-def _recovery_sentence(before: Validation, after: Validation) -> Iterator[str]:
+def _pass_change(before: Outcomes, after: Outcomes, k: int) -> Change | None:
+    first, last = pass_values(before, k), pass_values(after, k)
+    shared = sorted(first.keys() & last.keys())
+    if not shared:
+        return None
+    difference = bootstrap([last[task] - first[task] for task in shared])
+    return Change(_mean(first, shared), _mean(last, shared), difference)
+
+
+def _recovery_change(before: Validation, after: Validation) -> Change | None:
     shared = before.recovery.keys() & after.recovery.keys()
     first, last = ({task: each.recovery[task] for task in shared} for each in (before, after))
-    if change := recovery_differences(last, first).get("recovery"):
-        was, is_now = (recovery_estimates(each)["recovery"].mean for each in (first, last))
-        yield _sentence("Recovery", was, is_now, change)
+    difference = recovery_differences(last, first).get("recovery")
+    if difference is None:
+        return None
+    was, is_now = (recovery_estimates(each)["recovery"].mean for each in (first, last))
+    return Change(was, is_now, difference)
 
 
 def _mean(values: Mapping[str, float], tasks: Sequence[str]) -> float:
     return sum(values[task] for task in tasks) / len(tasks)
 
 
-def _sentence(name: str, first: float, last: float, change: Estimate) -> str:
-    moved = f"{'rose' if change.mean > 0 else 'fell'} by {100 * abs(change.mean):.1f} points"
-    beyond = change.low > 0 or change.high < 0
-    verdict = "which is beyond chance" if beyond else "which may be chance alone"
-    interval = f"95 % interval over {change.tasks} tasks: {100 * change.low:+.1f} to {100 * change.high:+.1f}"
-    values = f"{percent(first)} to {percent(last)} %"
-    if not change.mean:
-        return f"{name} stayed the same, {values} ({interval})."
-    return f"{name} {moved}, from {values}, {verdict} ({interval})."
+def _sentence(figure: str, change: Change | None) -> str:
+    if change is None:
+        return f"{figure}: no task was scored both times."
+    moved = change.difference
+    verdict = "which is beyond chance" if change.beyond_chance else "which may be chance alone"
+    interval = f"95 % interval over {moved.tasks} tasks: {100 * moved.low:+.1f} to {100 * moved.high:+.1f}"
+    values = f"{percent(change.first)} to {percent(change.last)} %"
+    if not moved.mean:
+        return f"{figure} stayed the same, {values} ({interval})."
+    direction = f"{'rose' if moved.mean > 0 else 'fell'} by {100 * abs(moved.mean):.1f} points"
+    return f"{figure} {direction}, from {values}, {verdict} ({interval})."
