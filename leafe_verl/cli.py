@@ -101,7 +101,13 @@ def _add_given(given: argparse._ArgumentGroup) -> None:
 
 
 def _add_compare(compare: argparse.ArgumentParser) -> None:
-    compare.add_argument("runs", nargs="+", type=_named, metavar="NAME=DIR", help="DIR is the --out of an evaluate")
+    compare.add_argument(
+        "runs",
+        nargs="+",
+        type=_named,
+        metavar="NAME=DIR",
+        help="DIR is the --out of an evaluate, or CELLS.jsonl@CELL of a comparison",
+    )
     compare.add_argument(
         "--out", type=Path, default=Path("comparison"), help="folder, or path of the written files without their suffix"
     )

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from leafe_verl.evaluation.bootstrap import Estimate
+from leafe_verl.evaluation.cells import read_cell
 from leafe_verl.evaluation.comparison import (
     SPENT,
     TRAINING,
     EvaluationComparison,
+    EvaluationRun,
     compare_runs,
     read_run,
     training_cost,
@@ -34,7 +36,8 @@ def compare(
 ) -> int:
     """Write OUT.md, OUT.json and, for plain attempts, OUT.svg. Print the tables and a chart. Return 0.
 
-    If OUT is a folder, the files in it are called `comparison`.
+    Each of `runs` is the folder of an evaluation, or FILE@CELL (cells.py). If OUT is a folder, the files in it are
+    called `comparison`.
 
     Raises ValueError for evaluations that cannot be compared (comparison.py) and for names that do not match. It also
     raises ValueError, after the other files are written, if the libraries for the picture are missing.
@@ -46,12 +49,16 @@ def compare(
     manifests = {name: read_manifest(store) for name, store in runs.items()}
     given = {name: manifest for name, manifest in manifests.items() if manifest and manifest.given}
     recoveries = [read_given_run(name, runs[name], manifest) for name, manifest in given.items()]
-    read = [read_run(name, store) for name, store in runs.items() if name not in given]
+    read = [_read(name, store) for name, store in runs.items() if name not in given]
     kinds = [[run for run in read if run.manifest.explores is explores] for explores in (False, True)]
     comparisons = [compare_runs(kind, baseline, ks) for kind in kinds if kind]
     costs = {name: training_cost(run_dirs) for name, run_dirs in training.items()}
     _write_comparison(out, comparisons, costs, compare_given(recoveries, baseline) if recoveries else None)
     return 0
+
+
+def _read(name: str, store: Path) -> EvaluationRun:
+    return read_cell(name, str(store)) if "@" in store.as_posix() and not store.exists() else read_run(name, store)
 
 
 def _write_comparison(

@@ -9,14 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from leafe_verl.core.statistics import ratios
+from leafe_verl.evaluation.cells import Figures, read_figures
 from leafe_verl.evaluation.comparison import training_cost
-from leafe_verl.evaluation.manifest import read_manifest
-from leafe_verl.evaluation.pass_at_k import ks_up_to
-from leafe_verl.evaluation.report import pass_estimates
-from leafe_verl.evaluation.results import read_evaluation, recovery_counts, successes_by_task, total_counts
 from leafe_verl.experiments.budget import describe_misses
-from leafe_verl.experiments.ledger import Figures, Ledger, Shell
+from leafe_verl.experiments.ledger import Ledger, Shell
 from leafe_verl.experiments.plan import AFTER_GRPO, FEW, UNTRAINED, Plan
 from leafe_verl.experiments.splits import draw_splits
 from leafe_verl.experiments.training import Trained, Trainings
@@ -115,26 +111,6 @@ class Comparison:
         command = [sys.executable, "-m", "leafe_verl", "compare", *compared]
         command += ["--out", str(self.plan.run_dir / "comparison"), "--baseline", self.plan.baseline]
         Shell({}).run([*command, *(["--training", *training] if training else [])])
-
-
-def read_figures(store: Path) -> Figures:
-    """Return the figures of an evaluation: Pass@k with intervals, ratios, what it spent, and the counts of each task.
-
-    The counts are what paired differences to a cell of another machine need, whose stores may be gone.
-    """
-    trees, manifest = read_evaluation(store), read_manifest(store)
-    results, counts = successes_by_task(trees), total_counts(trees)
-    if not results or manifest is None:
-        raise ValueError(f"{store} holds no scored attempt; starting the comparison again tries once more")
-    estimates = pass_estimates(results, ks_up_to(max(map(len, results.values()))))
-    intervals = {f"pass@{k}": [each.low, each.high] for k, each in estimates.items()}
-    spent = {name: counts[name] for name in ("attempts", "attempts_scored", "environment_steps", "sampled_tokens")}
-    passes = {f"pass@{k}": each.mean for k, each in estimates.items()}
-    recovery = recovery_counts(trees)
-    tasks = {
-        key: {"attempts": len(found), "solved": sum(found), **recovery.get(key, {})} for key, found in results.items()
-    }
-    return {"dtype": manifest.dtype, **passes, "intervals": intervals, **ratios(counts), **spent, "tasks": tasks}
 
 
 def main(overrides: Sequence[str]) -> None:

@@ -11,11 +11,10 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+from leafe_verl.evaluation.cells import Figures
 
 FILE = "cells.jsonl"
-Figures = dict[str, Any]
-"""What a cell found out, as JSON takes it."""
 
 
 class Shell:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from leafe_verl.checkpoints import STEP, hf_folder
 from leafe_verl.environments import make
+from leafe_verl.evaluation.cells import Figures
 from leafe_verl.evaluation.comparison import training_cost
 from leafe_verl.experiments.budget import spent, train_to_budget, trained_steps
-from leafe_verl.experiments.ledger import Figures, Ledger, Shell
+from leafe_verl.experiments.ledger import Ledger, Shell
 from leafe_verl.experiments.plan import DISTILLED, Plan
 
 ROOTS = 8

@@ -1,0 +1,85 @@
+"""The results of an evaluation as one line of JSON: small enough to be committed, and still comparable task by task.
+
+`leafe-verl compare` takes such a line as FILE@CELL in place of an evaluation's folder, so that methods that were
+evaluated on different machines can be compared after the folders are gone. Sampled text is not kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from leafe_verl.core.statistics import ratios
+from leafe_verl.evaluation.bootstrap import Estimate
+from leafe_verl.evaluation.comparison import EvaluationRun, read_run
+from leafe_verl.evaluation.given import beyond_fresh, estimates, fresh_estimate, read_given_run
+from leafe_verl.evaluation.manifest import Manifest, read_manifest
+from leafe_verl.evaluation.pass_at_k import ks_up_to
+from leafe_verl.evaluation.recovery import recovery_estimates
+from leafe_verl.evaluation.report import pass_estimates
+
+Figures = dict[str, Any]
+"""What a cell holds, as JSON takes it."""
+SPENT = ("trees", "attempts", "attempts_scored", "environment_steps", "sampled_tokens")
+"""Counts of core.statistics that a cell keeps."""
+
+
+def read_figures(store: Path) -> Figures:
+    """Return what a cell keeps of the evaluation in a folder. Raises ValueError if it has no scored attempt."""
+    manifest = read_manifest(store)
+    if manifest is None:
+        raise ValueError(f"no evaluation in {store}; expected the --out of leafe-verl evaluate")
+    run = read_run(store.name, store)
+    told = {"dtype": manifest.dtype, **_passes(run)}
+    if manifest.given:
+        return {**told, **_given_figures(store, manifest), **_spent(run)}
+    recovery = {name: _as_list(each) for name, each in recovery_estimates(run.recovery).items()}
+    tasks = {key: {"attempts": len(found), "solved": sum(found)} for key, found in run.results.items()}
+    counted = {key: {**each, "recovery": dict(run.recovery.get(key, {}))} for key, each in tasks.items()}
+    kept = {"manifest": dataclasses.asdict(manifest), "tasks": counted}
+    return {**told, "recovery": recovery, **ratios(run.counts), **_spent(run), **kept}
+
+
+def read_cell(name: str, reference: str) -> EvaluationRun:
+    """Return the evaluation that FILE@CELL names. Raises ValueError if the file has no such cell of plain attempts."""
+    file, _, wanted = reference.partition("@")
+    lines = map(json.loads, filter(str.strip, Path(file).read_text(encoding="utf-8").splitlines()))
+    cells = {cell["cell"]: cell for cell in lines if "tasks" in cell}
+    if wanted not in cells:
+        raise ValueError(f"{name}: {file} has no cell {wanted!r} of plain attempts; there are {', '.join(cells)}")
+    cell = cells[wanted]
+    results = {key: _outcomes(task) for key, task in cell["tasks"].items()}
+    recovery = {key: task["recovery"] for key, task in cell["tasks"].items() if task["recovery"]}
+    counts = {key: cell[key] for key in SPENT}
+    return EvaluationRun(name, Manifest(**cell["manifest"]), results, counts, len(results), recovery, earlier=0)
+
+
+def _outcomes(task: Mapping[str, Any]) -> list[bool]:
+    """Return whether each attempt succeeded. Pass@k does not depend on their order, which a cell does not keep."""
+    return [True] * task["solved"] + [False] * (task["attempts"] - task["solved"])
+
+
+def _passes(run: EvaluationRun) -> Figures:
+    found = pass_estimates(run.results, ks_up_to(max(map(len, run.results.values()))))
+    return {f"pass@{k}": each.mean for k, each in found.items()} | {
+        "intervals": {f"pass@{k}": [each.low, each.high] for k, each in found.items()}
+    }
+
+
+def _given_figures(store: Path, manifest: Manifest) -> Figures:
+    """Return the shares from given histories. Their tasks are left out, since the histories are not kept."""
+    run = read_given_run(store.name, store, manifest)
+    beside = {"fresh": fresh_estimate(run), "beyond_fresh": beyond_fresh(run)}
+    return {name: _as_list(each) for name, each in {**estimates(run), **beside}.items() if each}
+
+
+def _spent(run: EvaluationRun) -> Figures:
+    return {name: run.counts[name] for name in SPENT}
+
+
+def _as_list(estimate: Estimate) -> list[float]:
+    """Return the value and the ends of its interval."""
+    return [estimate.mean, estimate.low, estimate.high]
