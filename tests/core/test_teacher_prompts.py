@@ -8,7 +8,7 @@ import dataclasses
 import pytest
 
 from core.test_sft_examples import ALL, rescued, varied
-from fakes import ScriptedPolicy, Stopped, experience_in, grow, observation_in, reflection, text_of, turns_in
+from fakes import ScriptedPolicy, Stopped, experience_in, grow, reflection, text_of, turns_in
 from leafe_verl.core import Kind, build_examples
 from leafe_verl.core.settings import Settings, SettingsError
 from leafe_verl.core.teacher import with_teachers
@@ -98,4 +98,3 @@ def test_what_a_teacher_cannot_do_is_refused(values, said):
 def test_a_teacher_without_experience_is_refused():
     with pytest.raises(SettingsError, match="expected leafe.reflection.experience=true"):
         Settings.from_mapping({"distillation": {"loss": "kl"}, "reflection": {"experience": False}})
-    assert observation_in([{"role": "user", "content": "1\n\ne"}]) == "1"
