@@ -9,11 +9,13 @@
 #
 #   MBPP            task file (.jsonl) that train, development and held-out tasks are drawn from
 #   TRAIN_TASKS, DEV_TASKS, TASKS        how many of each; SPLIT_SEED draws them
-#   METHODS         some of the names above, and reh_recovery (L_reh with the volume of recovery), early_experience
+#   METHODS         some of the names above, and reh_recovery (L_reh with the volume of recovery), early_experience,
+#                   kl (leafe with the softer loss) and kl_nll (with half of either)
 #   SEEDS           training seeds
 #   RATES           learning rates to choose from on the development tasks, the same for every method; one is not chosen
-#   ATTEMPTS        attempts at a held-out task; ATTEMPTS_FEW for lcf, dpo, ace and the last two; ATTEMPTS_DEV at a
-#                   development task; ATTEMPTS_GIVEN from each failure of the base model, 0: none
+#   ATTEMPTS        attempts at a held-out task; ATTEMPTS_FEW for lcf, dpo, ace, reh_recovery and
+#                   early_experience; ATTEMPTS_DEV at a development task; ATTEMPTS_GIVEN from each failure of the base
+#                   model, 0: none
 #   BUDGET          environment steps of one task's tree
 #   BATCH           tasks of one step of LEAFE; BATCH_EPISODES of one step of GRPO and ACE
 #   RUN_DIR         naming an old one goes on where it stopped, also within a training or an evaluation

@@ -181,9 +181,19 @@ class DistillationSettings(Section):
     """Early Experience: epochs over a step's observations before the successful attempts are imitated."""
     share_prefixes: Annotated[bool, OURS] = True
     """Whether a prefix that several examples share is computed once. Loss and gradients are the same either way."""
-    loss: Annotated[Literal["nll", "dpo"], Source("paper; `dpo` is a control of ours, arXiv 2305.18290")] = "nll"
-    """Loss of the branches that are distilled: -log pi of the target, or DPO, which prefers the revised action a'_tau
-    to the failed action a_tau after the same history. Its reference is the policy that the training step began with."""
+    loss: Annotated[
+        Literal["nll", "dpo", "kl"],
+        Source("paper; `dpo` is a control of ours, arXiv 2305.18290, and `kl` is ours, beyond the paper"),
+    ] = "nll"
+    """Loss of the branches that are distilled: -log pi of the target; or DPO, which prefers the revised action a'_tau
+    to the failed action a_tau after the same history; or the KL divergence, on the tokens of a'_tau, from the policy
+    that has the experience in its prompt to the policy that has not. The reference of DPO, and the teacher of `kl`, is
+    the policy that the training step began with."""
+    kl_top_k: Annotated[int, Field(ge=1), OURS] = 64
+    """`kl`: number of most probable tokens that the teacher is cut to, at each token of a'_tau. The rest of its mass is
+    divided among them; `actor/teacher_mass` says how much they had."""
+    kl_share: Annotated[float, Field(gt=0, le=1), OURS] = 1.0
+    """`kl`: its share in the loss; -log pi of the target has the rest. 0.5: both."""
     dpo_beta: Annotated[float, Field(gt=0), Source("DPO, arXiv 2305.18290")] = 0.1
     """How strongly DPO holds the policy to its reference (beta in its paper)."""
     control: Annotated[Literal["rehearsal"] | None, OURS] = None
@@ -202,6 +212,16 @@ class DistillationSettings(Section):
             raise ValueError(
                 f"leafe.distillation.loss is 'dpo', with method {self.method!r} and target {self.target!r}; expected "
                 "leafe.distillation.method=leafe and target=action, since a pair is made of two actions"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_teacher_looks_at_one_action(self) -> Self:
+        if self.loss == "kl" and (self.method, self.target, self.share_prefixes) != ("leafe", "action", True):
+            raise ValueError(
+                f"leafe.distillation.loss is 'kl', with method {self.method!r}, target {self.target!r} and "
+                f"share_prefixes {self.share_prefixes!r}; expected leafe.distillation.method=leafe, target=action and "
+                "share_prefixes=true, since the teacher looks at a'_tau alone, and its logits come from prefix trees"
             )
         return self
 
@@ -275,6 +295,15 @@ class Settings(Section):
             raise ValueError(
                 f"leafe.budget.environment_steps is {steps}; expected more than the {kept} that "
                 "leafe.distillation.recovery_targets keeps for itself"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_teacher_has_the_experience(self) -> Self:
+        if self.distillation.loss == "kl" and not self.reflection.experience:
+            raise ValueError(
+                "leafe.reflection.experience is False, with leafe.distillation.loss 'kl'; expected "
+                "leafe.reflection.experience=true, since the teacher is the policy with the experience in its prompt"
             )
         return self
 

@@ -59,6 +59,17 @@ both: world modelling, then SFT on the successful attempts."""
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """How the policy sampled a revised action: from a prompt with the experience, which its example does not have."""
+
+    prompt: tuple[int, ...]
+    """Token ids of h_tau with the experience e."""
+    tokens: int
+    """Number of first trained tokens of the example that were sampled. An end-of-turn token that was added is none of
+    them, since the policy may not have ended its turn there."""
+
+
+@dataclass(frozen=True)
 class Example:
     """One SFT example, and where it comes from."""
 
@@ -73,6 +84,8 @@ class Example:
     actions are trained on."""
     rejected: bool = False
     """Whether DPO trains the policy away from it. The chosen example of its pair is the one before it."""
+    teacher: Teacher | None = None
+    """The teacher of the loss `kl`; see teacher.py. None: the loss is -log pi."""
 
 
 def build_examples(

@@ -11,6 +11,8 @@ DISTILLED = {
     "lcf": ("preset=paper", "leafe.distillation.rehearsal_share=0"),
     "dpo": ("preset=paper", "leafe.distillation.loss=dpo", "leafe.distillation.rehearsal_share=0"),
     "leafe": ("preset=paper",),
+    "kl": ("preset=paper", "leafe.distillation.loss=kl"),
+    "kl_nll": ("preset=paper", "leafe.distillation.loss=kl", "leafe.distillation.kl_share=0.5"),
     "recovery": ("preset=recommended",),
     "reh_recovery": ("preset=recommended", "leafe.distillation.control=rehearsal"),
 }

@@ -20,6 +20,7 @@ from verl.utils import tensordict_utils as tu
 from leafe_verl.core import Kind
 from leafe_verl.core.playbook import Delta
 from leafe_verl.core.recovery_figures import PlainAttempt
+from leafe_verl.core.sft_examples import Teacher
 from leafe_verl.trees.telling import TellingBranch
 
 _RECORD = "leafe_record"
@@ -42,7 +43,8 @@ TERM = "leafe_term"
 PARENTS = "leafe_parents"
 """Column of prefix trees, nested, (rows, tokens): `PrefixTree.parents`. Batches of examples do not have it."""
 TARGETS = "leafe_targets"
-"""Column of prefix trees, nested, (rows, tokens, terms): number of examples of each term that train the token."""
+"""Column of prefix trees, nested, (rows, tokens, terms): weight of the token's -log p, which is the number of examples
+of each term that train it. An example with a teacher counts for `1 - kl_share` at the tokens that it has one for."""
 PAIR = "leafe_pair"
 """Column of a mini-batch for DPO, shape (rows,): number of the pair in the phase; 0 for rows of no pair."""
 SIDE = "leafe_side"
@@ -52,6 +54,21 @@ REFERENCE = "leafe_reference"
 MARGIN = "leafe_margin"
 """Column of a mini-batch for DPO, shape (rows,): by how much more the present policy prefers the chosen row of this
 row's pair to the rejected one than the reference does, as a difference of log-probabilities; 0 for rows of no pair."""
+TEACHER_PROMPT = "leafe_teacher_prompt"
+"""Column of a mini-batch for `kl`, nested, (rows, tokens): the prompt of the row's teacher; one token without one."""
+TAUGHT = "leafe_taught"
+"""Column of a mini-batch for `kl`, shape (rows,): number of first trained tokens that the row has a teacher for."""
+TEACHER_IDS = "leafe_teacher_ids"
+"""Column of a mini-batch and of prefix trees for `kl`, nested, (rows, taught tokens, k): what the teacher finds most
+probable. A row without a taught token has one here and in the three columns below, with the mass 0."""
+TEACHER_PROBS = "leafe_teacher_probs"
+"""Column beside `TEACHER_IDS`, nested, (rows, taught tokens, k): the probabilities of these ids, which add up to 1."""
+TEACHER_MASS = "leafe_teacher_mass"
+"""Column beside `TEACHER_IDS`, nested, (rows, taught tokens): how much of the teacher's mass these ids had."""
+TAUGHT_PLACES = "leafe_taught_places"
+"""Column of prefix trees for `kl`, nested, (rows, taught tokens): place in the tree of each token of `TEACHER_IDS`."""
+TOP_K = "leafe_top_k"
+"""Entry of a batch of prefix trees that asks the engine for the most probable ids at trained tokens, and how many."""
 MERGED = "leafe_merged"
 """Column of prefix trees, shape (rows,): total number of tokens of the row's examples before they were merged."""
 
@@ -102,6 +119,8 @@ class ExampleRecord:
     """Number of tokens that the loss is computed on."""
     rejected: bool = False
     """Whether DPO trains the policy away from it. The chosen example of its pair is at the place before it."""
+    teacher: Teacher | None = None
+    """The teacher of `kl`; None if the loss is -log pi."""
 
     @property
     def origin(self) -> tuple[str, int, int]:
@@ -127,7 +146,8 @@ def read_record(extra_fields: Any) -> Record | None:
     if value is None:
         return None
     if example := value.get("example"):
-        return ExampleRecord(**{**example, "kind": Kind(example["kind"])})
+        teacher = Teacher(**example["teacher"]) if example["teacher"] else None
+        return ExampleRecord(**{**example, "kind": Kind(example["kind"]), "teacher": teacher})
     tree = value["tree"]
     return TreeRecord(
         tree["counts"],
@@ -163,6 +183,12 @@ class DistillationInfo:
     """Number of pairs that DPO prefers one row of; 0 trains by plain SFT."""
     dpo_beta: float = 0.1
     """`leafe.distillation.dpo_beta`."""
+    teachers: int = 0
+    """Number of examples with a teacher; 0 trains without any."""
+    kl_top_k: int = 64
+    """`leafe.distillation.kl_top_k`."""
+    kl_share: float = 1.0
+    """`leafe.distillation.kl_share`."""
     run_dir: str | None = None
     """Folder with the run's activity file, in which the first worker counts the updates; None: they are not counted."""
 
@@ -177,7 +203,7 @@ class DistillationInfo:
         return cls(**{name: tu.get_non_tensor_data(data, f"leafe_{name}", None) for name in names})
 
 
-_TERM_TOKENS = "leafe_term_tokens"
+_TERM_TOKENS, _TAUGHT_TOKENS = "leafe_term_tokens", "leafe_taught_tokens"
 
 
 def set_term_tokens(data: TensorDict, tokens: tuple[float, ...]) -> None:
@@ -188,4 +214,15 @@ def set_term_tokens(data: TensorDict, tokens: tuple[float, ...]) -> None:
 def get_term_tokens(data: TensorDict) -> tuple[float, ...]:
     """Return the numbers that `set_term_tokens` stored."""
     tokens: tuple[float, ...] = tu.get_non_tensor_data(data, _TERM_TOKENS, None)
+    return tokens
+
+
+def set_taught_tokens(data: TensorDict, tokens: float) -> None:
+    """Store how many tokens of the mini-batch have a teacher, over all ranks."""
+    tu.assign_non_tensor(data, **{_TAUGHT_TOKENS: tokens})
+
+
+def get_taught_tokens(data: TensorDict) -> float:
+    """Return the number that `set_taught_tokens` stored; 0 if it was not called."""
+    tokens: float = tu.get_non_tensor_data(data, _TAUGHT_TOKENS, 0.0)
     return tokens

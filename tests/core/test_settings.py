@@ -51,6 +51,8 @@ INVALID = {
     "leafe.distillation.world_model_epochs": [0, 1.5],
     "leafe.distillation.share_prefixes": ["false", None],
     "leafe.distillation.loss": ["ipo", None],
+    "leafe.distillation.kl_top_k": [0, 2.5, None],
+    "leafe.distillation.kl_share": [0, 1.5, None],
     "leafe.distillation.dpo_beta": [0, None],
     "leafe.distillation.control": ["cf", True],
     "leafe.playbook.path": [3],

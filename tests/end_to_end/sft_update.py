@@ -1,6 +1,6 @@
 """Under torchrun: one update of the SFT role on fixed ragged examples. Writes losses and a weight norm as JSON.
 
-torchrun --nproc-per-node N sft_update.py MODEL OUTPUT [--remove-padding] [--share-prefixes] [--pairs]
+torchrun --nproc-per-node N sft_update.py MODEL OUTPUT [--remove-padding] [--share-prefixes] [--pairs] [--teachers]
     [--strategy fsdp2] [--ranks-of-a-sequence 1]
 """
 
@@ -22,7 +22,7 @@ from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelCo
 
 from leafe_verl.plugin.cpu.platform import prepare_engine
 from leafe_verl.plugin.training.sft_worker import SFTTrainingWorker, distillation_loss
-from leafe_verl.plugin.wire import PAIR, SIDE, TERM, DistillationInfo
+from leafe_verl.plugin.wire import PAIR, SIDE, TAUGHT, TEACHER_PROMPT, TERM, DistillationInfo
 
 NUM_EXAMPLES = 8
 MODEL = {
@@ -38,6 +38,7 @@ ENGINE = {
     "micro_batch_size_per_gpu": 2,
     "use_dynamic_bsz": False,
 }
+FIGURES = ("pair_accuracy", "reward_margin", "teacher_kl", "teacher_mass", "taught_tokens")
 Row = tuple[list[int], list[int], list[int], int]
 """Prompt, response, mask of the response, and place of the term in `weights`."""
 
@@ -109,6 +110,38 @@ def dealt_pairs(rank: int, ranks: int) -> TensorDict:
     return pair_batch(mine, mini_batch_size=len(mine) * ranks, epochs=3)
 
 
+TaughtRow = tuple[Row, list[int], int]
+"""A row, the prompt of its teacher, and the number of first trained tokens that the teacher is asked about."""
+NO_TEACHER: tuple[list[int], int] = ([2], 0)
+
+
+def taught_rows() -> list[TaughtRow]:
+    """Branches at one history whose actions begin alike, with an experience each, and rows without a teacher.
+
+    The last token of the first action was added, and the first two of the second are thoughts that are not trained on.
+    """
+    draw = random.Random(2)
+    history, other, stem = (draw.choices(range(3, 250), k=number) for number in (30, 12, 6))
+    rows: list[TaughtRow] = []
+    for prompt, skipped, added in ((history, 0, 1), (history, 2, 0), (history, 0, 0), (other, 0, 0)):
+        action = stem + draw.choices(range(3, 250), k=draw.randrange(3, 20))
+        mask = [0] * skipped + [1] * (len(action) - skipped)
+        told = prompt[:-2] + draw.choices(range(3, 250), k=draw.randrange(4, 15)) + prompt[-2:]
+        rows.append(((prompt, action, mask, 1), told, len(action) - skipped - added))
+    untaught = (history, stem + draw.choices(range(3, 250), k=5), [1] * 11, 1)
+    rehearsed = (history, [*rows[0][0][1], *draw.choices(range(3, 250), k=9)], [1] * len(rows[0][0][1]) + [0] * 9, 0)
+    return [*rows, *((row, *NO_TEACHER) for row in (untaught, rehearsed, PADDING[0], PADDING[0]))]
+
+
+def taught_batch(rows: list[TaughtRow], *, kl_share: float = 0.7, kl_top_k: int = 20, **plain: Any) -> TensorDict:
+    """Return a mini-batch for `kl` of rows with their teachers."""
+    data = batch([row for row, _, _ in rows], **plain)
+    data[TEACHER_PROMPT], data[TAUGHT] = nested([row[1] for row in rows]), torch.tensor([row[2] for row in rows])
+    weights = {"rehearsal": 0.5, "counterfactual": 1.0}
+    info = DistillationInfo(weights, 100, True, teachers=4, kl_share=kl_share, kl_top_k=kl_top_k)
+    return tu.assign_non_tensor(data, **info.to_extra_info())
+
+
 def worker(
     path: str, *, lr: float = 1e-3, model: Mapping[str, Any] = MODEL, engine: Mapping[str, Any] = ENGINE
 ) -> SFTTrainingWorker:
@@ -138,6 +171,7 @@ def main() -> None:
     parser.add_argument("--remove-padding", action="store_true")
     parser.add_argument("--share-prefixes", action="store_true")
     parser.add_argument("--pairs", action="store_true")
+    parser.add_argument("--teachers", action="store_true")
     parser.add_argument("--strategy", default="fsdp2", choices=["fsdp", "fsdp2"])
     parser.add_argument("--ranks-of-a-sequence", type=int, default=1, help="verl's sequence parallelism")
     options = parser.parse_args()
@@ -152,11 +186,13 @@ def main() -> None:
     data = batch(examples()[rank::ranks], share_prefixes=options.share_prefixes, mini_batch_size=NUM_EXAMPLES)
     if options.pairs:
         data = dealt_pairs(rank, ranks)
+    if options.teachers:
+        data = taught_batch(taught_rows()[rank::ranks], mini_batch_size=len(taught_rows()), epochs=3)
     output = built.train_mini_batch(data.to(built.device_name))  # None on all ranks of a sequence but the first
     norms = [getattr(p, "full_tensor", p.detach)().float().norm().item() for p in built.engine.module.parameters()]
     if torch.distributed.get_rank() == 0:
         metrics = tu.get(output, "metrics")
-        losses = {k: _last(v) for k, v in metrics.items() if "loss" in k or k in ("pair_accuracy", "reward_margin")}
+        losses = {k: _last(v) for k, v in metrics.items() if "loss" in k or k in FIGURES}
         options.output.write_text(json.dumps({**losses, "weights": sum(norms)}))
     torch.distributed.destroy_process_group()
 

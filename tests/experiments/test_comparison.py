@@ -98,11 +98,11 @@ def cells(run_dir):
 
 
 def test_one_exploration_serves_every_method_that_distils(launcher, compare):
-    run_dir = compare("leafe.generation.max_tokens=256", METHODS="reh_matched lcf dpo leafe recovery")
+    run_dir = compare("leafe.generation.max_tokens=256", METHODS="reh_matched lcf dpo leafe kl kl_nll recovery")
     configurations, folders, models = zip(*launcher.trained(), strict=True)
     assert {*configurations} == {"leafe"} and {*models} == {"base-model"}
     assert [folder.relative_to(run_dir).parts[1] for folder in folders] == [
-        *["explore", "reh_matched", "lcf", "dpo", "leafe", "recovery"]
+        *["explore", "reh_matched", "lcf", "dpo", "leafe", "kl", "kl_nll", "recovery"]
     ]
     for command, _ in launcher.calls:
         if "verl.trainer.main_ppo" in command:

@@ -10,12 +10,15 @@ from verl.utils import tensordict_utils as tu
 from leafe_verl.core import Kind
 from leafe_verl.core.playbook import Delta
 from leafe_verl.core.recovery_figures import PlainAttempt
+from leafe_verl.core.sft_examples import Teacher
 from leafe_verl.plugin.wire import (
     DistillationInfo,
     ExampleRecord,
     TreeRecord,
+    get_taught_tokens,
     get_term_tokens,
     read_record,
+    set_taught_tokens,
     set_term_tokens,
 )
 from leafe_verl.trees.telling import telling_branch
@@ -28,6 +31,7 @@ RECORDS = [
     TreeRecord({"attempts": 1}, delta=Delta(("a1",), (), ("look first",), num_tokens=7)),
     ExampleRecord(Kind.COUNTERFACTUAL, "task", tree=0, place=2, shared_tokens=5),
     ExampleRecord(Kind.REHEARSAL, "task", tree=1, place=0, shared_tokens=0),
+    ExampleRecord(Kind.COUNTERFACTUAL, "task", tree=0, place=1, shared_tokens=5, teacher=Teacher((1, 2, 3), tokens=2)),
 ]
 
 
@@ -48,3 +52,6 @@ def test_a_worker_reads_what_the_trainer_wrote():
     set_term_tokens(data, (4.0, 3.0))
     assert DistillationInfo.from_batch(data) == info
     assert get_term_tokens(data) == (4.0, 3.0)
+    assert get_taught_tokens(data) == 0
+    set_taught_tokens(data, 5.0)
+    assert get_taught_tokens(data) == 5.0

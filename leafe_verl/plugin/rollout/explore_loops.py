@@ -15,6 +15,7 @@ from leafe_verl.core.recovery_figures import plain_attempts
 from leafe_verl.core.sft_examples import PHASES, Kind, build_examples
 from leafe_verl.core.shared_prefix import sort_by_shared_prefix
 from leafe_verl.core.statistics import count
+from leafe_verl.core.teacher import with_teachers
 from leafe_verl.plugin.precision import find_precision
 from leafe_verl.plugin.rollout.collected import CollectedTrees, fingerprint
 from leafe_verl.plugin.rollout.dataset import read_task
@@ -48,28 +49,34 @@ class ExploreLoop(TaskLoop):
         If the run was killed and resumed, a tree that the same training step collected before is read from the store.
         """
         task, step = read_task(kwargs["extra_info"]), int(kwargs["global_steps"])
-        if found := await asyncio.to_thread(self._find, task, step):
-            return self.rows(found, None)
         stop = self.worker.stop_signal(step)
         explorer, policy = self.explorer(task, sampling_params, describe_row(kwargs), stop)
+        if found := await asyncio.to_thread(self._find, task, step):
+            return self.rows(found, await self.examples(found, policy), None)
         tree = await explorer.explore(task, roots=self.rollout_config.n)
         try:
             await asyncio.to_thread(self._keep, tree, step, policy)  # so that other trees do not wait for the disk
         except OSError as error:
             logger.error("%s", error)
             return [self._summary_row(policy, TreeRecord({TREES_UNKEPT: 1}), success=0.0)]
-        return self.rows(tree, policy)
+        return self.rows(tree, await self.examples(tree, policy), policy)
 
-    def rows(self, tree: ExplorationTree, policy: ServerPolicy | None, number: int = 0) -> list[AgentLoopOutput]:
+    async def examples(self, tree: ExplorationTree, policy: ServerPolicy) -> list[Example]:
+        """Return the SFT examples of a tree. `policy` tokenises the prompts of teachers, and samples nothing."""
+        distillation = self.settings.distillation
+        mask_id = find_mask_token(self.tokenizer) if distillation.context_mask else None
+        examples = build_examples(tree, distillation, self.settings.seed, mask_id)
+        return await with_teachers(policy, tree, examples, distillation)
+
+    def rows(
+        self, tree: ExplorationTree, examples: list[Example], policy: ServerPolicy | None, number: int = 0
+    ) -> list[AgentLoopOutput]:
         """Return the rows of a tree: its summary, then its SFT examples.
 
         Args:
             policy: The policy that sampled the tree; None if the tree comes from a store.
             number: Number of the tree among the stored trees of its task.
         """
-        distillation = self.settings.distillation
-        mask_id = find_mask_token(self.tokenizer) if distillation.context_mask else None
-        examples = build_examples(tree, distillation, self.settings.seed, mask_id)
         self.finished(tree, examples)
         return [self._tree_row(tree, examples, policy), *self._example_rows(tree, examples, policy, number)]
 
@@ -102,8 +109,9 @@ class ExploreLoop(TaskLoop):
             phase = [example for example in examples if example.kind in kinds]
             for place, (index, shared) in enumerate(_order(phase)):
                 example = phase[index]
+                where, trained = (tree.task.key, number, place), sum(example.sequence.mask)
                 record = ExampleRecord(
-                    example.kind, tree.task.key, number, place, shared, sum(example.sequence.mask), example.rejected
+                    example.kind, *where, shared, trained, rejected=example.rejected, teacher=example.teacher
                 )
                 yield self._example_row(tree, example, policy, record)
 
@@ -160,11 +168,13 @@ class ReplayLoop(ExploreLoop):
         """
         task, store = read_task(kwargs["extra_info"]), self._store()
         trees = await asyncio.to_thread(store.find_all, task.key) if store else []
-        explorer, _ = self.explorer(task, sampling_params, describe_row(kwargs))
-        for tree in trees:
+        explorer, policy = self.explorer(task, sampling_params, describe_row(kwargs))
+        rows = []
+        for number, tree in enumerate(trees):
             if tree.recoveries is None:
                 await explorer.confirm_recoveries(tree)
-        return [row for number, tree in enumerate(trees) for row in self.rows(tree, None, number)]
+            rows += self.rows(tree, await self.examples(tree, policy), None, number)
+        return rows
 
 
 def find_mask_token(tokenizer: Any) -> int:

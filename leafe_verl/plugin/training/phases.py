@@ -15,10 +15,10 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
 
 from leafe_verl.core import Kind
-from leafe_verl.core.sft_examples import PHASES
+from leafe_verl.core.sft_examples import PHASES, Teacher
 from leafe_verl.plugin.training.batches import BatchLayout, ExampleRow, MiniBatchOrder, lay_out
 from leafe_verl.plugin.training.records import select_rows
-from leafe_verl.plugin.wire import PAIR, SIDE, TERM, DistillationInfo, ExampleRecord
+from leafe_verl.plugin.wire import PAIR, SIDE, TAUGHT, TEACHER_PROMPT, TERM, DistillationInfo, ExampleRecord
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Phase:
     """Number of tokens that one epoch trains."""
     pairs: int
     """Number of pairs that DPO prefers one row of; 0 for plain SFT."""
+    teachers: int = 0
+    """Number of examples with a teacher; 0 without the loss `kl`."""
 
     @property
     def updates(self) -> int:
@@ -109,9 +111,12 @@ class PhaseBuilder:
         padded, rows_per_rank = self._padded(batch, layout, mini_batches, examples)
         _put_terms(padded, [*weights], examples)
         pairs = _put_pairs(padded, examples)
+        teachers = _put_teachers(padded, examples, self.pad_token_id)
         tokens = sum(example.trained_tokens for example in examples.values())
         epochs = self.config.leafe.distillation.world_model_epochs if name == "world_model" else actor.ppo_epochs
-        return Phase(name, padded, weights, mini_batches, rows_per_rank, epochs, layout.imbalance, tokens, pairs)
+        return Phase(
+            name, padded, weights, mini_batches, rows_per_rank, epochs, layout.imbalance, tokens, pairs, teachers
+        )
 
     def _rows(self, batch: KVBatchMeta, examples: Mapping[str, ExampleRecord]) -> list[ExampleRow]:
         """Return the examples tree by tree, so that training does not depend on the order in which trees finish."""
@@ -161,6 +166,24 @@ def _put_pairs(batch: KVBatchMeta, examples: Mapping[str, ExampleRecord]) -> int
     return len(ordered) // 2
 
 
+def _put_teachers(batch: KVBatchMeta, examples: Mapping[str, ExampleRecord], pad_token_id: int) -> int:
+    """Write each row's teacher to TransferQueue if there are any, and return the number of examples that have one."""
+    teachers = {key: example.teacher for key, example in examples.items() if example.teacher}
+    if not teachers:
+        return 0
+    found = [teachers.get(key, Teacher((pad_token_id,), 0)) for key in batch.keys]
+    prompts = [torch.tensor(teacher.prompt) for teacher in found]
+    fields = TensorDict(
+        {
+            TEACHER_PROMPT: torch.nested.as_nested_tensor(prompts, layout=torch.jagged),
+            TAUGHT: torch.tensor([teacher.tokens for teacher in found]),
+        },
+        batch_size=len(batch),
+    )
+    tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
+    return len(teachers)
+
+
 def prepare_update(phase: Phase, config: DictConfig) -> None:
     """Add to the phase's batch the settings that verl's workers and ours need to train on it."""
     actor = config.actor_rollout_ref.actor
@@ -170,7 +193,15 @@ def prepare_update(phase: Phase, config: DictConfig) -> None:
     # DPO needs the log-probability of each row by itself.
     shares = distillation.share_prefixes and not phase.pairs
     info = DistillationInfo(
-        phase.weights, phase.updates, shares, phase.pairs, distillation.dpo_beta, config.get("run_dir")
+        phase.weights,
+        phase.updates,
+        shares,
+        pairs=phase.pairs,
+        dpo_beta=distillation.dpo_beta,
+        teachers=phase.teachers,
+        kl_top_k=distillation.kl_top_k,
+        kl_share=distillation.kl_share,
+        run_dir=config.get("run_dir"),
     )
     phase.batch.extra_info.update(
         {

@@ -9,18 +9,22 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 from torch.nn.functional import pad
+from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig, PreTrainedModel
+from verl.utils import tensordict_utils as tu
 from verl.utils.torch_functional import logprobs_from_logits
 from verl.utils.ulysses import gather_outputs_and_unpad, get_ulysses_sequence_parallel_rank
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from leafe_verl.plugin.training.prefix_attention import attending_within_trees, tree_inputs, unsupported_reason
-from leafe_verl.plugin.wire import PARENTS
+from leafe_verl.plugin.wire import PARENTS, TAUGHT_PLACES, TEACHER_IDS, TEACHER_MASS, TEACHER_PROBS, TOP_K
 
 MODEL_TYPE = "language_model_of_prefix_trees"
 """Name of this engine in verl's registry."""
 BACKENDS, DEVICES = ["fsdp", "fsdp2"], ["cpu", "cuda"]
+TOKENS_AT_ONCE = 64
+"""Number of tokens whose logits are in float32 at the same time."""
 
 
 @EngineRegistry.register(model_type=MODEL_TYPE, backend=BACKENDS, device=DEVICES)
@@ -97,15 +101,88 @@ class PrefixTreeEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # verl is A
     def prepare_model_outputs(
         self, output: Any, output_args: dict[str, Any], micro_batch: TensorDict, logits_processor_func: Any
     ) -> dict[str, torch.Tensor]:
-        """Return `log_probs`, nested (rows, tokens), which count for trained tokens alone."""
+        """Return `log_probs`, nested (rows, tokens), which count for trained tokens alone.
+
+        With teachers there is also `divergence`, nested (rows, taught tokens). A batch that asks for `TOP_K` gets
+        `TEACHER_IDS`, `TEACHER_PROBS` and `TEACHER_MASS` of its trained tokens instead.
+        """
         if PARENTS not in micro_batch:
             usual: dict[str, torch.Tensor] = super().prepare_model_outputs(
                 output, output_args, micro_batch, logits_processor_func
             )
             return usual
-        token_ids, targets = micro_batch["input_ids"], output_args["targets"]
-        log_probs = logprobs_from_logits(logits=output.logits.squeeze(0), labels=token_ids.values()[targets])
-        spread = log_probs.new_zeros(len(token_ids.values())).index_put((targets,), log_probs)
-        if self.use_ulysses_sp:  # each rank has those of its own part, and all compute the whole loss
-            spread = gather_outputs_and_unpad(spread.unsqueeze(0), gather_dim=0).sum(dim=0)
-        return {"log_probs": torch.nested.nested_tensor_from_jagged(spread, token_ids.offsets())}
+        token_ids, targets, logits = micro_batch["input_ids"], output_args["targets"], output.logits.squeeze(0)
+        if k := tu.get_non_tensor_data(micro_batch, TOP_K, 0):
+            return self._most_probable(logits, targets, micro_batch, k)
+        labels = token_ids.values()[targets]
+        if TEACHER_IDS not in micro_batch:
+            log_probs = logprobs_from_logits(logits=logits, labels=labels)
+            return {"log_probs": self._log_probs(log_probs, targets, token_ids)}
+        # Not by `logprobs_from_logits`: its backward pass may overwrite the logits, which the divergence needs too.
+        sums = log_sums(logits)
+        log_probs = logits.gather(1, labels.unsqueeze(1)).squeeze(1).float() - sums
+        divergence = self._divergence(logits, sums, targets, micro_batch)
+        offsets = micro_batch[TAUGHT_PLACES].offsets()
+        return {
+            "log_probs": self._log_probs(log_probs, targets, token_ids),
+            "divergence": torch.nested.nested_tensor_from_jagged(divergence, offsets),
+        }
+
+    def _log_probs(self, log_probs: torch.Tensor, targets: torch.Tensor, token_ids: Any) -> torch.Tensor:
+        spread = self._spread(log_probs, targets, len(token_ids.values()))
+        return torch.nested.nested_tensor_from_jagged(spread, token_ids.offsets())
+
+    def _spread(self, values: torch.Tensor, places: torch.Tensor, number: int) -> torch.Tensor:
+        """Return `number` rows that hold this rank's values at their places, and those of the other ranks at theirs."""
+        spread = values.new_zeros(number, *values.shape[1:]).index_put((places,), values)
+        return self._summed(spread)
+
+    def _summed(self, parts: torch.Tensor) -> torch.Tensor:
+        """Return the sum over the ranks of a sequence: each has its own part, and all compute the whole loss."""
+        if not self.use_ulysses_sp:
+            return parts
+        summed: torch.Tensor = gather_outputs_and_unpad(parts.unsqueeze(0), gather_dim=0).sum(dim=0)
+        return summed
+
+    def _divergence(
+        self, logits: torch.Tensor, sums: torch.Tensor, targets: torch.Tensor, micro_batch: TensorDict
+    ) -> torch.Tensor:
+        """Return the KL divergence from its teacher to the policy, for each taught token."""
+        ids, probs = micro_batch[TEACHER_IDS].values(), micro_batch[TEACHER_PROBS].values()
+        row_of = targets.new_full((len(micro_batch["input_ids"].values()),), -1)
+        row_of[targets] = torch.arange(len(targets), device=targets.device)
+        rows = row_of[micro_batch[TAUGHT_PLACES].values()]
+        here = rows >= 0
+        rows = rows.clamp(min=0)
+        log_probs = logits[rows.unsqueeze(1), ids].float() - sums[rows].unsqueeze(1)
+        found = -torch.special.entr(probs).sum(dim=1) - (probs * log_probs).sum(dim=1)
+        return self._summed(torch.where(here, found, 0.0))
+
+    def _most_probable(
+        self, logits: torch.Tensor, targets: torch.Tensor, micro_batch: TensorDict, k: int
+    ) -> dict[str, torch.Tensor]:
+        """Return what the policy would teach at the trained tokens, each nested (rows, trained tokens, ...)."""
+        top, ids = logits.topk(min(k, logits.shape[-1]), dim=-1)
+        mass = (top.float().logsumexp(dim=-1) - log_sums(logits)).exp()
+        found = {TEACHER_IDS: ids, TEACHER_PROBS: top.float().softmax(dim=-1), TEACHER_MASS: mass}
+        trained = micro_batch["loss_mask"].values().nonzero().reshape(-1)
+        offsets = torch.tensor([0, len(trained)], device=trained.device)
+        tokens = len(micro_batch["input_ids"].values())
+        return {
+            name: torch.nested.nested_tensor_from_jagged(self._spread(each, targets, tokens)[trained], offsets)
+            for name, each in found.items()
+        }
+
+
+def log_sums(logits: torch.Tensor) -> torch.Tensor:
+    """Return the logarithms of the sums of exp(logits), shape (tokens,), in float32.
+
+    They are computed a few tokens at a time, and again in the backward pass: a copy of all logits in float32 would be
+    twice as large as logits of 16 bits.
+    """
+    parts = torch.split(logits, TOKENS_AT_ONCE)
+    return torch.cat([checkpoint(_log_sum, part, use_reentrant=False, preserve_rng_state=False) for part in parts])
+
+
+def _log_sum(logits: torch.Tensor) -> torch.Tensor:
+    return logits.float().logsumexp(dim=-1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,15 @@ from leafe_verl.core import Kind
 from leafe_verl.plugin.cpu.platform import prepare_engine
 from leafe_verl.plugin.training.preference import pair_losses, pair_margins, pair_metrics, sequence_log_probs
 from leafe_verl.plugin.training.prefix_attention import OFF
-from leafe_verl.plugin.training.prefix_batch import in_shared_prefix_order, trained_examples, tree_batch
+from leafe_verl.plugin.training.prefix_batch import (
+    TrainedExample,
+    in_shared_prefix_order,
+    trained_examples,
+    tree_batch,
+)
 from leafe_verl.plugin.training.prefix_engine import BACKENDS, DEVICES, MODEL_TYPE, PrefixTreeEngine
 from leafe_verl.plugin.training.prefix_tree import cut_at, cut_into
+from leafe_verl.plugin.training.teacher import ONE_BY_ONE, ask_teachers, count_taught, teacher_metrics
 from leafe_verl.plugin.wire import (
     MARGIN,
     MERGED,
@@ -34,9 +41,11 @@ from leafe_verl.plugin.wire import (
     REFERENCE,
     SIDE,
     TARGETS,
+    TEACHER_IDS,
     TERM,
     DistillationInfo,
     get_term_tokens,
+    set_taught_tokens,
     set_term_tokens,
 )
 
@@ -51,7 +60,8 @@ def distillation_loss(
     Each term is a mean over its own tokens in the mini-batch of all ranks, that of DPO over its pairs.
 
     Args:
-        model_output: `log_probs`, nested (rows, tokens), of examples or of prefix trees.
+        model_output: `log_probs`, nested (rows, tokens), of examples or of prefix trees; and `divergence`, nested
+            (rows, taught tokens), of prefix trees with teachers.
         data: A micro-batch, either of examples or of prefix trees (prefix_batch.py). Examples have `prompts`,
             `responses` and `response_mask` (nested; the mask is 1 where the loss is computed) and `TERM`, shape
             (rows,). Both carry the mini-batch's DistillationInfo, term tokens and `dp_size`.
@@ -67,6 +77,8 @@ def distillation_loss(
     }
     loss = torch.stack([weight * terms[name] for name, weight in weights.items()]).sum()
     metrics = {f"loss_{name}": Metric(AggregationType.SUM, term.detach()) for name, term in terms.items()}
+    if TEACHER_IDS in data:
+        metrics |= teacher_metrics(model_output, data)
     if MARGIN in data:
         metrics |= pair_metrics(data, tokens[[*weights].index(Kind.PREFERENCE.value)])
     counts = {name: Metric(AggregationType.SUM, n * data["dp_size"]) for name, n in _token_counts(data).items()}
@@ -85,11 +97,15 @@ def _example_sums(model_output: dict[str, torch.Tensor], data: TensorDict, terms
 
 
 def _tree_sums(model_output: dict[str, torch.Tensor], data: TensorDict) -> torch.Tensor:
-    """Return the same sums as `_example_sums`, of prefix trees."""
+    """Return the same sums as `_example_sums`, of prefix trees. What teachers teach is part of L_cf."""
     log_probs, targets = model_output["log_probs"].values().float(), data[TARGETS].values()
     # A matrix product would be autocast to bfloat16.
     sums: torch.Tensor = -(log_probs.unsqueeze(1) * targets).sum(dim=0)
-    return sums
+    if TEACHER_IDS not in data:
+        return sums
+    info = DistillationInfo.from_batch(data)
+    term = torch.tensor([[*info.weights].index(Kind.COUNTERFACTUAL.value)], device=sums.device)
+    return sums.index_add(0, term, info.kl_share * model_output["divergence"].values().sum().reshape(1))
 
 
 def _token_counts(data: TensorDict) -> dict[str, int]:
@@ -110,7 +126,7 @@ class SFTTrainingWorker(TrainingWorker):  # type: ignore[misc]  # verl is Any to
     """verl's training worker, with three additions before each optimiser step.
 
     It counts the tokens of each loss term over all ranks, it merges examples that begin alike, and for DPO it compares
-    each pair's log-probabilities with those before the first step.
+    each pair's log-probabilities with those before the first step. For `kl` it asks the teachers before the first step.
     """
 
     _bar: tqdm | None = None
@@ -126,6 +142,13 @@ class SFTTrainingWorker(TrainingWorker):  # type: ignore[misc]  # verl is Any to
         """Train on all mini-batches of a phase. See `TrainingWorker.train_mini_batch`."""
         if DistillationInfo.from_batch(data).pairs:
             data[REFERENCE] = sequence_log_probs(self, data, loaded=False)
+        if DistillationInfo.from_batch(data).teachers:
+            if reason := self._unsupported():
+                raise ValueError(
+                    f"leafe.distillation.loss is 'kl', and {reason}; expected a model that computes prefix trees "
+                    "in verl's FSDP engine without fused kernels, or leafe.distillation.loss=nll"
+                )
+            ask_teachers(self.engine, data, self._cut)
         return super().train_mini_batch(data)
 
     def train_batch(self, data: TensorDict) -> TensorDict:
@@ -137,38 +160,47 @@ class SFTTrainingWorker(TrainingWorker):  # type: ignore[misc]  # verl is Any to
             data[MARGIN] = pair_margins(self, data)
             # The term is a mean over pairs: each of a pair's two rows counts for one half.
             tokens = torch.where(data[SIDE].reshape(-1).to(tokens.device) == 0, tokens, 0.5)
-        sums = torch.zeros(len(info.weights), device=tokens.device)
+        sums = torch.zeros(len(info.weights) + 1, device=tokens.device)
         sums = sums.index_add(0, terms, tokens).to(self.device_name)
+        sums[-1] = count_taught(data)
         torch.distributed.all_reduce(sums, group=self.engine.get_data_parallel_group())
-        set_term_tokens(data, tuple(sums.tolist()))
+        *term_tokens, taught_tokens = sums.tolist()
+        set_term_tokens(data, tuple(term_tokens))
+        set_taught_tokens(data, taught_tokens)
         merges = info.share_prefixes and self._can_share()
         output = super().train_batch(self._merged(data, len(info.weights)) if merges else data)
         if self.rank == 0:
             self._show_progress(info)
         return output
 
+    def _unsupported(self) -> str | None:
+        """Return why the engine cannot compute prefix trees; None if it can."""
+        if isinstance(self.engine, PrefixTreeEngine):
+            return self.engine.unsupported_reason
+        return f"the engine is a {type(self.engine).__name__}"
+
     def _can_share(self) -> bool:
         """Return whether the engine can train on prefix trees, and warn once if it cannot."""
-        reason: str | None = f"the engine is a {type(self.engine).__name__}"
-        if isinstance(self.engine, PrefixTreeEngine):
-            reason = self.engine.unsupported_reason
+        reason = self._unsupported()
         if reason and self.rank == 0 and not self._warned:
             logger.warning("prefixes are not shared, so examples are trained on one by one: %s; %s", reason, OFF)
             self._warned = True
         return reason is None
 
-    def _merged(self, data: TensorDict, terms: int) -> TensorDict:
-        """Return the examples as prefix trees of similar sizes, the same number of them on every rank."""
-        examples, shared = in_shared_prefix_order(trained_examples(data))
+    def _cut(self, examples: list[TrainedExample]) -> list[Sequence[TrainedExample]]:
+        """Divide this rank's examples into prefix trees of similar sizes, the same number of them on every rank."""
+        examples, shared = in_shared_prefix_order(examples)
         lengths = [len(example.token_ids) for example in examples]
         parts = torch.tensor(self._num_trees(lengths, shared), device=self.device_name)
         group = self.engine.get_data_parallel_group()
         torch.distributed.all_reduce(parts, op=torch.distributed.ReduceOp.MAX, group=group)
-        pieces = [examples[piece.start : piece.stop] for piece in cut_into(lengths, shared, int(parts))]
-        merged = tree_batch(pieces, terms, data)
+        return [examples[piece.start : piece.stop] for piece in cut_into(lengths, shared, int(parts))]
+
+    def _merged(self, data: TensorDict, terms: int) -> TensorDict:
+        """Return the examples as prefix trees."""
+        merged = tree_batch(self._cut(trained_examples(data)), terms, data)
         # Without token counts verl reports no FLOPs utilisation. With them it would count examples one by one.
-        plain = {"use_dynamic_bsz": False, "micro_batch_size_per_gpu": 1, "global_token_num": None}
-        return tu.assign_non_tensor(merged, **plain)
+        return tu.assign_non_tensor(merged, **ONE_BY_ONE, global_token_num=None)
 
     def _num_trees(self, lengths: list[int], shared: list[int]) -> int:
         """Return the number of prefix trees, and thus of micro-batches, that this rank needs."""

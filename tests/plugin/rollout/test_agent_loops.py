@@ -124,7 +124,8 @@ def taught(**distillation):
     loop.tokenizer = SimpleNamespace(eos_token_id=4)
     loop.config = OmegaConf.create({"trainer": {"logger": ["console"]}, "leafe": {"tracking": {"branches": 0}}})
     loop.settings = RunSettings.from_mapping({"distillation": {"rehearsal_share": 1.0, **distillation}})
-    rows = [(row, read_record(row.extra_fields)) for row in loop.rows(tree, None)]
+    examples = asyncio.run(loop.examples(tree, policy))
+    rows = [(row, read_record(row.extra_fields)) for row in loop.rows(tree, examples, None)]
     return [(row, record) for row, record in rows if isinstance(record, ExampleRecord)]
 
 
@@ -140,6 +141,13 @@ def test_examples_of_a_phase_are_adjacent_where_they_begin_alike(method, phases)
             tokens, shared = row.prompt_ids + row.response_ids, record.shared_tokens
             assert tokens[:shared] == before[:shared] and tokens[shared : shared + 1] != before[shared : shared + 1]
             before = tokens
+
+
+def test_a_counterfactual_example_brings_its_teacher():
+    teachers = {record.kind: record.teacher for _, record in taught(loss="kl")}
+    assert teachers[Kind.REHEARSAL] is None and teachers[Kind.COUNTERFACTUAL].tokens == 2
+    assert text_of(teachers[Kind.COUNTERFACTUAL].prompt).endswith("do not jump<end><a>")
+    assert [record.teacher for _, record in taught()] == [None, None]
 
 
 def stored(*walks):
