@@ -37,7 +37,7 @@ class Judgement:
 class JudgedCalls(ReplayEnvironment):
     """An action calls tools, or else it is an answer, which the reward function scores.
 
-    A tool that fails, or a call that does not fit its schema, is an error. A subclass writes `begin` and `call`.
+    A tool that fails, or a call that does not fit its schema, is an error. A subclass writes `begin` and `execute`.
 
     A result of the reward function may be a number, or an object with `score`, and `feedback`, which the model is told,
     and `error`, if the answer is none. It gets the answer alone as `solution_str`, not the turns before it.
@@ -79,7 +79,7 @@ class JudgedCalls(ReplayEnvironment):
         """Bring the tools into their first state."""
 
     @abstractmethod
-    def call(self, call: ToolCall) -> tuple[str, bool]:
+    def execute(self, call: ToolCall) -> tuple[str, bool]:
         """Return what a tool says, and whether it failed."""
 
     def facts(self) -> Mapping[str, Any]:
@@ -110,7 +110,7 @@ class JudgedCalls(ReplayEnvironment):
             return Step(str(problem), 0.0, False, False, {"success": False, "error": True})
         if not calls:
             return self._score(action)
-        said = [self.call(each) for each in calls]
+        said = [self.execute(each) for each in calls]
         info = {"success": False, "error": any(error for _, error in said), "action": "; ".join(map(str, calls))}
         return Step("\n".join(text for text, _ in said), 0.0, False, False, info)
 

@@ -68,7 +68,7 @@ class VerlTools(JudgedCalls):
             raise RuntimeError("no task is being played; call reset or restore first")
         return super().advance(action)
 
-    def call(self, call: ToolCall) -> tuple[str, bool]:
+    def execute(self, call: ToolCall) -> tuple[str, bool]:
         said: tuple[str, bool] = self.wait_for(self._call(call))
         return said
 
