@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import importlib
 import os
 import re
 import tempfile
@@ -92,6 +93,7 @@ class Servers:
 
     def begin(self, files: Mapping[str, str]) -> None:
         """Start all servers in a new folder with these files, and end those of the attempt before."""
+        importlib.import_module("mcp")  # takes a second or more, which is no time of the servers
         self.vacate()
         folder, deadline = AttemptFolder(files), time.monotonic() + self._limits.start_seconds
         variables = {"PYTHONHASHSEED": "0", "TMPDIR": folder.tmp}
