@@ -124,7 +124,7 @@ class Connection:
         waited = {call, stopping}
         await asyncio.wait(waited, timeout=self._limits.call_seconds, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
-        if call.done():
+        if call.done() and not self._stopping.is_set():
             return await self._read_result(name, call)
         call.cancel()
         if self._stopping.is_set():
@@ -139,9 +139,8 @@ class Connection:
         except MCPError as error:
             if not _is_closed(error):
                 return f"{name} failed: {error.message}", True
-            raise EnvironmentFailure(
-                self._failed(f"it ended in a call of {name}: {await self._describe(error)}")
-            ) from None
+            problem = f"it ended in a call of {name}: {await self._describe(error)}"
+            raise EnvironmentFailure(self._failed(problem)) from None
         except RuntimeError as error:  # a result that does not fit what the tool itself says about its output
             return f"{name} failed: {error}", True
         except Exception as error:

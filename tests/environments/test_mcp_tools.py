@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -19,7 +20,11 @@ pytest.importorskip("mcp.server.mcpserver", reason="needs pip install leafe-verl
 
 from environments.mcp_settings import notes, write_settings
 from environments.test_verl_tools import ASSETS, ROW, call
+from fakes import ScriptedPolicy, experience_in, reflection, text_of, turns_in
+from leafe_verl.core import Explorer, Outcome, Settings
 from leafe_verl.core.environment import EnvironmentFailure, EnvironmentTimeout, ReplayDivergence
+from leafe_verl.core.settings import DistillationSettings
+from leafe_verl.core.sft_examples import Kind, build_examples
 from leafe_verl.environments import make, mcp_tools
 from leafe_verl.environments.mcp_config import read_config
 from leafe_verl.environments.mcp_tools import McpTools
@@ -117,6 +122,25 @@ def test_an_attempt_that_loses_its_servers_to_another_goes_on_by_replay() -> Non
             two.step(call("add", price=40))
             assert one.step(call("add", price=3)).observation == "The total is 5."
         assert one._pool.counts["lost"] == 0 and one._pool.counts["taken"] >= 2
+
+
+def test_exploring_rolls_back_and_the_correction_becomes_an_example() -> None:
+    def act(messages: Any) -> str:
+        told = experience_in(messages) is not None
+        actions = (call("add", price=2), call("add", price=3 if told else 13), "5" if told else "2")
+        return actions[turns_in(messages)]
+
+    options = {"config_path": write_settings(notes=notes()), "reward_path": str(ASSETS), "start_seconds": 120}
+    policy = ScriptedPolicy(act, {3: reflection(2, "Add 3.")})
+    settings = Settings.from_mapping({"environment": {"step_timeout": 200}})
+    explorer = Explorer(lambda: make("mcp_tools", **options), policy, settings, asyncio.Semaphore(2))
+    failed, branch = (tree := asyncio.run(explorer.explore(TASK, 1))).attempts
+    assert (failed.outcome, [step.error for step in failed.steps]) == (Outcome.FAILURE, [False, True, False])
+    assert (branch.outcome, branch.replayed_steps) == (Outcome.SUCCESS, 1)
+    assert [step.observation for step in branch.steps] == ["The total is 5.", "The score of this answer is 1."]
+    examples = build_examples(tree, DistillationSettings(), 0)
+    (example,) = [each for each in examples if each.kind is Kind.COUNTERFACTUAL]
+    assert call("add", price=3) in text_of(example.sequence.token_ids)
 
 
 # --- Failures ---
