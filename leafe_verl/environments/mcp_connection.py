@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import functools
 import json
+import logging
 import os
 import sys
 import threading
@@ -230,9 +231,18 @@ def servers_loop() -> asyncio.AbstractEventLoop:
 
 @functools.lru_cache(maxsize=1)
 def _start_loop() -> asyncio.AbstractEventLoop:
+    logging.getLogger("mcp.client.stdio").addFilter(_without_traceback)
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="MCP servers", daemon=True).start()
     return loop
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Make one line of what the SDK logs: a server's banner would be a traceback at each start."""
+    if record.exc_info:
+        problem = str(record.exc_info[1]).replace("\n", " ")
+        record.msg, record.args, record.exc_info = f"{record.getMessage()}: {problem:.300}", (), None
+    return True
 
 
 # A forked copy of this process does not have that thread.

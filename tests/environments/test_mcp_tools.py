@@ -215,13 +215,16 @@ def test_servers_end_with_a_host_that_is_killed(tmp_path: Path) -> None:
 # --- Settings ---
 
 
-def test_tools_of_the_same_name_are_told_apart_and_a_list_restricts_them() -> None:
+def test_tools_of_the_same_name_are_told_apart_and_a_list_restricts_them(caplog: pytest.LogCaptureFixture) -> None:
     two = write_settings(**{"notes": notes("chat"), "old till": notes()})
     with playing(two, tools=["notes__add", "old_till__add"]) as environment:
         assert environment.calls is not None and list(environment.calls.tools) == ["notes__add", "old_till__add"]
         both = call("notes__add", price=2) + call("old_till__add", price=40)
         assert environment.step(both).observation == "The total is 2.\nThe total is 40."
         assert environment.step(call("notes__ls")).info["error"]
+    # What a server prints beside its messages is a line in the log.
+    logged = [record for record in caplog.records if record.name == "mcp.client.stdio"]
+    assert logged and all("'Welcome!'" in each.message and not each.exc_info for each in logged)
     with pytest.raises(ValueError, match=r"options\.tools has add; the servers have notes__add, .*old_till__die"):
         make("mcp_tools", config_path=two, tools=["add"])
 
