@@ -16,6 +16,7 @@ from leafe_verl.core.environment import Environment
 
 BRIDGES = {
     "gymnasium": "leafe_verl.environments.gymnasium_text:GymnasiumText",
+    "mcp_tools": "leafe_verl.environments.mcp_tools:McpTools",
     "openenv": "leafe_verl.environments.openenv:OpenEnv",
     "reasoning_gym": "leafe_verl.environments.reasoning_gym:ReasoningGym",
     "textarena": "leafe_verl.environments.textarena:TextArena",

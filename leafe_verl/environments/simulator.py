@@ -19,9 +19,9 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from leafe_verl.core.environment import EnvironmentFailure, ReplayEnvironment, ReplaySnapshot, Step
 from leafe_verl.core.task import Task
@@ -30,6 +30,42 @@ from leafe_verl.environments.simulator_process import SimulatorLimits, Simulator
 from leafe_verl.processes import PoolRegistry
 
 logger = logging.getLogger(__name__)
+
+
+class PooledProcess(Protocol):
+    """What a pool needs of a process, or of several that serve one attempt together."""
+
+    def wait_until_ready(self) -> None:
+        """Wait until calls can be made. Raises EnvironmentFailure."""
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of what runs there. Raises EnvironmentFailure, after which the process must be closed."""
+
+    def has_ended(self) -> bool:
+        """Return whether it has died between two calls."""
+
+    def vacate(self) -> None:
+        """Give up the state of an attempt that is over. Does not block."""
+
+    def kill(self) -> None:
+        """End it; a running call fails. Does not block, and any thread may call it."""
+
+    def close(self) -> None:
+        """End it and release its resources. Must not be called while a call is running."""
+
+
+class Program(Protocol):
+    """What a process runs, as far as messages tell it."""
+
+    @property
+    def simulator(self) -> str: ...
+
+
+class Limits(Protocol):
+    """The limit that a pool keeps; the others are for its processes."""
+
+    @property
+    def wait_seconds(self) -> float: ...
 
 
 class Lease:
@@ -45,7 +81,7 @@ class Lease:
 class _Place:
     """Room for one process."""
 
-    process: SimulatorProcess | None = None
+    process: PooledProcess | None = None
     """None until it has been started."""
     lease: Lease | None = None
     """The attempt whose state the process holds; None if it holds nobody's."""
@@ -56,11 +92,14 @@ class _Place:
 class SimulatorPool:
     """Up to `size` processes that run the same program. They start on demand and are replaced when they break."""
 
-    def __init__(self, program: SimulatorProgram, limits: SimulatorLimits, size: int) -> None:
+    def __init__(
+        self, program: Program, limits: Limits, size: int, process: Callable[..., PooledProcess] = SimulatorProcess
+    ) -> None:
+        """`process` is called with the program and the limits, and starts a process."""
         self.size = size
         self.counts: Counter[str] = Counter()
         """Processes `started`; `lost`, which were killed or died; `taken`, from an attempt that then must replay."""
-        self._program, self._limits = program, limits
+        self._program, self._limits, self._new_process = program, limits, process
         self._start_afresh()
         _pools.add(self)
 
@@ -71,7 +110,7 @@ class SimulatorPool:
         self._closed = False
 
     @contextlib.contextmanager
-    def lent(self, lease: Lease) -> Iterator[tuple[SimulatorProcess, bool]]:
+    def lent(self, lease: Lease) -> Iterator[tuple[PooledProcess, bool]]:
         """Yield a process for calls of `lease`, and whether the process still holds that attempt's state.
 
         Raises EnvironmentFailure if no process becomes free, or starts, in time. An exception inside the `with` block
@@ -84,7 +123,7 @@ class SimulatorPool:
                 place.process.close()
                 place.process = None
             if place.process is None:
-                place.process = SimulatorProcess(self._program, self._limits)
+                place.process = self._new_process(self._program, self._limits)
                 self.counts["started"] += 1
                 place.process.wait_until_ready()
             yield place.process, kept
@@ -101,7 +140,7 @@ class SimulatorPool:
                 if place.lease is lease and place.busy and place.process is not None:
                     place.process.kill()
                 elif place.lease is lease and not place.busy:
-                    place.lease = None
+                    self._vacate(place)
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -110,7 +149,7 @@ class SimulatorPool:
             self._closed = True
             idle = [place for place in self._places if not place.busy]
             for place in self._places:
-                if place.busy and place.process is not None:
+                if place.process is not None:
                     place.process.kill()
             self._changed.notify_all()
         for place in idle:
@@ -121,9 +160,9 @@ class SimulatorPool:
         self._start_afresh()
 
     def processes(self) -> list[int]:
-        """Return the process ids of the running processes."""
+        """Return the process ids of the running simulators."""
         with self._changed:
-            return [place.process.pid for place in self._places if place.process is not None]
+            return [each.process.pid for each in self._places if isinstance(each.process, SimulatorProcess)]
 
     def _take(self, lease: Lease) -> tuple[_Place, bool]:
         seconds = self._limits.wait_seconds
@@ -171,11 +210,16 @@ class SimulatorPool:
         with self._changed:
             place.busy = False
             if place.lease is None or place.lease.closed:
-                place.lease = None
+                self._vacate(place)
             closed = self._closed
             self._changed.notify_all()
         if closed:
             self._remove(place)
+
+    def _vacate(self, place: _Place) -> None:
+        place.lease = None
+        if place.process is not None:
+            place.process.vacate()
 
     def _discard(self, place: _Place) -> None:
         self.counts["lost"] += 1
@@ -235,7 +279,7 @@ class SimulatorEnvironment(ReplayEnvironment):
 
     def __init__(self, pool: SimulatorPool) -> None:
         self._pool = pool
-        self._process: SimulatorProcess | None = None
+        self._process: PooledProcess | None = None
         self._claim()
 
     def call(self, method: str, *arguments: Any) -> Any:

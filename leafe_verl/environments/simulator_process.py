@@ -88,6 +88,9 @@ class SimulatorProcess:
         """Return whether the process has died between two calls."""
         return self._status() is not None
 
+    def vacate(self) -> None:
+        """Do nothing: the next attempt resets the simulator."""
+
     def kill(self) -> None:
         """Kill the process and what it started. Any thread may call this; a running call fails."""
         with self._lock:

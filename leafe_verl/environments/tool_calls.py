@@ -128,9 +128,50 @@ def _verl_parser(form: str) -> Any:
 def _parse_as_verl(parser: Any, answer: str, tools: Sequence[Schema]) -> list[tuple[str, str]]:
     from verl.tools.schemas import OpenAIFunctionToolSchema
 
-    schemas = [OpenAIFunctionToolSchema.model_validate(tool) for tool in tools]
+    schemas = [OpenAIFunctionToolSchema.model_validate(_as_verl_holds(tool)) for tool in tools]
     _, calls = asyncio.run(parser.extract_tool_calls(answer, schemas))
     return [(call.name, call.arguments) for call in calls]
+
+
+def _as_verl_holds(tool: Schema) -> dict[str, Any]:
+    """Return what verl's parsers ask of a tool: the types of its parameters, by which they read values in XML.
+
+    verl's model of a schema refuses a tool without a description, and a parameter that says its type by `anyOf`, `$ref`
+    or `enum`, as pydantic writes it for optional parameters, models and literals.
+    """
+    function = tool["function"]
+    parameters = function.get("parameters") or {}
+    definitions = {**parameters.get("$defs", {}), **parameters.get("definitions", {})}
+    properties = {}
+    for name, schema in parameters.get("properties", {}).items():
+        types = [each for each in _types(schema, definitions) if each != "null"]  # the parsers read null by themselves
+        properties[name] = {"type": types if len(types) > 1 else types[0] if types else "string"}
+    held = {"type": "object", "properties": properties, "required": list(parameters.get("required", ()))}
+    described = {"name": function["name"], "description": function.get("description") or "", "parameters": held}
+    return {"type": "function", "function": described}
+
+
+def _types(schema: Any, definitions: Mapping[str, Any]) -> list[str]:
+    """Return the JSON types that a schema allows, as far as it names them, each once."""
+    if not isinstance(schema, Mapping):  # true stands for anything
+        return []
+    if "type" in schema:
+        named = schema["type"]
+        return [named] if isinstance(named, str) else list(named)
+    found: list[str] = []
+    if "$ref" in schema:
+        name = str(schema["$ref"]).rpartition("/")[2]
+        others = {key: each for key, each in definitions.items() if key != name}  # a definition may refer to itself
+        found += _types(definitions.get(name), others)
+    for choice in (*schema.get("anyOf", ()), *schema.get("oneOf", ()), *schema.get("allOf", ())):
+        found += _types(choice, definitions)
+    values = schema.get("enum", [schema["const"]] if "const" in schema else [])
+    return list(dict.fromkeys([*found, *(_JSON_TYPES[type(value)] for value in values)]))
+
+
+_JSON_TYPES = {
+    str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object", type(None): "null"
+}  # fmt: skip
 
 
 def _parse_llama3(answer: str, tools: Sequence[Schema]) -> list[tuple[str, str]]:

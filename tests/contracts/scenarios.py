@@ -266,6 +266,26 @@ def _verl_tools() -> Scenario:
     return Scenario(new, tasks, plays, (call("add", price=2), "", f"So: {call('add', price=3)}", "5"), episodes=10)
 
 
+def _mcp_tools() -> Scenario:
+    pytest.importorskip("mcp.server.mcpserver", reason="needs pip install leafe-verl[mcp_tools]")
+    from environments.mcp_settings import notes, write_settings
+    from environments.test_verl_tools import ASSETS, ROW, call
+
+    rows = [
+        {**ROW, "task_id": "five"},
+        {**ROW, "task_id": "nine", "reward_model": {"ground_truth": "9"}, "extra_info": {"files": {"a/b.txt": "hi"}}},
+    ]
+    wrote = call("write", path="/attempt/workspace/n.txt", text="2 and 3, in /attempt/workspace")
+    plays = (
+        (call("add", price=2), wrote, call("read", path="n.txt")),
+        ("", call("add", price=13), call("read", path="a/b.txt")),
+        (),
+    )
+    tasks = tuple(map(environment_class("mcp_tools").task, rows))
+    new = partial(make, "mcp_tools", config_path=write_settings(notes=notes()), reward_path=str(ASSETS), answers=30)
+    return Scenario(new, tasks, plays, (call("add", price=2), "", f"So: {call('add', price=3)}", "5"), episodes=2)
+
+
 def _scienceworld() -> Scenario:
     if problem := scienceworld.missing():
         pytest.skip(problem)
@@ -311,6 +331,7 @@ SCENARIOS: Mapping[str, Callable[[], Scenario]] = {
     "counter": _counter,
     "example": _example,
     "codecontests": _codecontests,
+    "mcp_tools": _mcp_tools,
     "openenv": _openenv,
     "reasoning_gym": _reasoning_gym,
     "sokoban": _sokoban,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 
 import pytest
 
@@ -57,6 +58,37 @@ def test_a_call_is_read_in_the_models_form(form: str, answer: str) -> None:
 def test_the_feedback_says_what_is_wrong(answer: str, feedback: str) -> None:
     with pytest.raises(IllFormedCall, match=feedback):
         CallReader([ADD], "hermes").read(answer)
+
+
+LOOSE = {
+    "type": "function",
+    "function": {
+        "name": "note",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "text": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+                "level": {"enum": ["1", "2"]},
+                "place": {"$ref": "#/$defs/Place"},
+                "count": {"oneOf": [{"type": "integer"}, {"const": None}]},
+                "anything": True,
+            },
+            "$defs": {"Place": {"anyOf": [{"type": "object"}, {"$ref": "#/$defs/Place"}]}},
+        },
+    },
+}
+
+
+def test_parameters_may_say_their_types_as_pydantic_writes_them() -> None:
+    given = {"text": "12", "level": "1", "place": {"x": 1}, "count": 3, "anything": "it"}
+    written = {"name": "note", "arguments": given}
+    assert CallReader([LOOSE], "hermes").read(f"<tool_call>{json.dumps(written)}</tool_call>") == [
+        ToolCall("note", given)
+    ]
+    values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in given.items()}
+    lines = "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in values.items())
+    called = f"<tool_call>\n<function=note>\n{lines}</function>\n</tool_call>"
+    assert CallReader([LOOSE], "qwen3_coder").read(called) == [ToolCall("note", given)]
 
 
 def test_an_environment_says_how_its_actions_call_tools_if_they_do() -> None:

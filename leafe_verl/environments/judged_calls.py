@@ -1,0 +1,156 @@
+"""Base class of environments whose actions call tools or else are an answer, which a reward function of verl scores."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import inspect
+from abc import abstractmethod
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from leafe_verl.core.environment import ReplayEnvironment, Step
+from leafe_verl.core.task import Task
+from leafe_verl.environments.options import require_at_least
+from leafe_verl.environments.rows import build_verl_row, read_fields, task_key, to_plain
+from leafe_verl.environments.tool_calls import CallReader, IllFormedCall, ToolCall
+
+ANSWERED = "The score of this answer is {score:.3g}."
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How answers are scored. Each field is an option of the environment with the same name."""
+
+    reward_path: str | None = None
+    """`reward_path`, `reward_name` and `reward_kwargs` are those of `reward.custom_reward_function`; None stands for
+    verl's own function for the row's `data_source`."""
+    reward_name: str = "compute_score"
+    reward_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    answers: int = 1
+    """Answers that are scored; the last of them ends the attempt."""
+    success_at: float = 1.0
+    """The least score of a success."""
+
+
+class JudgedCalls(ReplayEnvironment):
+    """An action calls tools, or else it is an answer, which the reward function scores.
+
+    A tool that fails, or a call that does not fit its schema, is an error. A subclass writes `begin` and `execute`.
+
+    A result of the reward function may be a number, or an object with `score`, and `feedback`, which the model is told,
+    and `error`, if the answer is none. It gets the answer alone as `solution_str`, not the turns before it.
+    """
+
+    name: ClassVar[str]
+    """The environment's registered name."""
+    calls: CallReader | None = None
+    """How calls are read from an answer, with the schemas that the model's chat template renders."""
+
+    def judge(self, judgement: Judgement, horizon: int, system_prompt: str) -> None:
+        """Load the reward function. A constructor calls it."""
+        require_at_least(1, horizon=horizon, answers=judgement.answers)
+        self._judgement, self._reward = judgement, _load_reward(judgement.reward_path, judgement.reward_name)
+        self.horizon, self.system_prompt = horizon, system_prompt
+        self._system_prompt = system_prompt
+
+    @classmethod
+    def task(cls, row: Mapping[str, Any], *, default_key: str | None = None) -> Task:
+        """Return the task of a row of verl's: `prompt`, `data_source`, `reward_model.ground_truth` and `extra_info`."""
+        if row.get("data_source") == cls.name:
+            fields = read_fields(row)
+            data = {each: fields[each] for each in ("prompt", "data_source", "ground_truth", "extra_info")}
+            return Task(task_key(fields, default_key), str(fields["text"]), cls.name, data)
+        prompt, extra = _plain(row.get("prompt")), _plain(row.get("extra_info") or {})
+        if not isinstance(prompt, list) or not prompt or not all(isinstance(each, dict) for each in prompt):
+            raise ValueError(f"prompt is {prompt!r:.80}; expected a list of messages with role and content, as verl's")
+        truth = _plain((row.get("reward_model") or {}).get("ground_truth"))
+        data = {"prompt": prompt, "data_source": row.get("data_source"), "ground_truth": truth, "extra_info": extra}
+        return Task(task_key({"task_id": row.get("task_id")}, default_key), _text_of(prompt), cls.name, data)
+
+    @classmethod
+    def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
+        """Return verl's parquet row, which `task` reads back."""
+        return build_verl_row(task, "tools", split, index)
+
+    @abstractmethod
+    def begin(self, task: Task) -> None:
+        """Bring the tools into their first state."""
+
+    @abstractmethod
+    def execute(self, call: ToolCall) -> tuple[str, bool]:
+        """Return what a tool says, and whether it failed."""
+
+    def facts(self) -> Mapping[str, Any]:
+        """Return what the reward function gets in `extra_info` beyond the row's and `num_turns`."""
+        return {}
+
+    def wait_for(self, work: Awaitable[Any]) -> Any:
+        """Return the result of a reward function that is a coroutine."""
+
+        async def wait() -> Any:
+            return await work
+
+        return asyncio.run(wait())
+
+    def start(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
+        self._answered, self._task = 0, task
+        systems = [each["content"] for each in task.data["prompt"] if each["role"] == "system"]
+        self.system_prompt = self._system_prompt or "\n\n".join(systems)
+        self.begin(task)
+        return _text_of(task.data["prompt"]), {}
+
+    def advance(self, action: str) -> Step:
+        if self.calls is None:
+            raise RuntimeError("the constructor has not set `calls`")
+        try:
+            calls = self.calls.read(action)
+        except IllFormedCall as problem:
+            return Step(str(problem), 0.0, False, False, {"success": False, "error": True})
+        if not calls:
+            return self._score(action)
+        said = [self.execute(each) for each in calls]
+        info = {"success": False, "error": any(error for _, error in said), "action": "; ".join(map(str, calls))}
+        return Step("\n".join(text for text, _ in said), 0.0, False, False, info)
+
+    def _score(self, answer: str) -> Step:
+        data, judgement = self._task.data, self._judgement
+        turns = {"num_turns": 2 * len(self._record.actions) + 2}
+        extra = {**copy.deepcopy(data["extra_info"]), **turns, **self.facts()}
+        given = {"solution_str": answer, "extra_info": extra} | {each: data[each] for each in _GIVEN}
+        result = self._reward(**given, **judgement.reward_kwargs)
+        result = self.wait_for(result) if inspect.isawaitable(result) else result
+        told = result if isinstance(result, Mapping) else {"score": result}
+        score, error = float(told["score"]), bool(told.get("error"))
+        solved = score >= judgement.success_at and not error
+        self._answered += not error
+        over = solved or self._answered >= judgement.answers
+        feedback = str(told.get("feedback") or ANSWERED.format(score=score))
+        info = {"success": solved, "error": error, "failed": not solved}
+        return Step(feedback, score if over else 0.0, over, False, info)
+
+
+_GIVEN = ("data_source", "ground_truth")
+
+
+def _load_reward(path: str | None, name: str) -> Any:
+    if path is None:
+        from verl.utils.reward_score import default_compute_score
+
+        return default_compute_score
+    from verl.utils.import_utils import load_extern_object
+
+    return load_extern_object(path, name)
+
+
+def _text_of(prompt: Sequence[Mapping[str, Any]]) -> str:
+    return "\n\n".join(str(each["content"]) for each in prompt if each["role"] != "system")
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of JSON for what a reader of parquet gives: arrays, and what they hold."""
+    value = to_plain(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
