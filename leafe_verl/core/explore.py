@@ -87,7 +87,7 @@ class Explorer:
             node.reflections[number] = reflection
             for branch in branches:
                 branch.reflection = reflection
-                branch.step = reflection.step if self.settings.reflection.rollback == "step" else 1
+                branch.step = self._rollback_step(reflection, node.path[:t])
         await gather_or_cancel(self._grow(task, growth, branch) for branch in branches)
 
     async def confirm_recoveries(self, tree: ExplorationTree) -> None:
@@ -161,6 +161,14 @@ class Explorer:
         if not solved:
             times.add(end)
         return [t for t in sorted(times) for _ in range(reflection.samples)]
+
+    def _rollback_step(self, reflection: Reflection, steps: Sequence[StepRecord]) -> int:
+        """Return the step that a branch begins with, after a reflection on `steps`."""
+        if self.settings.reflection.rollback == "start":
+            return 1
+        if self.settings.reflection.rollback == "first_failed":
+            return next((t for t, step in enumerate(steps, start=1) if step.failed), reflection.step)
+        return reflection.step
 
     def _rollback_point(self, node: Node) -> RollbackPoint | None:
         if node.parent is None or node.reflection is None:

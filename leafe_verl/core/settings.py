@@ -102,10 +102,12 @@ class ReflectionSettings(Section):
     successes: Annotated[bool, PAPER] = True
     """Whether attempts that succeeded are reflected on every K steps too. Without it, or without an interval, root
     attempts that all succeed end a task."""
-    rollback: Annotated[Literal["step", "start"], Source("paper; `start` is its baseline iterative refinement")] = (
-        "step"
-    )
-    """Where a branch begins: at the step that the reflection names, or at the start of the task."""
+    rollback: Annotated[
+        Literal["step", "start", "first_failed"],
+        Source("paper; `start` is its baseline iterative refinement, and `first_failed` is ours, beyond the paper"),
+    ] = "step"
+    """Where a branch begins: at the step that the reflection names, at the start of the task, or at the first of the
+    steps reflected on that has failed as the environment says (at the step that the reflection names, if none has)."""
     experience: Annotated[bool, Source("paper; false is an ablation")] = True
     """Whether a branch's prompt contains the experience. Without it, a branch is a second try."""
     samples: Annotated[int, Field(ge=1), OURS] = 1

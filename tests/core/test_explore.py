@@ -664,6 +664,16 @@ class TestSamplers:
         assert tree.reflections[0][1].step == 2, "what the model named is kept"
         assert experience_in(policy.prompts[4].messages) == "do not jump"
 
+    def test_a_branch_may_begin_at_the_first_failed_step_whatever_the_reflection_names(self):
+        policy = ScriptedPolicy({"0": "R", "1": "X", "?": "X"}, {4: reflection(4, "mind the gap")})
+        tree = grow(policy, reflection={"rollback": "first_failed"}, budget={"depth": 1})
+        assert [bool(step.failed) for step in tree.attempts[0].steps] == [False, True, True, True]
+        assert tree.attempts[1].branch.step == 2 and tree.attempts[1].branch.reflection.step == 4
+
+    def test_without_a_failed_step_a_branch_begins_where_the_reflection_says(self):
+        tree = grow(ScriptedPolicy(lazy, {4: reflection(3, "e")}), reflection={"rollback": "first_failed"})
+        assert not any(step.failed for step in tree.attempts[0].steps) and tree.attempts[1].branch.step == 3
+
     def test_rollback_without_experience_is_a_second_try_from_the_same_step(self):
         policy = ScriptedPolicy(careless, {4: reflection(2, "do not jump")})
         tree = grow(policy, reflection={"experience": False}, budget={"depth": 1})
