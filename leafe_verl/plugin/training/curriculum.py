@@ -5,7 +5,6 @@ verl 0.9.1 has no hook for samplers. The trainer therefore gives the data loader
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,6 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from leafe_verl.core.curriculum import TaskOutcomes, draw_pass, pass_share
 from leafe_verl.trees.outcomes import read_outcomes
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,9 +42,7 @@ class Curriculum:
         """
         outcomes = read_outcomes(self.store, run=self.run, before=step, latest=self.trees)
         shares = [pass_share(outcomes.get(key, TaskOutcomes()), self.floor) for key in self.keys]
-        drawn = draw_pass(shares, self.batch, random.Random(f"{self.seed}:{step}"))
-        logger.info("step %d begins a pass over %d of %d tasks (leafe.curriculum)", step, len(drawn), len(shares))
-        return drawn
+        return draw_pass(shares, self.batch, random.Random(f"{self.seed}:{step}"))
 
 
 class CurriculumSampler(Sampler[int]):

@@ -65,6 +65,8 @@ class LeafeTrainer(CollectingTrainer):
     worker_cls = SFTWorker
     collected_per_task = 1  # one tree for each task
     train_dataloader: StatefulDataLoader
+    _pass_tasks: int | None = None
+    """Number of tasks in the pass that the curriculum has drawn. None without one, and until this process draws."""
 
     def __init__(self, config: DictConfig) -> None:
         self._stages = config.leafe.schedule.stages
@@ -107,8 +109,25 @@ class LeafeTrainer(CollectingTrainer):
             batch=self.config.data.train_batch_size,
             seed=leafe.seed,
         )
-        sampler = CurriculumSampler(len(dataset), lambda: curriculum.draw(self.global_steps))
-        self.train_dataloader = with_sampler(self.train_dataloader, sampler)
+
+        def draw() -> list[int]:
+            drawn = curriculum.draw(self.global_steps)
+            self._pass_tasks = len(drawn)
+            return drawn
+
+        self.train_dataloader = with_sampler(self.train_dataloader, CurriculumSampler(len(dataset), draw))
+
+    def _compute_metrics(
+        self,
+        batch: KVBatchMeta,
+        metrics: dict[str, Any],
+        timing_raw: dict[str, float],
+        global_steps: int,
+        epoch: int,
+    ) -> None:
+        super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
+        if self._pass_tasks is not None:
+            metrics["leafe/pass_tasks"] = self._pass_tasks
 
     def on_init_end(self) -> None:
         if self._stages != "distil":
