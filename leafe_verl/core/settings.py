@@ -150,6 +150,13 @@ class DistillationSettings(Section):
     """Share of the successful attempts that are rehearsed, drawn at random. 0: counterfactual examples only."""
     beta: Annotated[float, Field(ge=0), OURS] = 1.0
     """Weight of the rehearsal loss L_reh."""
+    loss_agg_mode: Annotated[
+        Literal["term-mean", "token-mean"], Source("paper, as we read it; `token-mean` is ours, beyond the paper")
+    ] = "term-mean"
+    """How the terms of the loss are averaged over a mini-batch. `term-mean`: each over its own tokens, so that terms
+    weigh the same whatever their numbers of tokens are. `token-mean`: all over all trained tokens, so that every token
+    weighs the same; with `term-mean` the only example of its kind in a small mini-batch weighs as much as all others
+    together, and the shorter it is, the more each of its tokens."""
     counterfactual_histories: Annotated[Literal["every", "failed"], Source("paper; `failed` is ours, beyond it")] = (
         "every"
     )

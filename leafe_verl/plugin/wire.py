@@ -179,6 +179,8 @@ class DistillationInfo:
     """Number of optimiser steps of the whole phase."""
     share_prefixes: bool
     """Whether examples that begin alike are merged into prefix trees."""
+    token_mean: bool = False
+    """Whether every trained token of a mini-batch counts the same: `leafe.distillation.loss_agg_mode`."""
     pairs: int = 0
     """Number of pairs that DPO prefers one row of; 0 trains by plain SFT."""
     dpo_beta: float = 0.1

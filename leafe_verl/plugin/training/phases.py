@@ -196,6 +196,7 @@ def prepare_update(phase: Phase, config: DictConfig) -> None:
         phase.weights,
         phase.updates,
         shares,
+        token_mean=distillation.loss_agg_mode == "token-mean",
         pairs=phase.pairs,
         dpo_beta=distillation.dpo_beta,
         teachers=phase.teachers,

@@ -57,7 +57,8 @@ def distillation_loss(
 ) -> tuple[torch.Tensor, dict[str, Metric]]:
     """Compute L_cf + beta * L_reh, or the loss terms of another phase, weighted and summed.
 
-    Each term is a mean over its own tokens in the mini-batch of all ranks, that of DPO over its pairs.
+    Each term is a mean over its own tokens in the mini-batch of all ranks, that of DPO over its pairs. With the loss
+    aggregation `token-mean` it also has its tokens' share of the mini-batch, so that every token counts the same.
 
     Args:
         model_output: `log_probs`, nested (rows, tokens), of examples or of prefix trees; and `divergence`, nested
@@ -70,12 +71,14 @@ def distillation_loss(
         This micro-batch's share of the loss times `dp_size`, because FSDP averages gradients over ranks; and metrics,
         which give the terms and numbers of tokens when summed over micro-batches and averaged over ranks.
     """
-    weights, tokens = DistillationInfo.from_batch(data).weights, get_term_tokens(data)
+    info, tokens = DistillationInfo.from_batch(data), get_term_tokens(data)
+    weights = info.weights
     sums = _tree_sums(model_output, data) if PARENTS in data else _example_sums(model_output, data, len(weights))
     terms = {
         name: part * data["dp_size"] / max(number, 1) for name, part, number in zip(weights, sums, tokens, strict=True)
     }
-    loss = torch.stack([weight * terms[name] for name, weight in weights.items()]).sum()
+    shares = term_shares(info, tokens)
+    loss = torch.stack([weight * shares[name] * terms[name] for name, weight in weights.items()]).sum()
     metrics = {f"loss_{name}": Metric(AggregationType.SUM, term.detach()) for name, term in terms.items()}
     if TEACHER_IDS in data:
         metrics |= teacher_metrics(model_output, data)
@@ -83,6 +86,21 @@ def distillation_loss(
         metrics |= pair_metrics(data, tokens[[*weights].index(Kind.PREFERENCE.value)])
     counts = {name: Metric(AggregationType.SUM, n * data["dp_size"]) for name, n in _token_counts(data).items()}
     return loss, metrics | counts
+
+
+def term_shares(info: DistillationInfo, tokens: Sequence[float]) -> dict[str, float]:
+    """Return what each term is multiplied by, beside its weight.
+
+    Args:
+        info: Whose `token_mean` says how terms are aggregated. DPO's term, a mean over pairs, has no share.
+        tokens: Trained tokens of each term in the mini-batch of all ranks, in the order of the weights.
+    """
+    counted = dict(zip(info.weights, tokens, strict=True))
+    pairs = Kind.PREFERENCE.value
+    total = sum(number for name, number in counted.items() if name != pairs)
+    if not info.token_mean:
+        return dict.fromkeys(counted, 1.0)
+    return {name: 1.0 if name == pairs else number / max(total, 1) for name, number in counted.items()}
 
 
 def _example_sums(model_output: dict[str, torch.Tensor], data: TensorDict, terms: int) -> torch.Tensor:
