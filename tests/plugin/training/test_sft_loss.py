@@ -8,7 +8,7 @@ pytest.importorskip("verl", reason="verl is not installed")
 from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 
-from leafe_verl.plugin.training.sft_worker import distillation_loss
+from leafe_verl.plugin.training.sft_worker import distillation_loss, term_shares
 from leafe_verl.plugin.wire import TERM, DistillationInfo, set_term_tokens
 
 PROMPTS = [[5, 6, 7], [5, 6], [8]]
@@ -24,7 +24,7 @@ def nested(rows, dtype=torch.int64):
     return torch.nested.as_nested_tensor([torch.tensor(row, dtype=dtype) for row in rows], layout=torch.jagged)
 
 
-def batch(rows, *, beta=1.0, dp_size=1, tokens=(4, 3)):
+def batch(rows, *, beta=1.0, dp_size=1, tokens=(4, 3), token_mean=False):
     data = TensorDict(
         {
             "input_ids": nested([PROMPTS[i] + RESPONSES[i] for i in rows]),
@@ -36,7 +36,7 @@ def batch(rows, *, beta=1.0, dp_size=1, tokens=(4, 3)):
         batch_size=len(rows),
     )
     weights = {"counterfactual": 1.0, "rehearsal": beta}
-    info = DistillationInfo(weights, updates=1, share_prefixes=True)
+    info = DistillationInfo(weights, updates=1, share_prefixes=True, token_mean=token_mean)
     tu.assign_non_tensor(data, dp_size=dp_size, **info.to_extra_info())
     set_term_tokens(data, tokens)
     return {"log_probs": nested([LOG_PROBS[i] for i in rows], torch.float32)}, data
@@ -49,6 +49,20 @@ def test_each_term_is_the_mean_over_its_own_tokens():
     assert loss.item() == pytest.approx(loss_cf + 0.5 * loss_reh)
     assert metrics["loss_counterfactual"].aggregate() == pytest.approx(loss_cf)
     assert metrics["loss_rehearsal"].aggregate() == pytest.approx(loss_reh)
+
+
+def test_with_the_token_mean_every_trained_token_counts_the_same():
+    loss, metrics = distillation_loss(*batch([0, 1, 2], beta=0.5, token_mean=True))
+    assert loss.item() == pytest.approx((1 + 2 + 6 + 7 + 0.5 * (3 + 4 + 5)) / 7)
+    assert metrics["loss_rehearsal"].aggregate() == pytest.approx((3 + 4 + 5) / 3), "terms are shown as they are"
+    parts = [distillation_loss(*batch([i], beta=0.5, token_mean=True))[0] for i in range(3)]
+    assert sum(parts).item() == pytest.approx(loss.item()), "micro-batches add up"
+
+
+def test_pairs_of_dpo_have_no_tokens_to_share():
+    info = DistillationInfo({"preference": 1.0, "rehearsal": 1.0}, updates=1, share_prefixes=False, token_mean=True)
+    assert term_shares(info, (2, 30)) == {"preference": 1.0, "rehearsal": 1.0}
+    assert term_shares(info, (2, 0)) == {"preference": 1.0, "rehearsal": 0.0}
 
 
 def test_micro_batches_add_up():
