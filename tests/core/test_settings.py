@@ -40,6 +40,7 @@ INVALID = {
     "leafe.distillation.rehearsal_share": [-0.1, 1.1, None],
     "leafe.distillation.beta": [-1, None, float("nan")],
     "leafe.distillation.counterfactual_histories": ["unfailed", None],
+    "leafe.distillation.loss_agg_mode": ["seq-mean", None],
     "leafe.distillation.rehearsal": ["turns", None],
     "leafe.distillation.recovery_targets": [-1, 0.5, None],
     "leafe.distillation.recovery_weight": [-1, None, float("inf")],
