@@ -14,6 +14,7 @@ def pytest_addoption(parser):
     parser.addoption("--costly", action="store_true", help="also run tests marked costly, which take minutes each")
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(config, items):
     if not config.getoption("--costly"):
         for item in items:

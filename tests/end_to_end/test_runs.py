@@ -34,7 +34,6 @@ def leafe_dir(tmp_path_factory):
 def leafe_run(model, leafe_dir):
     """Two steps on two data-parallel ranks with a checkpoint, then a third step resumed from it."""
     two_ranks = ["trainer.v1.trainer_mode=leafe_probe", "trainer.n_gpus_per_node=2", "trainer.save_freq=2"]
-    two_ranks.append("leafe.curriculum.floor=0.5")
     if find_spec("tensorboard"):
         two_ranks.append("trainer.logger=[console,file,tensorboard]")
     first = launch("leafe", model, leafe_dir, *two_ranks, "trainer.total_training_steps=2")
@@ -93,12 +92,6 @@ def test_a_stopped_run_resumes_at_the_next_step(leafe_run):
     assert sorted(first) == [1, 2]
     assert sorted(resumed) == [3]
     assert resumed[3]["actor/grad_norm"] > 0
-
-
-def test_the_curriculum_draws_a_pass_when_the_last_one_is_over(leafe_run):
-    first, resumed = leafe_run
-    assert first[1]["leafe/pass_tasks"] == first[2]["leafe/pass_tasks"] == 12, "nothing is known of a task yet"
-    assert 6 <= resumed[3]["leafe/pass_tasks"] <= 12
 
 
 def test_the_best_checkpoint_is_named(leafe_run, leafe_dir):
