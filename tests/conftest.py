@@ -1,4 +1,4 @@
-"""A report in headless Chromium, which tests run where they are asked for alone, and which run side by side."""
+"""A report in headless Chromium, and which tests run where they are asked for alone."""
 
 from __future__ import annotations
 
@@ -14,23 +14,11 @@ def pytest_addoption(parser):
     parser.addoption("--costly", action="store_true", help="also run tests marked costly, which take minutes each")
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(config, items):
     if not config.getoption("--costly"):
         for item in items:
             if item.get_closest_marker("costly"):
                 item.add_marker(pytest.mark.skip(reason="takes minutes; --costly runs it"))
-    if config.getoption("dist", "no") == "loadgroup":
-        group_for_workers(items)
-
-
-def group_for_workers(items):
-    """Give one worker of pytest-xdist all runs of real processes, which it begins with: they last as long as the others
-    together, and two at a time would need twice the memory. Tests of one file share its fixtures."""
-    items.sort(key=lambda item: item.get_closest_marker("end_to_end") is None)
-    for item in items:
-        trains = item.get_closest_marker("end_to_end")
-        item.add_marker(pytest.mark.xdist_group("end_to_end" if trains else item.path.as_posix()))
 
 
 @pytest.fixture(scope="module")

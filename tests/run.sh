@@ -7,7 +7,5 @@ cd "$ROOT"
 if [ $# -eq 0 ]; then
     ruff check .
     mypy
-    # The runs of real processes wait for Ray, for the most part: the other tests fit beside them.
-    if python -c "import xdist" 2> /dev/null; then set -- -n 2 --dist loadgroup --no-loadscope-reorder; fi
 fi
 exec python -m pytest -q --durations=8 "$@"
