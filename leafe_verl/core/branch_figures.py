@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from leafe_verl.core.recovery_figures import FreshSamples, plain_attempt
+from leafe_verl.core.recovery_figures import FreshSamples, plain_roots
 from leafe_verl.core.tree import Branch, ExplorationTree, Outcome
 
 NAMED_STEPS = 3
@@ -38,15 +38,14 @@ def branch_figures(tree: ExplorationTree) -> Iterator[BranchFigures]:
     """Yield the scored branches of a tree in their order; none if it goes on from a given history, see given.py."""
     if tree.given:
         return
-    roots = [a for a in tree.attempts if a.branch is None and a.outcome.scored and a.steps]
-    plain = {id(root): plain_attempt(root) for root in roots}
-    fresh = FreshSamples(list(plain.values()))
+    roots = plain_roots(tree)
+    fresh = FreshSamples([*roots.values()])
     named = named_steps(tree)
     for index, branch in tree.branches():
         attempt = tree.attempts[index]
         if not (attempt.outcome.scored and attempt.steps):
             continue
-        root = plain.get(id(tree.attempts[_root(tree, index)]))
+        root = roots.get(_root(tree, index))
         yield BranchFigures(
             groups=(*_groups(tree, index, branch), *_agreement(branch, named)),
             succeeded=attempt.outcome is Outcome.SUCCESS,

@@ -71,14 +71,20 @@ class PlainAttempt:
 
 def plain_attempts(tree: ExplorationTree) -> tuple[PlainAttempt, ...]:
     """Return the scored roots of a tree, in their order; none if they go on from a given history, see given.py."""
-    if tree.given:
-        return ()
-    roots = [attempt for attempt in tree.attempts if attempt.branch is None and attempt.outcome.scored]
-    return tuple(plain_attempt(root) for root in roots if root.steps)
+    return tuple(plain_roots(tree).values())
 
 
-def plain_attempt(root: Attempt) -> PlainAttempt:
-    """Return what the figures need to know of a root with at least one step."""
+def plain_roots(tree: ExplorationTree) -> dict[int, PlainAttempt]:
+    """Return the same attempts by their indices in the tree."""
+    roots = {} if tree.given else dict(enumerate(tree.attempts))
+    return {
+        index: _plain_attempt(root)
+        for index, root in roots.items()
+        if root.branch is None and root.outcome.scored and root.steps
+    }
+
+
+def _plain_attempt(root: Attempt) -> PlainAttempt:
     followed = [(t, *pair) for t, pair in enumerate(itertools.pairwise(root.steps), start=1) if pair[0].failed]
     return PlainAttempt(
         solved=root.outcome is Outcome.SUCCESS,

@@ -43,18 +43,32 @@ def read_figures(store: Path) -> Figures:
     return {**told, "recovery": recovery, **ratios(run.counts), **_spent(run), **kept}
 
 
+def read_cells(file: Path) -> dict[str, Figures]:
+    """Return the cells of a file by their names. Raises ValueError, with the line's number, for what is no cell."""
+    cells = {}
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.strip():
+            try:
+                cell = json.loads(line)
+                cells[cell["cell"]] = cell
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{file}, line {number} is no cell of a comparison: {error}") from error
+    return cells
+
+
 def read_cell(name: str, reference: str) -> EvaluationRun:
     """Return the evaluation that FILE@CELL names. Raises ValueError if the file has no such cell of plain attempts."""
     file, _, wanted = reference.partition("@")
-    lines = map(json.loads, filter(str.strip, Path(file).read_text(encoding="utf-8").splitlines()))
-    cells = {cell["cell"]: cell for cell in lines if "tasks" in cell}
+    # Those of trainings, of given histories and of earlier versions have none.
+    cells = {found: cell for found, cell in read_cells(Path(file)).items() if "manifest" in cell}
     if wanted not in cells:
         raise ValueError(f"{name}: {file} has no cell {wanted!r} of plain attempts; there are {', '.join(cells)}")
     cell = cells[wanted]
     results = {key: _outcomes(task) for key, task in cell["tasks"].items()}
     recovery = {key: task["recovery"] for key, task in cell["tasks"].items() if task["recovery"]}
     counts = {key: cell[key] for key in SPENT}
-    return EvaluationRun(name, Manifest(**cell["manifest"]), results, counts, len(results), recovery, earlier=0)
+    manifest = Manifest.from_mapping(cell["manifest"])
+    return EvaluationRun(name, manifest, results, counts, len(results), recovery, earlier=0)
 
 
 def _outcomes(task: Mapping[str, Any]) -> list[bool]:

@@ -71,6 +71,11 @@ class Manifest:
         """What is measured: plain `attempts`, `trees`, or recovery from `given` histories. They are never compared."""
         return "given" if self.given else "trees" if self.explores else "attempts"
 
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Manifest:
+        """Return the manifest of plain values, as JSON has them. Raises TypeError for fields of another version."""
+        return cls(**{**values, **{name: tuple(values[name]) for name in ("sources", "collections")}})
+
     def differences(self, other: Manifest) -> list[str]:
         """Describe each setting in which two manifests differ, with this one's value first."""
         ours, theirs = _flat(self), _flat(other)
@@ -101,9 +106,7 @@ def read_manifest(store: Path) -> Manifest | None:
     values = json.loads(path.read_text(encoding="utf-8"))
     if (schema := values.pop("schema", None)) != SCHEMA:
         raise ValueError(f"{path} is of schema {schema!r}; expected {SCHEMA}: read it with the version that wrote it")
-    for name in ("sources", "collections"):
-        values[name] = tuple(values[name])
-    return Manifest(**values)
+    return Manifest.from_mapping(values)
 
 
 def write_manifest(store: Path, manifest: Manifest) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from leafe_verl.evaluation.cells import Figures
+from leafe_verl.evaluation.cells import Figures, read_cells
 
 FILE = "cells.jsonl"
 
@@ -41,8 +41,7 @@ class Ledger:
     def __init__(self, run_dir: Path) -> None:
         """Read the cells. Raises ValueError if LEAFE_CPU_DTYPE asks for another precision than theirs."""
         self._path = run_dir / FILE
-        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.is_file() else []
-        self.cells: dict[str, Figures] = {line["cell"]: line for line in map(json.loads, filter(str.strip, lines))}
+        self.cells: dict[str, Figures] = read_cells(self._path) if self._path.is_file() else {}
         asked, present = os.environ.get("LEAFE_CPU_DTYPE"), self.dtype
         if asked and present and asked != present:
             raise ValueError(

@@ -60,3 +60,16 @@ def test_a_cell_from_given_histories_keeps_their_shares_and_no_tasks(tmp_path):
     figures = read_figures(write_given(tmp_path / "given", source, {"x": ["z+", "x-"]}))
     assert figures["next_turn"][0] == 0.5 and figures["fresh"][0] == 1.0 and figures["beyond_fresh"][0] == -0.5
     assert "tasks" not in figures and figures["attempts_scored"] == 2
+
+
+@pytest.mark.parametrize("line", ['{"cell": "a"', '{"name": "a"}', "3"])
+def test_a_line_that_is_no_cell_is_named(tmp_path, line):
+    (tmp_path / "cells.jsonl").write_text(f'{{"cell": "b"}}\n\n{line}\n')
+    with pytest.raises(ValueError, match="line 3 is no cell of a comparison"):
+        read_cell("base", f"{tmp_path / 'cells.jsonl'}@b")
+
+
+def test_cells_of_trainings_and_of_earlier_versions_cannot_be_compared(tmp_path):
+    (tmp_path / "cells.jsonl").write_text('{"cell": "a", "pass@1": 0.5}\n{"cell": "b", "tasks": {}}\n')
+    with pytest.raises(ValueError, match="no cell 'b' of plain attempts"):
+        read_cell("base", f"{tmp_path / 'cells.jsonl'}@b")

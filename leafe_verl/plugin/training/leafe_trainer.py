@@ -117,18 +117,6 @@ class LeafeTrainer(CollectingTrainer):
 
         self.train_dataloader = with_sampler(self.train_dataloader, CurriculumSampler(len(dataset), draw))
 
-    def _compute_metrics(
-        self,
-        batch: KVBatchMeta,
-        metrics: dict[str, Any],
-        timing_raw: dict[str, float],
-        global_steps: int,
-        epoch: int,
-    ) -> None:
-        super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
-        if self._pass_tasks is not None:
-            metrics["leafe/pass_tasks"] = self._pass_tasks
-
     def on_init_end(self) -> None:
         if self._stages != "distil":
             super().on_init_end()
@@ -170,6 +158,8 @@ class LeafeTrainer(CollectingTrainer):
         """Drop the summaries of trees and lay out the examples. verl trains on the batch that is returned."""
         trees, examples = split_records(batch)
         self._log_counts(trees, metrics)
+        if self._pass_tasks is not None:
+            metrics["leafe/pass_tasks"] = self._pass_tasks
         self._track_branches(trees)
         self._refuse_unkept_trees(metrics)
         self._phases: list[Phase] = []

@@ -95,12 +95,13 @@ def term_shares(info: DistillationInfo, tokens: Sequence[float]) -> dict[str, fl
         info: Whose `token_mean` says how terms are aggregated. DPO's term, a mean over pairs, has no share.
         tokens: Trained tokens of each term in the mini-batch of all ranks, in the order of the weights.
     """
-    counted = dict(zip(info.weights, tokens, strict=True))
-    pairs = Kind.PREFERENCE.value
-    total = sum(number for name, number in counted.items() if name != pairs)
-    if not info.token_mean:
-        return dict.fromkeys(counted, 1.0)
-    return {name: 1.0 if name == pairs else number / max(total, 1) for name, number in counted.items()}
+    shares = dict.fromkeys(info.weights, 1.0)
+    if info.token_mean:
+        counted = dict(zip(info.weights, tokens, strict=True))
+        counted.pop(Kind.PREFERENCE.value, None)
+        total = max(sum(counted.values()), 1)
+        shares |= {name: number / total for name, number in counted.items()}
+    return shares
 
 
 def _example_sums(model_output: dict[str, torch.Tensor], data: TensorDict, terms: int) -> torch.Tensor:
