@@ -171,6 +171,10 @@ class DistillationSettings(Section):
     as environment steps, and `budget.environment_steps` keeps room for them. 0: none."""
     recovery_weight: Annotated[float, Field(ge=0), BEYOND] = 1.0
     """Weight of the loss of recovery targets."""
+    recovery_loss: Annotated[Literal["nll", "kl"], BEYOND] = "nll"
+    """Loss of a recovery target: -log pi of its tokens after the failed turn; or, at each of them, the KL divergence
+    from the policy at the prompt that the action was sampled from, which holds no failed turn where it was a first
+    turn. `kl` teaches how sure to be of each token, where `nll` teaches to be certain of all."""
     context_mask: Annotated[float, Field(ge=0, le=1), BEYOND] = 0.0
     """Share of the tokens of failed turns that a padding token replaces in the histories of recovery targets, so that
     small models do not copy what they see (CYCLE's past generation mask, arXiv 2403.18746)."""
@@ -181,6 +185,11 @@ class DistillationSettings(Section):
     below 1 it also sharpens the policy, since the samples are sharper than the policy. 0: none."""
     hold_weight: Annotated[float, Field(ge=0), BEYOND] = 1.0
     """Weight of the loss that holds the policy still."""
+    hold_loss: Annotated[Literal["nll", "kl"], BEYOND] = "nll"
+    """Loss that holds the policy still: -log pi of the sampled actions; or, at each of their tokens, the KL divergence
+    from the policy that the training step began with, as SCoRe has it on first turns (arXiv 2409.12917). The second
+    begins with a gradient of zero, where the first has one that is zero on average alone, and so moves the policy by
+    its noise. It costs one forward pass more, and no reference model."""
     incomplete_actions: Annotated[bool, OURS] = False
     """Whether an action that the token limit cut off may be a target."""
     thoughts: Annotated[bool, Source("ours; the paper's models do not think")] = True
@@ -199,10 +208,10 @@ class DistillationSettings(Section):
     that has the experience in its prompt to the policy that has not. The reference of DPO, and the teacher of `kl`, is
     the policy that the training step began with."""
     kl_top_k: Annotated[int, Field(ge=1), OURS] = 64
-    """`kl`: number of most probable tokens that the teacher is cut to, at each token of a'_tau. The rest of its mass is
-    divided among them; `actor/teacher_mass` says how much they had."""
+    """`kl`, in whichever loss: number of most probable tokens that the teacher is cut to, at each token of the action.
+    The rest of its mass is divided among them; `actor/teacher_mass` says how much they had."""
     kl_share: Annotated[float, Field(gt=0, le=1), OURS] = 1.0
-    """`kl`: its share in the loss; -log pi of the target has the rest. 0.5: both."""
+    """`loss=kl` and `recovery_loss=kl`: its share in the loss; -log pi of the target has the rest. 0.5: both."""
     dpo_beta: Annotated[float, Field(gt=0), Source("DPO, arXiv 2305.18290")] = 0.1
     """How strongly DPO holds the policy to its reference (beta in its paper)."""
     control: Annotated[Literal["rehearsal"] | None, OURS] = None
@@ -226,11 +235,21 @@ class DistillationSettings(Section):
 
     @model_validator(mode="after")
     def _a_teacher_looks_at_one_action(self) -> Self:
-        if self.loss == "kl" and (self.method, self.target, self.share_prefixes) != ("leafe", "action", True):
+        if self.loss == "kl" and (self.method, self.target) != ("leafe", "action"):
             raise ValueError(
-                f"leafe.distillation.loss is 'kl', with method {self.method!r}, target {self.target!r} and "
-                f"share_prefixes {self.share_prefixes!r}; expected leafe.distillation.method=leafe, target=action and "
-                "share_prefixes=true, since the teacher looks at a'_tau alone, and its logits come from prefix trees"
+                f"leafe.distillation.loss is 'kl', with method {self.method!r} and target {self.target!r}; expected "
+                "leafe.distillation.method=leafe and target=action, since the teacher looks at a'_tau alone"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_read_prefix_trees(self) -> Self:
+        taught = [name for name in ("loss", "recovery_loss", "hold_loss") if getattr(self, name) == "kl"]
+        if taught and (self.loss == "dpo" or not self.share_prefixes):
+            raise ValueError(
+                f"leafe.distillation.{taught[0]} is 'kl', with loss {self.loss!r} and share_prefixes "
+                f"{self.share_prefixes!r}; expected a loss other than dpo and leafe.distillation.share_prefixes=true, "
+                "since the teacher's logits come from prefix trees, which DPO does not have"
             )
         return self
 
@@ -309,9 +328,10 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _a_teacher_has_the_experience(self) -> Self:
-        if self.distillation.loss == "kl" and not self.reflection.experience:
+        taught = [name for name in ("loss", "recovery_loss") if getattr(self.distillation, name) == "kl"]
+        if taught and not self.reflection.experience:
             raise ValueError(
-                "leafe.reflection.experience is False, with leafe.distillation.loss 'kl'; expected "
+                f"leafe.reflection.experience is False, with leafe.distillation.{taught[0]} 'kl'; expected "
                 "leafe.reflection.experience=true, since the teacher is the policy with the experience in its prompt"
             )
         return self

@@ -60,13 +60,15 @@ both: world modelling, then SFT on the successful attempts."""
 
 @dataclass(frozen=True)
 class Teacher:
-    """How the policy sampled a revised action: from a prompt with the experience, which its example does not have."""
+    """How the policy sampled an action, perhaps from another prompt than its example has."""
 
     prompt: tuple[int, ...]
-    """Token ids of h_tau with the experience e."""
+    """Token ids of that prompt, such as h_tau with the experience e."""
     tokens: int
     """Number of first trained tokens of the example that were sampled. An end-of-turn token that was added is none of
     them, since the policy may not have ended its turn there."""
+    share: float = 1.0
+    """Share of the divergence in the loss of these tokens; -log pi has the rest."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Example:
     rejected: bool = False
     """Whether DPO trains the policy away from it. The chosen example of its pair is the one before it."""
     teacher: Teacher | None = None
-    """The teacher of the loss `kl`; see teacher.py. None: the loss is -log pi."""
+    """The teacher of a loss that is `kl`; see teacher.py. None: the loss is -log pi."""
 
 
 def build_examples(
@@ -213,17 +215,20 @@ def _recovery(
 
 
 def _hold(tree: ExplorationTree, settings: DistillationSettings, draw: random.Random) -> list[Example]:
-    """-log pi(a_t | h_t, q) for the actions up to the first failed turn of a random share of the roots.
+    """-log pi(a_t | h_t, q), or the divergence of their teachers, for the actions of a random share of the roots, up to
+    the first failed turn.
 
     Nothing is left out for what it led to, nor for being cut: the mean over all samples of a policy estimates the
-    cross-entropy, and so the KL divergence, between that policy and the one that is trained.
+    cross-entropy, and so the KL divergence, between that policy and the one that is trained. A token that was added is
+    none of the policy's, so that a teacher is not asked about it.
     """
     examples = []
     for index, attempt in enumerate(tree.attempts):
         whole = attempt.branch is None and attempt.outcome.scored and bool(attempt.steps)
         if whole and draw.random() < settings.hold_share:
             last = next((t for t, step in enumerate(attempt.steps, start=1) if step.failed), len(attempt.steps))
-            found = build_sequences(attempt.steps[:last], thoughts=settings.thoughts)
+            added = settings.hold_loss == "nll"
+            found = build_sequences(attempt.steps[:last], added_tokens=added, thoughts=settings.thoughts)
             examples += [Example(Kind.HOLD, sequence, index, step) for step, sequence in found]
     return examples
 

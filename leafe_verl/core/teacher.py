@@ -1,9 +1,14 @@
-"""The teacher of the loss `kl`: the policy itself, with the experience in its prompt.
+"""The teachers of losses that are `kl`: the policy itself, at the prompt that it sampled an action from.
 
-A counterfactual example, and what its teacher reads:
+A counterfactual example, a recovery example, and what their teachers read:
 
     example   o_1  a_1  o_2      a'_2        the policy learns a'_2 here,
     teacher   o_1  a_1  o_2  e   a'_2        as it would be continued here, token for token
+
+    example   o_1  a_1, failed  o_2  a*      the policy learns a* after a failed turn,
+    teacher   o_1  a*                        as it would be continued where it was sampled
+
+A held turn's teacher reads what the example does: the policy stays as it was.
 
 Trees keep the experience e, but not the prompt that held it, so that the prompt is made again as it was when a'_2 was
 sampled. Where the context window had moved, a stored tree no longer knows the sampled tokens apart from the text, and
@@ -25,16 +30,20 @@ from leafe_verl.core.tree import ExplorationTree
 async def with_teachers(
     policy: Policy, tree: ExplorationTree, examples: Sequence[Example], settings: DistillationSettings
 ) -> list[Example]:
-    """Return the examples, the counterfactual ones with their teachers if the loss is `kl`.
+    """Return the examples, those whose loss is `kl` with their teachers.
 
-    An example stays without a teacher, and so is trained by -log pi, where its branch has no experience, and where the
-    prompt with the experience cannot be built. `policy` tokenises prompts and samples nothing.
+    An example stays without a teacher, and so is trained by -log pi, where its action was sampled from the example's
+    own prompt, since the branch has no experience, and where the prompt with the experience cannot be built. `policy`
+    tokenises prompts and samples nothing.
     """
-    if settings.loss != "kl":
-        return list(examples)
+    losses = {
+        Kind.COUNTERFACTUAL: settings.loss,
+        Kind.RECOVERY: settings.recovery_loss,
+        Kind.HOLD: settings.hold_loss,
+    }
     return [
         dataclasses.replace(example, teacher=await _teacher(policy, tree, example, settings))
-        if example.kind is Kind.COUNTERFACTUAL
+        if losses.get(example.kind) == "kl"
         else example
         for example in examples
     ]
@@ -43,12 +52,25 @@ async def with_teachers(
 async def _teacher(
     policy: Policy, tree: ExplorationTree, example: Example, settings: DistillationSettings
 ) -> Teacher | None:
-    branch, step = tree.attempts[example.attempt].branch, tree.path(example.attempt)[example.step - 1]
-    sampled = sum(step.action.mask(added_tokens=False, thoughts=settings.thoughts))
-    if branch is None or not branch.reflection.experience.strip() or not sampled:
-        return None
+    own = example.sequence.token_ids[: example.sequence.prompt_length]
+    if example.kind is Kind.HOLD:
+        return Teacher(own, sum(example.sequence.mask))
+    source = example.attempt if example.source is None else example.source
+    place = example.step if example.source is None else len(tree.path(source))
+    sampled = sum(tree.path(source)[place - 1].action.mask(added_tokens=False, thoughts=settings.thoughts))
     try:
-        prompt = await annotate(policy, step.history, experience_note(branch.reflection.experience))
+        prompt = await _sampling_prompt(policy, tree, source, place)
     except PolicyFailure:
         return None
-    return Teacher(prompt.token_ids, sampled)
+    return Teacher(prompt, sampled, settings.kl_share) if sampled and prompt != own else None
+
+
+async def _sampling_prompt(policy: Policy, tree: ExplorationTree, attempt: int, place: int) -> tuple[int, ...]:
+    """Return the prompt of an attempt's action: that of a branch's first one holds its experience, if it has one.
+
+    Raises PolicyFailure where it cannot be built.
+    """
+    branch, history = tree.attempts[attempt].branch, tree.path(attempt)[place - 1].history
+    if branch is not None and branch.step == place and branch.reflection.experience.strip():
+        history = await annotate(policy, history, experience_note(branch.reflection.experience))
+    return history.token_ids

@@ -44,7 +44,7 @@ PARENTS = "leafe_parents"
 """Column of prefix trees, nested, (rows, tokens): `PrefixTree.parents`. Batches of examples do not have it."""
 TARGETS = "leafe_targets"
 """Column of prefix trees, nested, (rows, tokens, terms): weight of the token's -log p, which is the number of examples
-of each term that train it. An example with a teacher counts for `1 - kl_share` at the tokens that it has one for."""
+of each term that train it. An example with a teacher counts for what the divergence leaves of it."""
 PAIR = "leafe_pair"
 """Column of a mini-batch for DPO, shape (rows,): number of the pair in the phase; 0 for rows of no pair."""
 SIDE = "leafe_side"
@@ -58,6 +58,8 @@ TEACHER_PROMPT = "leafe_teacher_prompt"
 """Column of a mini-batch for `kl`, nested, (rows, tokens): the prompt of the row's teacher; one token without one."""
 TAUGHT = "leafe_taught"
 """Column of a mini-batch for `kl`, shape (rows,): number of first trained tokens that the row has a teacher for."""
+TEACHER_SHARE = "leafe_teacher_share"
+"""Column of a mini-batch for `kl`, shape (rows,): share of the divergence in the loss of these tokens."""
 TEACHER_IDS = "leafe_teacher_ids"
 """Column of a mini-batch and of prefix trees for `kl`, nested, (rows, taught tokens, k): what the teacher finds most
 probable. A row without a taught token has one here and in the three columns below, with the mass 0."""
@@ -67,6 +69,8 @@ TEACHER_MASS = "leafe_teacher_mass"
 """Column beside `TEACHER_IDS`, nested, (rows, taught tokens): how much of the teacher's mass these ids had."""
 TAUGHT_PLACES = "leafe_taught_places"
 """Column of prefix trees for `kl`, nested, (rows, taught tokens): place in the tree of each token of `TEACHER_IDS`."""
+TAUGHT_TARGETS = "leafe_taught_targets"
+"""Column beside `TAUGHT_PLACES`, nested, (rows, taught tokens, terms): weight of the divergence in each term."""
 TOP_K = "leafe_top_k"
 """Entry of a batch of prefix trees that asks the engine for the most probable ids at trained tokens, and how many."""
 MERGED = "leafe_merged"
@@ -189,8 +193,6 @@ class DistillationInfo:
     """Number of examples with a teacher; 0 trains without any."""
     kl_top_k: int = 64
     """`leafe.distillation.kl_top_k`."""
-    kl_share: float = 1.0
-    """`leafe.distillation.kl_share`."""
     run_dir: str | None = None
     """Folder with the run's activity file, in which the first worker counts the updates; None: they are not counted."""
 

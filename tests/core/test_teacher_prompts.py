@@ -7,9 +7,10 @@ import dataclasses
 
 import pytest
 
+from core.test_recovery_examples import recovered
 from core.test_sft_examples import ALL, rescued, varied
 from fakes import ScriptedPolicy, Stopped, experience_in, grow, reflection, text_of, turns_in
-from leafe_verl.core import Kind, build_examples
+from leafe_verl.core import Kind, Outcome, Recovery, build_examples
 from leafe_verl.core.settings import Settings, SettingsError
 from leafe_verl.core.teacher import with_teachers
 from leafe_verl.trees import Provenance
@@ -74,6 +75,43 @@ def test_what_has_no_teacher_is_trained_on_as_ever():
     assert taught(rescued(), policy=too_small) == build_examples(rescued(), KL, seed=0)
 
 
+def test_the_teacher_of_a_recovery_target_reads_what_the_action_was_sampled_from():
+    tree = recovered(["xy", "z"], ["a"])
+    settings = ALL.model_copy(update={"recovery_targets": 9, "recovery_loss": "kl", "kl_share": 0.5})
+    (example,) = [each for each in taught(tree, settings) if each.kind is Kind.RECOVERY]
+    assert text_of(example.teacher.prompt) == "<u>?<end><a>"
+    assert (example.teacher.tokens, example.teacher.share) == (2, 0.5)
+
+
+def test_where_a_branch_succeeded_its_advice_is_part_of_that():
+    tree = rescued()
+    tree.recoveries = [Recovery(0, 4, 1, Outcome.SUCCESS)]
+    settings = ALL.model_copy(update={"recovery_targets": 9, "recovery_loss": "kl"})
+    (example,) = [each for each in taught(tree, settings) if each.kind is Kind.RECOVERY]
+    assert "do not jump" not in text_of(example.teacher.prompt), "its last action came after the advised one"
+    assert example.teacher.prompt == tree.path(1)[-1].history.token_ids
+
+
+def test_a_held_turn_is_taught_by_the_policy_as_it_was():
+    settings = ALL.model_copy(update={"hold_share": 1.0, "hold_loss": "kl", "kl_share": 0.5})
+    held = [each for each in taught(rescued(Stopped("R")), settings) if each.kind is Kind.HOLD]
+    for example in held:
+        assert example.teacher.prompt == example.sequence.token_ids[: example.sequence.prompt_length]
+        assert (example.teacher.tokens, example.teacher.share) == (sum(example.sequence.mask), 1.0)
+    assert held
+
+
+def test_a_token_that_was_added_is_not_held_by_a_teacher():
+    tree = grow(ScriptedPolicy(lambda messages: Stopped("R")), budget={"depth": 0})
+    tokens = [
+        sum(example.sequence.mask)
+        for loss in ("nll", "kl")
+        for example in build_examples(tree, ALL.model_copy(update={"hold_share": 1.0, "hold_loss": loss}), seed=0)
+        if example.kind is Kind.HOLD
+    ]
+    assert tokens[0] == 2 * tokens[1] > 0
+
+
 def test_other_losses_ask_no_teacher():
     assert taught(rescued(), ALL) == build_examples(rescued(), ALL, seed=0)
     assert build_examples(rescued(), KL, seed=0) == build_examples(rescued(), ALL, seed=0)
@@ -82,9 +120,11 @@ def test_other_losses_ask_no_teacher():
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"target": "suffix"}, "target 'suffix' and share_prefixes True; expected leafe.distillation.method=leafe"),
+        ({"target": "suffix"}, "target 'suffix'; expected leafe.distillation.method=leafe and target=action"),
         ({"method": "early_experience"}, "loss is 'kl', with method 'early_experience'"),
-        ({"share_prefixes": False}, "share_prefixes False; expected .* its logits come from prefix trees"),
+        ({"share_prefixes": False}, "loss is 'kl', with loss 'kl' and share_prefixes False; expected .* prefix trees"),
+        ({"loss": "dpo", "hold_loss": "kl"}, "hold_loss is 'kl', with loss 'dpo'"),
+        ({"loss": "nll", "recovery_loss": "kl", "share_prefixes": False}, "recovery_loss is 'kl', with .* False"),
         ({"control": "rehearsal"}, "leafe.distillation.control is 'rehearsal', with method 'leafe' and loss 'kl'"),
         ({"kl_share": 0.0}, "leafe.distillation.kl_share is 0.0; expected a number above 0 and at most 1"),
     ],

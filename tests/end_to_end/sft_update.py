@@ -22,7 +22,7 @@ from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelCo
 
 from leafe_verl.plugin.cpu.platform import prepare_engine
 from leafe_verl.plugin.training.sft_worker import SFTTrainingWorker, distillation_loss
-from leafe_verl.plugin.wire import PAIR, SIDE, TAUGHT, TEACHER_PROMPT, TERM, DistillationInfo
+from leafe_verl.plugin.wire import PAIR, SIDE, TAUGHT, TEACHER_PROMPT, TEACHER_SHARE, TERM, DistillationInfo
 
 NUM_EXAMPLES = 8
 MODEL = {
@@ -116,7 +116,8 @@ NO_TEACHER: tuple[list[int], int] = ([2], 0)
 
 
 def taught_rows() -> list[TaughtRow]:
-    """Branches at one history whose actions begin alike, with an experience each, and rows without a teacher.
+    """Branches at one history whose actions begin alike, with an experience each, a turn that is held by a teacher at
+    its own prompt, and rows without a teacher.
 
     The last token of the first action was added, and the first two of the second are thoughts that are not trained on.
     """
@@ -130,15 +131,17 @@ def taught_rows() -> list[TaughtRow]:
         rows.append(((prompt, action, mask, 1), told, len(action) - skipped - added))
     untaught = (history, stem + draw.choices(range(3, 250), k=5), [1] * 11, 1)
     rehearsed = (history, [*rows[0][0][1], *draw.choices(range(3, 250), k=9)], [1] * len(rows[0][0][1]) + [0] * 9, 0)
-    return [*rows, *((row, *NO_TEACHER) for row in (untaught, rehearsed, PADDING[0], PADDING[0]))]
+    held = ((other, stem + draw.choices(range(3, 250), k=4), [1] * 10, 0), other, 10)
+    return [*rows, held, *((row, *NO_TEACHER) for row in (untaught, rehearsed, PADDING[0]))]
 
 
 def taught_batch(rows: list[TaughtRow], *, kl_share: float = 0.7, kl_top_k: int = 20, **plain: Any) -> TensorDict:
-    """Return a mini-batch for `kl` of rows with their teachers."""
+    """Return a mini-batch for `kl` of rows with their teachers. `kl_share` is that of the counterfactual ones."""
     data = batch([row for row, _, _ in rows], **plain)
     data[TEACHER_PROMPT], data[TAUGHT] = nested([row[1] for row in rows]), torch.tensor([row[2] for row in rows])
+    data[TEACHER_SHARE] = torch.tensor([kl_share if row[0][3] else 1.0 for row in rows])
     weights = {"rehearsal": 0.5, "counterfactual": 1.0}
-    info = DistillationInfo(weights, 100, True, teachers=4, kl_share=kl_share, kl_top_k=kl_top_k)
+    info = DistillationInfo(weights, 100, True, teachers=5, kl_top_k=kl_top_k)
     return tu.assign_non_tensor(data, **info.to_extra_info())
 
 

@@ -18,7 +18,16 @@ from leafe_verl.core import Kind
 from leafe_verl.core.sft_examples import PHASES, Teacher
 from leafe_verl.plugin.training.batches import BatchLayout, ExampleRow, MiniBatchOrder, lay_out
 from leafe_verl.plugin.training.records import select_rows
-from leafe_verl.plugin.wire import PAIR, SIDE, TAUGHT, TEACHER_PROMPT, TERM, DistillationInfo, ExampleRecord
+from leafe_verl.plugin.wire import (
+    PAIR,
+    SIDE,
+    TAUGHT,
+    TEACHER_PROMPT,
+    TEACHER_SHARE,
+    TERM,
+    DistillationInfo,
+    ExampleRecord,
+)
 
 
 @dataclass(frozen=True)
@@ -177,6 +186,7 @@ def _put_teachers(batch: KVBatchMeta, examples: Mapping[str, ExampleRecord], pad
         {
             TEACHER_PROMPT: torch.nested.as_nested_tensor(prompts, layout=torch.jagged),
             TAUGHT: torch.tensor([teacher.tokens for teacher in found]),
+            TEACHER_SHARE: torch.tensor([teacher.share for teacher in found]),
         },
         batch_size=len(batch),
     )
@@ -201,7 +211,6 @@ def prepare_update(phase: Phase, config: DictConfig) -> None:
         dpo_beta=distillation.dpo_beta,
         teachers=phase.teachers,
         kl_top_k=distillation.kl_top_k,
-        kl_share=distillation.kl_share,
         run_dir=config.get("run_dir"),
     )
     phase.batch.extra_info.update(

@@ -18,11 +18,12 @@ from leafe_verl.plugin.wire import (
     PARENTS,
     TARGETS,
     TAUGHT_PLACES,
+    TAUGHT_TARGETS,
     TEACHER_IDS,
     TEACHER_MASS,
     TEACHER_PROBS,
+    TEACHER_SHARE,
     TERM,
-    DistillationInfo,
 )
 
 
@@ -36,6 +37,8 @@ class TaughtTokens:
     """Shape (tokens, k): probabilities of these ids, which add up to 1."""
     mass: torch.Tensor
     """Shape (tokens,): how much of the teacher's mass these ids had."""
+    share: float = 1.0
+    """Share of the divergence in the loss of these tokens; -log p has the rest."""
 
     @classmethod
     def nothing(cls, k: int) -> TaughtTokens:
@@ -81,7 +84,7 @@ def trained_examples(data: TensorDict) -> list[TrainedExample]:
 def _taught(data: TensorDict) -> dict[int, TaughtTokens]:
     """Return what teachers say, by the rows that have one."""
     columns = (data[name].cpu().unbind() for name in (TEACHER_IDS, TEACHER_PROBS, TEACHER_MASS))
-    found = (TaughtTokens(*each) for each in zip(*columns, strict=True))
+    found = (TaughtTokens(*each) for each in zip(*columns, data[TEACHER_SHARE].reshape(-1).tolist(), strict=True))
     return {row: taught for row, taught in enumerate(found) if taught.mass.any()}
 
 
@@ -97,12 +100,11 @@ def tree_batch(pieces: Sequence[Sequence[TrainedExample]], terms: int, data: Ten
     A piece without examples becomes a row of one token that trains nothing, because FSDP needs every rank to take
     part in each forward and backward pass.
     """
-    share = DistillationInfo.from_batch(data).kl_share
     trees = [merge([example.token_ids for example in piece]) for piece in pieces]
-    rows = [_row(piece, tree, terms, share) for piece, tree in zip(pieces, trees, strict=True)]
+    rows = [_row(piece, tree, terms) for piece, tree in zip(pieces, trees, strict=True)]
     if TEACHER_IDS in data:
         k = data[TEACHER_IDS].shape[-1]
-        spoken = [_taught_row(piece, tree, k) for piece, tree in zip(pieces, trees, strict=True)]
+        spoken = [_taught_row(piece, tree, terms, k) for piece, tree in zip(pieces, trees, strict=True)]
         rows = [row | taught for row, taught in zip(rows, spoken, strict=True)]
     fields = {
         name: torch.nested.as_nested_tensor([row[name] for row in rows], layout=torch.jagged)
@@ -117,15 +119,15 @@ def tree_batch(pieces: Sequence[Sequence[TrainedExample]], terms: int, data: Ten
     return batch
 
 
-def _row(examples: Sequence[TrainedExample], tree: PrefixTree, terms: int, kl_share: float) -> dict[str, torch.Tensor]:
+def _row(examples: Sequence[TrainedExample], tree: PrefixTree, terms: int) -> dict[str, torch.Tensor]:
     targets = torch.zeros(max(len(tree.token_ids), 1), terms)
     trained = torch.zeros(len(targets), dtype=torch.long)
     for example, path in zip(examples, tree.paths, strict=True):
         places = [path[place] for place in example.trained]
-        taught = len(example.taught.mass) if example.taught else 0
         trained[places] = 1
-        targets[places[:taught], example.term] += 1 - kl_share
-        targets[places[taught:], example.term] += 1
+        targets[places, example.term] += 1
+        if example.taught:
+            targets[places[: len(example.taught.mass)], example.term] -= example.taught.share
     return {
         "input_ids": torch.tensor(tree.token_ids or (0,)),
         PARENTS: torch.tensor(tree.parents or (-1,)),
@@ -135,17 +137,21 @@ def _row(examples: Sequence[TrainedExample], tree: PrefixTree, terms: int, kl_sh
     }
 
 
-def _taught_row(examples: Sequence[TrainedExample], tree: PrefixTree, k: int) -> dict[str, torch.Tensor]:
+def _taught_row(examples: Sequence[TrainedExample], tree: PrefixTree, terms: int, k: int) -> dict[str, torch.Tensor]:
     """Return what the teachers of a piece say. Examples that share a token may have teachers that differ."""
     places: list[int] = []
-    found = []
+    found, targets = [], []
     for example, path in zip(examples, tree.paths, strict=True):
         if example.taught:
-            places += [path[place] for place in example.trained[: len(example.taught.mass)]]
+            tokens = len(example.taught.mass)
+            places += [path[place] for place in example.trained[:tokens]]
             found.append(example.taught)
+            targets.append(torch.zeros(tokens, terms))
+            targets[-1][:, example.term] = example.taught.share
     found = found or [TaughtTokens.nothing(k)]
     return {
         TAUGHT_PLACES: torch.tensor(places or [0]),
+        TAUGHT_TARGETS: torch.cat(targets or [torch.zeros(1, terms)]),
         TEACHER_IDS: torch.cat([each.ids for each in found]),
         TEACHER_PROBS: torch.cat([each.probs for each in found]),
         TEACHER_MASS: torch.cat([each.mass for each in found]),

@@ -41,6 +41,7 @@ from leafe_verl.plugin.wire import (
     REFERENCE,
     SIDE,
     TARGETS,
+    TAUGHT_TARGETS,
     TEACHER_IDS,
     TERM,
     DistillationInfo,
@@ -116,15 +117,14 @@ def _example_sums(model_output: dict[str, torch.Tensor], data: TensorDict, terms
 
 
 def _tree_sums(model_output: dict[str, torch.Tensor], data: TensorDict) -> torch.Tensor:
-    """Return the same sums as `_example_sums`, of prefix trees. What teachers teach is part of L_cf."""
+    """Return the same sums as `_example_sums`, of prefix trees, with the divergences from teachers."""
     log_probs, targets = model_output["log_probs"].values().float(), data[TARGETS].values()
     # A matrix product would be autocast to bfloat16.
     sums: torch.Tensor = -(log_probs.unsqueeze(1) * targets).sum(dim=0)
     if TEACHER_IDS not in data:
         return sums
-    info = DistillationInfo.from_batch(data)
-    term = torch.tensor([[*info.weights].index(Kind.COUNTERFACTUAL.value)], device=sums.device)
-    return sums.index_add(0, term, info.kl_share * model_output["divergence"].values().sum().reshape(1))
+    taught: torch.Tensor = model_output["divergence"].values().unsqueeze(1) * data[TAUGHT_TARGETS].values()
+    return sums + taught.sum(dim=0)
 
 
 def _token_counts(data: TensorDict) -> dict[str, int]:
@@ -164,8 +164,8 @@ class SFTTrainingWorker(TrainingWorker):  # type: ignore[misc]  # verl is Any to
         if DistillationInfo.from_batch(data).teachers:
             if reason := self._unsupported():
                 raise ValueError(
-                    f"leafe.distillation.loss is 'kl', and {reason}; expected a model that computes prefix trees "
-                    "in verl's FSDP engine without fused kernels, or leafe.distillation.loss=nll"
+                    f"a loss of leafe.distillation is 'kl', and {reason}; expected a model that computes prefix trees "
+                    "in verl's FSDP engine without fused kernels, or loss, recovery_loss and hold_loss of nll"
                 )
             ask_teachers(self.engine, data, self._cut)
         return super().train_mini_batch(data)

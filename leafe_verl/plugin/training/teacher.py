@@ -1,13 +1,13 @@
-"""The teacher of the loss `kl`: one forward pass of the policy with the experience in its prompt, before training.
+"""The teachers of losses that are `kl`: one forward pass of the policy before training, at the prompts it sampled from.
 
 For each token of a'_tau that the policy sampled, with p the teacher after (h_tau, e) and q the policy after h_tau,
 
-    loss = kl_share * KL(p_k || q) - (1 - kl_share) * log q(token)
+    loss = share * KL(p_k || q) - (1 - share) * log q(token)
 
 where p_k is p cut to its k most probable ids and divided by their mass. A p that has all its mass on a'_tau makes both
 the same, -log q. No gradient goes through p, which stays that of the policy that the phase began with: the one that
 sampled a'_tau with e, where a step both explores and trains. A teacher that moved with the policy would follow what it
-taught.
+taught. Recovery targets and held turns have such teachers too; core/teacher.py says what each of them reads.
 
 verl has such a loss, `verl.trainer.distillation`. It does not serve here. Its teachers are inference servers of their
 own, which read the very tokens that the student reads. Its loss needs logits of whole sequences, which prefix trees do

@@ -57,7 +57,7 @@ def by_hand(module, rows, share, k):
     terms = {0: [], 1: []}
     divergences, masses = [], []
     for row, told, taught in rows:
-        losses, *figures = taught_losses(module, row, told, taught, share, k)
+        losses, *figures = taught_losses(module, row, told, taught, share if row[3] else 1.0, k)
         terms[row[3]] += losses
         divergences += figures[0]
         masses += figures[1]
@@ -162,7 +162,7 @@ def test_rows_of_padding_and_rehearsal_alone_have_nobody_to_ask(model, process_g
 def test_a_model_without_prefix_trees_is_refused(model, process_group):  # noqa: F811
     built = worker(str(model), lr=0.0)
     built.engine.unsupported_reason = "LlamaForCausalLM takes images"
-    with pytest.raises(ValueError, match=r"loss is 'kl', and LlamaForCausalLM takes images; expected .*loss=nll"):
+    with pytest.raises(ValueError, match=r"is 'kl', and LlamaForCausalLM takes images; expected .* of nll"):
         built.train_mini_batch(taught_batch(ROWS, mini_batch_size=len(ROWS)))
 
 
