@@ -41,6 +41,10 @@ class Activity:
     """When it began, in seconds since the epoch."""
     step_began: float = 0.0
     """When its training step began, in seconds since the epoch."""
+    first_done: int = 0
+    """How much was done when it was counted for the first time."""
+    first_counted: float = 0.0
+    """When that was, in seconds since the epoch. What comes before it is slower: processes warm up."""
 
     @property
     def over(self) -> bool:
@@ -48,10 +52,13 @@ class Activity:
         return self.name in (ENDED, FAILED, STOPPED)
 
     def seconds_left(self, now: float) -> float | None:
-        """Estimate the seconds until it is done; None before a twentieth of it is done, and if it is not counted."""
-        if not self.total or not self.done or self.done < self.total / 20:
+        """Estimate the seconds until it is done, by what was done since the first count.
+
+        None before a twentieth of it is done, before the second count, and if it is not counted.
+        """
+        if not self.total or self.done <= self.first_done or self.done < self.total / 20:
             return None
-        return (now - self.began) * (self.total - self.done) / self.done
+        return (now - self.first_counted) * (self.total - self.done) / (self.done - self.first_done)
 
 
 def read_activity(folder: Path) -> Activity | None:
@@ -86,7 +93,8 @@ class ActivityFile:
     def advance(self, done: int) -> None:
         """Say how much is done by now."""
         if done != self._activity.done:
-            self._activity = dataclasses.replace(self._activity, done=done)
+            first = {} if self._activity.done else {"first_done": done, "first_counted": time.time()}
+            self._activity = dataclasses.replace(self._activity, done=done, **first)
             if time.monotonic() - self._written > WRITE_SECONDS or done == self._activity.total:
                 self._write()
 

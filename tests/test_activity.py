@@ -70,10 +70,21 @@ def test_nothing_is_left_beside_the_file(tmp_path):
     assert json.loads((tmp_path / FILE).read_text())["name"] == "starting"
 
 
-@pytest.mark.parametrize("done, left", [(0, None), (1, None), (5, 95.0), (50, 5.0)])
-def test_the_time_left_is_told_once_there_is_something_to_tell_it_from(done, left):
-    found = Activity("collecting", done=done, total=100, began=10.0)
+@pytest.mark.parametrize("done, left", [(0, None), (2, None), (4, None), (5, 95.0 / 3 * 5), (52, 48.0 / 50 * 5)])
+def test_the_time_left_is_told_by_what_was_done_since_the_first_count(done, left):
+    found = Activity("collecting", done=done, total=100, began=1.0, first_done=2, first_counted=10.0)
     assert found.seconds_left(15.0) == pytest.approx(left)
+
+
+def test_the_first_count_is_kept(tmp_path):
+    file = ActivityFile(tmp_path)
+    file.begin("distilling", step=1, total=3, unit="updates")
+    for done in (1, 2, 3):
+        file.advance(done)
+    found = read_activity(tmp_path)
+    assert (found.first_done, found.done) == (1, 3) and found.first_counted >= found.began
+    file.begin("distilling", step=2, total=3, unit="updates")
+    assert read_activity(tmp_path).first_done == 0
 
 
 def test_what_is_not_counted_has_no_time_left():

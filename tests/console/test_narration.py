@@ -77,7 +77,7 @@ def test_the_present_says_how_far_it_is_and_what_is_left():
     look = progress("collecting", step=1, done=0, total=16, unit="tasks", counts=COUNTS | {"trees": 4}, began=100.0)
     text = describe_present(look, 160.0)
     assert text.startswith("step 1 of 2: collecting: 0 of 16 tasks, 246 attempts, 37 of 111 branches improved")
-    counted = Activity("validating", done=8, total=32, unit="tasks", began=100.0)
+    counted = Activity("validating", done=8, total=32, unit="tasks", first_counted=100.0)
     assert "8 of 32 tasks, about 3 min left of this phase" in describe_present(
         Progress("run", "", RunPlan(), 0, {}, *[Interval({})] * 3, None, None, counted), 160.0
     )
