@@ -244,14 +244,19 @@ class DistillationSettings(Section):
 
     @model_validator(mode="after")
     def _teachers_read_prefix_trees(self) -> Self:
-        taught = [name for name in ("loss", "recovery_loss", "hold_loss") if getattr(self, name) == "kl"]
-        if taught and (self.loss == "dpo" or not self.share_prefixes):
+        if self.taught and (self.loss == "dpo" or not self.share_prefixes):
             raise ValueError(
-                f"leafe.distillation.{taught[0]} is 'kl', with loss {self.loss!r} and share_prefixes "
+                f"leafe.distillation.{self.taught[0]} is 'kl', with loss {self.loss!r} and share_prefixes "
                 f"{self.share_prefixes!r}; expected a loss other than dpo and leafe.distillation.share_prefixes=true, "
                 "since the teacher's logits come from prefix trees, which DPO does not have"
             )
         return self
+
+    @property
+    def taught(self) -> list[str]:
+        """Names of the losses that are `kl` and have examples."""
+        used = {"loss": True, "recovery_loss": self.max_recoveries > 0, "hold_loss": self.hold_share > 0}
+        return [name for name, has in used.items() if has and getattr(self, name) == "kl"]
 
     @property
     def max_recoveries(self) -> int:
@@ -328,7 +333,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _a_teacher_has_the_experience(self) -> Self:
-        taught = [name for name in ("loss", "recovery_loss") if getattr(self.distillation, name) == "kl"]
+        taught = [name for name in self.distillation.taught if name != "hold_loss"]
         if taught and not self.reflection.experience:
             raise ValueError(
                 f"leafe.reflection.experience is False, with leafe.distillation.{taught[0]} 'kl'; expected "

@@ -11,7 +11,7 @@ from core.test_recovery_examples import recovered
 from core.test_sft_examples import ALL, rescued, varied
 from fakes import ScriptedPolicy, Stopped, experience_in, grow, reflection, text_of, turns_in
 from leafe_verl.core import Kind, Outcome, Recovery, build_examples
-from leafe_verl.core.settings import Settings, SettingsError
+from leafe_verl.core.settings import DistillationSettings, Settings, SettingsError
 from leafe_verl.core.teacher import with_teachers
 from leafe_verl.trees import Provenance
 from leafe_verl.trees.rows import from_row, to_row
@@ -123,8 +123,11 @@ def test_other_losses_ask_no_teacher():
         ({"target": "suffix"}, "target 'suffix'; expected leafe.distillation.method=leafe and target=action"),
         ({"method": "early_experience"}, "loss is 'kl', with method 'early_experience'"),
         ({"share_prefixes": False}, "loss is 'kl', with loss 'kl' and share_prefixes False; expected .* prefix trees"),
-        ({"loss": "dpo", "hold_loss": "kl"}, "hold_loss is 'kl', with loss 'dpo'"),
-        ({"loss": "nll", "recovery_loss": "kl", "share_prefixes": False}, "recovery_loss is 'kl', with .* False"),
+        ({"loss": "dpo", "hold_loss": "kl", "hold_share": 0.5}, "hold_loss is 'kl', with loss 'dpo'"),
+        (
+            {"loss": "nll", "recovery_loss": "kl", "recovery_targets": 4, "share_prefixes": False},
+            "recovery_loss is 'kl', with .* False",
+        ),
         ({"control": "rehearsal"}, "leafe.distillation.control is 'rehearsal', with method 'leafe' and loss 'kl'"),
         ({"kl_share": 0.0}, "leafe.distillation.kl_share is 0.0; expected a number above 0 and at most 1"),
     ],
@@ -135,6 +138,16 @@ def test_what_a_teacher_cannot_do_is_refused(values, said):
     assert len(raised.value.problems) == 1
 
 
-def test_a_teacher_without_experience_is_refused():
+@pytest.mark.parametrize("distillation", [{"loss": "kl"}, {"recovery_loss": "kl", "recovery_targets": 4}])
+def test_a_teacher_without_experience_is_refused(distillation):
     with pytest.raises(SettingsError, match="expected leafe.reflection.experience=true"):
-        Settings.from_mapping({"distillation": {"loss": "kl"}, "reflection": {"experience": False}})
+        Settings.from_mapping({"distillation": distillation, "reflection": {"experience": False}})
+
+
+def test_a_loss_without_examples_needs_no_teacher():
+    settings = DistillationSettings(recovery_loss="kl", hold_loss="kl", share_prefixes=False)
+    assert settings.taught == []
+    assert settings.model_copy(update={"hold_share": 0.1, "recovery_targets": 1}).taught == [
+        "recovery_loss",
+        "hold_loss",
+    ]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import transfer_queue as tq
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torchdata.stateful_dataloader import StatefulDataLoader
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import register_trainer
@@ -18,6 +18,7 @@ from verl.utils.py_functional import rename_dict
 
 from leafe_verl.plugin.rollout.dataset import read_task
 from leafe_verl.plugin.rollout.explore_loops import REPLAY, find_mask_token
+from leafe_verl.plugin.settings import RunSettings
 from leafe_verl.plugin.training.curriculum import Curriculum, CurriculumSampler, with_sampler
 from leafe_verl.plugin.training.episode_trainer import TRAINED_TOKENS, UPDATES, EpisodeTrainer
 from leafe_verl.plugin.training.matched_volume import match_volume
@@ -118,6 +119,9 @@ class LeafeTrainer(CollectingTrainer):
         self.train_dataloader = with_sampler(self.train_dataloader, CurriculumSampler(len(dataset), draw))
 
     def on_init_end(self) -> None:
+        settings = RunSettings.from_mapping(OmegaConf.to_container(self.config.leafe, resolve=True))
+        if self.trains_weights and settings.distillation.taught:
+            self.actor_rollout_wg.require_teachers()  # before anything is explored
         if self._stages != "distil":
             super().on_init_end()
 

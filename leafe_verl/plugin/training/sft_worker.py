@@ -162,13 +162,17 @@ class SFTTrainingWorker(TrainingWorker):  # type: ignore[misc]  # verl is Any to
         if DistillationInfo.from_batch(data).pairs:
             data[REFERENCE] = sequence_log_probs(self, data, loaded=False)
         if DistillationInfo.from_batch(data).teachers:
-            if reason := self._unsupported():
-                raise ValueError(
-                    f"a loss of leafe.distillation is 'kl', and {reason}; expected a model that computes prefix trees "
-                    "in verl's FSDP engine without fused kernels, or loss, recovery_loss and hold_loss of nll"
-                )
+            self.require_teachers()
             ask_teachers(self.engine, data, self._cut)
         return super().train_mini_batch(data)
+
+    def require_teachers(self) -> None:
+        """Raise ValueError if the engine cannot compute what teachers say."""
+        if reason := self._unsupported():
+            raise ValueError(
+                f"a loss of leafe.distillation is 'kl', and {reason}; expected a model that computes prefix trees "
+                "in verl's FSDP engine without fused kernels, or loss, recovery_loss and hold_loss of nll"
+            )
 
     def train_batch(self, data: TensorDict) -> TensorDict:
         """Take one optimiser step on a mini-batch. See `TrainingWorker.train_batch`."""
@@ -274,3 +278,8 @@ class SFTWorker(PolicyWorker):
         """Build the model and set the distillation loss."""
         super().init_model()
         self.actor.set_loss_fn(distillation_loss)
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)  # type: ignore[untyped-decorator]
+    def require_teachers(self) -> None:
+        """Raise ValueError if the actor cannot compute what teachers say."""
+        self.actor.require_teachers()
