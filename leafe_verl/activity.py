@@ -93,8 +93,9 @@ class ActivityFile:
     def advance(self, done: int) -> None:
         """Say how much is done by now."""
         if done != self._activity.done:
-            first = {} if self._activity.done else {"first_done": done, "first_counted": time.time()}
-            self._activity = dataclasses.replace(self._activity, done=done, **first)
+            if not self._activity.done:
+                self._activity = dataclasses.replace(self._activity, first_done=done, first_counted=time.time())
+            self._activity = dataclasses.replace(self._activity, done=done)
             if time.monotonic() - self._written > WRITE_SECONDS or done == self._activity.total:
                 self._write()
 

@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_watch(verbs.add_parser("watch", help="show a training run's figures in the terminal while it goes on"))
     _add_branches(verbs.add_parser("branches", help="print what branches were worth, beside a fresh sample"))
     _add_merge(verbs.add_parser("merge", help="print a checkpoint's Hugging Face folder, creating it if necessary"))
+    _add_interpolate(verbs.add_parser("interpolate", help="write the model between one and what it was trained to be"))
     _add_trees(verbs.add_parser("trees", help="list, show, copy, verify and export exploration trees"))
     _add_recipes(verbs.add_parser("recipes", help="print the folder of the recipes, or copy them into a new one"))
     _add_embedded_model(verbs.add_parser("embedded-model", help="write SmolLM2-135M-Instruct as a Hugging Face folder"))
@@ -148,6 +149,14 @@ def _add_watch(watch: argparse.ArgumentParser) -> None:
 def _add_merge(merge: argparse.ArgumentParser) -> None:
     merge.add_argument("model", help="RUN_DIR/checkpoints/global_step_N; a Hugging Face model is printed unchanged")
     merge.set_defaults(run=_merge)
+
+
+def _add_interpolate(interpolate: argparse.ArgumentParser) -> None:
+    for name, what in (("before", "the model that a training began with"), ("after", "what it was trained to be")):
+        interpolate.add_argument(name, help=f"{what}: Hugging Face folder, owner/name, or checkpoint of a run")
+    interpolate.add_argument("--share", type=float, default=0.5, help="how far to go, from 0 to 1 (default 0.5)")
+    interpolate.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
+    interpolate.set_defaults(run=_interpolate)
 
 
 def _add_embedded_model(model: argparse.ArgumentParser) -> None:
@@ -326,6 +335,16 @@ def _merge(options: argparse.Namespace) -> int:
         return 0
 
     return _or_error(print_folder)
+
+
+def _interpolate(options: argparse.Namespace) -> int:
+    from leafe_verl.interpolation import interpolate
+
+    def write() -> int:
+        print(interpolate(options.before, options.after, options.share, options.out))
+        return 0
+
+    return _or_error(write)
 
 
 def _recipes(options: argparse.Namespace) -> int:

@@ -248,7 +248,8 @@ class DistillationSettings(Section):
             raise ValueError(
                 f"leafe.distillation.{self.taught[0]} is 'kl', with loss {self.loss!r} and share_prefixes "
                 f"{self.share_prefixes!r}; expected a loss other than dpo and leafe.distillation.share_prefixes=true, "
-                "since the teacher's logits come from prefix trees, which DPO does not have"
+                "since the teacher's logits come from prefix trees, which DPO does not have, or "
+                f"leafe.distillation.{self.taught[0]}=nll"
             )
         return self
 
@@ -333,10 +334,9 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _a_teacher_has_the_experience(self) -> Self:
-        taught = [name for name in self.distillation.taught if name != "hold_loss"]
-        if taught and not self.reflection.experience:
+        if self.distillation.loss == "kl" and not self.reflection.experience:
             raise ValueError(
-                f"leafe.reflection.experience is False, with leafe.distillation.{taught[0]} 'kl'; expected "
+                "leafe.reflection.experience is False, with leafe.distillation.loss 'kl'; expected "
                 "leafe.reflection.experience=true, since the teacher is the policy with the experience in its prompt"
             )
         return self

@@ -22,13 +22,13 @@ from collections.abc import Sequence
 
 from leafe_verl.core.policy import Policy, PolicyFailure, annotate
 from leafe_verl.core.reflection import experience_note
-from leafe_verl.core.settings import DistillationSettings
+from leafe_verl.core.settings import Settings
 from leafe_verl.core.sft_examples import Example, Kind, Teacher
 from leafe_verl.core.tree import ExplorationTree
 
 
 async def with_teachers(
-    policy: Policy, tree: ExplorationTree, examples: Sequence[Example], settings: DistillationSettings
+    policy: Policy, tree: ExplorationTree, examples: Sequence[Example], settings: Settings
 ) -> list[Example]:
     """Return the examples, those whose loss is `kl` with their teachers.
 
@@ -37,9 +37,9 @@ async def with_teachers(
     tokenises prompts and samples nothing.
     """
     losses = {
-        Kind.COUNTERFACTUAL: settings.loss,
-        Kind.RECOVERY: settings.recovery_loss,
-        Kind.HOLD: settings.hold_loss,
+        Kind.COUNTERFACTUAL: settings.distillation.loss,
+        Kind.RECOVERY: settings.distillation.recovery_loss,
+        Kind.HOLD: settings.distillation.hold_loss,
     }
     return [
         dataclasses.replace(example, teacher=await _teacher(policy, tree, example, settings))
@@ -49,28 +49,28 @@ async def with_teachers(
     ]
 
 
-async def _teacher(
-    policy: Policy, tree: ExplorationTree, example: Example, settings: DistillationSettings
-) -> Teacher | None:
+async def _teacher(policy: Policy, tree: ExplorationTree, example: Example, settings: Settings) -> Teacher | None:
     own = example.sequence.token_ids[: example.sequence.prompt_length]
     if example.kind is Kind.HOLD:
         return Teacher(own, sum(example.sequence.mask))
     source = example.attempt if example.source is None else example.source
     place = example.step if example.source is None else len(tree.path(source))
-    sampled = sum(tree.path(source)[place - 1].action.mask(added_tokens=False, thoughts=settings.thoughts))
+    sampled = sum(tree.path(source)[place - 1].action.mask(added_tokens=False, thoughts=settings.distillation.thoughts))
     try:
-        prompt = await _sampling_prompt(policy, tree, source, place)
+        prompt = await _sampling_prompt(policy, tree, source, place, with_experience=settings.reflection.experience)
     except PolicyFailure:
         return None
-    return Teacher(prompt, sampled, settings.kl_share) if sampled and prompt != own else None
+    return Teacher(prompt, sampled, settings.distillation.kl_share) if sampled and prompt != own else None
 
 
-async def _sampling_prompt(policy: Policy, tree: ExplorationTree, attempt: int, place: int) -> tuple[int, ...]:
+async def _sampling_prompt(
+    policy: Policy, tree: ExplorationTree, attempt: int, place: int, *, with_experience: bool
+) -> tuple[int, ...]:
     """Return the prompt of an attempt's action: that of a branch's first one holds its experience, if it has one.
 
     Raises PolicyFailure where it cannot be built.
     """
     branch, history = tree.attempts[attempt].branch, tree.path(attempt)[place - 1].history
-    if branch is not None and branch.step == place and branch.reflection.experience.strip():
+    if with_experience and branch and branch.step == place and branch.reflection.experience.strip():
         history = await annotate(policy, history, experience_note(branch.reflection.experience))
     return history.token_ids

@@ -11,7 +11,7 @@ from core.test_recovery_examples import recovered
 from core.test_sft_examples import ALL, rescued, varied
 from fakes import ScriptedPolicy, Stopped, experience_in, grow, reflection, text_of, turns_in
 from leafe_verl.core import Kind, Outcome, Recovery, build_examples
-from leafe_verl.core.settings import DistillationSettings, Settings, SettingsError
+from leafe_verl.core.settings import DistillationSettings, ReflectionSettings, Settings, SettingsError
 from leafe_verl.core.teacher import with_teachers
 from leafe_verl.trees import Provenance
 from leafe_verl.trees.rows import from_row, to_row
@@ -19,8 +19,9 @@ from leafe_verl.trees.rows import from_row, to_row
 KL = ALL.model_copy(update={"loss": "kl"})
 
 
-def taught(tree, settings=KL, policy=None):
-    examples = build_examples(tree, settings, seed=0)
+def taught(tree, distillation=KL, policy=None, **reflection):
+    examples = build_examples(tree, distillation, seed=0)
+    settings = Settings(distillation=distillation, reflection=ReflectionSettings(**reflection))
     return asyncio.run(with_teachers(policy or ScriptedPolicy({}), tree, examples, settings))
 
 
@@ -92,6 +93,18 @@ def test_where_a_branch_succeeded_its_advice_is_part_of_that():
     assert example.teacher.prompt == tree.path(1)[-1].history.token_ids
 
 
+@pytest.mark.parametrize("experience", [True, False])
+def test_advice_is_in_the_prompt_of_a_recovery_target_if_it_was_there(experience):
+    tree = rescued()
+    branch = tree.attempts[1]
+    tree.attempts[1] = dataclasses.replace(branch, steps=branch.steps[:1])
+    tree.recoveries = [Recovery(0, 4, 1, Outcome.SUCCESS)]
+    settings = ALL.model_copy(update={"recovery_targets": 9, "recovery_loss": "kl"})
+    examples = taught(tree, settings, experience=experience)
+    (example,) = [each for each in examples if each.kind is Kind.RECOVERY]
+    assert ("do not jump" in text_of(example.teacher.prompt)) == experience
+
+
 def test_a_held_turn_is_taught_by_the_policy_as_it_was():
     settings = ALL.model_copy(update={"hold_share": 1.0, "hold_loss": "kl", "kl_share": 0.5})
     held = [each for each in taught(rescued(Stopped("R")), settings) if each.kind is Kind.HOLD]
@@ -138,10 +151,9 @@ def test_what_a_teacher_cannot_do_is_refused(values, said):
     assert len(raised.value.problems) == 1
 
 
-@pytest.mark.parametrize("distillation", [{"loss": "kl"}, {"recovery_loss": "kl", "recovery_targets": 4}])
-def test_a_teacher_without_experience_is_refused(distillation):
+def test_a_teacher_without_experience_is_refused():
     with pytest.raises(SettingsError, match="expected leafe.reflection.experience=true"):
-        Settings.from_mapping({"distillation": distillation, "reflection": {"experience": False}})
+        Settings.from_mapping({"distillation": {"loss": "kl"}, "reflection": {"experience": False}})
 
 
 def test_a_loss_without_examples_needs_no_teacher():

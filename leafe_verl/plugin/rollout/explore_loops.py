@@ -66,7 +66,7 @@ class ExploreLoop(TaskLoop):
         distillation = self.settings.distillation
         mask_id = find_mask_token(self.tokenizer) if distillation.context_mask else None
         examples = build_examples(tree, distillation, self.settings.seed, mask_id)
-        return await with_teachers(policy, tree, examples, distillation)
+        return await with_teachers(policy, tree, examples, self.settings)
 
     def rows(
         self, tree: ExplorationTree, examples: list[Example], policy: ServerPolicy | None, number: int = 0

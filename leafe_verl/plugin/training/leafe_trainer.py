@@ -119,8 +119,8 @@ class LeafeTrainer(CollectingTrainer):
         self.train_dataloader = with_sampler(self.train_dataloader, CurriculumSampler(len(dataset), draw))
 
     def on_init_end(self) -> None:
-        settings = RunSettings.from_mapping(OmegaConf.to_container(self.config.leafe, resolve=True))
-        if self.trains_weights and settings.distillation.taught:
+        values: Any = OmegaConf.to_container(self.config.leafe, resolve=True)
+        if self.trains_weights and RunSettings.from_mapping(values).distillation.taught:
             self.actor_rollout_wg.require_teachers()  # before anything is explored
         if self._stages != "distil":
             super().on_init_end()
