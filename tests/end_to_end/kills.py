@@ -58,6 +58,7 @@ RUN = [
     "leafe.distillation.events=every",
     "leafe.distillation.rehearsal_share=0.0",
     "leafe.distillation.recovery_targets=0",
+    "leafe.distillation.hold_share=0.0",
     "actor_rollout_ref.rollout.n=4",
     f"actor_rollout_ref.actor.ppo_mini_batch_size={TASKS_OF_A_STEP}",
     f"trainer.total_training_steps={STEPS}",

@@ -31,6 +31,7 @@ SMALL = [
     # A random model hardly ever succeeds at once, nor in a branch that follows a failure.
     "leafe.distillation.rehearsal=attempts",
     "leafe.distillation.counterfactual_histories=every",
+    "leafe.distillation.events=improved",
     "data.train_batch_size=6",
     "data.max_prompt_length=768",
     "data.max_response_length=256",

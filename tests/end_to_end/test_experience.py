@@ -71,17 +71,18 @@ def test_stage_two_alone_gives_the_losses_of_both_stages(two_stages, model, tmp_
     )
     assert alone[1]["leafe/trees_from_store"] == TASKS
     assert alone[1]["leafe/confirmations"] == both[1]["leafe/confirmations"] > 0
-    examples = sum(alone[1][f"leafe/examples/{kind}"] for kind in ("counterfactual", "rehearsal", "recovery"))
+    examples = sum(alone[1][f"leafe/examples/{kind}"] for kind in ("counterfactual", "rehearsal", "recovery", "hold"))
     two_epochs = 2 * math.ceil(examples / MINI_BATCH)
     assert alone[1]["leafe/updates"] == both[1]["leafe/updates"] == two_epochs > 0
-    for term in ("loss_counterfactual", "loss_rehearsal", "loss_recovery", "grad_norm"):
+    for term in ("loss_counterfactual", "loss_rehearsal", "loss_recovery", "loss_hold", "teacher_kl", "grad_norm"):
         assert alone[1][f"actor/{term}"] == pytest.approx(both[1][f"actor/{term}"], rel=1e-5)
     assert "vLLMHttpServer" not in (tmp_path / "log.txt").read_text(errors="replace")
 
 
 def test_a_step_without_examples_is_skipped(two_stages, model, tmp_path):
     store, _, _ = two_stages
-    nothing = [f"leafe.distillation.{name}=0" for name in ("events_per_task", "rehearsal_share", "recovery_targets")]
+    none = ("events_per_task", "rehearsal_share", "recovery_targets", "hold_share")
+    nothing = [f"leafe.distillation.{name}=0" for name in none]
     alone = ["leafe.schedule.stages=distil", f"leafe.collection.store={store}", "trainer.save_freq=-1"]
     metrics = launch("leafe", model, tmp_path, *nothing, *alone, "trainer.total_training_steps=2")
     assert [metrics[step]["leafe/trees_from_store"] for step in (1, 2)] == [TASKS // 2, TASKS // 2]

@@ -208,6 +208,9 @@ def test_the_recommended_preset_is_the_default_and_teaches_to_recover(compose):
     distillation = composed.leafe.distillation
     assert (distillation.recovery_targets, distillation.counterfactual_histories) == (4, "failed")
     assert (distillation.rehearsal, distillation.rehearsal_share) == ("at_once", 1.0)
+    assert (distillation.recovery_loss, distillation.hold_share) == ("nll", 0.0), "the embedded model"
+    other = compose("leafe", "device=cpu", "actor_rollout_ref.model.path=other/model").leafe.distillation
+    assert (other.recovery_loss, other.hold_loss, other.hold_share, other.events) == ("kl", "kl", 0.25, "success")
     assert composed.actor_rollout_ref.actor.ppo_epochs == 1
     assert compose("leafe", "leafe.distillation.recovery_targets=2").leafe.distillation.recovery_targets == 2
 
