@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from leafe_verl.checkpoints import hf_folder
+from leafe_verl.model_config import StoredTensor, read_headers
 
 WEIGHTS = "*.safetensors"
 
@@ -38,13 +39,13 @@ def interpolate(before: str, after: str, share: float, out: Path) -> Path:
     if out.exists():
         raise ValueError(f"{out} exists; name a new folder")
     first, last = (_local_folder(hf_folder(model)) for model in (before, after))
-    places, files = _places(first), sorted(last.glob(WEIGHTS))
-    _require_same_names(places, _places(last), before, after)
+    tensors = read_headers(first)
+    _require_alike(tensors, read_headers(last), (before, after))
     partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
     try:
         shutil.copytree(last, partial, ignore=shutil.ignore_patterns(WEIGHTS))
-        for file in files:
-            save_file(_between(places, file, share), partial / file.name, metadata={"format": "pt"})
+        for file in last.glob(WEIGHTS):
+            save_file(_between(tensors, file, share), partial / file.name, metadata={"format": "pt"})
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -59,34 +60,25 @@ def _local_folder(model: str) -> Path:
     return Path(snapshot_download(model, allow_patterns=[WEIGHTS, "*.json", "*.jinja", "*.txt", "*.model"]))
 
 
-def _places(folder: Path) -> dict[str, Path]:
-    """Return the file of each tensor."""
-    places: dict[str, Path] = {}
-    for file in folder.glob(WEIGHTS):
-        with safe_open(file, framework="pt") as tensors:
-            places |= dict.fromkeys(tensors.keys(), file)
-    if not places:
-        raise ValueError(f"{folder} has no {WEIGHTS}; expected a Hugging Face folder with weights in that form")
-    return places
-
-
-def _require_same_names(first: Mapping[str, Path], last: Mapping[str, Path], before: str, after: str) -> None:
+def _require_alike(first: Mapping[str, StoredTensor], last: Mapping[str, StoredTensor], models: Sequence[str]) -> None:
+    for model, tensors in zip(models, (first, last), strict=True):
+        if not tensors:
+            raise ValueError(f"{model} has no {WEIGHTS}; expected a Hugging Face folder with weights in that form")
+    before, after = models
     if different := sorted(first.keys() ^ last.keys()):
         raise ValueError(
             f"{before} and {after} are not the same kind of model: {len(different)} weights are in one of them alone, "
             f"such as {different[0]}"
         )
+    for name, tensor in last.items():
+        if tensor.shape != first[name].shape:
+            raise ValueError(f"{name} has the shape {first[name].shape} in {before} and {tensor.shape} in {after}")
 
 
-def _between(places: Mapping[str, Path], file: Path, share: float) -> dict[str, torch.Tensor]:
+def _between(first: Mapping[str, StoredTensor], file: Path, share: float) -> dict[str, torch.Tensor]:
     """Return the interpolated tensors of one file of the later model."""
     found = {}
-    with safe_open(file, framework="pt") as tensors:
-        for name in tensors.keys():  # noqa: SIM118  # it cannot be iterated over
-            new = tensors.get_tensor(name)
-            with safe_open(places[name], framework="pt") as earlier:
-                old = earlier.get_tensor(name)
-            if old.shape != new.shape:
-                raise ValueError(f"{name} has the shape {tuple(old.shape)} before and {tuple(new.shape)} after")
-            found[name] = torch.lerp(old.float(), new.float(), share).to(new.dtype)
+    for name, new in load_file(file).items():
+        with safe_open(first[name].file, "pt") as earlier:
+            found[name] = torch.lerp(earlier.get_tensor(name).float(), new.float(), share).to(new.dtype)
     return found
