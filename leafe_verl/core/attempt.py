@@ -120,9 +120,10 @@ class AttemptRun:
         first = len(self.prefix) + 1
         last = first if self.action else environment.horizon
         for t in range(first, last + 1):
+            self.unplayed_steps = last - t
             is_over = await self._take_step(environment, history, prompt) or t == last
-            if not is_over and self.ends_upon_repetition and repeats_failure((*self.prefix, *self.steps)):
-                is_over, self.unplayed_steps = True, last - t
+            if not is_over and self.ends_upon_repetition:
+                is_over = repeats_failure((*self.prefix, *self.steps))
             if self._trains_on_observations and (is_over or window_moves(t, self.settings.context)):
                 self.steps[-1] = await self._with_answered_history(self.steps[-1])
             if is_over:
@@ -171,6 +172,8 @@ class AttemptRun:
         self.steps.append(StepRecord(history, action, *told, failed=read_verdict(step), timed_out=timed_out))
         if step.terminated:
             self.outcome = Outcome.SUCCESS if step.info.get("success") else Outcome.FAILURE
+        elif step.truncated:
+            self.unplayed_steps = 0
         return bool(step.terminated or step.truncated)
 
     async def _next_prompts(

@@ -78,7 +78,7 @@ def _groups(tree: ExplorationTree, index: int, branch: Branch) -> tuple[str, ...
     failed = [t for t, each in enumerate(path, start=1) if each.failed]
     if reflection.num_steps < len(path):
         trigger = "reflected every K turns"
-    elif parent.unplayed_steps:
+    elif parent.ended_early:
         trigger = "reflected upon a repeated turn"
     else:
         trigger = "reflected at the end"

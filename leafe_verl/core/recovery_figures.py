@@ -56,7 +56,7 @@ class PlainAttempt:
     repeats: int
     """Number of failed turns that the next turn repeats: the same executed code or command, else the same text."""
     unplayed: int = 0
-    """Turns that were left up to the horizon when the attempt was ended because a turn repeated a failed one."""
+    """Turns that were left up to the horizon when the attempt ended; see `Attempt.unplayed_steps`."""
 
     def as_mapping(self) -> dict[str, Any]:
         """Return the attempt as plain values."""
@@ -123,7 +123,8 @@ class FreshSamples:
 
     def __init__(self, attempts: Sequence[PlainAttempt]) -> None:
         self.horizon = max((attempt.turns + attempt.unplayed for attempt in attempts), default=0)
-        """Most turns of an attempt, as far as the task's attempts show it."""
+        """Most turns of an attempt. In stores of earlier versions it may be too low where every attempt succeeded before
+        it, since those do not say how many turns were left; a fresh sample then seems to solve less."""
         self._others = len(attempts) - 1
         self._solved_at = sorted(attempt.turns for attempt in attempts if attempt.solved)
 

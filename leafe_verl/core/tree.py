@@ -24,7 +24,7 @@ class Outcome(str, Enum):
     """The environment ended the task unsolved."""
     HORIZON = "horizon"
     """The attempt reached its maximum number of steps, or was ended before because a turn repeated a failed one; see
-    `Attempt.unplayed_steps`."""
+    `Attempt.ended_early`."""
     ENVIRONMENT_FAILURE = "environment_failure"
     """The environment raised, or its process died."""
     ENVIRONMENT_TIMEOUT = "environment_timeout"
@@ -110,8 +110,13 @@ class Attempt:
     replayed_steps: int = 0
     """Environment steps executed again to reach the rollback point."""
     unplayed_steps: int = 0
-    """Steps that were left up to the horizon when the attempt was ended because its last turn repeated a failed one
-    (`leafe.reflection.upon_repetition`). 0: it was not ended so."""
+    """Steps that were left up to the horizon when a scored attempt ended; 0 if the environment truncated it. Stores of
+    earlier versions have it only for attempts that were ended early."""
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether its last turn repeated a failed one, which ended it (`leafe.reflection.upon_repetition`)."""
+        return self.outcome is Outcome.HORIZON and self.unplayed_steps > 0
 
     @property
     def depth(self) -> int:

@@ -120,8 +120,7 @@ def _attempt(tokens: bool) -> pa.DataType:
             _required("outcome", pa.string()),  # value of core.Outcome
             pa.field("error", pa.string()),  # what broke; null for scored outcomes
             _required("replayed_steps", pa.int32()),
-            # Steps left when the attempt was ended because a turn repeated a failed one; null means 0.
-            pa.field("unplayed_steps", pa.int32()),
+            pa.field("unplayed_steps", pa.int32()),  # steps left up to the horizon when it ended; null means 0
             _required("steps", pa.list_(_step(tokens))),  # the steps that the attempt executed itself
         ]
     )

@@ -33,7 +33,8 @@ def test_an_attempt_ends_where_a_turn_repeats_a_failed_one_and_is_reflected_on_a
     tree = grow(policy, Quiz, task=QUIZ, **UPON)
     assert walks(tree) == [(1, "xyx", "horizon"), (3, "a", "success")]
     assert [steps for steps, _ in policy.reflection_prompts] == [3]
-    assert [attempt.unplayed_steps for attempt in tree.attempts] == [1, 0]
+    assert [attempt.unplayed_steps for attempt in tree.attempts] == [1, 1]
+    assert [attempt.ended_early for attempt in tree.attempts] == [True, False]
     assert tree.attempts[0].error is None and tree.attempts[0].outcome.scored
 
 
@@ -54,7 +55,7 @@ def test_a_branch_repeats_the_failed_turns_before_its_rollback_point():
     )
     tree = grow(policy, Quiz, task=QUIZ, budget={"depth": 1}, **UPON)
     assert walks(tree) == [(1, "xyzw", "horizon"), (2, "x", "horizon")]
-    assert tree.attempts[1].unplayed_steps == 2
+    assert tree.attempts[1].unplayed_steps == 2 and tree.attempts[1].ended_early
 
 
 def test_the_turn_that_a_branch_replaces_is_not_on_its_path():
@@ -113,7 +114,7 @@ def test_a_fresh_sample_has_the_turns_up_to_the_horizon():
     tree = grow(Two({}), Quiz, task=QUIZ, roots=2, slots=1, budget={"depth": 0}, **UPON)
     assert sorted(len(attempt.steps) for attempt in tree.attempts) == [2, 2]
     found = {(each.solved, each.unplayed) for each in plain_attempts(tree)}
-    assert found == {(False, 2), (True, 0)}
+    assert found == {(False, 2), (True, 2)}
     counts = count_recovery(plain_attempts(tree))
     assert (counts["recovery/failures"], counts["recovery/recovered"], counts["recovery/fresh"]) == (2, 1, 1)
     assert counts["recovery/repeats"] == 1 and "recovery/failures_2" not in counts
@@ -147,3 +148,27 @@ def test_failures_are_reflected_on_whether_or_not_successes_are():
     policy = saying("xyzw")
     grow(policy, Quiz, task=QUIZ, budget={"depth": 1}, reflection={"interval": 2, "successes": False})
     assert [steps for steps, _ in policy.reflection_prompts] == [2, 4]
+
+
+def test_a_fresh_sample_has_the_turns_up_to_the_horizon_where_every_root_succeeded_before_it():
+    roots = iter(["xa", "xya"])
+    words = {}
+
+    class Two(ScriptedPolicy):
+        async def act(self, history, request):
+            self._act = lambda messages: words.setdefault(request, next(roots, ""))[turns_in(messages)]
+            return await super().act(history, request)
+
+    tree = grow(Two({}), Quiz, task=QUIZ, roots=2, slots=1, budget={"depth": 0})
+    assert sorted(len(attempt.steps) for attempt in tree.attempts) == [2, 3]
+    counts = count_recovery(plain_attempts(tree))
+    assert (counts["recovery/failures"], counts["recovery/fresh"]) == (2, 2), "three turns are left of four"
+
+
+def test_an_attempt_that_its_environment_truncates_has_no_turns_left():
+    class Short(Quiz):
+        def step(self, action):
+            return super().step(action)._replace(truncated=len(self.said) == 2)
+
+    (attempt,) = grow(saying("xyzw"), Short, task=QUIZ, budget={"depth": 0}).attempts
+    assert (len(attempt.steps), attempt.unplayed_steps, attempt.ended_early) == (2, 0, False)
