@@ -1,8 +1,9 @@
 """Figures of an evaluation whose attempts go on from given failed histories: how often the model recovers.
 
 Each history has a share of its scored attempts, each task the mean over its histories, and each figure is the mean over
-tasks with its interval. Beside them stands what another first turn of the policy that made the failures solved on the
-same tasks: only what lies above it comes from reading the feedback.
+tasks with its interval. A task weighs as many as its attempts that failed so, see `FirstTurns.failures`. Beside them
+stands what another first turn of the policy that made the failures solved on the same tasks: only what lies above it
+comes from reading the feedback.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leafe_verl.core import Outcome
-from leafe_verl.evaluation.bootstrap import Estimate, bootstrap
+from leafe_verl.evaluation.bootstrap import Estimate, Ratio, bootstrap_ratio
 from leafe_verl.evaluation.histories import FOLDER, DrawnHistory, read_histories
 from leafe_verl.evaluation.manifest import Manifest
 from leafe_verl.evaluation.report import collected_rows
@@ -55,6 +56,12 @@ class GivenRun:
         shares = {drawn.history.task.key: drawn.fresh.share for drawn in self.histories}
         return {key: share for key, share in shares.items() if share is not None}
 
+    def estimate(self, values: Mapping[str, float]) -> Estimate | None:
+        """Return the mean of values by task, weighted by the task's failures; None if there are none."""
+        weights = {drawn.history.task.key: drawn.fresh.failures for drawn in self.histories}
+        keys = sorted(values)
+        return bootstrap_ratio(Ratio([weights[key] * values[key] for key in keys], [weights[key] for key in keys]))
+
 
 def read_given_run(name: str, folder: Path, manifest: Manifest) -> GivenRun:
     """Read the evaluation in a folder. It may hold no scored attempt yet."""
@@ -80,21 +87,20 @@ def task_means(shares: ByHistory) -> dict[str, float]:
 def estimates(run: GivenRun) -> dict[str, Estimate]:
     """Return each measure over tasks; no measure if there is no scored attempt."""
     means = {measure: task_means(shares_by_history(run.trees, measure)) for measure in MEASURES}
-    return {measure: bootstrap(list(values.values())) for measure, values in means.items() if values}
+    found = {measure: run.estimate(values) for measure, values in means.items()}
+    return {measure: estimate for measure, estimate in found.items() if estimate}
 
 
 def fresh_estimate(run: GivenRun) -> Estimate | None:
     """Return what a fresh first turn solved on the tasks of the scored attempts; None if the store does not say."""
     played = shares_by_history(run.trees, NEXT_TURN)
-    values = [share for task, share in run.fresh.items() if task in played]
-    return bootstrap(values) if values else None
+    return run.estimate({task: share for task, share in run.fresh.items() if task in played})
 
 
 def beyond_fresh(run: GivenRun) -> Estimate | None:
     """Return the next turn's share minus a fresh first turn's, paired over tasks; None if the store does not say."""
     means = task_means(shares_by_history(run.trees, NEXT_TURN))
-    values = [means[task] - share for task, share in run.fresh.items() if task in means]
-    return bootstrap(values) if values else None
+    return run.estimate({task: means[task] - share for task, share in run.fresh.items() if task in means})
 
 
 def figure_rows(run: GivenRun) -> Rows:

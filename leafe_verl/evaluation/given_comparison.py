@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from leafe_verl.evaluation.bootstrap import Estimate, bootstrap
+from leafe_verl.evaluation.bootstrap import Estimate
 from leafe_verl.evaluation.given import (
     BEYOND_FRESH,
     FRESH,
@@ -18,6 +18,7 @@ from leafe_verl.evaluation.given import (
     notes,
     shares_by_history,
 )
+from leafe_verl.evaluation.recovery import UNKNOWN
 from leafe_verl.evaluation.tables import Rows, estimate_cell
 
 
@@ -75,7 +76,8 @@ def given_sections(comparison: GivenComparison) -> list[tuple[str, Rows]]:
     for name, found in comparison.estimates.items():
         cells = [estimate_cell(found[measure]) for measure in MEASURES]
         if comparison.beyond_fresh:
-            cells.append(estimate_cell(comparison.beyond_fresh[name], sign=True))
+            beyond = comparison.beyond_fresh.get(name)
+            cells.append(estimate_cell(beyond, sign=True) if beyond else UNKNOWN)
         rows.append((name, *cells, str(next(iter(found.values())).tasks)))
     if comparison.fresh:
         rows.append((FRESH, estimate_cell(comparison.fresh), *[""] * (len(columns) - 1), str(comparison.fresh.tasks)))
@@ -106,18 +108,19 @@ def _require_same_histories(run: GivenRun, base: GivenRun) -> None:
 
 
 def _differences(run: GivenRun, base: GivenRun) -> dict[str, Estimate]:
-    """Return each measure minus the baseline's, averaged over the shared histories of a task, then over tasks."""
+    """Return each measure minus the baseline's, averaged over the shared histories of a task, then over tasks, each of
+    which weighs as many as its failures."""
     if not _num_shared(run, base):
         raise ValueError(f"{run.name} and {base.name} share no scored history; run leafe-verl evaluate on them again")
     found = {}
     for measure in MEASURES:
         ours, theirs = (shares_by_history(each.trees, measure) for each in (run, base))
-        means = []
-        for task in sorted(ours.keys() & theirs.keys()):
-            shared = ours[task].keys() & theirs[task].keys()
-            means += [sum(ours[task][key] - theirs[task][key] for key in shared) / len(shared)] if shared else []
-        found[measure] = bootstrap(means)
-    return found
+        means = {}
+        for task in ours.keys() & theirs.keys():
+            if shared := ours[task].keys() & theirs[task].keys():
+                means[task] = sum(ours[task][key] - theirs[task][key] for key in shared) / len(shared)
+        found[measure] = base.estimate(means)
+    return {measure: estimate for measure, estimate in found.items() if estimate}
 
 
 def _num_shared(run: GivenRun, base: GivenRun) -> int:

@@ -34,6 +34,9 @@ class FirstTurns:
     number: int
     """Without the turn that begins the history."""
     solved: int
+    failures: int
+    """Attempts of the task that failed as the history did. The task weighs as many in every figure: then `share` is an
+    unbiased estimate, whereas with equal weights the tasks that failed by chance would raise it."""
 
     @property
     def share(self) -> float | None:
@@ -73,8 +76,9 @@ def draw_histories(store: Path, turn: int, per_task: int, seed: int) -> list[Dra
     for tree, provenance in _read_source(store):
         first_turns[tree.task.key].update(_count_first_turns(tree))
         for steps in failed_beginnings(tree, turn):
+            first_turns[tree.task.key]["failures"] += 1
             history = GivenHistory(tree.task, steps, _seed(store, tree, provenance))
-            drawn = DrawnHistory(history, provenance, FirstTurns(0, 0))
+            drawn = DrawnHistory(history, provenance, FirstTurns(0, 0, 0))
             found[tree.task.key].setdefault(history.key, drawn)
     if not found:
         raise ValueError(_nothing_found(store, turn, len(first_turns)))
@@ -98,7 +102,8 @@ def write_histories(out: Path, histories: Iterable[DrawnHistory]) -> None:
     for drawn in histories:
         tokens = drawn.provenance.has_tokens
         tree = ExplorationTree(drawn.history.task, drawn.history.steps)
-        counts = {"first_turns": drawn.fresh.number, "first_turns_solved": drawn.fresh.solved}
+        fresh = drawn.fresh
+        counts = {"first_turns": fresh.number, "first_turns_solved": fresh.solved, "failures": fresh.failures}
         writers.setdefault(tokens, TreeWriter(partial)).append(tree, drawn.provenance, counts)
     for writer in writers.values():
         writer.close()
@@ -141,11 +146,12 @@ def _count_first_turns(tree: ExplorationTree) -> dict[str, int]:
 
 def _without_one(first_turns: Mapping[str, int]) -> FirstTurns:
     """Leave out the first turn of the history itself, which did not solve the task."""
-    return FirstTurns(first_turns["number"] - 1, first_turns["solved"])
+    return FirstTurns(first_turns["number"] - 1, first_turns["solved"], first_turns["failures"])
 
 
 def _from_counts(counts: Mapping[str, int]) -> FirstTurns:
-    return FirstTurns(counts["first_turns"], counts["first_turns_solved"])
+    number, solved = counts["first_turns"], counts["first_turns_solved"]
+    return FirstTurns(number, solved, counts.get("failures", number + 1 - solved))  # earlier versions lack the last
 
 
 def _nothing_found(store: Path, turn: int, tasks: int) -> str:

@@ -12,7 +12,7 @@ pytest.importorskip("plotext", reason="plotext is not installed; the extra `plot
 from evaluation.given_stores import write_given, write_source
 from evaluation.stores import write_store
 from leafe_verl.cli import main
-from leafe_verl.evaluation.bootstrap import Estimate, bootstrap
+from leafe_verl.evaluation.bootstrap import Ratio, bootstrap_ratio
 from leafe_verl.evaluation.compare import compare
 from leafe_verl.evaluation.given import beyond_fresh, estimates, fresh_estimate, read_given_run, render_given
 from leafe_verl.evaluation.manifest import read_manifest
@@ -40,17 +40,25 @@ def run(folder):
     return read_given_run(folder.name, folder, read_manifest(folder))
 
 
-def test_a_figure_is_the_mean_over_tasks_of_the_mean_over_histories(base, better):
+def test_a_figure_is_the_mean_over_failures_of_the_mean_over_a_task_s_histories(base, better):
+    # Two attempts at a failed, and one at b.
     found = estimates(run(base))
-    assert {name: each.mean for name, each in found.items()} == {"next_turn": 0, "horizon": 0.125, "repeated": 0.375}
-    interval = bootstrap([0.25, 0.0])
-    assert found["horizon"] == Estimate(0.125, interval.low, interval.high, 2)
-    assert estimates(run(better))["next_turn"].mean == (0.75 + 0.5) / 2
+    means = {"next_turn": 0, "horizon": (2 * 0.25 + 0) / 3, "repeated": (2 * 0.25 + 0.5) / 3}
+    assert {name: each.mean for name, each in found.items()} == pytest.approx(means)
+    assert found["horizon"] == bootstrap_ratio(Ratio([2 * 0.25, 0.0], [2, 1]))
+    assert estimates(run(better))["next_turn"].mean == pytest.approx((2 * 0.75 + 0.5) / 3)
 
 
 def test_a_fresh_first_turn_is_compared_on_the_same_tasks(base, better):
-    assert fresh_estimate(run(base)).mean == (1 / 2 + 3 / 4) / 2
-    assert beyond_fresh(run(better)).mean == pytest.approx((0.25 - 0.25) / 2)
+    assert fresh_estimate(run(base)).mean == pytest.approx((2 * 1 / 2 + 3 / 4) / 3)
+    assert beyond_fresh(run(better)).mean == pytest.approx((2 * 0.25 - 0.25) / 3)
+
+
+def test_a_fresh_first_turn_solves_what_the_policy_does(tmp_path):
+    # All pairs of first turns of a policy that solves half of them, but for the pair without a failure.
+    source = write_source(tmp_path / "source", {"a": ["pq-", "r+"], "b": ["r+", "uq-"], "c": ["xq-", "yq-"]})
+    out = write_given(tmp_path / "out", source, {"p": ["a-"], "u": ["a-"], "x": ["a-"]})
+    assert fresh_estimate(run(out)).mean == 0.5
 
 
 def test_without_other_first_turns_there_is_nothing_to_compare_with(tmp_path):
@@ -100,16 +108,16 @@ def test_an_evaluation_without_a_scored_attempt_has_no_figures(source, tmp_path)
 def test_the_comparison_pairs_tasks(base, better, tmp_path, capsys):
     assert main(["compare", f"base={base}", f"better={better}", "--out", str(tmp_path / "made")]) == 0
     found = json.loads((tmp_path / "made.json").read_text())["from_same_failures"]
-    assert found["estimates"]["better"]["next_turn"]["mean"] == 0.625
-    interval = bootstrap([0.75, 0.5])
+    assert found["estimates"]["better"]["next_turn"]["mean"] == pytest.approx(2 / 3)
+    interval = bootstrap_ratio(Ratio([2 * 0.75, 0.5], [2, 1]))
     assert found["differences"]["better"]["next_turn"]["low"] == interval.low
-    assert found["differences"]["better"]["repeated"]["mean"] == -0.375
-    assert (found["shared"], found["fresh"]["mean"]) == ({"better": 3}, 0.625)
+    assert found["differences"]["better"]["repeated"]["mean"] == pytest.approx(-1 / 3)
+    assert found["shared"] == {"better": 3} and found["fresh"]["mean"] == pytest.approx(7 / 12)
     shown, file = capsys.readouterr().out, (tmp_path / "made.md").read_text()
     for text in (shown, file):
         assert "From the same failures, % (95 % interval over tasks): 3 histories of 2 tasks" in text
         assert "From the same failures: difference to base, points (95 % interval; shared histories: better 3)" in text
-        assert "+62.5 (50.0 to 75.0)" in text
+        assert "+66.7 (50.0 to 75.0)" in text
         assert "Pass@" not in text and "evaluated differently" not in text
     assert not (tmp_path / "made.svg").exists()
 

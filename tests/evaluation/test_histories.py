@@ -34,7 +34,7 @@ def test_failed_turns_that_could_go_on_are_drawn_task_by_task(source):
 
 def test_beside_each_history_stands_what_other_first_turns_solved(source):
     drawn = draw_histories(source, 1, 4, 0)
-    assert [each.fresh for each in drawn] == [FirstTurns(5, 3), FirstTurns(5, 3), FirstTurns(1, 1)]
+    assert [each.fresh for each in drawn] == [FirstTurns(5, 3, 2), FirstTurns(5, 3, 2), FirstTurns(1, 1, 1)]
     (lonely,) = draw_histories(write_source(source.parent / "lonely", {"a": ["xy-"]}), 1, 4, 0)
     assert lonely.fresh.share is None
 

@@ -40,7 +40,7 @@ def drawn(action, world=None, **provenance):
     tree = grow(policy, world, budget={"depth": 0}, environment={"horizon": 1})
     step = dataclasses.replace(tree.path(0)[0], action=action, snapshot=None, failed=True)
     history = GivenHistory(TASK, (step,), 7)
-    return DrawnHistory(history, Provenance(seed=7, **provenance), FirstTurns(3, 1))
+    return DrawnHistory(history, Provenance(seed=7, **provenance), FirstTurns(3, 1, 3))
 
 
 @pytest.fixture(scope="module")
