@@ -36,6 +36,8 @@ def steps_for(budget: float, most_of_a_step: float, done: int, used: float) -> i
     """
     if not done:
         return max(1, int(budget // most_of_a_step))
+    if not used:
+        raise ValueError(f"{done} training steps spent no environment step; expected an environment that can be played")
     return done + max(0, round((budget - used) * done / used))
 
 
@@ -53,6 +55,17 @@ def train_to_budget(run_dir: Path, budget: float, most_of_a_step: float, train: 
         train(wanted)
         if trained_steps(run_dir) < wanted:
             raise ValueError(f"{run_dir} has no checkpoint of step {wanted}; expected one when its training has ended")
+
+
+def require_no_more(run_dir: Path, budget: float) -> None:
+    """Raise ValueError for a training that has gone on beyond a budget at which its weights are wanted."""
+    done = trained_steps(run_dir)
+    used = spent(run_dir, done)["environment_steps"]
+    if used - used / done > budget:  # without its last step it had not come to the budget
+        raise ValueError(
+            f"{run_dir} has spent {used:.0f} environment steps, and its weights are wanted at {budget:.0f}; remove that "
+            "folder, so that it is trained anew"
+        )
 
 
 def describe_misses(shares: Mapping[str, float]) -> list[str]:

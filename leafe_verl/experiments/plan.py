@@ -74,8 +74,8 @@ class Plan:
             source=Path(variables["MBPP"]).expanduser().absolute(),
             model=variables.get("MODEL") or None,
             methods=_read_methods(variables.get("METHODS") or "grpo reh_matched lcf dpo leafe leafe_rl recovery ace"),
-            seeds=tuple(map(int, (variables.get("SEEDS") or "0").split())),
-            rates=tuple((variables.get("RATES") or "").split()),
+            seeds=_read_seeds(variables.get("SEEDS") or "0"),
+            rates=_read_rates(variables.get("RATES") or ""),
             sizes={"train": number("TRAIN_TASKS"), "dev": number("DEV_TASKS"), "held_out": number("TASKS")},
             split_seed=number("SPLIT_SEED", 0),
             attempts={
@@ -97,6 +97,27 @@ def _read_methods(text: str) -> tuple[str, ...]:
     if unknown := sorted({*named} - {*METHODS}):
         raise ValueError(f"METHODS names {', '.join(unknown)}; expected some of {', '.join(METHODS)}")
     return ("base", *dict.fromkeys(name for name in named if name != "base"))
+
+
+def _read_seeds(text: str) -> tuple[int, ...]:
+    named = text.split()
+    if not named or len({*named}) < len(named) or not all(each.isdecimal() for each in named):
+        raise ValueError(f"SEEDS is {text!r}; expected different integers of at least 0, as in SEEDS='0 1'")
+    return tuple(map(int, named))
+
+
+def _read_rates(text: str) -> tuple[str, ...]:
+    """Return the rates as they were written, since they are part of the cells' names."""
+    if not all(_is_rate(each) for each in text.split()):
+        raise ValueError(f"RATES is {text!r}; expected learning rates above 0, as in RATES='1e-6 1e-5'")
+    return tuple(text.split())
+
+
+def _is_rate(text: str) -> bool:
+    try:
+        return 0 < float(text) < 1
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)

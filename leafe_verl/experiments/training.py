@@ -14,7 +14,7 @@ from leafe_verl.checkpoints import STEP, hf_folder
 from leafe_verl.environments import make
 from leafe_verl.evaluation.cells import Figures
 from leafe_verl.evaluation.comparison import training_cost
-from leafe_verl.experiments.budget import spent, train_to_budget, trained_steps
+from leafe_verl.experiments.budget import require_no_more, spent, train_to_budget, trained_steps
 from leafe_verl.experiments.ledger import Ledger, Shell
 from leafe_verl.experiments.plan import DISTILLED, Plan
 
@@ -78,7 +78,7 @@ class Trainings:
             return self._distil(method, seed, rate, DISTILLED[method], self.explore(seed), self.plan.model)
         if method == "early_experience":
             return self._policy_gradient(method, seed, rate)
-        half = self._policy_gradient("grpo", seed, grpo_rate, half=True)
+        half = self._policy_gradient("grpo", seed, rate if method == "grpo" else grpo_rate, half=True)
         if method == "leafe_rl":
             return self._leafe_after_grpo(seed, rate, half)
         return self._ace_after_grpo(seed, half) if method == "ace" else self._policy_gradient(method, seed, rate)
@@ -130,6 +130,7 @@ class Trainings:
         def work(shell: Shell) -> Figures:
             step = train_to_budget(folder, budget, self._most_of_a_step(), partial(launch, shell))
             if half:
+                require_no_more(folder, budget)
                 copy_folder(Path(hf_folder(checkpoint(folder))), folder / "half")
             return {**self._figures(folder, seed, step), "step": step}
 
@@ -190,7 +191,7 @@ class Trainings:
         return (f"actor_rollout_ref.actor.optim.lr={rate}",) if rate else ()
 
     def _most_of_a_step(self) -> float:
-        given = dict(each.split("=", 1) for each in self.plan.overrides)
+        given = dict(each.lstrip("+").split("=", 1) for each in self.plan.overrides if "=" in each)
         horizon = given.get("leafe.environment.horizon", "null")
         turns = int(horizon) if horizon.isdecimal() else make("mbpp").horizon
         return float(self.plan.small_batch * ROOTS * turns)

@@ -128,6 +128,22 @@ def test_methods_that_begin_with_grpo_share_its_half_and_the_budget(launcher, co
     assert f"leafe_rl={run_dir}/seed0/grpo/default@4" in command
 
 
+def test_the_half_that_others_begin_with_is_trained_at_grpo_s_own_rate(launcher, compare):
+    run_dir = compare(METHODS="grpo leafe_rl ace", RATES="1e-5")
+    done = cells(run_dir)
+    assert done["seed0/grpo/rate-1e-5/half"]["step"] == 4 and done["seed0/grpo/rate-1e-5"]["step"] == 9
+    assert not (run_dir / "seed0/grpo/default").exists()
+    assert done["seed0/ace/default"]["environment_steps"] == 5 * 33
+
+
+def test_a_half_that_is_trained_beyond_is_refused(launcher, compare):
+    run_dir = compare(METHODS="grpo")
+    path = run_dir / ledger.FILE
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if "/half" not in line))
+    with pytest.raises(SystemExit, match="has spent 270 environment steps, and its weights are wanted at 128"):
+        compare(METHODS="leafe_rl")
+
+
 def test_what_is_finished_is_not_done_again(launcher, compare):
     run_dir = compare(METHODS="grpo leafe")
     before = len(launcher.calls)
@@ -201,6 +217,11 @@ def test_a_machine_that_goes_on_computes_in_the_precision_of_the_first_cell(laun
     [
         ({"METHODS": "leafe sft"}, "METHODS names sft; expected some of base, grpo"),
         ({"ATTEMPTS": "many"}, "ATTEMPTS is 'many'; expected an integer of at least 1"),
+        ({"SEEDS": "0,1"}, "SEEDS is '0,1'; expected different integers"),
+        ({"SEEDS": " "}, "SEEDS is ' '; expected different integers"),
+        ({"SEEDS": "0 0"}, "SEEDS is '0 0'; expected different integers"),
+        ({"RATES": "1e-5,1e-6"}, "RATES is '1e-5,1e-6'; expected learning rates above 0"),
+        ({"RATES": "fast 1e-5"}, "RATES is 'fast 1e-5'; expected learning rates above 0"),
         ({"TRAIN_TASKS": "60"}, "TRAIN_TASKS is 60; expected a multiple of 2 x BATCH=16"),
         ({"TASKS": "60"}, "holds 100 different tasks, and 64 for train, 8 for dev, 60 for held_out"),
         ({"MBPP": "nowhere.jsonl"}, "is no .jsonl or .json file"),
@@ -247,6 +268,10 @@ class TestBudget:
     )
     def test_the_nearest_number_of_steps(self, budget, done, used, steps):
         assert steps_for(budget, 256, done, used) == steps
+
+    def test_an_environment_that_is_never_played_is_refused(self):
+        with pytest.raises(ValueError, match="3 training steps spent no environment step"):
+            steps_for(1000, 256, 3, 0)
 
     def test_a_training_without_a_checkpoint_is_not_repeated_for_ever(self, tmp_path):
         with pytest.raises(ValueError, match="no checkpoint of step 3"):
