@@ -195,10 +195,13 @@ class ExplorationTree:
         return sum(step.reward for step in self.path(index))
 
     def best_return(self, index: int) -> float:
-        """Return the highest sum of rewards after any of the attempt's own steps; minus infinity if it has none."""
-        own = len(self.attempts[index].steps)
-        sums = list(itertools.accumulate(step.reward for step in self.path(index)))
-        return max(sums[len(sums) - own :], default=float("-inf"))
+        """Return the highest sum of rewards after any step of the attempt's path; minus infinity if it took none itself.
+
+        The steps before a rollback point count for the branch and for the attempt that it left, since both have them.
+        """
+        if not self.attempts[index].steps:
+            return float("-inf")
+        return max(itertools.accumulate(step.reward for step in self.path(index)))
 
     def improved(self, index: int) -> bool:
         """Return whether a branch's best return exceeds that of the attempt it left; False if it is unscored."""

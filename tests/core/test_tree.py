@@ -58,14 +58,14 @@ def test_a_rollback_point_must_be_in_the_tree(parent, step):
     assert len(tree.attempts) == 1
 
 
-def test_returns_are_of_the_path_and_the_best_is_of_the_own_steps():
+def test_returns_and_the_best_of_them_are_of_the_whole_path():
     tree = tree_of(
         ROOT,
         Attempt(branch(0, 2), steps(-1.0, 0.5), Outcome.HORIZON),
         Attempt(branch(0, 2), (), Outcome.ENVIRONMENT_FAILURE),
     )
     assert [tree.total_return(index) for index in range(3)] == [0.0, 0.5, 1.0]
-    assert [tree.best_return(index) for index in range(3)] == [2.0, 0.5, float("-inf")]
+    assert [tree.best_return(index) for index in range(3)] == [2.0, 1.0, float("-inf")]
 
 
 class TestImproved:
@@ -82,6 +82,14 @@ class TestImproved:
         middling = Attempt(branch(1, 2, depth=2), steps(0.5), Outcome.FAILURE)
         tree = tree_of(ROOT, worse, middling)
         assert [tree.improved(index) for index in range(3)] == [False, False, True]
+
+    def test_counts_the_steps_that_a_branch_shares_with_the_attempt_it_left(self):
+        # The last branch replaces a step that passed half of the tests by one that passes a quarter.
+        root = Attempt(None, steps(0.5, -0.5), Outcome.HORIZON)
+        later = Attempt(branch(0, 2), steps(-0.5), Outcome.HORIZON)
+        tree = tree_of(root, later, Attempt(branch(1, 1, depth=2), steps(0.25), Outcome.HORIZON))
+        assert [tree.best_return(index) for index in range(3)] == [0.5, 0.5, 0.25]
+        assert not tree.improved(1) and not tree.improved(2)
 
     def test_is_false_for_roots_and_unscored_attempts(self):
         tree = tree_of(ROOT, *(Attempt(branch(0, 1), steps(9.0), outcome) for outcome in Outcome))
