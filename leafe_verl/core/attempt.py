@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +21,7 @@ from leafe_verl.core.environment import (
     EnvironmentTimeout,
     ReplayDivergence,
     call_within,
+    close_within,
     read_verdict,
 )
 from leafe_verl.core.given import GivenHistory
@@ -31,8 +31,6 @@ from leafe_verl.core.rollback import roll_back
 from leafe_verl.core.settings import Settings
 from leafe_verl.core.task import Task
 from leafe_verl.core.tree import Attempt, Outcome, StepRecord, repeats_failure
-
-logger = logging.getLogger(__name__)
 
 OUTCOMES: dict[type[Exception], Outcome] = {
     EnvironmentTimeout: Outcome.ENVIRONMENT_TIMEOUT,
@@ -210,10 +208,8 @@ class AttemptRun:
         if self.environment is None:
             return
         # In a thread and without a slot: the environment may hang, and other trees must not wait for it.
-        try:
-            await self._within_limit("close", self.environment.close)
-        except EnvironmentFailure as failure:
-            logger.warning("task %r: %s", self.task.key, failure)
+        name = f"task {self.task.key!r}: {self.task.environment}"
+        await close_within(self.settings.environment.step_timeout, name, self.environment)
 
     async def _call(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
         async with self.environment_slots:  # waiting for a slot does not count against the time limit

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
+import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from leafe_verl.core.task import Task
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -162,7 +164,7 @@ async def call_within(seconds: float, what: str, function: Callable[..., T], *ar
     """Run a blocking environment call. Raises EnvironmentFailure if it raises, EnvironmentTimeout after `seconds`.
 
     Each call runs in a daemon thread of its own, since a hung call can be neither cancelled nor waited for, and would
-    occupy a thread of a pool forever.
+    occupy a thread of a pool forever. An environment that is made when nobody waits for it any more is closed.
     """
     result = _start_in_thread(what, function, *arguments)
     try:
@@ -180,17 +182,37 @@ def _start_in_thread(what: str, function: Callable[..., T], *arguments: Any) -> 
     def deliver(setter: Callable[[Any], None], value: Any) -> None:
         if not result.done():
             setter(value)
+        elif hasattr(value, "close"):  # not in this thread, which is the loop's
+            threading.Thread(target=_close_late, args=(what, value), daemon=True).start()
 
     def run() -> None:
         try:
             outcome: tuple[Callable[[Any], None], Any] = (result.set_result, function(*arguments))
         except BaseException as error:
             outcome = (result.set_exception, _as_failure(what, error))
-        with contextlib.suppress(RuntimeError):  # the loop may have closed while the call hung
+        try:
             loop.call_soon_threadsafe(deliver, *outcome)
+        except RuntimeError:  # the loop has closed while the call hung
+            _close_late(what, outcome[1])
 
     threading.Thread(target=run, name=f"environment {what}", daemon=True).start()
     return result
+
+
+def _close_late(what: str, value: Any) -> None:
+    """Close what a call returned too late, if it is an environment."""
+    try:
+        getattr(value, "close", lambda: None)()
+    except Exception as error:
+        logger.warning("%s came too late, and closing it failed: %s: %s", what, type(error).__name__, error)
+
+
+async def close_within(seconds: float, name: str, environment: Environment) -> None:
+    """Close an environment. A failure is logged, since nothing depends on it."""
+    try:
+        await call_within(seconds, f"{name}.close", environment.close)
+    except EnvironmentFailure as failure:
+        logger.warning("%s", failure)
 
 
 def _as_failure(what: str, error: BaseException) -> EnvironmentFailure:

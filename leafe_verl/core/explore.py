@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from leafe_verl.core.attempt import AttemptRun, RollbackPoint
 from leafe_verl.core.concurrency import gather_or_cancel, unless_stopped
 from leafe_verl.core.context import PromptNote, history_after
-from leafe_verl.core.environment import Environment
+from leafe_verl.core.environment import Environment, EnvironmentFailure, call_within, close_within
 from leafe_verl.core.given import GivenHistory
 from leafe_verl.core.growth import Growth, Node
 from leafe_verl.core.policy import Policy, PolicyFailure, Turn
@@ -57,7 +57,8 @@ class Explorer:
         Attempts are listed in breadth-first order, so that the same seed and the same answers give the same tree.
         Failures of the environment or the policy are outcomes of attempts and are not raised.
         """
-        growth = Growth(self.settings.exploration_budget, roots, self._max_branches, functools.cache(self._horizon))
+        horizon = await self._horizon(task)
+        growth = Growth(self.settings.exploration_budget, roots, self._max_branches, horizon)
         await gather_or_cancel(self._grow(task, growth, root) for root in growth.roots)
         tree = growth.build_tree(task)
         await self.confirm_recoveries(tree)
@@ -182,13 +183,16 @@ class Explorer:
         reflection = self.settings.reflection
         return math.inf if reflection.interval else reflection.samples * reflection.branches
 
-    def _horizon(self) -> int:
-        """Maximum number of steps from the root, for a budget of environment steps."""
-        if self.settings.environment.horizon:
-            return self.settings.environment.horizon
+    async def _horizon(self, task: Task) -> int:
+        """Return the maximum number of steps from the root. Only a budget of environment steps asks for it."""
+        settings = self.settings.environment
+        if settings.horizon or self.settings.exploration_budget.environment_steps is None:
+            return settings.horizon or 0
         try:
-            environment = self.make_environment()
-        except Exception:  # every attempt will fail with it, and take no step
+            async with self.environment_slots:
+                made = f"{task.environment}.make"
+                environment = await call_within(settings.step_timeout, made, self.make_environment)
+        except EnvironmentFailure:  # every attempt will fail with it, and take no step
             return 0
-        environment.close()
+        await close_within(settings.step_timeout, task.environment, environment)
         return environment.horizon

@@ -73,10 +73,10 @@ class Node:
 class Growth:
     """The nodes of one growing tree. It tells each node whether it may begin, and how many branches it may have."""
 
-    def __init__(self, budget: BudgetSettings, roots: int, max_branches: float, horizon: Callable[[], int]) -> None:
+    def __init__(self, budget: BudgetSettings, roots: int, max_branches: float, horizon: int) -> None:
         """`max_branches` bounds the branches of one attempt.
 
-        `horizon` returns the maximum number of steps of an attempt; it is called only if the budget limits steps.
+        `horizon` is the maximum number of steps of an attempt. It counts only if the budget limits steps.
         """
         self.budget, self.max_branches, self.horizon = budget, max_branches, horizon
         self.roots = [Node(str(number)) for number in range(min(roots, budget.attempts))]
@@ -152,7 +152,7 @@ class Growth:
         return False if all(each.ended for each in earlier) else None
 
     def _max_steps(self, node: Node) -> int:
-        return len(node.attempt.steps) if node.attempt else self.horizon() - node.step + 1
+        return len(node.attempt.steps) if node.attempt else self.horizon - node.step + 1
 
     def _num_branches_held(self, node: Node) -> int | None:
         """Return how many branches of a node the budget holds; None while that depends on running attempts."""

@@ -123,8 +123,8 @@ class FreshSamples:
 
     def __init__(self, attempts: Sequence[PlainAttempt]) -> None:
         self.horizon = max((attempt.turns + attempt.unplayed for attempt in attempts), default=0)
-        """Most turns of an attempt. In stores of earlier versions it may be too low where every attempt succeeded before
-        it, since those do not say how many turns were left; a fresh sample then seems to solve less."""
+        """Most turns of an attempt. Stores of earlier versions do not say how many turns a success had left, so that it
+        may be too low where every attempt succeeded; a fresh sample then seems to solve less."""
         self._others = len(attempts) - 1
         self._solved_at = sorted(attempt.turns for attempt in attempts if attempt.solved)
 

@@ -195,7 +195,7 @@ class ExplorationTree:
         return sum(step.reward for step in self.path(index))
 
     def best_return(self, index: int) -> float:
-        """Return the highest sum of rewards after any step of the attempt's path; minus infinity if it took none itself.
+        """Return the highest sum of rewards after any step of the attempt's path; minus infinity without an own step.
 
         The steps before a rollback point count for the branch and for the attempt that it left, since both have them.
         """

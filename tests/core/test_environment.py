@@ -116,6 +116,39 @@ class TestCallWithin:
         assert thread.daemon and not thread.is_alive()
         assert complaints == []
 
+    def test_an_environment_that_was_made_too_late_is_closed(self):
+        made, closed = threading.Event(), threading.Event()
+
+        class Late:
+            def close(self):
+                closed.set()
+
+        def make():
+            made.wait(20)
+            return Late()
+
+        async def late():
+            with pytest.raises(EnvironmentFailure):
+                await call_within(0.01, "make", make)
+            made.set()
+            await asyncio.get_running_loop().run_in_executor(None, closed.wait, 20)
+
+        asyncio.run(late())
+        assert closed.is_set()
+
+    def test_an_environment_that_was_made_after_the_loop_had_closed_is_closed(self):
+        made, closed = threading.Event(), threading.Event()
+
+        class Late:
+            def close(self):
+                closed.set()
+                raise OSError("gone")
+
+        with pytest.raises(EnvironmentFailure):
+            call(lambda: made.wait(20) and Late(), seconds=0.01)
+        made.set()
+        assert closed.wait(20)
+
     def test_a_hung_call_does_not_block_others(self):
         released = threading.Event()
 

@@ -28,11 +28,14 @@ from fakes import (
     turns_in,
     wandering,
 )
-from leafe_verl.core import ContextOverflow, Explorer, Outcome, PolicyFailure, PolicyTimeout, Settings
+from leafe_verl.core import ContextOverflow, Explorer, Outcome, PolicyFailure, PolicyTimeout, Settings, Task
 from leafe_verl.core.environment import call_within
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.core.sft_examples import build_examples
 from leafe_verl.core.statistics import count
+from quiz import RIGHT, Quiz
+
+QUIZ = Task("quiz", "Say it.", "quiz", RIGHT)
 
 EVERY_STEP = {t: reflection(t, f"e{t}") for t in range(1, 10)}
 """Reflections that always name the latest step. With an interval of 1 they give a branch for each step."""
@@ -470,6 +473,23 @@ def impatient(monkeypatch):
 
 
 class TestFailures:
+    def test_an_environment_that_cannot_be_closed_harms_no_budget_of_steps(self, caplog):
+        class Sticky(Quiz):
+            def close(self):
+                raise OSError("sticks")
+
+        budget = {"environment_steps": 8, "depth": 0}
+        tree = grow(ScriptedPolicy(lambda messages: "a"), Sticky, task=QUIZ, budget=budget, threads=True)
+        assert [attempt.outcome.scored for attempt in tree.attempts] == [True]
+        assert "close raised OSError: sticks" in caplog.text
+
+    def test_an_environment_that_cannot_be_made_takes_no_step_of_the_budget(self):
+        def broken():
+            raise OSError("no server")
+
+        tree = grow(ScriptedPolicy({}), broken, budget={"environment_steps": 8, "depth": 0}, threads=True)
+        assert {attempt.outcome for attempt in tree.attempts} == {Outcome.ENVIRONMENT_FAILURE}
+
     @pytest.mark.usefixtures("impatient")
     def test_end_only_their_own_attempt(self):
         act = by_experience(e1="!", e2="~", e3=PolicyTimeout("no turn"), e4=ContextOverflow("full"))
