@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from leafe_verl.core.policy import Policy, PolicyFailure
 from leafe_verl.core.reflection import shorten
 from leafe_verl.core.settings import PlaybookSettings
@@ -106,10 +108,16 @@ class Playbook:
     def from_json(cls, text: str) -> Playbook:
         """Read what `to_json` wrote. Raises ValueError for anything else."""
         try:
-            content = json.loads(text)
-            return cls(tuple(Advice(**each) for each in content["advice"]), content["made"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"not a playbook ({type(error).__name__}: {error})") from None
+            found = TypeAdapter(cls).validate_json(text, strict=True)
+        except ValidationError as error:
+            where = ".".join(map(str, error.errors()[0]["loc"])) or "the file"
+            raise ValueError(f"not a playbook ({where}: {error.errors()[0]['msg']})") from None
+        keys = [each.key for each in found.advice]
+        if len({*keys}) < len(keys):
+            raise ValueError(f"not a playbook (a key stands twice: {', '.join(sorted(keys))})")
+        # One that was written by hand may count less than its keys say, and new advice must not replace the old.
+        made = [int(key[1:]) for key in keys if key[:1] == "a" and key[1:].isdecimal()]
+        return dataclasses.replace(found, made=max([found.made, *made]))
 
 
 def _is_same_advice(one: str, other: str) -> bool:

@@ -406,6 +406,8 @@ def _problem(model: type[Section], error: ErrorDetails) -> str:
             return _unknown(key, name, list(model.model_fields))
         key = f"{key}.{name}"
         section = _section(field)
+        if section is None and error["loc"][-1] == "[key]":
+            return f"{key} has the key {error['input']!r}; expected keys that are texts"
         if section is None:
             return f"{key} is {error['input']!r}; expected {expected_values(field)}"
         model = section

@@ -58,9 +58,9 @@ def read_cells(file: Path) -> dict[str, Figures]:
 
 def read_cell(name: str, reference: str) -> EvaluationRun:
     """Return the evaluation that FILE@CELL names. Raises ValueError if the file has no such cell of plain attempts."""
-    file, _, wanted = reference.partition("@")
+    file, wanted = _split(name, reference)
     # Those of trainings, of given histories and of earlier versions have none.
-    cells = {found: cell for found, cell in read_cells(Path(file)).items() if "manifest" in cell}
+    cells = {found: cell for found, cell in read_cells(file).items() if "manifest" in cell}
     if wanted not in cells:
         raise ValueError(f"{name}: {file} has no cell {wanted!r} of plain attempts; there are {', '.join(cells)}")
     cell = cells[wanted]
@@ -69,6 +69,15 @@ def read_cell(name: str, reference: str) -> EvaluationRun:
     counts = {key: cell[key] for key in SPENT}
     manifest = Manifest.from_mapping(cell["manifest"])
     return EvaluationRun(name, manifest, results, counts, len(results), recovery, earlier=0)
+
+
+def _split(name: str, reference: str) -> tuple[Path, str]:
+    """Return the file and the cell, either of which may hold an @ itself. Raises ValueError where there is no file."""
+    parts = reference.split("@")
+    for number in range(1, len(parts)):
+        if (file := Path("@".join(parts[:number]))).is_file():
+            return file, "@".join(parts[number:])
+    raise ValueError(f"{name}: there is no {reference}; expected the folder of an evaluation, or FILE@CELL")
 
 
 def _outcomes(task: Mapping[str, Any]) -> list[bool]:

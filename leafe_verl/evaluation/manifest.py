@@ -99,14 +99,20 @@ def hash_lines(lines: Sequence[str]) -> str:
 
 
 def read_manifest(store: Path) -> Manifest | None:
-    """Return the manifest in a folder, None if there is none. Raises ValueError for another schema."""
+    """Return the manifest in a folder, None if there is none. Raises ValueError for another schema, and for no JSON."""
     path = store / FILE
     if not path.is_file():
         return None
-    values = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        values = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is no manifest of an evaluation ({error}); expected an object of JSON") from None
     if (schema := values.pop("schema", None)) != SCHEMA:
         raise ValueError(f"{path} is of schema {schema!r}; expected {SCHEMA}: read it with the version that wrote it")
-    return Manifest.from_mapping(values)
+    try:
+        return Manifest.from_mapping(values)
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{path} has other fields ({error}); read it with the version that wrote it") from None
 
 
 def write_manifest(store: Path, manifest: Manifest) -> None:

@@ -7,6 +7,7 @@ tasks differ, so the outcomes of each task are kept beside them.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,9 @@ from leafe_verl.evaluation.report import pass_values
 from leafe_verl.evaluation.tables import percent
 
 FILE = "validations.jsonl"
+FEW_TASKS = 16
+"""With fewer tasks the intervals of the bootstrap are too narrow for a verdict: with 8 tasks and no change, one in ten
+of them lies off zero, and with 2 one in three."""
 Outcomes = Mapping[str, Sequence[bool]]
 """Task -> whether each of its scored attempts succeeded."""
 
@@ -45,8 +49,11 @@ class Validation:
 
 def append_validation(folder: Path, step: int, validation: Validation) -> None:
     """Add a validation to the file in `folder`. Raises OSError if it cannot be written."""
-    with (folder / FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"step": step, **validation.as_mapping()}) + "\n")
+    line = json.dumps({"step": step, **validation.as_mapping()}) + "\n"
+    with (folder / FILE).open("ab+") as file:
+        # A killed process may have left half a line, to which this one must not be joined.
+        file.seek(-1 if file.tell() else 0, os.SEEK_END)
+        file.write((b"" if file.read(1) in (b"", b"\n") else b"\n") + line.encode())
 
 
 def read_validations(folder: Path) -> dict[int, Validation]:
@@ -57,7 +64,7 @@ def read_validations(folder: Path) -> dict[int, Validation]:
         try:
             record = json.loads(line)
             found[int(record["step"])] = Validation.from_mapping(record)
-        except (ValueError, KeyError, TypeError, AttributeError):  # a killed process cut this line short
+        except (ValueError, KeyError, TypeError, AttributeError):  # half a line of a killed process
             continue
     return dict(sorted(found.items()))
 
@@ -125,8 +132,12 @@ def _sentence(figure: str, change: Change | None) -> str:
     if change is None:
         return f"{figure}: no task was scored both times."
     moved = change.difference
-    verdict = "which is beyond chance" if change.beyond_chance else "which may be chance alone"
-    interval = f"95 % interval over {moved.tasks} tasks: {100 * moved.low:+.1f} to {100 * moved.high:+.1f}"
+    if moved.tasks < FEW_TASKS:
+        verdict = f"and fewer than {FEW_TASKS} tasks do not tell whether that is more than chance"
+    else:
+        verdict = "which is beyond chance" if change.beyond_chance else "which may be chance alone"
+    tasks = f"{moved.tasks} task{'' if moved.tasks == 1 else 's'}"
+    interval = f"95 % interval over {tasks}: {100 * moved.low:+.1f} to {100 * moved.high:+.1f}"
     values = f"{percent(change.first)} to {percent(change.last)} %"
     if not moved.mean:
         return f"{figure} stayed the same, {values} ({interval})."

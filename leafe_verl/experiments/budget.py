@@ -63,8 +63,8 @@ def require_no_more(run_dir: Path, budget: float) -> None:
     used = spent(run_dir, done)["environment_steps"]
     if used - used / done > budget:  # without its last step it had not come to the budget
         raise ValueError(
-            f"{run_dir} has spent {used:.0f} environment steps, and its weights are wanted at {budget:.0f}; remove that "
-            "folder, so that it is trained anew"
+            f"{run_dir} has spent {used:.0f} environment steps, and its weights are wanted at {budget:.0f}; remove "
+            "that folder, so that it is trained anew"
         )
 
 

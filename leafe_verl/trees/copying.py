@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -89,7 +90,7 @@ def repair(store: Folder) -> list[tuple[Path, int, Path]]:
 
 def _cut(damage: DamagedFile) -> Path:
     path, content = damage.path, damage.path.read_bytes()
-    rest = path.with_name(f"{path.name}.rest")
+    rest = _free_path(path.with_name(f"{path.name}.rest"))
     write_whole(rest, content[damage.offset :])
     part = path.with_name(f"{path.name}.part")
     if damage.offset:
@@ -99,6 +100,12 @@ def _cut(damage: DamagedFile) -> Path:
         path.unlink()
     sync_folder(path.parent)
     return rest
+
+
+def _free_path(wanted: Path) -> Path:
+    """Return the path, with a number behind it if an earlier repair has taken it."""
+    numbered = (wanted.with_name(f"{wanted.name}-{number}") for number in itertools.count(2))
+    return next(path for path in itertools.chain([wanted], numbered) if not path.exists())
 
 
 def _write(locations: Iterable[Location], out: Path) -> None:

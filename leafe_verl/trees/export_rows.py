@@ -20,14 +20,6 @@ AFTER_ACTION = "<|im_end|>\n<|im_start|>user\n"
 Row = dict[str, Any]
 
 
-def build_rows(
-    tree: ExplorationTree, example: Example, provenance: Provenance, form: str, reader: RowReader | None = None
-) -> list[Row]:
-    """Return the rows of one example in one of the formats of export.SUFFIXES, with those that must be left out."""
-    rows = _message_rows(_path(tree, example), trained_turns(tree, example), form, reader)
-    return [_storable(row | _origin(tree, example, provenance)) for row in rows]
-
-
 def sound_rows(
     tree: ExplorationTree,
     example: Example,

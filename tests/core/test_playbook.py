@@ -59,10 +59,26 @@ def test_a_playbook_survives_its_file():
     assert Playbook.from_json(book.to_json()) == book
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"advice": [{"colour": 1}], "made": 1}', '{"advice": 3, "made": 1}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"advice": [{"colour": 1}], "made": 1}',
+        '{"advice": 3, "made": 1}',
+        '{"advice": [{"key": "a1", "text": 5}], "made": 1}',
+        '{"advice": [{"key": "a1", "text": "x", "helpful": "2"}], "made": 1}',
+        '{"advice": [{"key": "a1", "text": "x"}, {"key": "a1", "text": "y"}], "made": 2}',
+    ],
+)
 def test_another_file_is_refused(text):
     with pytest.raises(ValueError, match="not a playbook"):
         Playbook.from_json(text)
+
+
+def test_new_advice_does_not_replace_what_was_written_by_hand():
+    book = Playbook.from_json('{"advice": [{"key": "a7", "text": "check types"}, {"key": "mine", "text": "be brief"}]}')
+    assert [each.key for each in book.merged([Delta(lessons=("read the tests",))], 2000).advice] == ["a7", "mine", "a8"]
 
 
 @pytest.mark.parametrize(

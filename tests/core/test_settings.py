@@ -145,6 +145,12 @@ def test_what_was_expected_is_said_in_words(key, expected):
     assert problems(nested(key, ["no list"])) == [f"{key} is ['no list']; expected {expected}"]
 
 
+def test_a_key_that_is_no_text_is_named():
+    assert problems(nested("leafe.environment.options", {1: 2})) == [
+        "leafe.environment.options has the key 1; expected keys that are texts"
+    ]
+
+
 @pytest.mark.parametrize("key", OPTIONAL)
 def test_none_is_valid_where_it_means_something(key):
     Settings.from_mapping(nested(key, None))

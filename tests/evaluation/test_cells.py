@@ -62,6 +62,13 @@ def test_a_cell_from_given_histories_keeps_their_shares_and_no_tasks(tmp_path):
     assert "tasks" not in figures and figures["attempts_scored"] == 2
 
 
+def test_a_file_may_have_an_at_sign(stores, tmp_path):
+    file = write_cells(tmp_path / "you@home.jsonl", stores)
+    assert read_cell("base", f"{file}@evaluations/base").results
+    with pytest.raises(ValueError, match="base: there is no nowhere@2; expected the folder of an evaluation, or FILE@"):
+        read_cell("base", "nowhere@2")
+
+
 @pytest.mark.parametrize("line", ['{"cell": "a"', '{"name": "a"}', "3"])
 def test_a_line_that_is_no_cell_is_named(tmp_path, line):
     (tmp_path / "cells.jsonl").write_text(f'{{"cell": "b"}}\n\n{line}\n')

@@ -56,6 +56,13 @@ def test_settings_that_became_constants_differ_only_in_another_value():
     assert MANIFEST.differences(shorter) == ["leafe.context.line_characters is None, not 80"]
 
 
+@pytest.mark.parametrize("text", ["", "[]", "3", '{"schema": 1}', '{"schema": 1, "future": 2}'])
+def test_what_is_no_manifest_is_refused_with_its_path(tmp_path, text):
+    (tmp_path / "evaluation.json").write_text(text)
+    with pytest.raises(ValueError, match=r"evaluation\.json (is|has)"):
+        read_manifest(tmp_path)
+
+
 def test_another_schema_is_refused(tmp_path):
     (tmp_path / "evaluation.json").write_text(json.dumps({"schema": 2}))
     with pytest.raises(ValueError, match="schema 2; expected 1"):

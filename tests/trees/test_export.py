@@ -9,7 +9,7 @@ from fakes import Cut, ScriptedPolicy, experience_in, grow, observation_in, refl
 from leafe_verl.core import Kind, build_examples
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.trees.export import ExportOptions, export
-from leafe_verl.trees.export_rows import build_rows, fold, trained_turns
+from leafe_verl.trees.export_rows import fold, sound_rows, trained_turns
 from trees.stores import provenance, rescued, wandered, write
 
 EVERY = DistillationSettings(events="every", events_per_task=99, rehearsal_share=1.0)
@@ -26,7 +26,7 @@ def said(text):
 def rows(tree, kind, form, **settings):
     chosen = DistillationSettings(events="every", rehearsal_share=1.0, **settings)
     examples = [example for example in build_examples(tree, chosen, seed=0) if example.kind is kind]
-    return [row for example in examples for row in build_rows(tree, example, provenance(), form)]
+    return [row for example in examples for row, _ in sound_rows(tree, example, provenance(), form)]
 
 
 class TestTrl:
@@ -85,7 +85,7 @@ class TestVerl:
 def test_rows_train_the_turns_of_the_mask_each_once_and_hold_no_experience(form, seed):
     tree = wandered(seed)
     for example in build_examples(tree, EVERY, seed):
-        found = build_rows(tree, example, provenance(), form)
+        found = [row for row, _ in sound_rows(tree, example, provenance(), form)]
         path, turns = tree.path(example.attempt), [turn for row in found for turn in row["turns"]]
         assert turns == trained_turns(tree, example)
         assert sum(len(path[t - 1].action.token_ids) for t in turns) == sum(example.sequence.mask)

@@ -13,7 +13,7 @@ from leafe_verl.report.sources import ReportedTree
 from leafe_verl.trees import TreeWriter, read_trees
 from leafe_verl.trees.copying import copy_trees
 from leafe_verl.trees.export import ExportOptions, export
-from leafe_verl.trees.export_rows import build_rows
+from leafe_verl.trees.export_rows import sound_rows
 from leafe_verl.trees.listing import show_tree
 from leafe_verl.trees.reader import join_trees
 from leafe_verl.trees.rows import to_row
@@ -108,7 +108,7 @@ def test_move_with_their_attempts_where_trees_are_joined():
 def test_are_exported_with_the_action_that_recovers(form, folded):
     tree = recovered()
     for example in build_examples(tree, SETTINGS, 0):
-        (row,) = build_rows(tree, example, provenance(), form)
+        ((row, _),) = sound_rows(tree, example, provenance(), form)
         answer = (row["messages"] if form == "verl" else row["completion"])[-1]
         assert answer == {"role": "assistant", "content": tree.path(example.source)[-1].action.text}
         assert (row["kind"], row["turns"], row["folded"]) == ("recovery", [example.step], folded)

@@ -191,6 +191,17 @@ def test_repair_cuts_a_file_to_its_whole_trees_and_keeps_the_rest(store, capsys)
     assert run("verify", store) == 0
 
 
+def test_a_second_repair_of_a_file_keeps_the_rest_of_the_first(store):
+    path = sorted(store.iterdir(), key=lambda file: file.stat().st_size)[-1]
+    path.write_bytes(path.read_bytes()[:-50])
+    assert run("verify", store, "--repair") == 0
+    (first,) = store.glob("*.rest")
+    kept = first.read_bytes()
+    path.write_bytes(path.read_bytes()[:-30])
+    assert run("verify", store, "--repair") == 0
+    assert first.read_bytes() == kept and len([*store.glob("*.rest*")]) == 2
+
+
 def test_repair_removes_a_file_without_a_whole_schema(store, capsys):
     (store / "trees-empty.arrow").write_bytes(b"\xff\xff")
     assert run("verify", store, "--repair") == 0
