@@ -85,7 +85,7 @@ def agrees(tests: PlusTests, came: Any, expected: Any, arguments: Sequence[Any])
             return True
         tolerance = tests.atol or (FLOAT_TOLERANCE if _is_floats(expected) else 0.0)
         return tolerance > 0 and type(came) is type(expected) and _close(came, expected, tolerance)
-    except (TypeError, ValueError, OverflowError):  # not what can be compared, such as None with a number
+    except (TypeError, ValueError, ArithmeticError):  # not what can be compared, such as None or NaN with a number
         return False
 
 
