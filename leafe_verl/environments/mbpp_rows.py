@@ -22,7 +22,7 @@ from leafe_verl.environments.rows import (
     task_key,
     to_plain,
 )
-from leafe_verl.sandbox import split_assert
+from leafe_verl.sandbox.soundness import refuse_unsound
 
 NAME = "mbpp"
 INSTRUCTION = "You are an expert Python programmer, and here is your task: {text} Your code should pass these tests:"
@@ -122,7 +122,7 @@ def _checked_tests(test_list: Any, test_setup_code: Any, challenge_test_list: An
     if not tests["test_list"]:
         raise ValueError("test_list is empty; expected at least one assert")
     for test in (*tests["test_list"], *tests["challenge_test_list"]):
-        split_assert(test, test_setup_code)
+        refuse_unsound(test, test_setup_code)
     if plus is None:
         return tests
     checked = plus if isinstance(plus, PlusTests) else PlusTests.from_mapping(plus)
