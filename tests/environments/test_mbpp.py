@@ -12,6 +12,7 @@ import pytest
 
 from leafe_verl.core.environment import Step
 from leafe_verl.core.settings import EnvironmentSettings
+from leafe_verl.environments import hidden_tests
 from leafe_verl.environments.mbpp import CLOSING, MBPP
 from leafe_verl.sandbox import Limits
 
@@ -121,6 +122,33 @@ def test_hidden_tests_are_shown_as_a_count_alone() -> None:
     assert text == "All shown tests pass, but 2 of 2 hidden tests fail.\n" + CLOSING
 
 
+def test_a_program_finds_no_hidden_call_in_the_run_that_is_told() -> None:
+    row = {**ROW, "challenge_test_list": ["assert double(1234567) == 2469134"]}
+    code = """
+import sys
+def double(n):
+    frame, seen = sys._getframe(), []
+    while frame:
+        seen.append(str(frame.f_locals))
+        frame = frame.f_back
+    raise ValueError("the hidden input is " + ("known" if "1234" + "567" in "".join(seen) else "unknown"))
+"""
+    (step,) = play(fenced(code), row=row)
+    assert "the hidden input is unknown" in step.observation and step.info["total"] == 3
+
+
+def test_hidden_tests_have_what_the_shown_ones_left_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.monotonic", lambda: 130.0)
+    for begun, wall in ((130.0, 20.0), (120.0, 15.0), (90.0, 5.0)):
+        assert hidden_tests.limits_after(begun, Limits(wall_seconds=20.0)) == Limits(wall_seconds=wall)
+
+
+@pytest.mark.parametrize("code", ["double = 1 / 0", "import os\ndef double(n): os._exit(0)"])
+def test_code_that_ends_the_run_of_the_shown_tests_fails_the_hidden_ones_too(code: str) -> None:
+    (step,) = play(fenced(code))
+    assert (step.info["passed"], step.info["total"]) == (0, 4)
+
+
 def test_an_endless_loop_is_told_as_such() -> None:
     (step,) = play(fenced("def double(n):\n    while n < 0: pass\n    return 2 * n"), cpu_seconds=1)
     text = step.observation
@@ -128,10 +156,11 @@ def test_an_endless_loop_is_told_as_such() -> None:
     assert text.startswith("1 of 2 shown tests passes.") and "The program ran into its time limit." in text
 
 
-def test_the_time_limits_leave_room_and_both_runs_fit_into_a_step() -> None:
+def test_the_time_limits_leave_room_and_all_runs_fit_into_a_step() -> None:
     assert Limits().cpu_seconds >= 3 * 2.6, "the slowest reference solution, three times over, on a busy machine"
     assert Limits().wall_seconds > 2 * Limits().cpu_seconds
-    assert 2 * Limits().wall_seconds < EnvironmentSettings().step_timeout
+    runs = 2 + 2 * hidden_tests.LEAST_SHARE
+    assert runs * Limits().wall_seconds < EnvironmentSettings().step_timeout
 
 
 @pytest.mark.parametrize(

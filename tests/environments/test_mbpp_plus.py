@@ -375,6 +375,16 @@ def test_forgeries_stay_failures(code: str) -> None:
         assert not verdict(row, code).success
 
 
+def test_a_program_finds_no_hidden_input_in_the_run_that_is_told() -> None:
+    code = (
+        "import sys\ndef similar_elements(a, b):\n    frame, seen = sys._getframe(), ''\n    while frame:\n"
+        "        seen, frame = seen + str(frame.f_locals), frame.f_back\n"
+        "    raise ValueError('the hidden input is ' + ('known' if 'k' + 'x' in seen else 'unknown'))"
+    )
+    found = verdict(HUB_ROW, code)
+    assert "the hidden input is unknown" in found.text and (found.passed, found.total) == (0, 4)
+
+
 # --- Refusals ---
 
 
