@@ -252,6 +252,8 @@ def test_verls_row_and_back() -> None:
     assert MBPP.task(row) == TASK
     ground_truth = json.loads(row["reward_model"]["ground_truth"])
     assert MBPP.task(row | {"reward_model": {"ground_truth": ground_truth}, "prompt": Array(row["prompt"])}) == TASK
+    texts = {name: json.dumps(row[name]) for name in ("reward_model", "extra_info")}
+    assert MBPP.task(row | texts) == TASK
     bare = {key: row[key] for key in ("prompt", "reward_model")}
     assert MBPP.task(bare, default_key="5") == TASK
     assert (
@@ -277,7 +279,12 @@ def test_arrays_of_tests_are_read() -> None:
         ({"challenge_test_list": ["double(1)"]}, "task 5: 'double.1.': expected one assert"),
         ({"test_setup_code": "import"}, "task 5: .*the set-up 'import' does not parse"),
         ({"test_setup_code": 3}, "test_setup_code is 3; expected a string"),
+        ({"test_setup_code": None, "test_imports": ["import ("]}, "test_imports is .*, which does not parse"),
+        ({"test_setup_code": None, "test_imports": [None]}, "test_imports is .None.; expected a list of strings"),
         ({"reward_model": {"style": "rule"}}, "expected an object with ground_truth"),
+        ({"reward_model": [1]}, r"reward_model is \[1\]; expected an object, or its JSON"),
+        ({"reward_model": "five"}, "reward_model is 'five', which is not JSON"),
+        ({"reward_model": {"ground_truth": "{}"}, "extra_info": "[1]"}, "extra_info is '.1.'; expected an object"),
         ({"reward_model": {"ground_truth": "{"}}, "ground_truth is not JSON"),
         ({"reward_model": {"ground_truth": "[]"}}, "ground_truth is a list; expected an object"),
         ({"reward_model": {"ground_truth": "{}"}}, "test_list is None"),

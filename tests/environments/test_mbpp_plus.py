@@ -409,6 +409,8 @@ def test_a_program_finds_no_hidden_input_in_the_run_that_is_told() -> None:
         ({"test": str(HUB_ROW["test"]).replace("(4, 5), ", "open('x'), ")}, r"open\('x'\).* is no plain value"),
         ({"test": "inputs = [\nassertion("}, "test does not parse"),
         ({"test": hub_test("f", "[[1]]", None), "code": ""}, "the reference solution is ''"),
+        ({"code": ["def f(): pass"]}, "code is .*; expected the source of the reference solution"),
+        ({"test": str(HUB_ROW["test"]).replace("exp, 0)", "exp, 1" + "0" * 400 + ")")}, "the tolerance is '10"),
     ],
 )
 def test_a_row_of_the_hub_that_is_judged_otherwise_is_refused_by_name(changes: dict[str, Any], said: str) -> None:
@@ -422,6 +424,7 @@ def test_a_row_of_the_hub_that_is_judged_otherwise_is_refused_by_name(changes: d
         ({"entry_point": "a b"}, "entry_point is 'a b'"),
         ({"canonical_solution": None}, "the reference solution is None"),
         ({"atol": "much"}, "atol is 'much'"),
+        ({"atol": 10**400}, "atol is 10"),
         ({"base_input": 3}, "base_input is 3"),
         ({"base_input": [], "plus_input": []}, "are empty; expected at least one input"),
         ({"base_input": [[3, [1]]], "task_id": "Mbpp/252"}, "an input is not as those of task 252"),
