@@ -35,6 +35,9 @@ MISTAKEN = {
 }
 """Beginning of a file in lower case -> what the file is."""
 
+FIELDS = ("prompt", "messages")
+"""Fields of a row that are a list of objects in usual forms of rows, and may be its only one."""
+
 Row = Mapping[str, Any] | ValueError
 """A row, or why it cannot be read."""
 
@@ -75,8 +78,9 @@ def read_json_rows(path: Path) -> Rows:
                 "an array of objects, or one object per line"
             ) from None
         return Rows(_rows_of_lines(path), "line")
-    rows = values[0] if len(values) == 1 and isinstance(values[0], list) else values
-    return Rows([(number, _checked(value)) for number, value in enumerate(rows, start=1)])
+    is_array = len(values) == 1 and isinstance(values[0], list)
+    rows = ((number, _checked(value)) for number, value in enumerate(values[0] if is_array else values, start=1))
+    return Rows(list(rows if is_array else _unless_wrapped(rows)))
 
 
 def refuse_mistaken(path: Path) -> None:
@@ -92,7 +96,30 @@ def refuse_mistaken(path: Path) -> None:
 
 
 def _rows_of_lines(path: Path) -> Iterator[tuple[int, Row]]:
-    return ((number, _json_row(line)) for number, line in enumerate(_lines(path), start=1) if line.strip())
+    rows = ((number, _json_row(line)) for number, line in enumerate(_lines(path), start=1) if line.strip())
+    return _unless_wrapped(rows)
+
+
+def _unless_wrapped(rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
+    """Yield the rows. A single one that only holds a list of objects is refused, since those are the rows."""
+    first, second = next(rows, None), next(rows, None)
+    if first is not None:
+        yield first if second is not None else (first[0], _unless_wrapper(first[1]))
+    if second is not None:
+        yield second
+    yield from rows
+
+
+def _unless_wrapper(row: Row) -> Row:
+    if isinstance(row, ValueError) or len(row) != 1:
+        return row
+    ((name, inner),) = row.items()
+    if name in FIELDS or not (isinstance(inner, list) and inner and isinstance(inner[0], dict)):
+        return row
+    return ValueError(
+        f"an object whose {name!r} is a list of {len(inner)} objects, and nothing else is in the file; expected the "
+        f"objects themselves: jq -c '.{name}[]' writes them one per line"
+    )
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -170,10 +197,4 @@ def _checked(value: Any) -> Row:
     """Return the row, or what is wrong with it."""
     if not isinstance(value, dict):
         return ValueError(f"a JSON {type(value).__name__} ({value!r:.60}); expected an object")
-    inner = [name for name, each in value.items() if isinstance(each, list) and each and isinstance(each[0], dict)]
-    if len(value) <= 3 and len(inner) == 1:
-        return ValueError(
-            f"an object whose {inner[0]!r} is a list of {len(value[inner[0]])} objects; expected the objects "
-            f"themselves: jq -c '.{inner[0]}[]' writes them one per line"
-        )
     return value

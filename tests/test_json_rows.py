@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from leafe_verl.experiments.splits import draw_splits
+from leafe_verl.json_rows import read_json_rows
 from leafe_verl.task_files import read_tasks
 
 ROWS = [
@@ -74,7 +75,10 @@ def test_a_row_without_a_key_gets_the_number_of_its_line_or_of_its_place_in_the_
         (ARRAY[: len(ARRAY) // 2], r"tasks.json, line \d+, column \d+: not JSON .*fix this place"),
         (ARRAY.replace(b"},", b"}", 1), r"tasks.json, line 9, column 3: not JSON \(Expecting ',' delimiter\)"),
         (json.dumps({"data": ROWS}).encode(), "'data' is a list of 2 objects.*jq -c '.data"),
-        (json.dumps({"n": 2, "rows": ROWS}, indent=1).encode(), "'rows' is a list of 2 objects"),
+        (
+            json.dumps({"rows": ROWS}, indent=1).encode(),
+            "'rows' is a list of 2 objects, and nothing else is in the file",
+        ),
         (b'{"a": ' + b"9" * 5000 + b"}\n", "line 1: not JSON|row 1: not JSON"),
         (b"[" * 100_000 + b"\n", "not JSON"),
         (b"PK\x03\x04tasks", "tasks.json is a zip archive; unpack it"),
@@ -93,6 +97,21 @@ def test_what_cannot_be_read_is_refused_with_the_file_the_place_and_the_fix(tmp_
     with pytest.raises(ValueError, match=f"(?s){said}") as refusal:
         read_tasks(str(path), "mbpp")
     assert str(path) in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"task_id": 1, "tests": [{"input": "1"}]}],
+        [{"tests": [{"input": "1"}]}, {"tests": [{"input": "2"}]}],
+        [{"prompt": [{"role": "user", "content": "Go."}]}],
+        [{"messages": [{"role": "user", "content": "Go."}]}],
+    ],
+)
+def test_a_row_may_hold_a_list_of_objects(tmp_path, rows):
+    for content in ("\n".join(map(json.dumps, rows)), json.dumps(rows), json.dumps(rows, indent=1)):
+        read = read_json_rows(write(tmp_path, content.encode()))
+        assert [row for _, row in read.numbered] == rows
 
 
 def test_a_folder_and_a_broken_parquet_file_are_named(tmp_path):

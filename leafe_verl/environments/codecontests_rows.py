@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from leafe_verl.core.task import Task
-from leafe_verl.environments.rows import parse_ground_truth, read_fields, read_strings, task_key
+from leafe_verl.environments.rows import is_amount, parse_ground_truth, read_fields, read_strings, task_key
 from leafe_verl.environments.several_answers import find_several_answers
 from leafe_verl.sandbox import ProgramTest
 
@@ -98,10 +98,10 @@ def _limits(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the problem's limits. In the data set, zero and null both mean that a problem states no limit."""
     time, memory = fields.get("time_limit"), fields.get("memory_limit_bytes") or 0
     if time is not None:
-        if not isinstance(time, Mapping) or not all(_is_number(time.get(part) or 0) for part in ("seconds", "nanos")):
+        if not isinstance(time, Mapping) or not all(is_amount(time.get(part) or 0) for part in ("seconds", "nanos")):
             raise ValueError(f"time_limit is {time!r:.80}; expected an object with the numbers seconds and nanos")
         time = {part: time.get(part) or 0 for part in ("seconds", "nanos")}
-    if not _is_number(memory):
+    if not is_amount(memory):
         raise ValueError(f"memory_limit_bytes is {memory!r:.80}; expected a number of at least 0")
     return {"time_limit": time if time and any(time.values()) else None, "memory_limit_bytes": int(memory)}
 
@@ -115,7 +115,7 @@ def _tolerance(fields: Mapping[str, Any]) -> dict[str, float]:
     if stated is None:
         return _stated_tolerance(str(fields.get("description") or fields.get("text") or ""))
     if not isinstance(stated, Mapping) or not all(
-        key in ("absolute", "relative") and (value is None or _is_number(value)) for key, value in stated.items()
+        key in ("absolute", "relative") and (value is None or is_amount(value)) for key, value in stated.items()
     ):
         raise ValueError(
             f"tolerance is {stated!r:.80}; expected an object with the numbers absolute and relative, or one of them"
@@ -137,7 +137,3 @@ def _stated_tolerance(statement: str) -> dict[str, float]:
         if found := _SMALL_NUMBER.search(sentence[1]):
             return {"relative": 10.0 ** -int(found[1] or len(found[2]))}
     return {}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from leafe_verl.core.thoughts import without_thoughts
+from leafe_verl.environments.blocks import find_stubs, join_blocks
 from leafe_verl.environments.fences import Block, does_something, is_program, parse, read_blocks, read_symbols
 
 READS = frozenset({"input", "stdin", "open", "fileinput", "read"})
@@ -50,19 +51,22 @@ class Choice(IntEnum):
     """The block compiles, but nothing of what follows is true of it."""
     DEFINES_OTHERS = 4
     """It defines a function or class, but none that the tests call."""
-    BROKEN_DEFINITION = 5
+    STUB = 5
+    """It defines what the tests call by nothing: a body of `pass`, `...` or a docstring, or `f = f`. Models show such
+    signatures and usages behind their solution."""
+    BROKEN_DEFINITION = 6
     """It does not compile, and begins the definition of what the tests call."""
-    DEFINES_SOME = 6
+    DEFINES_SOME = 7
     """It defines a part of what the tests call."""
-    DEFINES_ALL = 7
+    DEFINES_ALL = 8
     """It defines all that the tests call."""
-    RUNS = 8
+    RUNS = 9
     """It is a program that runs something, but uses names that it does not define."""
-    COMPLETE = 9
+    COMPLETE = 10
     """It is a program that defines every name that it uses."""
-    WRITES = 10
+    WRITES = 11
     """The same, and it writes."""
-    READS_AND_WRITES = 11
+    READS_AND_WRITES = 12
     """The same, and it reads its input and writes."""
 
 
@@ -141,7 +145,7 @@ def _with_its_names(chosen: Block, earlier: Sequence[Block]) -> str:
         if found and found.defined & missing and not (found.runs and found.used & WRITES):
             missing = (missing - found.defined) | found.missing
             parts.insert(0, block.code)
-    return "\n".join(parts)
+    return join_blocks(parts)
 
 
 def _value_of_definitions(block: Block, names: frozenset[str]) -> Choice:
@@ -149,8 +153,10 @@ def _value_of_definitions(block: Block, names: frozenset[str]) -> Choice:
     if scope is None:
         return Choice.BROKEN_DEFINITION if names and _begins_one_of(names, block.code) else Choice.BROKEN
     defined = names & scope.defined
+    if done := defined - scope.stubs:
+        return Choice.DEFINES_ALL if done == names else Choice.DEFINES_SOME
     if defined:
-        return Choice.DEFINES_ALL if defined == names else Choice.DEFINES_SOME
+        return Choice.STUB
     if scope.defines_callables:
         return Choice.DEFINES_OTHERS
     return Choice.OTHER if block.complete else Choice.BROKEN
@@ -181,6 +187,8 @@ class _Scope:
     defined: frozenset[str]
     """Names that the module binds. An import counts only from the standard library: a test that imports the solution
     does not define it."""
+    stubs: frozenset[str]
+    """Those that the module binds to nothing but a stub."""
     missing: frozenset[str]
     """Names that are used somewhere, and that neither the module nor Python defines."""
     used: frozenset[str]
@@ -202,7 +210,8 @@ def _read_scope(code: str) -> _Scope | None:
     defined = {name for name, symbol in top.items() if symbol.is_assigned()}
     defined |= {name for name in imported if name in top and top[name].is_imported()}
     missing = frozenset() if takes_all else frozenset(_global_names(table)) - defined - GIVEN
-    return _Scope(frozenset(defined), missing, frozenset(_used_names(tree)), *_read_statements(tree))
+    stubs = find_stubs(tree) - imported
+    return _Scope(frozenset(defined), stubs, missing, frozenset(_used_names(tree)), *_read_statements(tree))
 
 
 def _read_imports(tree: ast.Module) -> tuple[frozenset[str], bool]:

@@ -1,4 +1,4 @@
-"""Any text environment with Gymnasium's `reset` and `step`. Rollback is by its own state, a copy, or replay."""
+"""Any text environment with Gymnasium's `reset` and `step`. Rollback is by its own state, by replay, or by a copy."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ class GymnasiumText(ReplayEnvironment):
     ) -> None:
         """`entry_point`: `package.module:callable`, called with `kwargs`: `gymnasium:make` with {"id": "My-v0"}, say.
 
-        `snapshot`: `state` uses `get_state` and `set_state` of the environment or of the one that it wraps; `copy`
-        pickles the environment; `replay` resets, repeats the actions and checks every observation; `auto` uses the
-        first of these that works. If part of
-        the state is outside of Python (a server, a JVM), a copy may miss it without an error: choose `replay`.
+        `snapshot`: `state` uses `get_state` and `set_state` of the environment or of the one that it wraps; `replay`
+        resets, repeats the actions and checks every observation; `auto` uses the first of these that works. `copy`
+        pickles the environment, which takes no steps. Nothing checks a copy, and it misses without an error what is not
+        in the object: global random generators, attributes of classes and modules, a server, a JVM.
         `react`: answers have the form of ReAct, for which `system_prompt` gets instructions, and the environment gets
         only the action. By default it gets the whole answer.
         """
@@ -116,12 +116,11 @@ class GymnasiumText(ReplayEnvironment):
 
     def snapshot(self) -> Any:
         record = super().snapshot()
-        for kind in ("state", "copy") if self._snapshot == "auto" else (self._snapshot,):
-            try:
-                return GymnasiumSnapshot(record, kind, self._pickled(kind), self._total)
-            except Exception as error:  # of any kind: pickling runs the environment's own code, and that of C libraries
-                cause = error
-        self._give_up(self._snapshot, cause)
+        kind = "state" if self._snapshot == "auto" else self._snapshot
+        try:
+            return GymnasiumSnapshot(record, kind, self._pickled(kind), self._total)
+        except Exception as error:  # of any kind: pickling runs the environment's own code, and that of C libraries
+            self._give_up(kind, error)
         return GymnasiumSnapshot(record, "replay", total=self._total)
 
     def _give_up(self, kind: str, cause: Exception) -> None:

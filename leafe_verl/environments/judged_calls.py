@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from leafe_verl.core.environment import ReplayEnvironment, Step
 from leafe_verl.core.task import Task
 from leafe_verl.environments.options import require_at_least
-from leafe_verl.environments.rows import build_verl_row, read_fields, task_key, to_plain
+from leafe_verl.environments.rows import build_verl_row, read_fields, read_object, task_key, to_plain
 from leafe_verl.environments.tool_calls import CallReader, IllFormedCall, ToolCall
 
 ANSWERED = "The score of this answer is {score:.3g}."
@@ -60,14 +60,13 @@ class JudgedCalls(ReplayEnvironment):
         """Return the task of a row of verl's: `prompt`, `data_source`, `reward_model.ground_truth` and `extra_info`."""
         if row.get("data_source") == cls.name:
             fields = read_fields(row)
-            data = {each: fields[each] for each in ("prompt", "data_source", "ground_truth", "extra_info")}
-            return Task(task_key(fields, default_key), str(fields["text"]), cls.name, data)
-        prompt, extra = _plain(row.get("prompt")), _plain(row.get("extra_info") or {})
-        if not isinstance(prompt, list) or not prompt or not all(isinstance(each, dict) for each in prompt):
-            raise ValueError(f"prompt is {prompt!r:.80}; expected a list of messages with role and content, as verl's")
-        truth = _plain((row.get("reward_model") or {}).get("ground_truth"))
-        data = {"prompt": prompt, "data_source": row.get("data_source"), "ground_truth": truth, "extra_info": extra}
-        return Task(task_key({"task_id": row.get("task_id")}, default_key), _text_of(prompt), cls.name, data)
+            source, truth, key = fields.get("data_source"), fields.get("ground_truth"), fields.get("task_id")
+        else:
+            fields, source, key = row, row.get("data_source"), row.get("task_id")
+            truth = _plain(read_object(row, "reward_model").get("ground_truth"))
+        prompt, extra = _read_prompt(fields), _plain(read_object(fields, "extra_info"))
+        data = {"prompt": prompt, "data_source": source, "ground_truth": truth, "extra_info": extra}
+        return Task(task_key({"task_id": key}, default_key), _text_of(prompt), cls.name, data)
 
     @classmethod
     def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
@@ -142,6 +141,17 @@ def _load_reward(path: str | None, name: str) -> Any:
     from verl.utils.import_utils import load_extern_object
 
     return load_extern_object(path, name)
+
+
+def _read_prompt(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+    prompt = _plain(fields.get("prompt"))
+    if not isinstance(prompt, list) or not prompt or not all(map(_is_message, prompt)):
+        raise ValueError(f"prompt is {prompt!r:.80}; expected a list of messages with role and content, as verl's")
+    return prompt
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("role"), str) and "content" in value
 
 
 def _text_of(prompt: Sequence[Mapping[str, Any]]) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+import time
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from leafe_verl.core.task import Task
 from leafe_verl.environments.code_environment import NO_CODE, CodeEnvironment
 from leafe_verl.environments.extraction import Extraction, extract_function
+from leafe_verl.environments.hidden_tests import limits_after
 from leafe_verl.environments.mbpp_rows import build_request, parse_task
 from leafe_verl.environments.mbpp_verdict import judge_plus
 from leafe_verl.environments.options import require_at_least
@@ -32,7 +34,8 @@ SHOWN_VALUE_CHARACTERS = 120
 class MBPP(CodeEnvironment):
     """The tests are the asserts of `test_list`, which the agent sees, and the hidden ones of `challenge_test_list`.
 
-    The agent learns nothing about the hidden asserts except how many fail.
+    The agent learns nothing about the hidden asserts except how many fail. Their calls are in a run of their own, since
+    a program can see the calls of its run, and says what it likes in an exception.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class MBPP(CodeEnvironment):
         remember_failures: bool = True,
     ) -> None:
         """`cpu_seconds`, `wall_seconds` and `memory_mb` (MiB) bound one run of the code; see `sandbox.Limits`.
+        The shown and the hidden asserts have a run each.
 
         `absolute_tolerance`, `relative_tolerance`: how far a float may be from the literal that an assert compares it
         with by `==`, the wider of the two; 0 for Python's own comparison, as MBPP is judged.
@@ -122,16 +126,26 @@ def judge_code(
     limits: Limits,
     tolerance: Tolerance = Tolerance(),  # noqa: B008 - frozen
 ) -> CodeVerdict:
-    """Run code on a task's asserts, the shown ones first.
+    """Run code on a task's asserts, the shown ones first, and then the hidden ones in a run of their own.
 
-    Where there is no code, all fail, and `CodeVerdict.failure` is NO_CODE.
+    `CodeVerdict.failure` is that of the run of the shown ones, which is not followed by another one if it failed. Where
+    there is no code, all fail, and it is NO_CODE.
     """
-    asserts = [*data["test_list"], *data["challenge_test_list"]]
+    shown, hidden, setup = data["test_list"], data["challenge_test_list"], data["test_setup_code"]
     if not code.strip():
-        return CodeVerdict(tuple(TestResult(test, False, error=NO_CODE) for test in asserts), NO_CODE)
+        return CodeVerdict(_failed([*shown, *hidden], NO_CODE), NO_CODE)
     if "plus" in data:
         return judge_plus(code, data, sandbox, limits)
-    return judge(code, asserts, data["test_setup_code"], sandbox, limits, tolerance)
+    begun = time.monotonic()
+    first = judge(code, shown, setup, sandbox, limits, tolerance)
+    if first.failure is not None or not hidden:
+        return CodeVerdict((*first.tests, *_failed(hidden, first.failure)), first.failure)
+    others = judge(code, hidden, setup, sandbox, limits_after(begun, limits), tolerance)
+    return CodeVerdict((*first.tests, *others.tests))
+
+
+def _failed(tests: Sequence[str], reason: str | None) -> tuple[TestResult, ...]:
+    return tuple(TestResult(test, False, error=reason) for test in tests)
 
 
 def feedback(verdict: CodeVerdict, num_shown: int, characters: int) -> str:

@@ -79,14 +79,22 @@ def agrees(tests: PlusTests, came: Any, expected: Any, arguments: Sequence[Any])
     """Return whether a plain value counts as the expected one."""
     try:
         if tests.as_sets or tests.entry_point in SETS:
-            return set(came) == set(expected)
+            return _same_items(came, expected)
         special = SPECIAL.get(tests.entry_point)
         if came == expected or (special and special(came, arguments, tests.atol)):
             return True
         tolerance = tests.atol or (FLOAT_TOLERANCE if _is_floats(expected) else 0.0)
         return tolerance > 0 and type(came) is type(expected) and _close(came, expected, tolerance)
-    except (TypeError, ValueError, OverflowError):  # not what can be compared, such as None with a number
+    except (TypeError, ValueError, ArithmeticError):  # not what can be compared, such as None or NaN with a number
         return False
+
+
+def _same_items(came: Any, expected: Any) -> bool:
+    wanted = set(expected)
+    # A range of any length takes a few bytes in an answer. Its items differ, so that their number tells enough.
+    if isinstance(came, range) and len(came) != len(wanted):
+        return False
+    return set(came) == wanted
 
 
 def _is_floats(value: Any) -> bool:

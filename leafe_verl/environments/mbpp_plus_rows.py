@@ -10,6 +10,7 @@ from typing import Any
 
 from leafe_verl.environments.mbpp_plus import SPECIAL, PlusTests
 from leafe_verl.environments.python_values import evaluate
+from leafe_verl.environments.rows import is_amount
 from leafe_verl.sandbox.values import to_text
 
 LOOP = "a loop over inputs whose body is assertion(FUNCTION(*inp), exp, atol)"
@@ -35,7 +36,10 @@ def is_evalplus_row(row: Mapping[str, Any]) -> bool:
 
 def read_hub_tests(row: Mapping[str, Any]) -> PlusTests:
     """Return the tests of a row on the hub. Raises ValueError, which names it, for a form that is not known."""
-    return _read_program(row["test"], row.get("code"))
+    code = row.get("code")
+    if not isinstance(code, str | None):
+        raise ValueError(f"code is {code!r:.80}; expected the source of the reference solution")
+    return _read_program(row["test"], code)
 
 
 @functools.lru_cache(maxsize=512)  # a run reads its task files several times, and parsing takes milliseconds
@@ -98,7 +102,7 @@ def _expected_name(node: ast.expr) -> str:
 
 def _tolerance(rest: Sequence[ast.expr]) -> float:
     value = evaluate(rest[0]) if len(rest) == 1 else 0 if not rest else None
-    if not isinstance(value, int | float) or not value >= 0:
+    if not is_amount(value):
         raise ValueError(f"the tolerance is {', '.join(map(ast.unparse, rest))[:80]!r}; expected a number")
     return float(value)
 
@@ -140,7 +144,7 @@ def read_evalplus_tests(row: Mapping[str, Any]) -> PlusTests:
     atol, name = row.get("atol") or 0, row["entry_point"]
     if not isinstance(name, str) or not name.isidentifier():
         raise ValueError(f"entry_point is {name!r:.80}; expected the name of the function")
-    if not isinstance(atol, int | float) or not atol >= 0:
+    if not is_amount(atol):
         raise ValueError(f"atol is {atol!r:.80}; expected a number of at least 0")
     if not inputs:
         raise ValueError("base_input and plus_input are empty; expected at least one input")

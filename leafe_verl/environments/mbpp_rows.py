@@ -18,11 +18,13 @@ from leafe_verl.environments.mbpp_plus_rows import (
 from leafe_verl.environments.rows import (
     parse_ground_truth,
     read_ground_truth,
+    read_object,
+    read_source,
     read_strings,
     task_key,
     to_plain,
 )
-from leafe_verl.sandbox import split_assert
+from leafe_verl.sandbox.soundness import refuse_unsound
 
 NAME = "mbpp"
 INSTRUCTION = "You are an expert Python programmer, and here is your task: {text} Your code should pass these tests:"
@@ -69,7 +71,7 @@ def _mbpp_fields(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _verl_fields(row: Mapping[str, Any]) -> dict[str, Any]:
-    data, extra = read_ground_truth(row), row.get("extra_info") or {}
+    data, extra = read_ground_truth(row), read_object(row, "extra_info")
     text = extra.get("text")
     if text is None:
         text = _text_from_prompt(to_plain(row.get("prompt")))
@@ -94,12 +96,11 @@ def _test_fields(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the test fields of a row. The sanitized form has a list `test_imports` and no challenge tests."""
     setup = row.get("test_setup_code")
     if setup is None:
-        imports = to_plain(row.get("test_imports"))
-        setup = "\n".join(map(str, imports)) if isinstance(imports, list) else imports
+        setup = read_source("test_imports", row.get("test_imports"))
     challenge = row.get("challenge_test_list")
     return {
         "test_list": row.get("test_list"),
-        "test_setup_code": "" if setup is None else setup,
+        "test_setup_code": setup,
         "challenge_test_list": [] if challenge is None else challenge,
         "plus": row.get("plus"),
     }
@@ -122,7 +123,7 @@ def _checked_tests(test_list: Any, test_setup_code: Any, challenge_test_list: An
     if not tests["test_list"]:
         raise ValueError("test_list is empty; expected at least one assert")
     for test in (*tests["test_list"], *tests["challenge_test_list"]):
-        split_assert(test, test_setup_code)
+        refuse_unsound(test, test_setup_code)
     if plus is None:
         return tests
     checked = plus if isinstance(plus, PlusTests) else PlusTests.from_mapping(plus)

@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import ast
 import functools
+import time
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from leafe_verl.core.environment import EnvironmentFailure
+from leafe_verl.environments.hidden_tests import limits_after
 from leafe_verl.environments.mbpp_plus import NOT_NONE, PlusTests, agrees
 from leafe_verl.environments.options import SETTING
 from leafe_verl.environments.python_values import evaluate, parse_expression
 from leafe_verl.sandbox import CodeVerdict, Limits, Sandbox, SandboxLost, TestResult, cut_middle, judge, split_assert
 from leafe_verl.sandbox.judge import SHOWN_CHARACTERS
-from leafe_verl.sandbox.protocol import LOST, CallOutcome, CallResult, RunResult
+from leafe_verl.sandbox.protocol import LOST, NOT_REACHED, CallOutcome, CallResult, RunResult
 from leafe_verl.sandbox.values import to_source, to_text
 
 REFERENCE_BYTES = 16 * 2**20
@@ -25,39 +28,60 @@ def judge_plus(code: str, data: Mapping[str, Any], sandbox: Sandbox, limits: Lim
     """Run code on the inputs of a task of MBPP+ and compare as EvalPlus does.
 
     The first results are those of `test_list`: of the inputs that its asserts call, else of the asserts themselves.
+    The hidden inputs have a run of their own, unless the run of the shown ones failed; see hidden_tests.py.
     """
-    shown, plus, setup = data["test_list"], data["plus"], data["test_setup_code"]
-    tests = _tests(plus_key(plus))
-    expected = _expected(tests, sandbox, limits)
-    size = sum(len(to_source(value)) for value in expected)
-    room = Limits(limits.cpu_seconds, limits.wall_seconds, limits.memory_bytes, limits.output_bytes + 4 * size)
-    run = _run(sandbox, code, setup, _calls(tests, submitted=True), room)
-    results = [
-        _result(tests, index, answer, value, run.failure)
-        for index, (answer, value) in enumerate(zip(run.calls, expected, strict=True))
-    ]
-    first, taken = _shown_results(code, shown, tests, results, setup, sandbox, limits)
-    hidden = [result for index, result in enumerate(results) if index not in taken]
-    return CodeVerdict((*first, *hidden), run.failure)
+    shown, setup, tests = data["test_list"], data["test_setup_code"], _tests(plus_key(data["plus"]))
+    inputs = _Inputs(code, setup, tests, _expected(tests, sandbox, limits), sandbox)
+    begun = time.monotonic()
+    found = _shown_inputs(shown, tests, setup)
+    results, failure = inputs.judge(sorted(set(found.values())), limits)
+    ended = failure
+    if others := [test for test in shown if test not in found]:
+        verdict = judge(code, others, setup, sandbox, limits)
+        failure = failure if found else verdict.failure
+        judged = dict(zip(others, verdict.tests, strict=True))
+    first = [_renamed(results[found[test]], test) if test in found else judged[test] for test in shown]
+    hidden = [index for index in range(len(tests.inputs)) if index not in results]
+    rest, _ = inputs.judge(hidden, limits_after(begun, limits), ended)
+    return CodeVerdict((*first, *rest.values()), failure)
 
 
-def _shown_results(
-    code: str,
-    shown: Sequence[str],
-    tests: PlusTests,
-    results: Sequence[TestResult],
-    setup: str,
-    sandbox: Sandbox,
-    limits: Limits,
-) -> tuple[list[TestResult], set[int]]:
-    """Return the results of the shown asserts, and the indices of the inputs that they call."""
+@dataclass(frozen=True)
+class _Inputs:
+    """Code, and the inputs that it is judged on."""
+
+    code: str
+    setup: str
+    tests: PlusTests
+    expected: Sequence[Any]
+    """What is expected of each input."""
+    sandbox: Sandbox
+
+    def judge(
+        self, indices: Sequence[int], limits: Limits, ended: str | None = None
+    ) -> tuple[dict[int, TestResult], str | None]:
+        """Return index -> result of some inputs, and what ended their run early.
+
+        `ended`: why they are not run at all, which is then the error of each; None if they are.
+        """
+        answers: Sequence[CallResult] = (NOT_REACHED,) * len(indices)
+        failure = ended
+        if indices and ended is None:
+            size = sum(len(to_source(self.expected[index])) for index in indices)
+            calls = _calls(self.tests, submitted=True)
+            room = replace(limits, output_bytes=limits.output_bytes + 4 * size)
+            run = _run(self.sandbox, self.code, self.setup, [calls[index] for index in indices], room)
+            answers, failure = run.calls, run.failure
+        pairs = zip(indices, answers, strict=True)
+        results = {index: _result(self.tests, index, each, self.expected[index], failure) for index, each in pairs}
+        return results, failure
+
+
+def _shown_inputs(shown: Sequence[str], tests: PlusTests, setup: str) -> dict[str, int]:
+    """Return the index of the input that a shown assert calls, of those that call one and nothing else."""
     places = _places(tuple(tests.calls))
     called = {test: [places.get(_normal(call)) for call in split_assert(test, setup).calls] for test in shown}
-    found = {test: indices[0] for test, indices in called.items() if len(indices) == 1 and indices[0] is not None}
-    others = [test for test in shown if test not in found]
-    judged = dict(zip(others, judge(code, others, setup, sandbox, limits).tests, strict=True)) if others else {}
-    first = [judged[test] if test in judged else _renamed(results[found[test]], test) for test in shown]
-    return first, set(found.values())
+    return {test: indices[0] for test, indices in called.items() if len(indices) == 1 and indices[0] is not None}
 
 
 def _renamed(result: TestResult, source: str) -> TestResult:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from leafe_verl.core.task import Task
 
@@ -16,16 +18,34 @@ def read_fields(row: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     if "reward_model" not in row:
         return row
-    extra = row.get("extra_info") or {}
+    extra = read_object(row, "extra_info")
     return {**read_ground_truth(row), "task_id": extra.get("task_id"), "text": extra.get("text")}
 
 
 def read_ground_truth(row: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the task's data from the `reward_model` of a row of verl's. Raises ValueError if there are none."""
-    reward_model = row["reward_model"]
-    if not isinstance(reward_model, Mapping) or "ground_truth" not in reward_model:
-        raise ValueError(f"reward_model is {reward_model!r:.80}; expected an object with ground_truth")
+    reward_model = read_object(row, "reward_model")
+    if "ground_truth" not in reward_model:
+        raise ValueError(f"reward_model is {row['reward_model']!r:.80}; expected an object with ground_truth")
     return parse_ground_truth(reward_model["ground_truth"])
+
+
+def read_object(row: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a field that holds an object or the JSON of one; an empty one where it is absent or empty.
+
+    Raises ValueError, with the field's name, for anything else.
+    """
+    given = value = row.get(name)
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise ValueError(f"{name} is {given!r:.80}, which is not JSON; expected an object, or its JSON") from None
+    if value is not None and not isinstance(value, Mapping):
+        if value:
+            raise ValueError(f"{name} is {given!r:.80}; expected an object, or its JSON")
+        value = None
+    return value or {}
 
 
 def parse_ground_truth(ground_truth: str | Mapping[str, Any]) -> Mapping[str, Any]:
@@ -78,6 +98,27 @@ def read_strings(name: str, value: Any) -> list[str]:
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
         raise ValueError(f"{name} is {value!r:.80}; expected a list of strings")
     return list(value)
+
+
+def read_source(name: str, value: Any) -> str:
+    """Return a field that holds Python source, or a list of its parts, as one text; an empty one if it is absent.
+
+    Raises ValueError, with the field's name, for anything else and for what does not parse.
+    """
+    value = to_plain(value)
+    if value is None:
+        return ""
+    source = value if isinstance(value, str) else "\n".join(read_strings(name, value))
+    try:
+        ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"{name} is {value!r:.80}, which does not parse ({error}); expected Python source") from None
+    return source
+
+
+def is_amount(value: Any) -> TypeGuard[float]:
+    """Return whether a value is a number of at least 0 that a float can hold."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
 
 def to_plain(value: Any) -> Any:

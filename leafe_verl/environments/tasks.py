@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from leafe_verl.core.task import Task
@@ -42,12 +44,25 @@ def parse_rows(
             tasks[task.key] = task
         except ValueError as error:
             problems.append(f"  {unit} {number}: {error}")
+        except ImportError:  # what the environment needs is missing, whatever the row
+            raise
+        except Exception as error:  # of an environment's own `task`, which may meet a row that it has not thought of
+            problems.append(f"  {unit} {number}: {_describe(error)}")
     if problems:
         heading = f"{source}: {len(problems)} rows are not tasks of {environment_name!r}"
         _report(heading, problems, left_out=leave_out and bool(tasks))
     if not tasks:
         raise ValueError(f"{source} holds no rows; expected at least one task")
     return list(tasks.values())
+
+
+def _describe(error: Exception) -> str:
+    """Return what an environment's `task` raised, and where, in the place of what it would say about the row."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"{type(error).__name__}: {error}".removesuffix(": ")
+    return (
+        f"cannot be read ({what}, in {Path(place.filename).name}, line {place.lineno}); expected fields as documented"
+    )
 
 
 def _encodable(task: Task) -> Task:

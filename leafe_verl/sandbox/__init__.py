@@ -3,6 +3,7 @@
 protocol.py      the types: limits, results, and the interface of a sandbox
 judge.py         judges code by asserts; compares values outside of the sandbox
 asserts.py       splits an assert into the solution's calls and the check of what they return
+soundness.py     refuses asserts that a solution would decide by itself, or that none passes
 programs.py      judges whole programs by stdin and stdout; compares outside of the sandbox
 pool.py          SandboxPool: a queue of runs for a few zygotes
 worker.py        one zygote as the pool sees it

@@ -147,15 +147,15 @@ class _Calls(ast.NodeTransformer):
 
     def __init__(self, condition: ast.expr, known: frozenset[str]) -> None:
         self.known = known
-        self.bound = _bound_names(condition)
+        self.bound = bound_names(condition)
         self.sources: list[str] = []
         self.names: list[str] = []
 
     def visit(self, node: ast.AST) -> ast.AST:
-        root = _chain_root(node)
+        root = chain_root(node)
         if root is None or root in self.known | self.bound:
             return self.generic_visit(node)
-        if captured := sorted(_loaded_names(node) & (self.bound - _bound_names(node))):
+        if captured := sorted(loaded_names(node) & (self.bound - bound_names(node))):
             raise ValueError(
                 f"calls {root} with the loop variable {', '.join(captured)}, so that the call cannot be told from "
                 "what it is compared with; write the calls out"
@@ -166,10 +166,10 @@ class _Calls(ast.NodeTransformer):
 
     def unknown_names(self, check: ast.AST) -> list[str]:
         returned = {f"returned_{index}" for index in range(len(self.sources))}
-        return sorted(_loaded_names(check) - self.known - self.bound - returned)
+        return sorted(loaded_names(check) - self.known - self.bound - returned)
 
 
-def _chain_root(node: ast.AST) -> str | None:
+def chain_root(node: ast.AST) -> str | None:
     """Return the name at the start of a chain of calls, attributes and subscripts; None if it has no call."""
     called = False
     while isinstance(node, ast.Call | ast.Attribute | ast.Subscript):
@@ -178,13 +178,13 @@ def _chain_root(node: ast.AST) -> str | None:
     return node.id if called and isinstance(node, ast.Name) else None
 
 
-def _bound_names(node: ast.AST) -> frozenset[str]:
+def bound_names(node: ast.AST) -> frozenset[str]:
     """Return the names that comprehensions, lambdas and := bind within the assert."""
     stored = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     return frozenset(stored | {n.arg for n in ast.walk(node) if isinstance(n, ast.arg)})
 
 
-def _loaded_names(node: ast.AST) -> frozenset[str]:
+def loaded_names(node: ast.AST) -> frozenset[str]:
     return frozenset(n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load))
 
 
@@ -213,7 +213,7 @@ def _expected(check: ast.AST) -> tuple[str | None, bool]:
     if not (isinstance(check, ast.Compare) and len(check.ops) == 1 and isinstance(check.ops[0], ast.Eq)):
         return None, False
     for returned, other in ((check.left, check.comparators[0]), (check.comparators[0], check.left)):
-        if not any(name.startswith("returned_") for name in _loaded_names(other)):
+        if not any(name.startswith("returned_") for name in loaded_names(other)):
             source = ast.unparse(other)
             return source, isinstance(returned, ast.Name) and _is_literal(source)
     return None, False
@@ -235,7 +235,7 @@ class _Known:
     source: str
 
     def prelude_for(self, check: ast.AST) -> str:
-        loaded = _loaded_names(check) - self.names
+        loaded = loaded_names(check) - self.names
         imports = [f"import {module}" for module in sorted(loaded & KNOWN_MODULES)]
         imports += [f"from {KNOWN_NAMES[name]} import {name}" for name in sorted(loaded & KNOWN_NAMES.keys())]
         return "\n".join([*imports, self.source]).strip()

@@ -45,8 +45,8 @@ class OutputComparison:
 
     This is stricter than CodeContests, which compares any two numbers as doubles: integers must be the same text. So
     1000000000000000001 differs from 1000000000000000000, which is the same double, and 0011 differs from 11, because
-    digits may be a string. As in CodeContests, `nan`, `inf` and numbers beyond the range of a double only equal the
-    same text.
+    digits may be a string. Only -0 equals 0. As in CodeContests, `nan`, `inf` and numbers beyond the range of a double
+    only equal the same text.
 
     verl's prime_code is looser in other places: it uses numpy's allclose on whole lines (relative 1e-5), and at last a
     comparison of sets of tokens, which accepts any order and repetition.
@@ -75,7 +75,7 @@ class OutputComparison:
         if not (_NUMBER.fullmatch(came) and _NUMBER.fullmatch(wanted)):
             return False
         if came.lstrip("+-").isdigit() and wanted.lstrip("+-").isdigit():
-            return False
+            return {came, wanted} == {"-0", "0"}  # the text of a float that was rounded without a fraction
         return Tolerance(self.absolute, self.relative).allows(float(came), float(wanted))
 
 

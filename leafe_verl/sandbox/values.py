@@ -11,7 +11,7 @@ import builtins
 import collections
 import datetime
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -104,7 +104,7 @@ _SCALARS: Mapping[str, Callable[[Any], Any]] = {
 _CLASSES = {name: each for name, each in vars(builtins).items() if isinstance(each, type) and each.__name__ == name}
 
 
-def _checked(parts: list[Any], *kinds: type | tuple[type, ...]) -> list[Any]:
+def _checked(parts: Sequence[Any], *kinds: type | tuple[type, ...]) -> Sequence[Any]:
     """Return the parts of a value if they are of the expected types. Others might be huge, such as a range."""
     if len(parts) != len(kinds) or not all(map(isinstance, parts, kinds)):
         raise ValueError("parts of other types than expected")
@@ -115,7 +115,8 @@ def _clock(parts: list[Any]) -> dict[str, Any]:
     """Return the arguments of a time or datetime that follow its date."""
     *numbers, fold, zone = parts
     named = dict(zip(("hour", "minute", "second", "microsecond"), numbers, strict=True))
-    return {**named, "fold": fold, "tzinfo": datetime.timezone(*zone) if zone else None}
+    known = datetime.timezone(*_checked(zone, datetime.timedelta)) if zone else None
+    return {**named, "fold": fold, "tzinfo": known}
 
 
 def _decimal(parts: list[Any]) -> Decimal:

@@ -206,10 +206,11 @@ def _random_work(randomness: random.Random, observation: str) -> str:
     return randomness.choice((*other, edit(f"{path} {line}", code), edit(path, code)))
 
 
-def _doors(kind: str) -> Scenario:
+def _doors(kind: str, **options: str) -> Scenario:
     rows = [{"task_id": "a", "text": "Pass.", "seed": 5, "options": {"num_doors": 2}}, {"task_id": "b"}]
     plays = (("left", "up", "left"), ("", "left", "left"), ())
-    new = partial(make, "gymnasium", entry_point=f"environments.gymnasium_games:{kind}", kwargs={"num_doors": 5})
+    entry_point = f"environments.gymnasium_games:{kind}"
+    new = partial(make, "gymnasium", entry_point=entry_point, kwargs={"num_doors": 5}, **options)
     return Scenario(new, tuple(map(environment_class("gymnasium").task, rows)), plays, ("left", "right", "right"))
 
 
@@ -342,7 +343,7 @@ SCENARIOS: Mapping[str, Callable[[], Scenario]] = {
     "workspace": _workspace,
     "gymnasium": partial(_doors, "Doors"),
     "gymnasium, by its state": partial(_doors, "StatefulDoors"),
-    "gymnasium, by replay": partial(_doors, "UncopyableDoors"),
+    "gymnasium, by a copy": partial(_doors, "Doors", snapshot="copy"),
 }
 """Name to scenario: one for every registered environment, and for what several of them share."""
 

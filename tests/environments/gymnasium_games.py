@@ -156,6 +156,21 @@ class DriftingDoors(UncopyableDoors):
         return f"{observation} ({DriftingDoors.drift})", *rest  # type: ignore[return-value]
 
 
+class GlobalDice(Doors):
+    """Draws from the global random generator, and counts in its class: neither is in a copy."""
+
+    rolled = 0
+
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        random.seed(seed)
+        GlobalDice.rolled = 0
+        return "Roll.", {}
+
+    def step(self, action: str) -> Answer:
+        GlobalDice.rolled += 1
+        return f"Roll {GlobalDice.rolled}: {random.randint(1, 1000)}.", 0.0, False, False, {}
+
+
 class Numbers(Doors):
     """Gives observations that are not strings."""
 

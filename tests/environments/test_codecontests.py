@@ -307,6 +307,8 @@ def test_rows_of_the_hubs_form_are_played(monkeypatch: pytest.MonkeyPatch, caplo
         ({"tolerance": {"relativ": 1}}, "tolerance is .*relativ.*; expected an object"),
         ({"time_limit": 3}, "time_limit is 3; expected an object"),
         ({"memory_limit_bytes": "a"}, "memory_limit_bytes is 'a'; expected a number"),
+        ({"memory_limit_bytes": float("inf")}, "memory_limit_bytes is inf; expected a number"),
+        ({"tolerance": {"absolute": 10**400}}, "tolerance is .*; expected an object with the numbers"),
     ],
 )
 def test_a_row_that_is_no_task_is_refused(changes: Mapping[str, Any], problem: str) -> None:

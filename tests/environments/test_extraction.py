@@ -15,7 +15,10 @@ from leafe_verl.environments.mbpp import extract as extract_for_mbpp
 
 F, G = "def f(x):\n    return x + 1\n", "class G:\n    pass\n"
 DOCUMENTED = 'def f(x):\n    """Add.\n\n```python\nf(1)\n```\n    """\n    return x + 1\n'
-EXAMPLES = 'def f(x):\n    """\n    Example:\n    ```\n    f(1)\n    ```\n    ```python\n    f(2)\n    ```\n    """\n'
+EXAMPLES = (
+    'def f(x):\n    """\n    Example:\n    ```\n    f(1)\n    ```\n    ```python\n    f(2)\n    ```\n    """\n'
+    "    return x\n"
+)
 GUARDED = "try:\n    from math import f\nexcept ImportError:\n    def f(x): pass\n"
 BLANKS = 'def f(x):\n    return """\n   \n"""\n'
 BROKEN = "def f(x)\n    return x\n"
@@ -97,6 +100,43 @@ FUNCTIONS: dict[str, tuple[str, str, Choice]] = {
         "K = 2\n\ndef h(x): return x * K\n\ndef f(x): return h(x)\n",
         Choice.DEFINES_ALL,
     ),
+    "an import of the future behind a helper": (
+        block("K = 2\n") + block("from __future__ import annotations\ndef f(x: int): return K * x\n"),
+        "from __future__ import annotations\nK = 2\n\npass\ndef f(x: int): return K * x\n",
+        Choice.DEFINES_ALL,
+    ),
+    "an import of the future over several lines, behind words": (
+        block("from __future__ import division\nK = 2\n")
+        + block("'\u00fc'; from __future__ import (\n    annotations,\n); a = 1\ndef f(x): return K * x\n"),
+        "from __future__ import division, annotations\npass\nK = 2\n\n"
+        "'\u00fc'; pass; a = 1\n\n\ndef f(x): return K * x\n",
+        Choice.DEFINES_ALL,
+    ),
+    "an import of the future in a block before it": (
+        block("from __future__ import annotations\nK = 2\n") + block("def f(x): return K * x\n"),
+        "from __future__ import annotations\nK = 2\n\ndef f(x): return K * x\n",
+        Choice.DEFINES_ALL,
+    ),
+    "its signature after it": (block(F) + block("def f(x): ...\n"), F, Choice.DEFINES_ALL),
+    "a template after it": (block(F) + block("def f(x):\n    # Your code\n    pass\n"), F, Choice.DEFINES_ALL),
+    "a documented template after it": (
+        block(F) + block("def f(x):\n    'Add.'\n    raise NotImplementedError('later')\n"),
+        F,
+        Choice.DEFINES_ALL,
+    ),
+    "a usage that names it again": (
+        block(F) + block("from solution import f\nf = f\nprint(f(2))\n"),
+        F,
+        Choice.DEFINES_ALL,
+    ),
+    "a class without bodies after it": (
+        block("class f:\n    def g(self): return 1\n") + block("class f:\n    def g(self): ...\n"),
+        "class f:\n    def g(self): return 1\n",
+        Choice.DEFINES_ALL,
+    ),
+    "a stub and a definition in one block": (block(f"def f(x): ...\n{F}"), f"def f(x): ...\n{F}", Choice.DEFINES_ALL),
+    "a stub alone": (block("def f(x): ...\n") + block(TEST), "def f(x): ...\n", Choice.STUB),
+    "a stub and a broken one": (block(BROKEN) + block("def f(x): ...\n"), BROKEN, Choice.BROKEN_DEFINITION),
     "a helper after it": (
         block("def f(x): return h(x)\n") + block("def h(x): return x\n"),
         "def f(x): return h(x)\n",

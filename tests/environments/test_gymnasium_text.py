@@ -25,7 +25,7 @@ def playing(kind: str, snapshot: str = "auto", **options: Any) -> GymnasiumText:
     ("kind", "found"),
     [
         ("StatefulDoors", "state"),
-        ("Doors", "copy"),
+        ("Doors", "replay"),
         ("UncopyableDoors", "replay"),
         ("PointerDoors", "replay"),
         ("BrokenStateDoors", "replay"),
@@ -81,13 +81,26 @@ def test_the_state_of_a_wrapped_environment_is_taken_with_that_of_its_wrappers(
     assert getattr(outer, "again", inner) is inner and getattr(outer, "call", inner.step).__self__ is inner
 
 
-def test_a_copy_that_cannot_be_read_back_is_replayed() -> None:
-    environment = playing("HandleDoors")
+def test_a_copy_is_made_where_it_is_asked_for() -> None:
+    environment = playing("Doors", "copy")
     environment.step("left")
+    snapshot = pickle.loads(pickle.dumps(environment.snapshot()))
+    rest = [environment.step(action) for action in ("right", "up", "left")]
+    for instance in (environment, playing("Doors", "copy")):
+        assert snapshot.kind == "copy" and instance.restore(snapshot) == 0
+        assert [instance.step(action) for action in ("right", "up", "left")] == rest
+
+
+def test_what_is_outside_of_the_environment_comes_back_without_a_choice() -> None:
+    environment = playing("GlobalDice")
+    environment.step("roll")
     snapshot = environment.snapshot()
-    rest = environment.step("right")
-    assert snapshot.kind == "copy" and environment.restore(snapshot) == 1
-    assert environment.step("right") == rest and environment.snapshot().kind == "replay"
+    rest = [environment.step("roll") for _ in range(3)]
+    assert snapshot.kind == "replay" and environment.restore(snapshot) == 1
+    assert [environment.step("roll") for _ in range(3)] == rest
+
+
+def test_a_copy_that_cannot_be_read_back_is_a_failure() -> None:
     asked = playing("HandleDoors", "copy")
     with pytest.raises(EnvironmentFailure, match="by its copy .OSError: the server knows no such handle."):
         asked.restore(asked.snapshot())

@@ -12,6 +12,7 @@ import pytest
 
 from leafe_verl.core.environment import Step
 from leafe_verl.core.settings import EnvironmentSettings
+from leafe_verl.environments import hidden_tests
 from leafe_verl.environments.mbpp import CLOSING, MBPP
 from leafe_verl.sandbox import Limits
 
@@ -121,6 +122,33 @@ def test_hidden_tests_are_shown_as_a_count_alone() -> None:
     assert text == "All shown tests pass, but 2 of 2 hidden tests fail.\n" + CLOSING
 
 
+def test_a_program_finds_no_hidden_call_in_the_run_that_is_told() -> None:
+    row = {**ROW, "challenge_test_list": ["assert double(1234567) == 2469134"]}
+    code = """
+import sys
+def double(n):
+    frame, seen = sys._getframe(), []
+    while frame:
+        seen.append(str(frame.f_locals))
+        frame = frame.f_back
+    raise ValueError("the hidden input is " + ("known" if "1234" + "567" in "".join(seen) else "unknown"))
+"""
+    (step,) = play(fenced(code), row=row)
+    assert "the hidden input is unknown" in step.observation and step.info["total"] == 3
+
+
+def test_hidden_tests_have_what_the_shown_ones_left_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.monotonic", lambda: 130.0)
+    for begun, wall in ((130.0, 20.0), (120.0, 15.0), (90.0, 5.0)):
+        assert hidden_tests.limits_after(begun, Limits(wall_seconds=20.0)) == Limits(wall_seconds=wall)
+
+
+@pytest.mark.parametrize("code", ["double = 1 / 0", "import os\ndef double(n): os._exit(0)"])
+def test_code_that_ends_the_run_of_the_shown_tests_fails_the_hidden_ones_too(code: str) -> None:
+    (step,) = play(fenced(code))
+    assert (step.info["passed"], step.info["total"]) == (0, 4)
+
+
 def test_an_endless_loop_is_told_as_such() -> None:
     (step,) = play(fenced("def double(n):\n    while n < 0: pass\n    return 2 * n"), cpu_seconds=1)
     text = step.observation
@@ -128,10 +156,11 @@ def test_an_endless_loop_is_told_as_such() -> None:
     assert text.startswith("1 of 2 shown tests passes.") and "The program ran into its time limit." in text
 
 
-def test_the_time_limits_leave_room_and_both_runs_fit_into_a_step() -> None:
+def test_the_time_limits_leave_room_and_all_runs_fit_into_a_step() -> None:
     assert Limits().cpu_seconds >= 3 * 2.6, "the slowest reference solution, three times over, on a busy machine"
     assert Limits().wall_seconds > 2 * Limits().cpu_seconds
-    assert 2 * Limits().wall_seconds < EnvironmentSettings().step_timeout
+    runs = 2 + 2 * hidden_tests.LEAST_SHARE
+    assert runs * Limits().wall_seconds < EnvironmentSettings().step_timeout
 
 
 @pytest.mark.parametrize(
@@ -223,6 +252,8 @@ def test_verls_row_and_back() -> None:
     assert MBPP.task(row) == TASK
     ground_truth = json.loads(row["reward_model"]["ground_truth"])
     assert MBPP.task(row | {"reward_model": {"ground_truth": ground_truth}, "prompt": Array(row["prompt"])}) == TASK
+    texts = {name: json.dumps(row[name]) for name in ("reward_model", "extra_info")}
+    assert MBPP.task(row | texts) == TASK
     bare = {key: row[key] for key in ("prompt", "reward_model")}
     assert MBPP.task(bare, default_key="5") == TASK
     assert (
@@ -248,7 +279,12 @@ def test_arrays_of_tests_are_read() -> None:
         ({"challenge_test_list": ["double(1)"]}, "task 5: 'double.1.': expected one assert"),
         ({"test_setup_code": "import"}, "task 5: .*the set-up 'import' does not parse"),
         ({"test_setup_code": 3}, "test_setup_code is 3; expected a string"),
+        ({"test_setup_code": None, "test_imports": ["import ("]}, "test_imports is .*, which does not parse"),
+        ({"test_setup_code": None, "test_imports": [None]}, "test_imports is .None.; expected a list of strings"),
         ({"reward_model": {"style": "rule"}}, "expected an object with ground_truth"),
+        ({"reward_model": [1]}, r"reward_model is \[1\]; expected an object, or its JSON"),
+        ({"reward_model": "five"}, "reward_model is 'five', which is not JSON"),
+        ({"reward_model": {"ground_truth": "{}"}, "extra_info": "[1]"}, "extra_info is '.1.'; expected an object"),
         ({"reward_model": {"ground_truth": "{"}}, "ground_truth is not JSON"),
         ({"reward_model": {"ground_truth": "[]"}}, "ground_truth is a list; expected an object"),
         ({"reward_model": {"ground_truth": "{}"}}, "test_list is None"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
 
@@ -217,6 +218,11 @@ def test_floats_have_the_tolerance_of_the_task(came: Any, expected: Any, atol: f
         ("Diff", [2, 1], (1, 3), (), False),
         ("Diff", [[1]], [1], (), False),
         ("extract_singly", None, [1], (), False),
+        ("extract_singly", range(1, 3), [2, 1], (), True),
+        ("extract_singly", range(10**12), [1], (), False),
+        ("extract_singly", range(2**70), [1], (), False),
+        ("surface_Area", Decimal("NaN"), 33, (3, 4), False),
+        ("surface_Area", Decimal("1E+999999999"), 33, (3, 4), False),
         ("are_equivalent", False, True, (36, 57), True),
         ("sum_div", 0, 7, (8,), True),
         ("sum_div", 1, 7, (8,), False),
@@ -369,6 +375,16 @@ def test_forgeries_stay_failures(code: str) -> None:
         assert not verdict(row, code).success
 
 
+def test_a_program_finds_no_hidden_input_in_the_run_that_is_told() -> None:
+    code = (
+        "import sys\ndef similar_elements(a, b):\n    frame, seen = sys._getframe(), ''\n    while frame:\n"
+        "        seen, frame = seen + str(frame.f_locals), frame.f_back\n"
+        "    raise ValueError('the hidden input is ' + ('known' if 'k' + 'x' in seen else 'unknown'))"
+    )
+    found = verdict(HUB_ROW, code)
+    assert "the hidden input is unknown" in found.text and (found.passed, found.total) == (0, 4)
+
+
 # --- Refusals ---
 
 
@@ -393,6 +409,8 @@ def test_forgeries_stay_failures(code: str) -> None:
         ({"test": str(HUB_ROW["test"]).replace("(4, 5), ", "open('x'), ")}, r"open\('x'\).* is no plain value"),
         ({"test": "inputs = [\nassertion("}, "test does not parse"),
         ({"test": hub_test("f", "[[1]]", None), "code": ""}, "the reference solution is ''"),
+        ({"code": ["def f(): pass"]}, "code is .*; expected the source of the reference solution"),
+        ({"test": str(HUB_ROW["test"]).replace("exp, 0)", "exp, 1" + "0" * 400 + ")")}, "the tolerance is '10"),
     ],
 )
 def test_a_row_of_the_hub_that_is_judged_otherwise_is_refused_by_name(changes: dict[str, Any], said: str) -> None:
@@ -406,6 +424,7 @@ def test_a_row_of_the_hub_that_is_judged_otherwise_is_refused_by_name(changes: d
         ({"entry_point": "a b"}, "entry_point is 'a b'"),
         ({"canonical_solution": None}, "the reference solution is None"),
         ({"atol": "much"}, "atol is 'much'"),
+        ({"atol": 10**400}, "atol is 10"),
         ({"base_input": 3}, "base_input is 3"),
         ({"base_input": [], "plus_input": []}, "are empty; expected at least one input"),
         ({"base_input": [[3, [1]]], "task_id": "Mbpp/252"}, "an input is not as those of task 252"),

@@ -20,6 +20,12 @@ class Mine:
     def __init__(self, size: int = 3) -> None:
         self.size = size
 
+    @staticmethod
+    def task(row: Mapping[str, Any], *, default_key: str | None = None) -> Task:
+        if "library" in row:
+            raise ModuleNotFoundError("needs a library")
+        return Task(str(default_key), row["question"].strip(), "mine")
+
 
 @pytest.fixture
 def mine() -> Iterator[str]:
@@ -101,3 +107,14 @@ def test_a_key_that_comes_twice_and_no_rows_are_refused() -> None:
         parse_rows([(1, row(7)), (2, row(7))], "mbpp", "some.jsonl")
     with pytest.raises(ValueError, match="holds no rows"):
         parse_rows([], "mbpp", "some.jsonl")
+
+
+def test_a_row_that_an_environment_has_not_thought_of_is_named_as_well(mine: str) -> None:
+    rows = [{"question": "Why?"}, {"other": 1}, {"question": 3}]
+    with pytest.raises(ValueError) as refusal:
+        parse_rows(enumerate(rows, start=1), mine, "rows.jsonl", unit="line")
+    assert "rows.jsonl: 2 rows are not tasks of 'mine'" in str(refusal.value)
+    assert "line 2: cannot be read (KeyError: 'question', in test_registry.py, line" in str(refusal.value)
+    assert "line 3: cannot be read (AttributeError: 'int' object has no attribute 'strip'" in str(refusal.value)
+    with pytest.raises(ModuleNotFoundError, match="needs a library"):
+        parse_rows([(1, {"library": 1})], mine, "rows.jsonl")
