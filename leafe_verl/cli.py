@@ -191,7 +191,8 @@ def _add_trees(trees: argparse.ArgumentParser) -> None:
             "export",
             parents=[store, conditions],
             help="write SFT examples as chat messages",
-            epilog="Options that are not given take the defaults of leafe.distillation.",
+            epilog="Options that are not given take the settings of the run that the store is of, else the defaults of "
+            "leafe.distillation, with all recovery targets.",
         )
     )
     for verb in verbs.choices.values():
@@ -235,7 +236,7 @@ def _add_export(export: argparse.ArgumentParser) -> None:
         "--rehearsal-share", type=float, metavar="SHARE", help="share of the successful attempts, from 0 to 1"
     )
     export.add_argument(
-        "--recovery-targets", type=int, metavar="N", help="recovery targets of one task that the trees hold, default 0"
+        "--recovery-targets", type=int, metavar="N", help="most recovery targets of one task, of those that the trees hold"
     )
     export.add_argument(
         "--no-thoughts",
