@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from leafe_verl.checkpoints import saved_steps
+from leafe_verl.core.text import counted
 from leafe_verl.evaluation.summary import read_metrics, render_summary
 from leafe_verl.evaluation.validations import describe_change, read_validations
 from leafe_verl.recipes import find_recipes
@@ -41,7 +42,7 @@ def _report(run_dir: Path) -> Iterator[str]:
     except Exception as error:  # the run itself went well
         yield f"no report was written: {error}"
     else:
-        yield f"report: {shown(out)} ({trees:,} trees)"
+        yield f"report: {shown(out)} ({counted(trees, 'tree')})"
 
 
 def next_commands(run_dir: Path, choices: Mapping[str, Any]) -> Iterator[str]:
