@@ -154,7 +154,7 @@ def _add_merge(merge: argparse.ArgumentParser) -> None:
 def _add_interpolate(interpolate: argparse.ArgumentParser) -> None:
     for name, what in (("before", "the model that a training began with"), ("after", "what it was trained to be")):
         interpolate.add_argument(name, help=f"{what}: Hugging Face folder, owner/name, or checkpoint of a run")
-    interpolate.add_argument("--share", type=float, default=0.5, help="how far to go, above 0 and below 1 (default 0.5)")
+    interpolate.add_argument("--share", type=float, default=0.5, help="how far to go, above 0, below 1 (default 0.5)")
     interpolate.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
     interpolate.set_defaults(run=_interpolate)
 
@@ -236,7 +236,10 @@ def _add_export(export: argparse.ArgumentParser) -> None:
         "--rehearsal-share", type=float, metavar="SHARE", help="share of the successful attempts, from 0 to 1"
     )
     export.add_argument(
-        "--recovery-targets", type=int, metavar="N", help="most recovery targets of one task, of those that the trees hold"
+        "--recovery-targets",
+        type=int,
+        metavar="N",
+        help="most recovery targets of one task, of those that the trees hold",
     )
     export.add_argument(
         "--no-thoughts",

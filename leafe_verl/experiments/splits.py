@@ -10,7 +10,6 @@ from pathlib import Path
 from leafe_verl.json_rows import Rows, is_json, read_json_rows
 from leafe_verl.task_files import HUB, hub_rows
 
-
 EXPECTED = (
     "a .jsonl or .json file in MBPP, such as mbpp.jsonl of google-research on GitHub, or "
     f"{HUB}OWNER/NAME/CONFIGURATION/SPLIT"
