@@ -154,7 +154,7 @@ def _add_merge(merge: argparse.ArgumentParser) -> None:
 def _add_interpolate(interpolate: argparse.ArgumentParser) -> None:
     for name, what in (("before", "the model that a training began with"), ("after", "what it was trained to be")):
         interpolate.add_argument(name, help=f"{what}: Hugging Face folder, owner/name, or checkpoint of a run")
-    interpolate.add_argument("--share", type=float, default=0.5, help="how far to go, from 0 to 1 (default 0.5)")
+    interpolate.add_argument("--share", type=float, default=0.5, help="how far to go, above 0, below 1 (default 0.5)")
     interpolate.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
     interpolate.set_defaults(run=_interpolate)
 
@@ -165,7 +165,7 @@ def _add_embedded_model(model: argparse.ArgumentParser) -> None:
 
 
 def _add_branches(branches: argparse.ArgumentParser) -> None:
-    branches.add_argument("store", type=Path, nargs="+", help="store of trees, such as RUN_DIR/checkpoints/trees")
+    branches.add_argument("store", type=Path, nargs="+", help="RUN_DIR, the --out of an evaluate, or a tree store")
     branches.set_defaults(run=_branches)
 
 
@@ -191,7 +191,8 @@ def _add_trees(trees: argparse.ArgumentParser) -> None:
             "export",
             parents=[store, conditions],
             help="write SFT examples as chat messages",
-            epilog="Options that are not given take the defaults of leafe.distillation.",
+            epilog="Options that are not given take the settings of the run that the store is of, else the defaults of "
+            "leafe.distillation, with all recovery targets.",
         )
     )
     for verb in verbs.choices.values():
@@ -200,7 +201,7 @@ def _add_trees(trees: argparse.ArgumentParser) -> None:
 
 def _store_argument() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("store", type=Path, help="folder with trees-*.arrow")
+    parser.add_argument("store", type=Path, help="RUN_DIR, the --out of an evaluate, or a folder with trees-*.arrow")
     return parser
 
 
@@ -235,7 +236,10 @@ def _add_export(export: argparse.ArgumentParser) -> None:
         "--rehearsal-share", type=float, metavar="SHARE", help="share of the successful attempts, from 0 to 1"
     )
     export.add_argument(
-        "--recovery-targets", type=int, metavar="N", help="recovery targets of one task that the trees hold, default 0"
+        "--recovery-targets",
+        type=int,
+        metavar="N",
+        help="most recovery targets of one task, of those that the trees hold",
     )
     export.add_argument(
         "--no-thoughts",
@@ -268,14 +272,11 @@ def _check(options: argparse.Namespace) -> int:
 def _summary(options: argparse.Namespace) -> int:
     from leafe_verl.evaluation.summary import read_metrics, render_summary
 
-    try:
+    def show() -> int:
         print(render_summary(read_metrics(options.run_dir)))
-    except BrokenPipeError:
-        raise
-    except (ValueError, OSError) as error:
-        print(error)
-        return 1
-    return 0
+        return 0
+
+    return _or_error(show)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -305,6 +306,10 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     from leafe_verl.evaluation.compare import compare
 
+    names = [name for name, _ in options.runs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        print(f"several runs are named {', '.join(twice)}; expected another name for each", file=sys.stderr)
+        return 1
     training: dict[str, list[str]] = {}
     for name, run_dir in options.training:
         training.setdefault(name, []).append(str(run_dir))
@@ -331,6 +336,7 @@ def _merge(options: argparse.Namespace) -> int:
     from leafe_verl.checkpoints import hf_folder
 
     def print_folder() -> int:
+        _require_model("model", options.model)
         print(hf_folder(options.model))
         return 0
 
@@ -341,6 +347,8 @@ def _interpolate(options: argparse.Namespace) -> int:
     from leafe_verl.interpolation import interpolate
 
     def write() -> int:
+        for name in ("before", "after"):
+            _require_model(name, getattr(options, name))
         print(interpolate(options.before, options.after, options.share, options.out))
         return 0
 
@@ -359,19 +367,39 @@ def _recipes(options: argparse.Namespace) -> int:
 
 def _branches(options: argparse.Namespace) -> int:
     from leafe_verl.evaluation.branches import render_branches
+    from leafe_verl.evaluation.histories import find_store
     from leafe_verl.trees import read_trees
 
     def show() -> int:
-        print(render_branches(tree for store in options.store for tree, _ in read_trees(store)))
+        stores = [find_store(folder) for folder in options.store]
+        print(render_branches(tree for store in stores for tree, _ in read_trees(store)))
         return 0
 
     return _or_error(show)
 
 
 def _trees(options: argparse.Namespace) -> int:
+    from leafe_verl.evaluation.histories import find_store
     from leafe_verl.trees import verbs
 
-    return _or_error(lambda: getattr(verbs, f"run_{options.verb}")(options))
+    def run() -> int:
+        if options.verb == "merge":
+            options.stores = [find_store(folder) for folder in options.stores]
+        else:
+            options.store = find_store(options.store)
+        status: int = getattr(verbs, f"run_{options.verb}")(options)
+        return status
+
+    return _or_error(run)
+
+
+def _require_model(argument: str, model: str) -> None:
+    """Raise ValueError, which names the argument, if there is no such model. What a folder holds is seen later."""
+    from leafe_verl.plugin.model_check import model_problems
+
+    expected = "give a Hugging Face folder, owner/name or a checkpoint of a run"
+    if not Path(model).expanduser().is_dir() and (problems := model_problems(model, expected)):
+        raise ValueError(f"{argument}: {problems[0]}")
 
 
 def _or_error(verb: Callable[[], int]) -> int:

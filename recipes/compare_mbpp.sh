@@ -7,8 +7,10 @@
 # and from GRPO (leafe_rl), LEAFE with recovery targets (recovery), and ACE on GRPO (ace). LEAFE and its controls distil
 # one exploration of the base model, which is the budget. leafe_rl and ace spend half of it by GRPO.
 #
-#   MBPP            task file (.jsonl) that train, development and held-out tasks are drawn from
-#   TRAIN_TASKS, DEV_TASKS, TASKS        how many of each; SPLIT_SEED draws them
+#   MBPP            what train, development and held-out tasks are drawn from: a task file (.jsonl), such as mbpp.jsonl
+#                   of google-research on GitHub, or hub:OWNER/NAME/CONFIGURATION/SPLIT. Default: MBPP from the hub with
+#                   GPUs, and 96 easy tasks of our own without
+#   TRAIN_TASKS, DEV_TASKS, TASKS        how many of each, TRAIN_TASKS a multiple of 2 x BATCH; SPLIT_SEED draws them
 #   METHODS         some of the names above, and reh_recovery (L_reh with the volume of recovery), early_experience,
 #                   kl (leafe with the softer loss) and kl_nll (with half of either)
 #   SEEDS           training seeds
@@ -27,7 +29,7 @@
 export RUN_DIR=${RUN_DIR:-$PWD/runs/compare_mbpp/$(date +%Y%m%d-%H%M%S)}
 if [ "$(python -m leafe_verl.plugin.resolvers)" = gpu ]; then
     : "${TRAIN_TASKS:=256}" "${DEV_TASKS:=32}" "${TASKS:=128}" "${ATTEMPTS:=128}" "${ATTEMPTS_FEW:=32}" "${BUDGET:=24}"
-    : "${BATCH:=64}" "${BATCH_EPISODES:=32}"
+    : "${BATCH:=64}" "${BATCH_EPISODES:=32}" "${MBPP:=hub:google-research-datasets/mbpp/full/train+validation}"
 elif [ -n "${MBPP:-}" ]; then
     : "${TRAIN_TASKS:=128}" "${DEV_TASKS:=32}" "${TASKS:=64}" "${ATTEMPTS:=32}" "${ATTEMPTS_FEW:=16}" "${BUDGET:=16}"
     : "${BATCH:=32}" "${BATCH_EPISODES:=8}"

@@ -17,7 +17,7 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 _has() { python -c 'from importlib import metadata, util; import sys; [metadata.version(name) for name in sys.argv[1:]]
 util.find_spec("vllm") or exit(1)' "$@" >/dev/null 2>&1; }
 
-# _python LOWEST: the versions of constraints-gpu.txt need Python 3.11.
+# _python LOWEST WHAT: the lowest minor version, and what needs it.
 _python() {
     local candidate
     for candidate in "${PYTHON:-}" python3.11 python3.12 python3.10 python3; do
@@ -27,7 +27,7 @@ _python() {
             return
         fi
     done
-    echo "no Python 3.$1 to 3.12 found, which verl 0.9.1 needs ($(python3 --version 2>/dev/null || echo no python3) is" \
+    echo "no Python 3.$1 to 3.12 found, which $2 needs ($(python3 --version 2>/dev/null || echo no python3) is" \
         "here); install one, for example with: uv python install 3.11, and put PYTHON=/path/to/python3.11 before the" \
         "command (uv python find 3.11 prints the path)" >&2
     return 1
@@ -162,12 +162,27 @@ _refuse_elsewhere() {
     fi
 }
 
+# _require_verl: refuse another verl before anything in the active environment is changed.
+_require_verl() {
+    local range found
+    range=$(PYTHONPATH="$ROOT" python -c 'from leafe_verl.versions import VERL; print(VERL)')
+    found=$(PYTHONPATH="$ROOT" python -c 'from importlib.metadata import version; from leafe_verl.versions import takes_verl
+print(version("verl")); takes_verl(version("verl")) or exit(1)') && return
+    echo "the active Python ($(command -v python)) has verl $found, and leafe-verl takes verl$range; install that there, or" \
+        "deactivate this environment, and .venv is made" >&2
+    return 1
+}
+
 # _make_environment VENV
 _make_environment() {
     local venv=$1 python device=cpu room=6000
     if nvidia-smi >/dev/null 2>&1; then device=gpu; fi
     device=${SETUP_DEVICE:-$device}
-    if [ "$device" = gpu ]; then python=$(_python 11); else python=$(_python 10); fi
+    if [ "$device" = gpu ]; then
+        python=$(_python 11 "the environment for GPUs")
+    else
+        python=$(_python 10 "verl 0.9.1")
+    fi
     # The CUDA libraries alone take several GB.
     if [ "$device" = gpu ]; then room=16000; fi
     room=${ROOM_MB:-$room}
@@ -186,6 +201,7 @@ setup() {
     if _has leafe-verl verl; then return; fi
     _refuse_elsewhere
     if _has verl; then
+        _require_verl
         echo "installing leafe-verl, and nothing else, beside verl and vLLM: pip install --no-deps -e $ROOT"
         python -m pip install -q --no-deps -e "$ROOT"
         return

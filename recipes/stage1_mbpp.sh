@@ -5,6 +5,7 @@
 #
 #   STEPS      environment steps of one task
 #   TASKS      tasks of VAL_FILES
+#   ROOTS      attempts of one task that begin anew, in all samplers but independent (default 4, 32 with GPUs)
 #   SAMPLERS   which of them, by name; default all
 #   RUN_DIR    naming an old one goes on where it stopped
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"

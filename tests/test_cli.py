@@ -15,7 +15,34 @@ RECIPE = find_recipes() / "leafe_mbpp.sh"
 
 def test_summary_of_a_folder_without_metrics_fails_with_what_was_expected(tmp_path, capsys):
     assert main(["summary", str(tmp_path)]) == 1
-    assert "expected metrics-*.jsonl" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert out == "" and "expected metrics-*.jsonl" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["branches", "{none}"], "{none}: no store; expected the --out of leafe-verl evaluate, a RUN_DIR, or a folder"),
+        (["trees", "list", "{none}"], "{none}: no store; expected the --out of leafe-verl evaluate, a RUN_DIR, or a"),
+        (["merge", "{none}"], "model: no model at {none} (no config.json there); give a Hugging Face folder, owner/"),
+        (["merge", "{file}"], "model: no model at {file} (no config.json there); give a Hugging Face folder, owner/"),
+        (["interpolate", "{none}", "{none}", "--out", "{none}-out"], "before: no model at {none} (no config.json"),
+        (["interpolate", "{folder}", "{none}", "--out", "{none}-out"], "after: no model at {none} (no config.json"),
+        (["compare", "base={none}", "base={file}"], "several runs are named base; expected another name for each"),
+        (["watch", "{none}", "--svg", "{none}.svg"], "{none} holds no run; expected RUN_DIR of a recipe"),
+        (["watch", "{folder}", "--svg", "{none}.svg"], "{folder} holds no run; expected RUN_DIR of a recipe"),
+        (["watch", "{file}", "--once"], "{file} holds no run; expected RUN_DIR of a recipe"),
+        (["embedded-model", "{file}"], "{file} is a file; expected a folder"),
+    ],
+)
+def test_what_is_not_there_is_refused_by_name(arguments, said, tmp_path, capsys):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    paths = {name: str(tmp_path / name) for name in ("none", "file", "folder")}
+    assert main([argument.format(**paths) for argument in arguments]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(said.format(**paths))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
 def test_an_unknown_verb_lists_the_known_ones(capsys):
@@ -125,6 +152,7 @@ def test_the_plugin_loads_here_and_inside_a_ray_worker():
 
 
 def test_a_reader_that_leaves_early_is_no_error(tmp_path):
+    (tmp_path / "metrics-1.jsonl").write_text('{"step": 1, "data": {"leafe/trees": 1}}\n')
     command = [sys.executable, "-m", "leafe_verl", "summary", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()

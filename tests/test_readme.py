@@ -21,6 +21,8 @@ PAGES = sorted(
 )
 MOST_BYTES = 8000
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+PLACE = re.compile(r"\]\(([^)#\s]*)#([^)]+)\)")
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 SCRIPT = re.compile(r"(?:bash|python) ((?:recipes|tests)/[\w/]+\.(?:sh|py))")
 
 
@@ -66,6 +68,22 @@ def test_links_and_commands_name_what_is_there(page):
     linked = [page.parent / target for target in LINK.findall(text) if "://" not in target]
     named = [ROOT / script for script in SCRIPT.findall(text)]
     assert [str(path) for path in (*linked, *named) if not path.exists()] == []
+
+
+def anchor(heading: str) -> str:
+    """Return what GitHub calls a heading in links."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_to_a_heading_name_one_that_is_there(page):
+    linked = [(target, place) for target, place in PLACE.findall(page.read_text()) if "://" not in target]
+    missing = []
+    for target, place in linked:
+        text = (page.parent / target if target else page).read_text()
+        if place not in map(anchor, HEADING.findall(text)):
+            missing.append(f"{target}#{place}")
+    assert missing == []
 
 
 def test_the_readme_is_short():

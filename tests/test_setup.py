@@ -19,6 +19,8 @@ case "$*" in
     "-c import sys;"*) [ -z "${TOO_NEW:-}" ] ;;
     "-c "*" leafe-verl verl") exit 1 ;;
     "-c "*" verl") [ -n "${HAS_VERL:-}" ] ;;
+    *"print(VERL)") echo ">=0.9.1,<0.10" ;;
+    *"takes_verl(version"*) echo "${HAS_VERL:-}"; [ "${HAS_VERL:-}" = 0.9.1 ] ;;
     "-m pip "*) echo "python $*" >> "$STUBS/calls" ;;
     -) echo a-requirement ;;
     *) exit 1 ;;
@@ -194,6 +196,8 @@ def test_python_313_alone_is_said_with_what_to_do(set_up):
     assert done.returncode == 1 and done.stdout == ""
     assert "no Python 3.10 to 3.12 found" in done.stderr and "PYTHON=/path/to/python3.11" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+    done = set_up(TOO_NEW="1", SETUP_DEVICE="gpu")
+    assert "no Python 3.11 to 3.12 found, which the environment for GPUs needs" in done.stderr
 
 
 def test_with_a_gpu_the_constraints_are_installed_and_nothing_is_built_without_nvcc(set_up):
@@ -230,11 +234,31 @@ def test_the_device_can_be_named(set_up):
 
 
 def test_an_environment_with_verl_and_vllm_gets_the_package_alone(set_up):
-    done = set_up(HAS_VERL="1")
+    done = set_up(HAS_VERL="0.9.1")
     assert (done.returncode, done.stderr) == (0, "")
     assert calls(set_up) == ["python -m pip install -q --no-deps -e ROOT"]
     assert "installing leafe-verl, and nothing else, beside verl and vLLM" in done.stdout
     assert not (set_up.checkout / ".venv").exists()
+
+
+def test_an_environment_with_another_verl_is_left_as_it_is(set_up):
+    done = set_up(HAS_VERL="0.7.0")
+    assert done.returncode == 1 and calls(set_up) == [] and done.stdout == ""
+    assert "has verl 0.7.0, and leafe-verl takes verl>=0.9.1,<0.10; install that there, or deactivate" in done.stderr
+
+
+def test_the_tests_say_which_tools_are_missing(set_up):
+    (set_up.checkout / "tests").mkdir()
+    shutil.copy(RECIPES.parent / "tests" / "run.sh", set_up.checkout / "tests")
+    lacking = """#!/bin/bash
+case "$*" in *" pytest ruff mypy") echo "ruff mypy" ;; *" leafe-verl verl") ;; *) exit 1 ;; esac
+"""
+    (set_up.stubs / "python").write_text(lacking)
+    environment = {**os.environ, "PATH": f"{set_up.stubs}:{os.environ['PATH']}"}
+    command = ["bash", str(set_up.checkout / "tests" / "run.sh")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith("lacks what the tests need; fix it with: pip install ruff mypy\n")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from leafe_verl.checkpoints import saved_steps
+from leafe_verl.core.text import counted
 from leafe_verl.evaluation.summary import read_metrics, render_summary
 from leafe_verl.evaluation.validations import describe_change, read_validations
 from leafe_verl.recipes import find_recipes
@@ -41,7 +42,7 @@ def _report(run_dir: Path) -> Iterator[str]:
     except Exception as error:  # the run itself went well
         yield f"no report was written: {error}"
     else:
-        yield f"report: {shown(out)} ({trees:,} trees)"
+        yield f"report: {shown(out)} ({counted(trees, 'tree')})"
 
 
 def next_commands(run_dir: Path, choices: Mapping[str, Any]) -> Iterator[str]:
@@ -57,24 +58,42 @@ def next_commands(run_dir: Path, choices: Mapping[str, Any]) -> Iterator[str]:
         out = quoted(run_dir / "evaluation")
         command = f"{verb} evaluate --model {quoted(model)} --attempts 32 --out {out}"
         commands.append((_with_variables(command, choices, but="MODEL"), "more attempts"))
-    steps = 2 * _last_step(run_dir)
-    commands.append((again(run_dir, choices, f"trainer.total_training_steps={steps}"), f"train on, up to step {steps}"))
+    if choices["limits"]["collect"] != "all":  # which is one step, whatever else is asked for
+        changes, what = _twice_as_long(run_dir, choices["limits"])
+        commands.append((again(run_dir, choices, *changes), f"train on, up to {what}"))
     yield from ["", "next:"]
     yield from (f"  {command}   # {what}" for command, what in commands)
 
 
-def _last_step(run_dir: Path) -> int:
+def _twice_as_long(run_dir: Path, limits: Mapping[str, Any]) -> tuple[list[str], str]:
+    """Return the overrides that let a run that has ended go on for as long again, and up to what that is.
+
+    verl's loop ends at the first of trainer.total_training_steps and trainer.total_epochs.
+    """
+    last, epoch = _last_step(run_dir)
+    epochs = 2 * limits["epochs"]
+    if limits["steps"] is None or last < limits["steps"]:
+        return [f"trainer.total_epochs={epochs}"], f"epoch {epochs}"
+    too_few = epoch is not None and limits["epochs"] < 2 * (epoch + 1)
+    changes = [f"trainer.total_training_steps={2 * last}", *([f"trainer.total_epochs={epochs}"] if too_few else [])]
+    return changes, f"step {2 * last}"
+
+
+def _last_step(run_dir: Path) -> tuple[int, int | None]:
+    """Return the last step and its epoch, from 0. Without the `file` logger there are no metrics."""
     try:
-        return max(1, *read_metrics(run_dir))
-    except ValueError:  # without the `file` logger there are no metrics
-        return 1
+        metrics = read_metrics(run_dir)
+    except ValueError:
+        return 1, None
+    last = max(metrics)
+    epoch = metrics[last].get("training/epoch")
+    return max(1, last), None if epoch is None else int(epoch)
 
 
 def again(run_dir: Path, choices: Mapping[str, Any], *changes: str) -> str:
     """Return the command that goes on with a run: its recipe if there is one, else verl's launcher.
 
-    `choices` has `config` and `environment`, the names of the configurations, `overrides`, all of the command's, and
-    `variables`, the environment variables that were set of `VARIABLES`.
+    `choices` is what `choices_of` returns.
     `changes` are overrides that take the place of those with the same key.
     """
     changed = {text.partition("=")[0] for text in changes}
@@ -109,10 +128,21 @@ def _verb() -> str:
     return quoted(script) if script.is_file() and Path(sys.prefix).is_relative_to(CHECKOUT) else "leafe-verl"
 
 
-def choices_of(hydra: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `again` needs of Hydra's own configuration."""
+def choices_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a command that goes on with the run needs of its configuration, with Hydra's own in it.
+
+    `config` and `environment` are the names of the configurations, `overrides` all of the command's, `variables` the
+    environment variables that were set of `VARIABLES`, and `limits` says what ends the run.
+    """
+    hydra = config["hydra"]
     overrides: Sequence[str] = hydra["overrides"]["task"]
     chosen = hydra["runtime"]["choices"]
     names = {"config": hydra["job"]["config_name"], "environment": chosen["environment"]}
     variables = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
-    return {**names, "overrides": list(overrides), "variables": variables}
+    trainer, schedule = config["trainer"], config["leafe"]["schedule"]
+    limits = {
+        "steps": trainer["total_training_steps"],
+        "epochs": trainer["total_epochs"],
+        "collect": schedule["collect"],
+    }
+    return {**names, "overrides": list(overrides), "variables": variables, "limits": limits}

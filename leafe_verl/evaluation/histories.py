@@ -19,7 +19,7 @@ from leafe_verl.core import ExplorationTree, Outcome
 from leafe_verl.core.given import GivenHistory, choose_histories, failed_beginnings
 from leafe_verl.evaluation.manifest import FILE, hash_lines
 from leafe_verl.trees import Provenance, TreeWriter, index, read_tree
-from leafe_verl.trees.reader import arrow_files, batch_reader, read_counted_trees
+from leafe_verl.trees.reader import batch_reader, files, read_counted_trees
 
 FOLDER = "histories"
 """Name of the folder in that of the evaluation."""
@@ -54,14 +54,17 @@ class DrawnHistory:
     fresh: FirstTurns
 
 
-def find_store(folder: Path) -> Path:
-    """Return the tree store of an evaluation or a RUN_DIR, or the folder itself. Raises ValueError if there is none."""
+def find_store(folder: Path, option: str = "") -> Path:
+    """Return the tree store of an evaluation or a RUN_DIR, or the folder itself.
+
+    Raises ValueError if there is none, which says after which `option` of the command the folder came.
+    """
     if not (folder / FILE).is_file() and (store := tree_store(folder / "checkpoints")).is_dir():
         folder = store
-    if not arrow_files(folder):
+    if not files(folder):
         raise ValueError(
-            f"--from {folder}: no trees-*.arrow is there; expected the --out of leafe-verl evaluate, a RUN_DIR, or a "
-            "store of trees"
+            f"{option} {folder}".lstrip() + ": no store; expected the --out of leafe-verl evaluate, a RUN_DIR, or a "
+            "folder with trees-*.arrow"
         )
     return folder
 

@@ -32,8 +32,8 @@ class Plan:
     """The choices of one comparison."""
 
     run_dir: Path
-    source: Path
-    """Task file that the tasks are drawn from."""
+    source: str
+    """Task file, or data set on the hub, that the tasks are drawn from."""
     model: str | None
     """Hugging Face folder or hub name; None: the configuration's own."""
     methods: tuple[str, ...]
@@ -71,7 +71,7 @@ class Plan:
         number = _Numbers(variables)
         return cls(
             run_dir=Path(variables["RUN_DIR"]).expanduser().absolute(),
-            source=Path(variables["MBPP"]).expanduser().absolute(),
+            source=variables["MBPP"],
             model=variables.get("MODEL") or None,
             methods=_read_methods(variables.get("METHODS") or "grpo reh_matched lcf dpo leafe leafe_rl recovery ace"),
             seeds=_read_seeds(variables.get("SEEDS") or "0"),

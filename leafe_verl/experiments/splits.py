@@ -7,23 +7,28 @@ import random
 from collections.abc import Mapping
 from pathlib import Path
 
-from leafe_verl.json_rows import is_json, read_json_rows
+from leafe_verl.json_rows import Rows, is_json, read_json_rows
+from leafe_verl.task_files import HUB, hub_rows
+
+EXPECTED = (
+    "a .jsonl or .json file in MBPP, such as mbpp.jsonl of google-research on GitHub, or "
+    f"{HUB}OWNER/NAME/CONFIGURATION/SPLIT"
+)
 
 
-def draw_splits(source: Path, sizes: Mapping[str, int], seed: int, folder: Path) -> dict[str, Path]:
+def draw_splits(source: Path | str, sizes: Mapping[str, int], seed: int, folder: Path) -> dict[str, Path]:
     """Write FOLDER/NAME.jsonl with as many rows of `source` as `sizes` says, and return the files by their names.
 
+    `source` is a file, or the name of a data set on the hub as TRAIN_FILES takes it.
     Rows are copied as they are, with `task_id` where they have none. Of rows with one text, the first counts. Files
     that are there already stay. Raises ValueError if the source holds too few tasks, or if others were drawn before.
     """
-    if not is_json(source) or not source.is_file():
-        raise ValueError(f"{source} is no .jsonl or .json file, from which tasks could be drawn; MBPP names one")
     rows = _distinct_rows(source)
     if sum(sizes.values()) > len(rows):
         wanted = ", ".join(f"{number} for {name}" for name, number in sizes.items())
         raise ValueError(
             f"{source} holds {len(rows)} different tasks, and {wanted} are asked for; expected fewer in TRAIN_TASKS, "
-            "DEV_TASKS or TASKS"
+            f"DEV_TASKS or TASKS, or {EXPECTED}"
         )
     random.Random(seed).shuffle(rows)
     folder.mkdir(parents=True, exist_ok=True)
@@ -35,15 +40,24 @@ def draw_splits(source: Path, sizes: Mapping[str, int], seed: int, folder: Path)
     return files
 
 
-def _distinct_rows(source: Path) -> list[str]:
+def _distinct_rows(source: Path | str) -> list[str]:
     rows: dict[str, str] = {}
-    found = read_json_rows(source)
+    found = _read_rows(source)
     for number, row in found.numbered:
         if isinstance(row, ValueError):
             raise ValueError(f"{source}, {found.unit} {number}: {row}")
         text = str(row.get("text") or row.get("prompt") or json.dumps(row))
         rows.setdefault(text, json.dumps({"task_id": number, **row}))
     return list(rows.values())
+
+
+def _read_rows(source: Path | str) -> Rows:
+    if str(source).startswith(HUB):
+        return Rows(enumerate(hub_rows(str(source)), start=1))
+    path = Path(source).expanduser()
+    if not is_json(path) or not path.is_file():
+        raise ValueError(f"{source} is no .jsonl or .json file, from which tasks could be drawn; expected {EXPECTED}")
+    return read_json_rows(path)
 
 
 def _keep(path: Path, text: str) -> None:

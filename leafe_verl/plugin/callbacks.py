@@ -125,7 +125,7 @@ class ShowRun(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         with _refusing():
-            ShowRun.console = RunConsole(Path(config.run_dir), choices_of(config.hydra))
+            ShowRun.console = RunConsole(Path(config.run_dir), choices_of(config))
             ShowRun.console.open(_heading(config))
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:

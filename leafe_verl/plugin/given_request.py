@@ -76,7 +76,7 @@ def find_histories(
     if present and present.given and asked.items() <= present.given.items() and (out / FOLDER).is_dir():
         drawn = read_histories(out / FOLDER)
     else:
-        drawn = draw_histories(find_store(source), request.turn, request.per_task, config.leafe.seed)
+        drawn = draw_histories(find_store(source, "--from"), request.turn, request.per_task, config.leafe.seed)
     drawn = _of_tasks(drawn, source, task_keys, request.max_tasks)
     _require_environment(drawn, source, config.leafe.environment.name)
     return GivenHistories(drawn, {**asked, "fingerprint": fingerprint_histories(drawn)})

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from leafe_verl.checkpoints import hf_folder
@@ -29,6 +30,7 @@ from leafe_verl.evaluation.report import render_evaluation
 from leafe_verl.evaluation.results import missing_attempts, read_evaluation
 from leafe_verl.plugin.given_request import GivenHistories, GivenRequest, find_histories, require_room
 from leafe_verl.plugin.memory import model_window
+from leafe_verl.plugin.model_check import EXPECTED as MODEL_EXPECTED
 from leafe_verl.plugin.precision import describe_mixing, find_precision
 from leafe_verl.plugin.preflight import find_problems
 from leafe_verl.plugin.ray_job import require_kept
@@ -80,7 +82,7 @@ def evaluate(request: EvaluationRequest) -> int:
     request = dataclasses.replace(request, model=model, out=request.out.expanduser().resolve())
     overrides = _overrides(request, _gpus(request.device))
     config = _compose(overrides)
-    if problems := find_problems(config):
+    if problems := _in_words_of_the_verb(find_problems(config), request):
         raise ValueError("leafe-verl evaluate refuses to start:\n" + "\n".join(f"- {problem}" for problem in problems))
     given = _given(request, config)
     tasks = given.tasks if given else _tasks(config)
@@ -154,8 +156,23 @@ def _quoted(text: str) -> str:
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
-    with initialize_config_module(CONFIG_MODULE, version_base=None):
-        return compose("evaluate", overrides=list(overrides))
+    """Return the configuration. Raises ValueError for an override that Hydra refuses."""
+    try:
+        with initialize_config_module(CONFIG_MODULE, version_base=None):
+            return compose("evaluate", overrides=list(overrides))
+    except HydraException as error:
+        raise ValueError(str(error)) from error
+
+
+def _in_words_of_the_verb(problems: Sequence[str], request: EvaluationRequest) -> list[str]:
+    """Return problems that name the arguments which the user gave, and not the keys that those become."""
+    words = {MODEL_EXPECTED: "give a Hugging Face folder, owner/name or a checkpoint of a run in --model"}
+    if request.sources:  # the configuration takes them for both sets of tasks
+        words |= {"data.train_files: ": "--tasks: ", "data.val_files: ": "--tasks: "}
+    told = [*problems]
+    for key, name in words.items():
+        told = [problem.replace(key, name) for problem in told]
+    return list(dict.fromkeys(told))
 
 
 def _tasks(config: DictConfig) -> list[Task]:

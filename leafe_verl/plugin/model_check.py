@@ -14,16 +14,16 @@ HUB_SECONDS = 10.0
 """How long the hub may take to answer whether it has a model."""
 
 
-def model_problems(path: str) -> list[str]:
-    """Return why there is no model at `path`. The embedded model is made later."""
+def model_problems(path: str, expected: str = EXPECTED) -> list[str]:
+    """Return why there is no model at `path`, and what is `expected`. The embedded model is made later."""
     folder = Path(path).expanduser()
     if path == str(model_folder()) or (folder / "config.json").is_file():
         return []
     if folder.exists() or not is_hub_name(path):
-        return [f"no model at {path} (no config.json there{_alike(folder)}); {EXPECTED}"]
+        return [f"no model at {path} (no config.json there{_alike(folder)}); {expected}"]
     if (reason := why_not_on_hub(path)) is None:
         return []
-    return [f"no model {path} (there is no such folder here{_alike(folder)}, and {reason}); {EXPECTED}"]
+    return [f"no model {path} (there is no such folder here{_alike(folder)}, and {reason}); {expected}"]
 
 
 def is_hub_name(path: str) -> bool:

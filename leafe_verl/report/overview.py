@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from leafe_verl.core.text import counted
 from leafe_verl.evaluation.given import BEYOND_FRESH, describe_histories, figure_rows
 from leafe_verl.evaluation.metric_lines import LOSS
 from leafe_verl.evaluation.pass_at_k import ks_up_to
@@ -75,7 +76,7 @@ def _pass_figures(run: ReportedRun) -> list[list[str]]:
     if run.results:
         estimates = pass_estimates(run.results, [1])
         label = "solved within the budget" if run.explores else "Pass@1"
-        return [[label, f"{percent(e.mean)} %", f"{e.tasks} tasks"] for e in estimates.values()]
+        return [[label, f"{percent(e.mean)} %", counted(e.tasks, "task")] for e in estimates.values()]
     return validation_figures(run.metrics)
 
 
@@ -160,7 +161,7 @@ def _given_figures(run: ReportedRun) -> Iterable[list[str]]:
     """Yield the recovery of an evaluation from given histories as figures."""
     if run.given:
         for label, mean, interval, tasks in figure_rows(run.given)[1:]:
-            yield [label, mean if label == BEYOND_FRESH else f"{mean} %", f"{interval}, {tasks} tasks"]
+            yield [label, mean if label == BEYOND_FRESH else f"{mean} %", f"{interval}, {counted(int(tasks), 'task')}"]
 
 
 def _given_tables(run: ReportedRun) -> Iterable[dict[str, Any]]:

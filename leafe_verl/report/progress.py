@@ -22,7 +22,8 @@ from leafe_verl.core.statistics import count, total
 from leafe_verl.evaluation.metric_lines import parse_line
 from leafe_verl.evaluation.summary import Metrics
 from leafe_verl.report.overview import select_counts, sum_counts
-from leafe_verl.report.runs import CONFIGURATION, TREES, read_configuration
+from leafe_verl.report.runs import TREES
+from leafe_verl.run_settings import CONFIGURATION, read_configuration
 from leafe_verl.trees import Provenance, StoreFollower, read_tree
 from leafe_verl.trees.reader import arrow_files
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from leafe_verl.core.recovery_figures import share_parts
+from leafe_verl.core.text import counted
 from leafe_verl.evaluation.bootstrap import Estimate
 from leafe_verl.evaluation.recovery import FIGURES, recovery_rows, turns_of
 from leafe_verl.evaluation.summary import Metrics, figure_order, passes, recoveries
@@ -28,7 +29,7 @@ CHARTED = {"recovery": "recovery", "recovery_fresh": "fresh sample"}
 def recovery_figures(estimates: Estimates) -> list[list[str]]:
     """Return label, value and explanation of each figure of an evaluation that is known."""
     return [
-        [label, f"{percent(e.mean)} %", f"{percent_interval(e.low, e.high)}, {e.tasks} tasks"]
+        [label, f"{percent(e.mean)} %", f"{percent_interval(e.low, e.high)}, {counted(e.tasks, 'task')}"]
         for name, label in LABELS.items()
         if (e := estimates.get(name))
     ]

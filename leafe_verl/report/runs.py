@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from leafe_verl.checkpoints import tree_store
-from leafe_verl.core import Settings
-from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.evaluation.given import GivenRun, describe_histories, notes, read_given_run
 from leafe_verl.evaluation.manifest import FILE, read_manifest
 from leafe_verl.evaluation.results import read_evaluation, recovery_counts, successes_by_task, total_counts
 from leafe_verl.evaluation.summary import Metrics, read_metrics
 from leafe_verl.report.sources import ReportedRun, ReportedTree, Vocabulary
 from leafe_verl.report.stored_trees import evaluation_trees, training_trees
+from leafe_verl.run_settings import CONFIGURATION, read_configuration, read_example_settings
 from leafe_verl.trees.reader import arrow_files
 
 TREES = Path("checkpoints", "trees")
 """Where earlier versions kept the trees of a run."""
-CONFIGURATION = Path("hydra", ".hydra", "config.yaml")
 TOKENIZERS = "checkpoints/global_step_*/actor/huggingface/tokenizer.json"
 
 
@@ -106,48 +104,6 @@ def _training(folder: Path, store: Path | None, configuration: Mapping[str, Any]
         trees = training_trees(store, chosen.settings, chosen.seed)
     vocabulary = find_vocabulary(folder, configuration) if store else None
     return ReportedRun(folder.name, trees, metrics=metrics, vocabulary=vocabulary, notes=tuple(notes))
-
-
-def read_configuration(path: Path) -> Mapping[str, Any]:
-    """Return the run's configuration as Hydra wrote it; empty if the file is missing or torn, or without a reader."""
-    try:
-        import yaml  # type: ignore[import-untyped, unused-ignore]  # comes with verl, by way of Hydra
-    except ImportError:
-        return {}
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except (yaml.YAMLError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-@dataclass(frozen=True)
-class ExampleSettings:
-    """What decides which examples are drawn from a tree."""
-
-    settings: DistillationSettings
-    seed: int
-    note: str | None = None
-    """Set if the run's own settings are not known."""
-
-
-def read_example_settings(configuration: Mapping[str, Any]) -> ExampleSettings:
-    """Return the run's own settings, or the defaults with a note that says so."""
-    defaults = Settings()
-    note = "The examples are those that the default settings choose: "
-    if "leafe" not in configuration:
-        return ExampleSettings(defaults.distillation, defaults.seed, f"{note}{CONFIGURATION} of the run is not there.")
-    try:
-        # Only these are read: a run of another version may have other settings that are unknown here.
-        chosen = {
-            name: configuration["leafe"][name] for name in ("distillation", "seed") if name in configuration["leafe"]
-        }
-        settings = Settings.from_mapping(chosen)
-    except ValueError as error:
-        return ExampleSettings(
-            defaults.distillation, defaults.seed, f"{note}those of the run are of another version ({error})."
-        )
-    return ExampleSettings(settings.distillation, settings.seed)
 
 
 def find_vocabulary(folder: Path, configuration: Mapping[str, Any]) -> Vocabulary | None:

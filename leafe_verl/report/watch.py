@@ -19,13 +19,17 @@ from leafe_verl.evaluation.manifest import FILE
 from leafe_verl.evaluation.metric_lines import LOSS
 from leafe_verl.report.overview import share_figures, validation_figures
 from leafe_verl.report.present import describe_parts
-from leafe_verl.report.progress import Interval, LastExperience, Progress, RunFollower
+from leafe_verl.report.progress import CHECKPOINTS, Interval, LastExperience, Progress, RunFollower
+from leafe_verl.run_settings import CONFIGURATION
 from leafe_verl.trees.text import one_line
 
 NAME_CHARACTERS, LINE_CHARACTERS, EXPERIENCE_CHARACTERS = 60, 200, 600
 PICTURE_COLUMNS = 110
 TRANSCRIPT = "console.txt"
 """File in RUN_DIR with the lines that the run's launcher has printed."""
+TRACES = (TRANSCRIPT, CONFIGURATION, CHECKPOINTS)
+"""What a run leaves in its folder, beside its metrics."""
+EXPECTED = "expected RUN_DIR of a recipe"
 SILENT_SECONDS = 60
 """Seconds of silence after which the frame says when the run last wrote something."""
 NOTHING = "–"
@@ -40,10 +44,9 @@ RATES = {
 def watch(folder: Path, *, once: bool = False, interval: float = 2.0, console: Console | None = None) -> int:
     """Show the run in `folder` until its last step ends, and return 0. Without a TTY, print one frame and return.
 
-    Raises ValueError for an evaluation, and for trees of an unsupported version.
+    Raises ValueError for an evaluation, for a file, and for trees of an unsupported version.
     """
-    if (folder / FILE).is_file():
-        raise ValueError(f"{folder} is an evaluation; expected RUN_DIR of a training run, as the recipes name it")
+    _refuse_others(folder)
     console, follower = console or Console(), RunFollower(folder)
     if once or not console.is_terminal:
         console.print(frame(follower.look()))
@@ -62,8 +65,12 @@ def watch(folder: Path, *, once: bool = False, interval: float = 2.0, console: C
 def write_picture(folder: Path, out: Path) -> int:
     """Write what a run's terminal shows as an SVG file, or as watch.svg in a folder, print its path, and return 0.
 
-    These are the lines that the run has printed so far, and its figures while it goes on.
+    These are the lines that the run has printed so far, and its figures while it goes on. Raises ValueError where there
+    is no run.
     """
+    _refuse_others(folder)
+    if not any((folder / trace).exists() for trace in TRACES) and not any(folder.glob("metrics-*.jsonl")):
+        raise ValueError(f"{folder} holds no run; {EXPECTED}")
     out = out / "watch.svg" if out.is_dir() else out
     console = Console(record=True, width=PICTURE_COLUMNS, file=io.StringIO(), force_terminal=True)
     transcript = folder / TRANSCRIPT
@@ -76,6 +83,13 @@ def write_picture(folder: Path, out: Path) -> int:
     out.write_text(console.export_svg(title=progress.name, unique_id="leafe"), encoding="utf-8")
     print(f"written: {out}")
     return 0
+
+
+def _refuse_others(folder: Path) -> None:
+    if (folder / FILE).is_file():
+        raise ValueError(f"{folder} is an evaluation; expected RUN_DIR of a training run, as the recipes name it")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} holds no run; {EXPECTED}")
 
 
 def frame(progress: Progress) -> RenderableType:

@@ -46,10 +46,12 @@ def copy_trees(stores: Sequence[Folder], out: Folder, conditions: Sequence[Condi
     """Write the stores' trees for which all conditions hold to a new store, one file for each set of columns.
 
     Of trees with the same run, step and task, the one that was collected first is kept. Raises ValueError if `out`
-    already holds trees.
+    is a file, or a folder that is not empty.
     """
-    if present := files(out):
-        raise ValueError(f"{out} already holds trees ({present[0].name}); expected a new folder")
+    if Path(out).exists() and not Path(out).is_dir():
+        raise ValueError(f"{out} is a file; expected a new folder")
+    if present := sorted(Path(out).glob("*")):
+        raise ValueError(f"{out} already holds {present[0].name}; expected a new folder")
     for store in stores:
         require_files(store)
     counts: Counter[str] = Counter()

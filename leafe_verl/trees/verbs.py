@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from leafe_verl.core import Kind, Settings
+from leafe_verl.core.settings import DistillationSettings
+from leafe_verl.run_settings import CONFIGURATION, read_configuration, read_example_settings
 from leafe_verl.trees.conditions import Condition, parse_condition
 from leafe_verl.trees.copying import copy_trees, repair
 from leafe_verl.trees.export import KINDS, ExportOptions, export
@@ -67,11 +70,30 @@ def _conditions(options: argparse.Namespace) -> tuple[Condition, ...]:
 
 def _export_options(options: argparse.Namespace) -> ExportOptions:
     """Return what to export. Raises ValueError for settings that leafe.distillation refuses too."""
-    names = ("events", "target", "events_per_task", "rehearsal_share", "recovery_targets", "thoughts")
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    settings = Settings.from_mapping({"distillation": given}).distillation
+    settings = _example_settings(options)
+    if options.kinds and Kind.RECOVERY.value in options.kinds and not settings.recovery_targets:
+        raise ValueError(
+            "--kinds has recovery, and the number of recovery targets is 0; expected --recovery-targets of at least 1"
+        )
     kinds = tuple(Kind(name) for name in options.kinds) if options.kinds else KINDS
     if options.verbatim and not options.tokenizer:
         raise ValueError("--verbatim writes the text of tokens; expected --tokenizer with the model's folder or name")
     reader = RowReader.load(options.tokenizer, verbatim=options.verbatim) if options.tokenizer else None
     return ExportOptions(settings, kinds, _conditions(options), options.seed, options.format, reader, options.verbatim)
+
+
+def _example_settings(options: argparse.Namespace) -> DistillationSettings:
+    """Return the settings of the run that the store is of, else the defaults with all recovery targets that the trees
+    hold, in either case with what the options say."""
+    names = ("events", "target", "events_per_task", "rehearsal_share", "recovery_targets", "thoughts")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    path = Path(options.store).resolve().parent.parent / CONFIGURATION  # the store is RUN_DIR/checkpoints/trees
+    base: dict[str, object] = {"recovery_targets": sys.maxsize}
+    if path.is_file():
+        chosen = read_example_settings(read_configuration(path))
+        if chosen.note is None:
+            # Rows are trained on by -log pi alone, and DPO's pairs and the matched volume of a control are no rows.
+            base = chosen.settings.model_dump() | dict.fromkeys(("loss", "recovery_loss", "hold_loss"), "nll")
+            base["control"] = None
+        print(chosen.note or f"settings of examples: those of {path}")
+    return Settings.from_mapping({"distillation": {**base, **given}}).distillation

@@ -13,7 +13,13 @@ OPENED = """
 import os, sys
 from pathlib import Path
 from leafe_verl.console.run_console import RunConsole
-choices = {"config": "leafe", "environment": "mbpp", "overrides": ["environment=mbpp", "leafe.seed=1"], "variables": {}}
+choices = {
+    "config": "leafe",
+    "environment": "mbpp",
+    "overrides": ["environment=mbpp", "leafe.seed=1"],
+    "variables": {},
+    "limits": {"steps": 1, "epochs": 30, "collect": "batch"},
+}
 console = RunConsole(Path(sys.argv[1]), choices)
 console.open(["a heading"])
 print("noise of Python"); os.system("echo noise of a child; echo an error of a child >&2")

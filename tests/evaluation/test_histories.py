@@ -108,8 +108,8 @@ def test_the_store_of_a_run_and_of_an_evaluation_are_found(source, tmp_path):
     write_source(run_dir / "checkpoints" / "trees", {"a": ["xy-"]})
     assert find_store(run_dir) == run_dir / "checkpoints" / "trees"
     assert find_store(source) == source
-    with pytest.raises(ValueError, match=r"--from .*: no trees-\*\.arrow is there; expected the --out of"):
-        find_store(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="--from .*: no store; expected the --out of leafe-verl evaluate"):
+        find_store(tmp_path / "nothing", "--from")
 
 
 def test_a_tree_without_a_seed_is_refused(tmp_path):

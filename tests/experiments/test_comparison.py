@@ -10,7 +10,7 @@ import pytest
 
 from evaluation.stores import write_store
 from leafe_verl.checkpoints import TRACKER
-from leafe_verl.experiments import comparison, ledger, training
+from leafe_verl.experiments import comparison, ledger, splits, training
 from leafe_verl.experiments.budget import describe_misses, steps_for, train_to_budget
 from leafe_verl.experiments.plan import METHODS, Plan
 from leafe_verl.experiments.splits import draw_splits
@@ -247,6 +247,18 @@ class TestSplits:
         path = tmp_path / "all.jsonl"
         path.write_text("".join(json.dumps({"text": f"T{i % 10}", "code": i}) + "\n" for i in range(12)))
         return path
+
+    def test_are_drawn_from_a_data_set_on_the_hub(self, tmp_path, monkeypatch):
+        named = "hub:owner/name/full/train+validation"
+        rows = {named: [{"text": f"T{i}"} for i in range(9)]}
+        monkeypatch.setattr(splits, "hub_rows", rows.__getitem__)
+        drawn = self.drawn(named, tmp_path / "a")
+        assert len({row["text"] for of_one in drawn.values() for row in of_one}) == 9
+
+    def test_a_source_that_is_none_or_too_small_is_answered_with_what_to_give(self, source, tmp_path):
+        for wrong, said in ((tmp_path / "none.jsonl", "is no .jsonl or .json file"), (source, "10 different tasks")):
+            with pytest.raises(ValueError, match=f"{said}.*such as mbpp.jsonl of google-research on GitHub, or hub:"):
+                self.drawn(wrong, tmp_path / "a", train=64, dev=8)
 
     def test_are_disjoint_and_drawn_by_the_seed(self, source, tmp_path):
         first = self.drawn(source, tmp_path / "a")

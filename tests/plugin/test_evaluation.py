@@ -120,6 +120,20 @@ def test_bad_settings_are_refused_before_anything_is_written(verl, evaluate, cap
     assert not evaluate.out.exists() and not verl.calls
 
 
+def test_a_typing_error_in_an_override_is_one_message(verl, evaluate, capsys):
+    assert evaluate("leafe.environment.horison=2") == 1
+    assert "horison" in capsys.readouterr().err.splitlines()[0]
+    assert not evaluate.out.exists()
+
+
+def test_what_is_wrong_with_an_argument_is_said_once_and_by_its_name(verl, tmp_path, capsys):
+    given = ["--model", f"{tmp_path}/none", "--tasks", f"{tmp_path}/none.jsonl", "--out", f"{tmp_path}/out"]
+    assert main(["evaluate", *given, "--device", "cpu"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("none.jsonl does not exist") == 1 and "- --tasks: " in err and "in --model" in err
+    assert "data." not in err and "actor_rollout_ref" not in err
+
+
 def test_a_file_in_the_place_of_the_store_is_refused(verl, evaluate, capsys):
     evaluate.out.write_text("notes")
     assert evaluate("--attempts", "1") == 1

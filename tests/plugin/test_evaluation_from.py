@@ -194,7 +194,7 @@ def test_an_environment_other_than_the_stores_is_refused(verl, evaluate, capsys)
 
 def test_a_folder_without_trees_is_refused(verl, evaluate, capsys, tmp_path):
     assert evaluate(source=tmp_path / "nowhere") == 1
-    assert "nowhere: no trees-*.arrow is there; expected the --out of leafe-verl evaluate" in capsys.readouterr().err
+    assert "nowhere: no store; expected the --out of leafe-verl evaluate" in capsys.readouterr().err
 
 
 def test_turn_without_a_store_is_refused(capsys, tmp_path):

@@ -18,14 +18,14 @@ def run(tmp_path):
 
 def test_its_figures_are_those_of_recovery(run):
     overview = build_overview(run, run.counts)
-    assert overview["figures"][0] == ["solved at the next turn", "12.5 %", "0.0 to 25.0, 2 tasks"]
-    assert ["solved by a fresh first turn of the policy that failed", "50.0 %", "50.0 to 50.0, 1 tasks"] in (
+    assert overview["figures"][0] == ["solved at the next turn", "16.7 %", "0.0 to 25.0, 2 tasks"]
+    assert ["solved by a fresh first turn of the policy that failed", "50.0 %", "50.0 to 50.0, 1 task"] in (
         overview["figures"]
     )
     assert not any("Pass@" in label or "exploring" in label for label, *_ in overview["figures"])
     recovery, spent = overview["tables"]
     assert recovery["title"] == "From the same failures: 3 histories of 2 tasks, whose turn 1 has failed"
-    assert ["solved within the horizon of 4 turns", "25.0", "0.0 to 50.0", "2"] in recovery["rows"]
+    assert ["solved within the horizon of 4 turns", "33.3", "0.0 to 50.0", "2"] in recovery["rows"]
     assert ["replayed steps", "4"] in spent["rows"] and ["environment steps", "5"] in spent["rows"]
     assert "Every attempt goes on from one of 3 histories of 2 tasks, whose turn 1 has failed." in run.notes
 

@@ -10,8 +10,9 @@ from evaluation.stores import write_store, write_trees
 from leafe_verl.cli import main
 from leafe_verl.core import Outcome
 from leafe_verl.report.progress import RunFollower
-from leafe_verl.report.runs import distinct_names, find_run, read_configuration, read_example_settings
+from leafe_verl.report.runs import distinct_names, find_run
 from leafe_verl.report.stored_trees import draw_examples
+from leafe_verl.run_settings import read_configuration, read_example_settings
 from leafe_verl.trees import Provenance, TreeWriter
 from report.samples import METRICS, rescued, wandered
 

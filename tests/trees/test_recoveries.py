@@ -5,6 +5,7 @@ import dataclasses
 import pyarrow as pa
 import pytest
 
+from leafe_verl.cli import main
 from leafe_verl.core import Kind, Outcome, Recovery, build_examples
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.core.statistics import count
@@ -132,3 +133,37 @@ def test_are_shown_in_the_report_on_the_action_that_recovers():
     assert record["attempts"][1]["steps"][0]["tokens"] == [ord("a"), 4]
     assert not any("tokens" in step for step in record["attempts"][0]["steps"])
     assert tokens == {ord("a"), ord("b"), 4}
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    write(tmp_path / "run" / "checkpoints" / "trees", (recovered(), provenance()))
+    return tmp_path / "run"
+
+
+def export_by_command(run_dir, *arguments):
+    out = run_dir / f"examples-{len(arguments)}.jsonl"
+    return main(["trees", "export", str(run_dir / "checkpoints" / "trees"), "--out", str(out), *arguments])
+
+
+def test_all_that_a_store_holds_are_exported(run_dir, capsys):
+    assert export_by_command(run_dir) == 0
+    assert ", 3 recovery, " in capsys.readouterr().out
+    assert export_by_command(run_dir, "--recovery-targets", "1") == 0
+    assert ", 1 recovery, " in capsys.readouterr().out
+
+
+def test_none_at_all_of_the_kind_that_was_asked_for_is_refused(run_dir, capsys):
+    assert export_by_command(run_dir, "--kinds", "recovery", "--recovery-targets", "0") == 1
+    assert "expected --recovery-targets of at least 1" in capsys.readouterr().err
+
+
+def test_the_examples_of_a_run_are_exported_as_it_drew_them(run_dir, capsys):
+    (run_dir / "hydra" / ".hydra").mkdir(parents=True)
+    drawn = "recovery_targets: 2, recovery_loss: kl, rehearsal: at_once, rehearsal_share: 1.0"
+    (run_dir / "hydra" / ".hydra" / "config.yaml").write_text(f"leafe: {{distillation: {{{drawn}}}}}\n")
+    assert export_by_command(run_dir) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("settings of examples: those of ") and ", 2 rehearsal, 2 recovery, " in said
+    assert export_by_command(run_dir, "--recovery-targets", "3") == 0
+    assert ", 2 rehearsal, 3 recovery, " in capsys.readouterr().out

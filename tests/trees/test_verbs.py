@@ -115,7 +115,7 @@ def test_filter(store, tmp_path, capsys):
     assert lines(capsys) == [f"{out}: 2 of 3 trees, 0 duplicates dropped"]
     assert [tree.task.key for tree, _ in read_trees(out)] == ["601", "602"]
     assert run("filter", store, "--out", out) == 1
-    assert "already holds trees" in capsys.readouterr().err
+    assert "already holds trees-" in capsys.readouterr().err
 
 
 def test_merge_compacts_and_drops_duplicates(store, tmp_path, capsys):
@@ -227,3 +227,17 @@ def test_export(store, tmp_path, capsys):
     assert "3 rows hold earlier turns as ChatML text" in lines(capsys)[-1]
     assert run("export", store, "--out", tmp_path / "more.jsonl", "--rehearsal-share", "2") == 1
     assert "rehearsal_share is 2.0; expected a number from 0 to 1" in capsys.readouterr().err
+
+
+def test_a_run_dir_stands_for_its_store(tmp_path, capsys):
+    write(tmp_path / "run" / "checkpoints" / "trees", (rescued("601"), provenance(1)))
+    assert run("list", tmp_path / "run") == 0
+    assert lines(capsys)[-1] == "1 trees, 1 solved"
+    assert run("merge", tmp_path / "run", "--out", tmp_path / "merged") == 0
+
+
+def test_a_copy_goes_into_no_folder_of_other_things(store, tmp_path, capsys):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "todo.txt").touch()
+    assert run("filter", store, "--out", tmp_path / "notes") == 1
+    assert f"{tmp_path / 'notes'} already holds todo.txt; expected a new folder" in capsys.readouterr().err
