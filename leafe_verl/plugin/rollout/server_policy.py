@@ -106,6 +106,12 @@ class ServerPolicy:
                 "verl's continuous-token builder rewrote sampled tokens; name another family in "
                 "leafe.generation.chat_family"
             )
+        # Nothing may be sampled behind it, as where observations are trained on, so that no turn would ask for room.
+        if len(merged.token_ids) > self.window:
+            raise ContextOverflow(
+                f"a history of {len(merged.token_ids)} tokens is longer than the window of {self.window}; raise "
+                "data.max_prompt_length or data.max_response_length"
+            )
         return History(tuple(merged.token_ids), tuple(answered), (history, turn))
 
     def _tools(self) -> dict[str, Any]:
