@@ -107,8 +107,12 @@ class EpisodeTrainer(CheckpointingTrainer):
         self.replay_buffer.sampled = 0
 
     def on_sample_end(self) -> None:
-        self._replace_dead_servers(now=True)
+        self._replace_dead_servers(now=True)  # verl's calls of a dead one would end the run
+        self._abandon_requests()
         super().on_sample_end()
+
+    def _abandon_requests(self) -> None:
+        """Hook, called when a step has all that it waits for, before the servers sleep. None of them is dead then."""
 
     def _watch(self, partition_id: str, ended: int, unfinished: set[str]) -> None:
         """Replace workers and servers that have died. The replay buffer calls this while it waits for tasks."""
