@@ -86,7 +86,7 @@ class EpisodeTrainer(CheckpointingTrainer):
     def on_step_end(self) -> None:
         self.activity.begin("sending weights", step=self.global_steps)
         self._weights_step = self.global_steps
-        if self._servers.replace_dead(now=True):
+        if self._restart_dead_servers(now=True):
             self._servers.admit()
         self._servers.give_weights(super().on_step_end)
 
@@ -121,9 +121,16 @@ class EpisodeTrainer(CheckpointingTrainer):
         self._replace_dead_servers()
 
     def _replace_dead_servers(self, *, now: bool = False) -> None:
-        if self._servers.replace_dead(now=now):
+        if self._restart_dead_servers(now=now):
             self._servers.give_weights(lambda: self.checkpoint_manager.update_weights(self._weights_step))
             self._servers.admit()
+
+    def _restart_dead_servers(self, *, now: bool) -> bool:
+        """Start dead servers again, and return whether there were any. The next sync sends all weights."""
+        restarted = self._servers.replace_dead(now=now)
+        if restarted:
+            self.actor_rollout_wg.forget_base_sync()
+        return restarted
 
     @property
     def collected_per_task(self) -> int:
