@@ -110,7 +110,10 @@ class Policy(Protocol):
         """Tokenise an opening prompt."""
 
     async def extend(self, history: History, turn: Turn, observation: str) -> History:
-        """Append a sampled turn, token for token, and the observation that follows it."""
+        """Append a sampled turn, token for token, and the observation that follows it.
+
+        Raises ContextOverflow if that is longer than the model's window, whether or not a turn is sampled next.
+        """
 
     async def act(self, history: History, request: str) -> Turn:
         """Sample an action."""

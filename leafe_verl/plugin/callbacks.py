@@ -163,10 +163,10 @@ def _heading(config: DictConfig) -> Iterator[str]:
 
 
 def _count_stored(config: DictConfig, step: int) -> int:
-    """Return how many trees a training step finds that was interrupted; 0 where nothing is collected or stored."""
-    store = config.leafe.collection.store
+    """Return how many trees a step of this run finds that was interrupted; 0 where nothing is collected or stored."""
+    store, run = config.leafe.collection.store, str(config.trainer.experiment_name)
     collects = store and config.leafe.schedule.stages != "distil"
-    return sum(key.step == step for key in index(Path(store))) if collects else 0
+    return sum((key.run, key.step) == (run, step) for key in index(Path(store))) if collects else 0
 
 
 class PrepareModel(Callback):

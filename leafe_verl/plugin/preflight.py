@@ -22,6 +22,7 @@ from leafe_verl.plugin.precision import precision_problems
 from leafe_verl.plugin.rollout.chat_format import TEMPLATE
 from leafe_verl.plugin.rollout.playbook_file import read_playbook
 from leafe_verl.plugin.settings import RunSettings
+from leafe_verl.plugin.store_check import store_problems
 from leafe_verl.task_files import HUB, read_tasks
 from leafe_verl.versions import TESTED_VERL, VERL, takes_verl
 
@@ -43,7 +44,7 @@ def find_problems(config: DictConfig) -> list[str]:
         problems += _window_problems(config, settings)
         problems += _context_problems(config, settings)
         problems += [] if config.trainer.val_only else _curriculum_problems(config, settings)
-        problems += _chat_problems(config, settings) or _thought_problems(config, settings)
+        problems += _chat_problems(config, settings) or _token_problems(config, settings)
     # A run without a model is refused anyway, and what is on the hub takes a while.
     with_hub = not model_problems(config.actor_rollout_ref.model.path)
     problems += _environment_problems(values.get("environment"), config.data, with_hub)
@@ -183,6 +184,14 @@ def _find_calls(settings: Settings) -> CallReader | None:
         return find_calls(settings.environment.name, settings.environment.options)
     except Exception:  # of any kind, which is reported with the environment
         return None
+
+
+def _token_problems(config: DictConfig, settings: Settings) -> list[str]:
+    """Return what the tokens of a model that can be talked to spoil."""
+    problems = _thought_problems(config, settings)
+    if not config.trainer.val_only and not model_problems(config.actor_rollout_ref.model.path):
+        problems += store_problems(config, settings.generation.chat_family)
+    return problems
 
 
 def _thought_problems(config: DictConfig, settings: Settings) -> list[str]:

@@ -40,7 +40,9 @@ class CollectionSettings(Section):
 
     store: Annotated[str | None, OURS] = None
     """Folder that keeps every finished tree; `leafe.yaml` and `early_experience.yaml` set it to `checkpoints/trees` in
-    RUN_DIR. null: trees are not kept, and a killed run collects again what it had since its last checkpoint."""
+    RUN_DIR. A killed run finds its own trees by `trainer.experiment_name`, the name of RUN_DIR, so that runs which
+    share a store need different names. Stage 2 alone takes those of every run, and no run those of another tokenizer.
+    null: trees are not kept, and a killed run collects again what it had since its last checkpoint."""
     share: Annotated[float, Field(gt=0, le=1), OURS] = 1.0
     """Share of a step's tasks to wait for. The trees of the other tasks are then cut short and used as they are."""
     worker_memory: Annotated[int, Field(ge=1), OURS] = 16384

@@ -10,7 +10,7 @@ write     the store itself, without waiting for the disk
 open      the key of every tree is read, and where it is
 list      leafe-verl trees list
 resume    what a run does with the store of its earlier steps: a rollout worker looks up a tree of the last step, the
-          preflight compares precisions, and `watch` looks at the run
+          preflight compares precisions and tokenizers, and `watch` looks at the run
 filter    leafe-verl trees filter: copies the trees of solved tasks
 export    leafe-verl trees export: Parquet for verl's trainer
 report    leafe-verl report
@@ -59,13 +59,18 @@ POLL_SECONDS = 0.02
 OPEN = "import sys; from leafe_verl.trees import index; index(sys.argv[1])"
 RESUME = """
 import sys
+from inspect import signature
 from pathlib import Path
 from leafe_verl.plugin.rollout.collected import CollectedTrees
 from leafe_verl.report.progress import RunFollower
 from leafe_verl.trees import read_rows
 store, step, key = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 assert {row["dtype"] for _, row in read_rows(store, ("dtype",))} == {"float32"}
-assert CollectedTrees(store).find(step, key) is not None
+view = {"run": "run", "tokenizer": "49152-abcdef"}
+if "run" not in signature(CollectedTrees).parameters:  # an older checkout, which compares neither
+    view = {}
+assert not view or {row["tokenizer"] for _, row in read_rows(store, ("tokenizer", "model"))} == {view["tokenizer"]}
+assert CollectedTrees(store, **view).find(step, key) is not None
 assert RunFollower(Path(store).parent.parent).look().done == step
 """
 

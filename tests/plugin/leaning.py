@@ -206,7 +206,14 @@ CODE = {
     "vllm/v1/engine/async_llm.py:AsyncLLM.errored": {"engine_dead": "a dead engine counts as alive"},
     # Training workers and the engine.
     f"{WORKERS}:ActorRolloutRefWorker.init_model": {
-        "self.actor = self.actor_worker_cls(config=actor_training_config)": "verl's PPO worker trains, with its loss"
+        "self.actor = self.actor_worker_cls(config=actor_training_config)": "verl's PPO worker trains, with its loss",
+        'self.base_sync_done: bool = "dummy" not in self.config.rollout.load_format': (
+            "with LoRA a server that is started again samples from random base weights"
+        ),
+    },
+    f"{WORKERS}:ActorRolloutRefWorker.update_weights": {
+        code: "with LoRA a server that is started again samples from random base weights"
+        for code in ("do_lora_base_sync = not self.base_sync_done", "self.base_sync_done = True")
     },
     f"{WORKERS}:TrainingWorker.__init__": {
         "EngineRegistry.new( model_type=self.config.model_type": "verl's own engine trains: no prefix is shared",

@@ -13,6 +13,7 @@ pytest.importorskip("verl", reason="verl is not installed")
 from hydra import compose, initialize_config_module
 from hydra.core.utils import JobStatus
 from omegaconf import OmegaConf
+from transformers import AutoTokenizer
 
 from leafe_verl import check
 from leafe_verl.activity import ActivityFile
@@ -21,6 +22,7 @@ from leafe_verl.plugin import engine_check
 from leafe_verl.plugin.callbacks import ForkWorkers, Preflight, PrepareModel, ResolveConfiguration, ShowRun, _heading
 from leafe_verl.plugin.launch import _quoted as quoted
 from leafe_verl.plugin.preflight import _verl_problems, find_problems
+from leafe_verl.plugin.rollout.collected import find_fingerprint
 from plugin.chat_templates import LLAMA31, ONE_TURN, write_model
 from trees.stores import provenance, rescued, write
 
@@ -86,6 +88,18 @@ def test_each_bad_setting_is_named(config, override, said):
     problems = find_problems(config(override))
     assert len(problems) == 1
     assert said in problems[0]
+
+
+@pytest.mark.parametrize("stages", ["both", "distil"])
+def test_a_store_of_another_tokenizer_is_refused(config, model, tmp_path, stages):
+    own = find_fingerprint(AutoTokenizer.from_pretrained(model))
+    given = (f"leafe.collection.store={tmp_path}", f"leafe.schedule.stages={stages}")
+    write(tmp_path, (rescued(), provenance(1, tokenizer=own)), (rescued(), provenance(2, tokenizer=None)))
+    assert find_problems(config(*given)) == []
+    write(tmp_path, (rescued(), provenance(3, tokenizer="9-abc")))
+    (problem,) = find_problems(config(*given))
+    assert problem.startswith(f"a tree in leafe.collection.store={tmp_path}: collected with the tokenizer 9-abc")
+    assert f"the model tiny; expected {own}" in problem and "Set MODEL" in problem
 
 
 def test_without_a_model_no_data_set_is_downloaded(config):
@@ -241,7 +255,8 @@ def test_the_heading_says_what_is_run_and_where_it_goes_on(config, tmp_path, mon
 
 def test_the_heading_counts_the_trees_that_an_interrupted_step_has_stored(config, tmp_path, monkeypatch):
     monkeypatch.setenv("RUN_DIR", str(tmp_path))
-    write(tmp_path / "checkpoints" / "trees", (rescued("a"), provenance(1)), (rescued("b"), provenance(2)))
+    trees = [(rescued("a"), provenance(1, run=tmp_path.name)), (rescued("b"), provenance(2, run=tmp_path.name))]
+    write(tmp_path / "checkpoints" / "trees", *trees, (rescued("c"), provenance(1, run="another")))
     composed = config(f"run_dir={tmp_path}")
     OmegaConf.resolve(composed)
     assert "takes the 1 trees that step 1 has stored already, and collects the rest" in [*_heading(composed)]

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import threading
 from collections import defaultdict
+from typing import Any
 
 from leafe_verl.core import ExplorationTree
 from leafe_verl.trees import Location, Provenance, TreeWriter, index, read_summaries, read_tree
@@ -13,13 +14,18 @@ from leafe_verl.trees.reader import KEY, Folder, earliest
 
 
 class CollectedTrees:
-    """The trees of one store. Finished trees go to a file of this process.
+    """The trees of one store, as one run sees them. Finished trees go to a file of this process.
+
+    A run goes on with the trees that it has collected itself. Those of another run are of another policy, which stage 2
+    alone takes. No tree of another tokenizer is taken.
 
     The store is indexed when a tree is first looked for: for a training step, the trees of that step and of later ones,
     so that a resumed run's memory does not grow with what it has collected before.
     """
 
-    def __init__(self, store: Folder) -> None:
+    def __init__(self, store: Folder, *, run: str, tokenizer: str) -> None:
+        """`run` and `tokenizer` are those of `Provenance`: what this run writes into its trees."""
+        self._run, self._tokenizer = run, tokenizer
         self._folder, self._reading = store, threading.Lock()
         self._writer, self._write_lock = TreeWriter(store), threading.Lock()
         self._by_step: dict[tuple[int, str], Location] = {}
@@ -28,22 +34,33 @@ class CollectedTrees:
         self._by_task: dict[str, list[Location]] | None = None
 
     def find(self, step: int, task_key: str) -> ExplorationTree | None:
-        """Return the tree that training step `step` collected for a task before this process began, if any."""
+        """Return the tree that this run's step `step` collected for a task before this process began, if any."""
         with self._reading:
             if self._first_step is None or step < self._first_step:
-                self._first_step, self._by_step = step, _index_steps(self._folder, step)
+                self._first_step, self._by_step = step, _index_steps(self._folder, self._run, step)
             location = self._by_step.get((step, task_key))
-        return None if location is None else _read(location)
+        return None if location is None else self._read(location)
 
     def find_all(self, task_key: str) -> list[ExplorationTree]:
-        """Return all trees of a task, in the order of the store's files."""
+        """Return all trees of a task, of whichever run, in the order of the store's files."""
         with self._reading:
             if self._by_task is None:
                 self._by_task = defaultdict(list)
                 for key, location in index(self._folder).items():
                     self._by_task[key.task_key].append(location)
             locations = self._by_task.get(task_key, [])
-        return [_read(location) for location in locations]
+        return [self._read(location) for location in locations]
+
+    def _read(self, location: Location) -> ExplorationTree:
+        tree, provenance = read_tree(location)
+        if not provenance.has_tokens:
+            raise ValueError(
+                f"{location}: stored without tokens, as evaluations are, which cannot be trained on; expected a store "
+                "that training wrote: leafe.collection.store names it"
+            )
+        if provenance.tokenizer not in (None, self._tokenizer):  # None: a store of an earlier version does not say
+            raise ValueError(describe_foreign(location, provenance.tokenizer, provenance.model, self._tokenizer))
+        return tree
 
     def keep(self, tree: ExplorationTree, provenance: Provenance) -> None:
         """Write a finished tree and return once it is on the disk.
@@ -59,23 +76,28 @@ class CollectedTrees:
             ) from error
 
 
-def _index_steps(store: Folder, first: int) -> dict[tuple[int, str], Location]:
-    """Return where the trees of step `first` and of later ones are."""
-    rows = (each for each in read_summaries(store, KEY) if (each[1]["step"] or 0) >= first)
+def _index_steps(store: Folder, run: str, first: int) -> dict[tuple[int, str], Location]:
+    """Return where the trees are that a run's step `first` and later ones have collected."""
+    rows = (each for each in read_summaries(store, KEY) if each[1]["run"] == run and (each[1]["step"] or 0) >= first)
     found: dict[tuple[int, str], Location] = {}
     for key, location in earliest(rows).items():
         found.setdefault((key.step or 0, key.task_key), location)
     return found
 
 
-def _read(location: Location) -> ExplorationTree:
-    tree, provenance = read_tree(location)
-    if not provenance.has_tokens:
-        raise ValueError(
-            f"{location}: stored without tokens, as evaluations are, which cannot be trained on; expected a store that "
-            "training wrote: leafe.collection.store names it"
-        )
-    return tree
+def describe_foreign(what: object, there: str | None, model: str | None, here: str) -> str:
+    """Say that a tree holds the tokens of another tokenizer than this run's, and what to do."""
+    return (
+        f"{what}: collected with the tokenizer {there}, that of the model {model}; expected {here}, this run's, since "
+        "token ids are trained on as they are stored (the number of tokens and a hash of the chat template name a "
+        "tokenizer). Set MODEL (actor_rollout_ref.model.path) to a model with that tokenizer, or name another folder "
+        "in leafe.collection.store"
+    )
+
+
+def find_fingerprint(tokenizer: Any) -> str:
+    """Return the fingerprint of a loaded tokenizer, as `Provenance.tokenizer` has it."""
+    return fingerprint(str(tokenizer.chat_template), len(tokenizer))
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from leafe_verl.core.shared_prefix import sort_by_shared_prefix
 from leafe_verl.core.statistics import count
 from leafe_verl.core.teacher import with_teachers
 from leafe_verl.plugin.precision import find_precision
-from leafe_verl.plugin.rollout.collected import CollectedTrees, fingerprint
+from leafe_verl.plugin.rollout.collected import CollectedTrees, find_fingerprint
 from leafe_verl.plugin.rollout.dataset import read_task
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
 from leafe_verl.plugin.rollout.task_loop import TaskLoop, describe_row
@@ -122,9 +122,16 @@ class ExploreLoop(TaskLoop):
         reward, turns = tree.total_return(example.attempt), 2 * len(tree.path(example.attempt))
         return self.output(example.sequence, policy, reward, turns, {"acc": success}, record.to_extra_fields())
 
+    @property
+    def _run_name(self) -> str:
+        """Name of the run in its trees. It stays the same when a killed run goes on in its RUN_DIR."""
+        return str(self.config.trainer.experiment_name)  # Hydra parses a name such as 12 as a number
+
     def _store(self) -> CollectedTrees | None:
         store = self.settings.collection.store
-        return self.worker.collected_trees(store) if store else None
+        if not store:
+            return None
+        return self.worker.collected_trees(store, run=self._run_name, tokenizer=find_fingerprint(self.tokenizer))
 
     def _find(self, task: Task, step: int) -> ExplorationTree | None:
         store = self._store()
@@ -135,11 +142,11 @@ class ExploreLoop(TaskLoop):
         if (store := self._store()) is None:
             return
         provenance = Provenance(
-            run=str(self.config.trainer.experiment_name),  # Hydra parses a name such as 12 as a number
+            run=self._run_name,
             step=step,
             seed=self.settings.seed,
             model=self.config.actor_rollout_ref.model.path,
-            tokenizer=fingerprint(str(self.tokenizer.chat_template), len(self.tokenizer)),
+            tokenizer=find_fingerprint(self.tokenizer),
             weight_version_min=min(policy.weight_versions, default=None),
             weight_version_max=max(policy.weight_versions, default=None),
             dtype=find_precision(self.config),

@@ -9,7 +9,7 @@ from typing import Any
 from leafe_verl.core.given import GivenHistory
 from leafe_verl.evaluation.histories import DrawnHistory, read_histories
 from leafe_verl.plugin.rollout.chat_format import ChatFormat
-from leafe_verl.plugin.rollout.collected import fingerprint
+from leafe_verl.plugin.rollout.collected import find_fingerprint
 from leafe_verl.plugin.rollout.dataset import task_row
 
 HISTORY_FIELD = "history"
@@ -34,7 +34,7 @@ def in_own_tokens(drawn: DrawnHistory, chat: ChatFormat) -> GivenHistory:
     stands before, between and after the turns is this model's chat template either way.
     """
     tokenizer = chat.builder.tokenizer
-    own = fingerprint(str(tokenizer.chat_template), len(tokenizer))
+    own = find_fingerprint(tokenizer)
     same = drawn.provenance.has_tokens and drawn.provenance.tokenizer == own
     steps = (
         step

@@ -7,7 +7,7 @@ import logging
 import resource
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
@@ -15,6 +15,7 @@ import psutil
 import ray
 import transfer_queue as tq
 from ray.exceptions import GetTimeoutError, RayActorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tensordict import TensorDict
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 from verl.utils.tensordict_utils import get_non_tensor_data, index_select_tensor_dict
@@ -42,7 +43,7 @@ MAX_DEATHS_PER_TASK = 2
 
 @dataclass(frozen=True)
 class ProcessUsage:
-    """The resources that a worker's process uses, and the number of environment processes that it has lost."""
+    """What a worker's process uses, where it runs, and how many environment processes it has lost."""
 
     memory: float
     """Resident memory, in MiB."""
@@ -50,6 +51,8 @@ class ProcessUsage:
     """Open file descriptors as a share, 0 to 1, of the process's limit."""
     losses: dict[str, int]
     """Number of environment and sandbox processes that died and were replaced, by kind."""
+    node: str | None = None
+    """Ray's id of the node that it runs on; None outside of Ray."""
 
     def leaks(self, memory: float) -> bool:
         """Return whether the process uses more than `memory` MiB, or more than half of its descriptors."""
@@ -93,8 +96,8 @@ class RolloutWorker(_WorkerTQ):  # type: ignore[misc, valid-type]
         """Do nothing. An answer shows that the process is alive."""
 
     async def usage(self) -> ProcessUsage:
-        """Return what this process uses and has lost."""
-        return measure_usage()
+        """Return what this process uses and has lost, and where it runs."""
+        return replace(measure_usage(), node=ray.get_runtime_context().get_node_id())
 
     async def stop_exploring(self, step: int) -> None:
         """Cut short the trees of a training step that no longer waits for them."""
@@ -102,7 +105,7 @@ class RolloutWorker(_WorkerTQ):  # type: ignore[misc, valid-type]
 
 
 class RolloutManager(AgentLoopManagerTQ):  # type: ignore[misc]  # verl is Any to mypy
-    """verl's manager with our worker. A worker that dies is replaced, and its unfinished tasks are played again."""
+    """verl's manager with our worker. One that dies or hangs is replaced, and its unfinished tasks are played again."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -118,7 +121,10 @@ class RolloutManager(AgentLoopManagerTQ):  # type: ignore[misc]  # verl is Any t
         self._deaths_by_task: Counter[str] = Counter()
         self.task_indices: dict[str, int] = {}
         """Index in the validation set of each task that was sent, by the uid that verl gave it for this time."""
-        self._pings: dict[int, ray.ObjectRef[None]] = {}
+        self._nodes: dict[int, str] = {}
+        """Ray's id of the node of each worker that has answered, by the worker's number."""
+        self._pings: dict[int, tuple[ray.ObjectRef[None], float]] = {}
+        """A ping that waits for its answer, and the time when it was sent, by the worker's number."""
         self._task_ends: dict[int, ray.ObjectRef[None]] = {}
         self._checked_at = 0.0
 
@@ -156,7 +162,7 @@ class RolloutManager(AgentLoopManagerTQ):  # type: ignore[misc]  # verl is Any t
         return total([self._past_losses, *self._losses.values()])
 
     def replace_dead(self, unfinished: set[str], partition_id: str) -> None:
-        """Replace dead workers, and play their unfinished tasks again.
+        """Replace workers that are dead or hang, and play their unfinished tasks again.
 
         Args:
             unfinished: The uids of the tasks that training or validation still waits for.
@@ -176,20 +182,20 @@ class RolloutManager(AgentLoopManagerTQ):  # type: ignore[misc]  # verl is Any t
     def _send(self, worker: int, share: TensorDict) -> None:
         self._sent.setdefault(worker, []).append(share)
         try:
-            ray.get(self.agent_loop_workers[worker].generate_sequences.remote(share))
-        except RayActorError:  # it died between two steps, so no task is to blame
+            ray.get(self.agent_loop_workers[worker].generate_sequences.remote(share), timeout=STUCK_SECONDS)
+        except (RayActorError, GetTimeoutError):  # it died between two steps, so no task is to blame
             self._note_death(worker)
             self._replace(worker)
             ray.get(self.agent_loop_workers[worker].generate_sequences.remote(share))
 
     def _is_dead(self, worker: int) -> bool:
-        ping = self._pings.get(worker)
-        if ping is None:
-            self._pings[worker] = self.agent_loop_workers[worker].ping.remote()
+        if worker not in self._pings:
+            self._pings[worker] = (self.agent_loop_workers[worker].ping.remote(), time.monotonic())
             return False
+        ping, sent_at = self._pings[worker]
         answered, _ = ray.wait([ping], timeout=0)
-        if not answered:  # it is busy, or Ray has not noticed its death yet
-            return False
+        if not answered:  # it is busy or hangs, or Ray has not noticed its death yet
+            return self._is_stuck(worker, time.monotonic() - sent_at)
         del self._pings[worker]
         try:
             ray.get(ping)
@@ -197,9 +203,16 @@ class RolloutManager(AgentLoopManagerTQ):  # type: ignore[misc]  # verl is Any t
             return True
         return False
 
+    def _is_stuck(self, worker: int, seconds: float) -> bool:
+        """Return whether a worker that has not answered for so long counts as dead. Nothing else would end the wait."""
+        if seconds <= STUCK_SECONDS:
+            return False
+        logger.error("rollout worker %d has given no answer for %.0f s and counts as dead", worker, seconds)
+        return True
+
     def _replace_leaking(self) -> None:
         limit = self.config.leafe.collection.worker_memory
-        for worker, handle in enumerate(self.agent_loop_workers):
+        for worker in range(len(self.agent_loop_workers)):
             usage = self._ask(worker)
             if usage is None:
                 self._note_death(worker)
@@ -215,7 +228,6 @@ class RolloutManager(AgentLoopManagerTQ):  # type: ignore[misc]  # verl is Any t
                 )
             else:
                 continue
-            ray.kill(handle)
             self._replace(worker)
 
     def _ask(self, worker: int) -> ProcessUsage | None:
@@ -225,6 +237,8 @@ class RolloutManager(AgentLoopManagerTQ):  # type: ignore[misc]  # verl is Any t
         except (RayActorError, GetTimeoutError):
             return None
         self._losses[worker] = usage.losses
+        if usage.node:
+            self._nodes[worker] = usage.node
         return usage
 
     def _note_death(self, worker: int) -> None:
@@ -232,11 +246,16 @@ class RolloutManager(AgentLoopManagerTQ):  # type: ignore[misc]  # verl is Any t
         logger.error("rollout worker %d died and is replaced; its log says why it died", worker)
 
     def _replace(self, worker: int) -> None:
+        """Start another worker in the place of one, on the same node if that is still there."""
+        ray.kill(self.agent_loop_workers[worker])  # it may only hang, and would play on beside the new one
         self._pings.pop(worker, None)
         self._past_losses.update(self._losses.pop(worker, {}))
         self._task_ends.pop(worker, None)
+        # verl spreads workers over the nodes, which Ray's default does not.
+        node = self._nodes.get(worker)
         self.agent_loop_workers[worker] = self.agent_loop_workers_class.options(
-            name=f"agent_loop_worker_{worker}_{uuid4().hex[:8]}"
+            name=f"agent_loop_worker_{worker}_{uuid4().hex[:8]}",
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True) if node else "DEFAULT",
         ).remote(self.config, self.llm_client, self.teacher_client, self.reward_loop_worker_handles)
 
     def _play_again(self, worker: int, share: TensorDict, unfinished: set[str], partition_id: str) -> None:

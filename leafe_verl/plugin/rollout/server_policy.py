@@ -106,6 +106,12 @@ class ServerPolicy:
                 "verl's continuous-token builder rewrote sampled tokens; name another family in "
                 "leafe.generation.chat_family"
             )
+        # Nothing may be sampled behind it, as where observations are trained on, so that no turn would ask for room.
+        if len(merged.token_ids) > self.window:
+            raise ContextOverflow(
+                f"a history of {len(merged.token_ids)} tokens is longer than the window of {self.window}; raise "
+                "data.max_prompt_length or data.max_response_length"
+            )
         return History(tuple(merged.token_ids), tuple(answered), (history, turn))
 
     def _tools(self) -> dict[str, Any]:
@@ -170,7 +176,7 @@ class ServerPolicy:
             turn = await self._sample(history, request, limit, params, begun=turn)
             if ended := self._ended(history, turn):
                 return ended
-            if not self._paused(turn):
+            if not self._paused(turn, limit):
                 break
         assert turn is not None
         return turn
@@ -247,10 +253,10 @@ class ServerPolicy:
         text, thoughts = self._split(token_ids, turn)
         return Turn(text, token_ids, log_probs, True, turn.prompted, 1, *thoughts)
 
-    def _paused(self, turn: Turn) -> bool:
-        """Return whether the server stopped at one of `pauses`."""
+    def _paused(self, turn: Turn, limit: int) -> bool:
+        """Return whether the server stopped at one of `pauses`. `limit` is that of the whole turn with its thoughts."""
         tokenizer, token_ids = self.builder.tokenizer, turn.token_ids
-        if len(token_ids) >= self.generation.max_tokens or self.chat.is_control(token_ids[-1]):
+        if len(token_ids) >= limit or self.chat.is_control(token_ids[-1]):
             return False
         tail = tokenizer.decode(token_ids[-TAIL:], skip_special_tokens=True)
         return any(pause in tail for pause in self.pauses)

@@ -25,7 +25,7 @@ class WorkerState:
         self._turn_slots: dict[int, asyncio.Semaphore] = {}
         self._stop_signals: dict[int, asyncio.Event] = {}
         self._opening = threading.Lock()
-        self._collected: dict[str, CollectedTrees] = {}
+        self._collected: dict[tuple[str, str, str], CollectedTrees] = {}
         self._writers: dict[str, TreeWriter] = {}
         self._histories: dict[str, dict[str, DrawnHistory]] = {}
 
@@ -41,12 +41,13 @@ class WorkerState:
         """Return the event that is set once training step `step` no longer waits for its trees."""
         return self._stop_signals.setdefault(step, asyncio.Event())
 
-    def collected_trees(self, store: str) -> CollectedTrees:
-        """Return this process's view of a store of trees. The first caller reads its index, and others wait for it."""
+    def collected_trees(self, store: str, *, run: str, tokenizer: str) -> CollectedTrees:
+        """Return this process's view of a store of trees; see `CollectedTrees`."""
+        view = (store, run, tokenizer)
         with self._opening:
-            if store not in self._collected:
-                self._collected[store] = CollectedTrees(store)
-            return self._collected[store]
+            if view not in self._collected:
+                self._collected[view] = CollectedTrees(store, run=run, tokenizer=tokenizer)
+            return self._collected[view]
 
     def tree_writer(self, store: str) -> TreeWriter:
         """Return the writer of this process's own file in the store of an evaluation."""

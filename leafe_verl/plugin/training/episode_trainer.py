@@ -86,7 +86,7 @@ class EpisodeTrainer(CheckpointingTrainer):
     def on_step_end(self) -> None:
         self.activity.begin("sending weights", step=self.global_steps)
         self._weights_step = self.global_steps
-        if self._servers.replace_dead(now=True):
+        if self._restart_dead_servers(now=True):
             self._servers.admit()
         self._servers.give_weights(super().on_step_end)
 
@@ -107,8 +107,12 @@ class EpisodeTrainer(CheckpointingTrainer):
         self.replay_buffer.sampled = 0
 
     def on_sample_end(self) -> None:
-        self._replace_dead_servers(now=True)
+        self._replace_dead_servers(now=True)  # verl's calls of a dead one would end the run
+        self._abandon_requests()
         super().on_sample_end()
+
+    def _abandon_requests(self) -> None:
+        """Hook, called when a step has all that it waits for, before the servers sleep. None of them is dead then."""
 
     def _watch(self, partition_id: str, ended: int, unfinished: set[str]) -> None:
         """Replace workers and servers that have died. The replay buffer calls this while it waits for tasks."""
@@ -117,9 +121,16 @@ class EpisodeTrainer(CheckpointingTrainer):
         self._replace_dead_servers()
 
     def _replace_dead_servers(self, *, now: bool = False) -> None:
-        if self._servers.replace_dead(now=now):
+        if self._restart_dead_servers(now=now):
             self._servers.give_weights(lambda: self.checkpoint_manager.update_weights(self._weights_step))
             self._servers.admit()
+
+    def _restart_dead_servers(self, *, now: bool) -> bool:
+        """Start dead servers again, and return whether there were any. The next sync sends all weights."""
+        restarted = self._servers.replace_dead(now=now)
+        if restarted:
+            self.actor_rollout_wg.forget_base_sync()
+        return restarted
 
     @property
     def collected_per_task(self) -> int:

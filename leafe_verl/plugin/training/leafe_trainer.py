@@ -133,11 +133,11 @@ class LeafeTrainer(CollectingTrainer):
         self._interrupted = False
         super().on_sample_begin()
 
-    def on_sample_end(self) -> None:
-        if self._interrupted:  # abort abandoned requests before the servers sleep
+    def _abandon_requests(self) -> None:
+        """Give up the requests of trees that were cut short, which the servers would go on with."""
+        if self._interrupted:
             self.checkpoint_manager.abort_replicas()
             self.checkpoint_manager.resume_generation_replicas()
-        super().on_sample_end()
 
     def _watch(self, partition_id: str, ended: int, unfinished: set[str]) -> None:
         """Also stop exploring once `leafe.collection.share` of the step's tasks have ended."""

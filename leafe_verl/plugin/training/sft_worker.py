@@ -252,11 +252,24 @@ class SFTTrainingWorker(TrainingWorker):  # type: ignore[misc]  # verl is Any to
 class PolicyWorker(ActorRolloutRefWorker):  # type: ignore[misc]  # verl is Any to mypy
     """verl's hybrid worker, which can also train without an accelerator and reach restarted inference servers."""
 
+    _starts_synced = True
+    """Whether an inference server starts with the base weights of a model with LoRA, or gets them by the first sync."""
+
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)  # type: ignore[untyped-decorator]
     def init_model(self) -> None:
         """Prepare this process for the CPU where needed, then build the model as verl does."""
         prepare_engine()
         super().init_model()
+        self._starts_synced = getattr(self, "base_sync_done", True)  # workers without a rollout do not have it
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)  # type: ignore[untyped-decorator]
+    def forget_base_sync(self) -> None:
+        """Let the next sync send all that the first one sent. All ranks must take part in it (engine_workers.py).
+
+        With LoRA verl sends base weights once and then adapters alone, which a server that has been started again would
+        add to random weights.
+        """
+        self.base_sync_done = self._starts_synced
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL, blocking=False)  # type: ignore[untyped-decorator]
     async def update_weights(self, global_steps: int | None = None, mode: str = "auto") -> Any:

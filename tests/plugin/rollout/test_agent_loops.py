@@ -96,6 +96,24 @@ def test_a_tree_that_cannot_be_kept_is_counted_and_not_trained_on(tmp_path, capl
     assert "leafe.collection.store names the folder" in caplog.text
 
 
+def test_the_trees_of_another_run_are_explored_again_and_those_of_this_run_are_not(tmp_path):
+    def explored(run):
+        policy = ScriptedPolicy(lambda messages: "R")
+        policy.weight_versions, policy.seconds = {3}, 0.5
+        loop = object.__new__(ExploreLoop)
+        loop.rollout_config, loop.tokenizer = SimpleNamespace(calculate_log_probs=False, n=1), Tokenizer()
+        loop.settings = RunSettings.from_mapping({"collection": {"store": str(tmp_path)}})
+        given = {"trainer": {"experiment_name": run, "logger": []}, "leafe": {"tracking": {"branches": 0}}}
+        loop.config = OmegaConf.create({**given, "actor_rollout_ref": {"model": {"path": "m"}}})
+        loop.explorer = lambda *_: (Explorer(World(), policy, loop.settings), policy)
+        loop.server_manager = SimpleNamespace(worker_state=WorkerState())
+        row = {"extra_info": {TASK_FIELD: json.dumps(dataclasses.asdict(TASK))}, "global_steps": 1, "session_id": 0}
+        asyncio.run(loop.run({}, **row))
+        return bool(policy.prompts)
+
+    assert [explored(run) for run in ("first", "first", "second", "second")] == [True, False, True, False]
+
+
 def test_verl_gives_each_output_its_attempts_advantage():
     # Two attempts of one task, of three outputs and of one, in an order that balancing has shuffled.
     keys, scores = ["u_0_2", "u_1_0", "u_0_0", "u_0_1"], [1.0, 0.0, 1.0, 1.0]

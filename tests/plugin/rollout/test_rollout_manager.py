@@ -9,12 +9,25 @@ import torch
 pytest.importorskip("verl", reason="verl is not installed; recipes/setup.sh installs it")
 
 from omegaconf import OmegaConf
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
 from verl.utils.tensordict_utils import get_tensordict
 
 from leafe_verl.plugin.rollout import rollout_worker
 from leafe_verl.plugin.rollout.rollout_worker import MAX_DEATHS_PER_TASK, ProcessUsage, RolloutManager, measure_usage
+
+NODE = "7" * 56
+"""Ray's id of the node that the first workers run on."""
+
+
+class Reference:
+    """The answer to a call."""
+
+    def __init__(self, worker, call, arguments):
+        self.worker, self.call, self.arguments = worker, call, arguments
+
+    def __call__(self):
+        return self.worker.answer(self.call, *self.arguments)
 
 
 class Method:
@@ -22,25 +35,30 @@ class Method:
         self.worker, self.call = worker, call
 
     def remote(self, *arguments):
-        return lambda: self.worker.answer(self.call, *arguments)
+        return Reference(self.worker, self.call, arguments)
 
 
 class Worker:
     def __init__(self):
-        self.dead, self.played, self.stopped = False, [], []
+        self.dead, self.hangs, self.played, self.stopped, self.strategy = False, False, [], [], None
         self.ping = self.next_end = Method(self, lambda: None)
-        self.held = ProcessUsage(memory=100, descriptors=0.1, losses={"sandboxes_lost": 1})
+        self.held = ProcessUsage(memory=100, descriptors=0.1, losses={"sandboxes_lost": 1}, node=NODE)
         self.usage = Method(self, lambda: self.held)
         self.generate_sequences = Method(self, lambda share: self.played.append([str(uid) for uid in share["uid"]]))
+
+    def hang(self, _share):
+        raise GetTimeoutError()
 
     def answer(self, call, *arguments):
         if self.dead:
             raise RayActorError()
+        if self.hangs:
+            raise GetTimeoutError()
         return call(*arguments)
 
 
 class Ray:
-    """`get` calls, and everything is ready at once."""
+    """`get` calls, and everything is ready at once, but for what a worker that hangs is asked."""
 
     def __init__(self):
         self.made = []
@@ -48,13 +66,14 @@ class Ray:
     def remote(self, _class):
         return self
 
-    def options(self, name):
+    def options(self, name, scheduling_strategy):
         made = self.made
 
         class Class:
             @staticmethod
             def remote(*_arguments):
                 made.append(Worker())
+                made[-1].strategy = scheduling_strategy
                 return made[-1]
 
         return Class
@@ -66,7 +85,8 @@ class Ray:
         return [call() for call in reference] if isinstance(reference, list) else reference()
 
     def wait(self, references, timeout):
-        return references, []
+        waiting = [each for each in references if each.worker.hangs and not each.worker.dead]
+        return [each for each in references if each not in waiting], waiting
 
 
 @pytest.fixture
@@ -130,6 +150,37 @@ def test_a_dead_worker_s_unfinished_tasks_are_played_again(manager, ray, given_u
     assert ray.made[0].played == [["u3"]]
     assert manager.agent_loop_workers[0].played == [["u0", "u1"]]
     assert given_up == []
+
+
+def test_a_worker_that_hangs_within_a_step_is_killed_and_replaced(manager, ray, monkeypatch):
+    manager.generate_sequences(tasks(4))
+    stuck = manager.agent_loop_workers[1]
+    stuck.hangs = True
+    look(manager, {"u0", "u3"})
+    assert manager.faults["rollout_worker_deaths"] == 0, "it may be busy"
+    monkeypatch.setattr(rollout_worker, "STUCK_SECONDS", -1.0)
+    look(manager, {"u0", "u3"})
+    assert manager.faults["rollout_worker_deaths"] == 1 and stuck.dead, "it must not play on beside the new one"
+    assert manager.agent_loop_workers[1] is ray.made[0] and ray.made[0].played == [["u3"]]
+
+
+def test_a_worker_that_hangs_when_it_is_given_tasks_is_replaced(manager, ray):
+    stuck = manager.agent_loop_workers[0]
+    stuck.generate_sequences = Method(stuck, stuck.hang)
+    manager.generate_sequences(tasks(2))
+    assert stuck.dead and ray.made[0].played == [["u0"]]
+
+
+def test_a_worker_is_replaced_on_its_own_node(manager, ray):
+    manager.generate_sequences(tasks(2))
+    manager.agent_loop_workers[1].dead = True
+    look(manager, {"u1"})
+    assert (ray.made[0].strategy.node_id, ray.made[0].strategy.soft) == (NODE, True)
+    fresh = manager.agent_loop_workers[0]
+    manager._nodes.clear()
+    fresh.dead = True
+    look(manager, {"u0"})
+    assert ray.made[1].strategy == "DEFAULT", "one that never answered is on no known node"
 
 
 def test_a_task_that_kills_every_worker_is_given_up(manager, ray, given_up):

@@ -83,6 +83,22 @@ def test_two_turns_are_what_the_chat_template_renders_around_the_sampled_tokens(
     assert served.weight_versions == {3}
 
 
+def test_a_history_beyond_the_window_is_an_overflow_though_nothing_is_sampled_behind_it(tokenizer):
+    served = policy(tokenizer, Server([*tokenizer.encode("a"), tokenizer.eos_token_id]))
+
+    async def play():
+        opening = await served.begin([{"role": "user", "content": "go"}])
+        turn = await served.act(opening, "attempt 0")
+        history = await served.extend(opening, turn, "more")
+        served.window = len(history.token_ids)
+        assert await served.extend(opening, turn, "more") == history
+        served.window -= 1
+        with pytest.raises(ContextOverflow, match="data.max_response_length"):
+            await served.extend(opening, turn, "more")
+
+    asyncio.run(play())
+
+
 def test_a_cut_turn_is_closed_in_the_history_but_not_in_the_action(tokenizer):
     cut = tokenizer.encode("aaaaaaaa")
     served = policy(tokenizer, Server(cut))
@@ -248,6 +264,7 @@ def stopped(tokenizer, answer, *, prompt="go", pauses=PAUSES, complete=True, lim
         if changes.get("window") == "exact":
             served.window = len(opening.token_ids) + limit
         turn = await served.act(opening, "attempt 0")
+        served.window = 1024  # which holds what follows the turn
         return opening, turn, await served.extend(opening, turn, "more")
 
     return *asyncio.run(play()), server

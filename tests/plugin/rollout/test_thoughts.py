@@ -186,6 +186,15 @@ def test_code_in_a_thought_ends_no_turn_and_code_behind_it_does():
     assert text(policy, turn.token_ids[: turn.num_thoughts]) == thought("qwen3", CODE)
 
 
+@pytest.mark.parametrize("said", ["hm", "x" * 60], ids=["short", "longer than the answer may be"])
+def test_an_answer_goes_on_where_it_pauses_however_long_its_thoughts_are(said):
+    answer = f"{thought('qwen3', said)}{CODE}\nDone"
+    generation = {"thought_tokens": 100, "max_tokens": 40}
+    policy = served("qwen3", answer, generation=generation, find_end=find_code_end, pauses=PAUSES)
+    _, turn, _ = play(policy)
+    assert (turn.text, turn.num_added, turn.complete) == (CODE, 1, True)
+
+
 def test_a_turn_of_nothing_but_a_cut_thought_is_no_action():
     policy = served("qwen3", "<think>\nAction: look", ended=False, generation={"max_tokens": 10})
     opening, turn, history = play(policy)
