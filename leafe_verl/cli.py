@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+
+from leafe_verl import verbs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb and return its exit status. Each verb imports what it needs, so that the others start fast."""
+    """Run one verb, see verbs.py, and return its exit status."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     # argparse accepts a list of positional arguments in one place only, but overrides may appear anywhere.
     options.overrides = [text for text in rest if "=" in text and not text.startswith("-")]
-    if rest and (options.run is not _evaluate or options.overrides != rest):
+    if rest and (options.run is not verbs.run_evaluate or options.overrides != rest):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         status: int = options.run(options)
@@ -23,30 +25,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (ValueError, OSError) as error:  # what a verb refuses, or cannot read or write
+        print(error, file=sys.stderr)
+        return 1
     return status
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="leafe-verl", description="LEAFE for verl (arXiv 2603.16843)")
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
-    _add_check(verbs.add_parser("check", help="show what is installed, what is missing, and how to fix it"))
-    _add_summary(verbs.add_parser("summary", help="print a run's Pass@k before and after, attempts and examples"))
+    parsers = parser.add_subparsers(required=True, metavar="VERB")
+    _add_check(parsers.add_parser("check", help="show what is installed, what is missing, and how to fix it"))
+    _add_summary(parsers.add_parser("summary", help="print a run's Pass@k before and after, attempts and examples"))
     _add_evaluate(
-        verbs.add_parser(
+        parsers.add_parser(
             "evaluate",
             help="play plain attempts of a task set, keep them, and print Pass@k",
             epilog="Arguments of the form KEY=VALUE are Hydra overrides, for example leafe.environment.horizon=2",
         )
     )
-    _add_compare(verbs.add_parser("compare", help="compare evaluations: table, paired differences, picture"))
-    _add_report(verbs.add_parser("report", help="write what was explored and learned as one HTML file"))
-    _add_watch(verbs.add_parser("watch", help="show a training run's figures in the terminal while it goes on"))
-    _add_branches(verbs.add_parser("branches", help="print what branches were worth, beside a fresh sample"))
-    _add_merge(verbs.add_parser("merge", help="print a checkpoint's Hugging Face folder, creating it if necessary"))
-    _add_interpolate(verbs.add_parser("interpolate", help="write the model between one and what it was trained to be"))
-    _add_trees(verbs.add_parser("trees", help="list, show, copy, verify and export exploration trees"))
-    _add_recipes(verbs.add_parser("recipes", help="print the folder of the recipes, or copy them into a new one"))
-    _add_embedded_model(verbs.add_parser("embedded-model", help="write SmolLM2-135M-Instruct as a Hugging Face folder"))
+    _add_compare(parsers.add_parser("compare", help="compare evaluations: table, paired differences, picture"))
+    _add_report(parsers.add_parser("report", help="write what was explored and learned as one HTML file"))
+    _add_watch(parsers.add_parser("watch", help="show a training run's figures in the terminal while it goes on"))
+    _add_branches(parsers.add_parser("branches", help="print what branches were worth, beside a fresh sample"))
+    _add_merge(parsers.add_parser("merge", help="print a checkpoint's Hugging Face folder, creating it if necessary"))
+    _add_interpolate(
+        parsers.add_parser("interpolate", help="write the model between one and what it was trained to be")
+    )
+    _add_trees(parsers.add_parser("trees", help="list, show, copy, verify and export exploration trees"))
+    _add_recipes(parsers.add_parser("recipes", help="print the folder of the recipes, or copy them into a new one"))
+    _add_embedded_model(
+        parsers.add_parser("embedded-model", help="write SmolLM2-135M-Instruct as a Hugging Face folder")
+    )
     return parser
 
 
@@ -57,12 +66,12 @@ def _add_check(check: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="also ask this model's chat template whether and how turns can be appended to it",
     )
-    check.set_defaults(run=_check)
+    check.set_defaults(run=verbs.run_check)
 
 
 def _add_summary(summary: argparse.ArgumentParser) -> None:
     summary.add_argument("run_dir", type=Path, help="RUN_DIR of a recipe")
-    summary.set_defaults(run=_summary)
+    summary.set_defaults(run=verbs.run_summary)
 
 
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
@@ -86,7 +95,7 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     )
     evaluate.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
     _add_given(evaluate.add_argument_group("recovery from given failures, the same for every model"))
-    evaluate.set_defaults(run=_evaluate)
+    evaluate.set_defaults(run=verbs.run_evaluate)
 
 
 def _add_given(given: argparse._ArgumentGroup) -> None:
@@ -125,7 +134,7 @@ def _add_compare(compare: argparse.ArgumentParser) -> None:
         metavar="NAME=RUN_DIR[@N]",
         help="training runs, or their first N steps, that give each method's cost; runs of one name are summed",
     )
-    compare.set_defaults(run=_compare)
+    compare.set_defaults(run=verbs.run_compare)
 
 
 def _add_report(report: argparse.ArgumentParser) -> None:
@@ -133,7 +142,7 @@ def _add_report(report: argparse.ArgumentParser) -> None:
         "runs", nargs="+", type=Path, metavar="RUN", help="RUN_DIR, the --out of an evaluate, or a tree store"
     )
     report.add_argument("--out", type=Path, metavar="FILE", help="HTML file, or folder (default the first RUN)")
-    report.set_defaults(run=_report)
+    report.set_defaults(run=verbs.run_report)
 
 
 def _add_watch(watch: argparse.ArgumentParser) -> None:
@@ -143,12 +152,12 @@ def _add_watch(watch: argparse.ArgumentParser) -> None:
         "--interval", type=_positive, default=2, metavar="SECONDS", help="time between updates (default 2)"
     )
     watch.add_argument("--svg", type=Path, metavar="FILE", help="write what the run's terminal shows as a picture")
-    watch.set_defaults(run=_watch)
+    watch.set_defaults(run=verbs.run_watch)
 
 
 def _add_merge(merge: argparse.ArgumentParser) -> None:
     merge.add_argument("model", help="RUN_DIR/checkpoints/global_step_N; a Hugging Face model is printed unchanged")
-    merge.set_defaults(run=_merge)
+    merge.set_defaults(run=verbs.run_merge)
 
 
 def _add_interpolate(interpolate: argparse.ArgumentParser) -> None:
@@ -156,38 +165,38 @@ def _add_interpolate(interpolate: argparse.ArgumentParser) -> None:
         interpolate.add_argument(name, help=f"{what}: Hugging Face folder, owner/name, or checkpoint of a run")
     interpolate.add_argument("--share", type=float, default=0.5, help="how far to go, above 0, below 1 (default 0.5)")
     interpolate.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
-    interpolate.set_defaults(run=_interpolate)
+    interpolate.set_defaults(run=verbs.run_interpolate)
 
 
 def _add_embedded_model(model: argparse.ArgumentParser) -> None:
     model.add_argument("directory", type=Path)
-    model.set_defaults(run=_embedded_model)
+    model.set_defaults(run=verbs.run_embedded_model)
 
 
 def _add_branches(branches: argparse.ArgumentParser) -> None:
     branches.add_argument("store", type=Path, nargs="+", help="RUN_DIR, the --out of an evaluate, or a tree store")
-    branches.set_defaults(run=_branches)
+    branches.set_defaults(run=verbs.run_branches)
 
 
 def _add_recipes(recipes: argparse.ArgumentParser) -> None:
     recipes.add_argument("directory", type=Path, nargs="?", help="new folder for a copy (default: none is made)")
-    recipes.set_defaults(run=_recipes)
+    recipes.set_defaults(run=verbs.run_recipes)
 
 
 def _add_trees(trees: argparse.ArgumentParser) -> None:
-    verbs = trees.add_subparsers(required=True, metavar="VERB", dest="verb")
+    parsers = trees.add_subparsers(required=True, metavar="VERB", dest="verb")
     store, conditions = _store_argument(), _condition_argument()
-    verbs.add_parser("list", parents=[store, conditions], help="print a table of the trees")
-    _add_show(verbs.add_parser("show", parents=[store], help="print one tree as indented text"))
-    filtered = verbs.add_parser("filter", parents=[store, conditions], help="copy the trees that meet conditions")
-    merge = verbs.add_parser("merge", help="copy stores into one with few files, without duplicates")
+    parsers.add_parser("list", parents=[store, conditions], help="print a table of the trees")
+    _add_show(parsers.add_parser("show", parents=[store], help="print one tree as indented text"))
+    filtered = parsers.add_parser("filter", parents=[store, conditions], help="copy the trees that meet conditions")
+    merge = parsers.add_parser("merge", help="copy stores into one with few files, without duplicates")
     merge.add_argument("stores", type=Path, nargs="+", metavar="store")
     for verb in (filtered, merge):
         verb.add_argument("--out", required=True, type=Path, metavar="STORE", help="a new folder")
-    verify = verbs.add_parser("verify", parents=[store], help="parse every tree; exit with 1 and the problems found")
+    verify = parsers.add_parser("verify", parents=[store], help="parse every tree; exit with 1 and the problems found")
     verify.add_argument("--repair", action="store_true", help="first cut damaged files down to their whole trees")
     _add_export(
-        verbs.add_parser(
+        parsers.add_parser(
             "export",
             parents=[store, conditions],
             help="write SFT examples as chat messages",
@@ -195,8 +204,8 @@ def _add_trees(trees: argparse.ArgumentParser) -> None:
             "leafe.distillation, with all recovery targets.",
         )
     )
-    for verb in verbs.choices.values():
-        verb.set_defaults(run=_trees)
+    for verb in parsers.choices.values():
+        verb.set_defaults(run=verbs.run_trees)
 
 
 def _store_argument() -> argparse.ArgumentParser:
@@ -263,156 +272,6 @@ def _add_export(export: argparse.ArgumentParser) -> None:
     )
 
 
-def _check(options: argparse.Namespace) -> int:
-    from leafe_verl.check import run_checks
-
-    return run_checks(with_ray=not options.no_ray, model=options.model)
-
-
-def _summary(options: argparse.Namespace) -> int:
-    from leafe_verl.evaluation.summary import read_metrics, render_summary
-
-    def show() -> int:
-        print(render_summary(read_metrics(options.run_dir)))
-        return 0
-
-    return _or_error(show)
-
-
-def _evaluate(options: argparse.Namespace) -> int:
-    from leafe_verl.plugin.given_request import GivenRequest
-    from leafe_verl.plugin.launch import EvaluationRequest, evaluate
-
-    given = None
-    if options.source:
-        given = GivenRequest(options.source, options.turn or 1, options.histories or 4, options.max_tasks)
-    elif options.turn or options.histories:
-        print("--turn and --histories choose among the failures of a store; name it with --from", file=sys.stderr)
-        return 1
-    request = EvaluationRequest(
-        model=options.model,
-        sources=tuple(options.tasks),
-        out=options.out,
-        attempts=options.attempts or (8 if given else 32),
-        max_tasks=options.max_tasks,
-        loop=options.loop,
-        device=options.device,
-        overrides=tuple(options.overrides),
-        given=given,
-    )
-    return _or_error(lambda: evaluate(request))
-
-
-def _compare(options: argparse.Namespace) -> int:
-    from leafe_verl.evaluation.compare import compare
-
-    names = [name for name, _ in options.runs]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        print(f"several runs are named {', '.join(twice)}; expected another name for each", file=sys.stderr)
-        return 1
-    training: dict[str, list[str]] = {}
-    for name, run_dir in options.training:
-        training.setdefault(name, []).append(str(run_dir))
-    return _or_error(
-        lambda: compare(dict(options.runs), options.out, baseline=options.baseline, ks=options.k, training=training)
-    )
-
-
-def _report(options: argparse.Namespace) -> int:
-    from leafe_verl.report.document import report
-
-    return _or_error(lambda: report(options.runs, options.out))
-
-
-def _watch(options: argparse.Namespace) -> int:
-    from leafe_verl.report.watch import watch, write_picture
-
-    if options.svg:
-        return _or_error(lambda: write_picture(options.run_dir, options.svg))
-    return _or_error(lambda: watch(options.run_dir, once=options.once, interval=options.interval))
-
-
-def _merge(options: argparse.Namespace) -> int:
-    from leafe_verl.checkpoints import hf_folder
-
-    def print_folder() -> int:
-        _require_model("model", options.model)
-        print(hf_folder(options.model))
-        return 0
-
-    return _or_error(print_folder)
-
-
-def _interpolate(options: argparse.Namespace) -> int:
-    from leafe_verl.interpolation import interpolate
-
-    def write() -> int:
-        for name in ("before", "after"):
-            _require_model(name, getattr(options, name))
-        print(interpolate(options.before, options.after, options.share, options.out))
-        return 0
-
-    return _or_error(write)
-
-
-def _recipes(options: argparse.Namespace) -> int:
-    from leafe_verl.recipes import copy_recipes, find_recipes
-
-    def print_folder() -> int:
-        print(copy_recipes(options.directory) if options.directory else find_recipes())
-        return 0
-
-    return _or_error(print_folder)
-
-
-def _branches(options: argparse.Namespace) -> int:
-    from leafe_verl.evaluation.branches import render_branches
-    from leafe_verl.evaluation.histories import find_store
-    from leafe_verl.trees import read_trees
-
-    def show() -> int:
-        stores = [find_store(folder) for folder in options.store]
-        print(render_branches(tree for store in stores for tree, _ in read_trees(store)))
-        return 0
-
-    return _or_error(show)
-
-
-def _trees(options: argparse.Namespace) -> int:
-    from leafe_verl.evaluation.histories import find_store
-    from leafe_verl.trees import verbs
-
-    def run() -> int:
-        if options.verb == "merge":
-            options.stores = [find_store(folder) for folder in options.stores]
-        else:
-            options.store = find_store(options.store)
-        status: int = getattr(verbs, f"run_{options.verb}")(options)
-        return status
-
-    return _or_error(run)
-
-
-def _require_model(argument: str, model: str) -> None:
-    """Raise ValueError, which names the argument, if there is no such model. What a folder holds is seen later."""
-    from leafe_verl.plugin.model_check import model_problems
-
-    expected = "give a Hugging Face folder, owner/name or a checkpoint of a run"
-    if not Path(model).expanduser().is_dir() and (problems := model_problems(model, expected)):
-        raise ValueError(f"{argument}: {problems[0]}")
-
-
-def _or_error(verb: Callable[[], int]) -> int:
-    """Run a verb and return its status; what it refuses, or cannot read or write, goes to stderr and gives status 1."""
-    try:
-        return verb()
-    except BrokenPipeError:
-        raise
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-
-
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}; expected an integer of at least 1")
@@ -428,13 +287,3 @@ def _named(text: str) -> tuple[str, Path]:
     if not (name and equals and folder):
         raise argparse.ArgumentTypeError(f"{text!r}; expected NAME=FOLDER")
     return name, Path(folder)
-
-
-def _embedded_model(options: argparse.Namespace) -> int:
-    from leafe_verl.embedded import prepare_model
-
-    def print_folder() -> int:
-        print(prepare_model(options.directory))
-        return 0
-
-    return _or_error(print_folder)

@@ -48,7 +48,7 @@ def test_an_attempt_is_one_output():
     assert (output.reward_score, output.response_mask.count(1)) == (3.0, 6)
     info = output.extra_fields["reward_extra_info"]
     assert (info["acc"], info["steps"], info["timed_out_actions"]) == (1.0, 3.0, 0.0)
-    record, attempt = read_record(output.extra_fields), PlainAttempt(True, 3, (), 0)
+    record, attempt = read_record(output.extra_fields), PlainAttempt(True, 3, (), 0, unplayed=1)
     assert (record.task_key, record.plain_attempts) == (TASK.key, (attempt,))
     assert attempts_from_infos({name: [value] for name, value in info.items()}, 1) == [attempt]
 
