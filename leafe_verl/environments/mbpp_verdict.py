@@ -13,12 +13,12 @@ from leafe_verl.environments.mbpp_plus import NOT_NONE, PlusTests, agrees
 from leafe_verl.environments.options import SETTING
 from leafe_verl.environments.python_values import evaluate, parse_expression
 from leafe_verl.sandbox import CodeVerdict, Limits, Sandbox, SandboxLost, TestResult, cut_middle, judge, split_assert
-from leafe_verl.sandbox.judge import SHOWN_CHARACTERS
+from leafe_verl.sandbox.judge import SHOWN_CHARACTERS, answer_bytes, with_room
 from leafe_verl.sandbox.protocol import LOST, CallOutcome, CallResult, RunResult
 from leafe_verl.sandbox.values import to_source, to_text
 
 REFERENCE_BYTES = 16 * 2**20
-"""What the reference solution may return in all. A submitted one may return four times what was expected."""
+"""What the reference solution may return in all. A submitted one may return twice what was expected."""
 
 
 def judge_plus(code: str, data: Mapping[str, Any], sandbox: Sandbox, limits: Limits) -> CodeVerdict:
@@ -29,8 +29,7 @@ def judge_plus(code: str, data: Mapping[str, Any], sandbox: Sandbox, limits: Lim
     shown, plus, setup = data["test_list"], data["plus"], data["test_setup_code"]
     tests = _tests(plus_key(plus))
     expected = _expected(tests, sandbox, limits)
-    size = sum(len(to_source(value)) for value in expected)
-    room = Limits(limits.cpu_seconds, limits.wall_seconds, limits.memory_bytes, limits.output_bytes + 4 * size)
+    room = with_room(limits, answer_bytes(expected))
     run = _run(sandbox, code, setup, _calls(tests, submitted=True), room)
     results = [
         _result(tests, index, answer, value, run.failure)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Sequence
+import functools
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from leafe_verl.sandbox.asserts import SplitAssert, split_assert
+from leafe_verl.sandbox.encoding import Unrepresentable, encode
 from leafe_verl.sandbox.protocol import (
     LOST,
     TIMEOUT,
@@ -23,6 +28,8 @@ from leafe_verl.sandbox.values import PRELUDE, Opaque, to_source, to_text
 
 SHOWN_CHARACTERS = 300
 """Longest text of a value in a test's result."""
+NUMBER_BYTES = 40
+"""Most bytes that a float takes in an answer. An integer may be answered as one, since 1.0 equals 1."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,7 @@ def judge(
     """Run `code` once for all `tests`, which are asserts, and decide each of them.
 
     `tolerance` holds for floats that are compared with a literal by `==`. `files`: the folder that the code runs in;
-    see `Sandbox.call`.
+    see `Sandbox.call`. The `output_bytes` of `limits` are raised if the literals of the asserts are longer.
 
     A check other than `returned == literal`, such as `abs(returned - 1) < 0.1`, is evaluated in a second run, which has
     the returned values, no submitted code, and none of `files`. So it cannot be forged, and a huge value cannot stall
@@ -95,7 +102,8 @@ def judge(
     if not tests:
         raise ValueError("no tests; expected at least one assert")
     asserts = [split_assert(test, setup) for test in tests]
-    run = _answered(sandbox, code, setup, [call for split in asserts for call in split.calls], limits, files)
+    room = with_room(limits, sum(_literal_bytes(split.check) for split in asserts))
+    run = _answered(sandbox, code, setup, [call for split in asserts for call in split.calls], room, files)
     remaining = iter(run.calls)
     answers = [[_identified(next(remaining), n, split) for n in range(len(split.calls))] for split in asserts]
     results = [_result(*pair, run.failure, tolerance) for pair in zip(asserts, answers, strict=True)]
@@ -110,6 +118,40 @@ def judge(
         for index, check in zip(open_checks, checks.calls, strict=True):
             results[index] = _with_check(results[index], check, checks.failure)
     return CodeVerdict(tuple(results), run.failure)
+
+
+def with_room(limits: Limits, size: int) -> Limits:
+    """Return limits in whose `output_bytes` an answer of `size` bytes has room."""
+    # The program may find out this limit. A power of two tells little about what is expected.
+    return replace(limits, output_bytes=max(limits.output_bytes, 1 << (2 * size).bit_length()))
+
+
+def answer_bytes(values: Iterable[Any]) -> int:
+    """Return the number of bytes that an answer with these values takes, or with others that equal them."""
+    return sum(map(_value_bytes, values))
+
+
+def _value_bytes(value: Any) -> int:
+    try:
+        text = json.dumps(encode(value, [sys.maxsize]))
+    except Unrepresentable:  # what stands for an iterator, for one; or no answer can hold the value
+        text = to_source(value)
+    return len(text) + NUMBER_BYTES * (1 + text.count(","))
+
+
+@functools.lru_cache(maxsize=4096)  # a task's asserts are judged once for each of its attempts
+def _literal_bytes(check: str) -> int:
+    """Return the number of bytes that an answer takes which is like the literals of a check."""
+    return answer_bytes(_literals(ast.parse(check, mode="eval").body))
+
+
+def _literals(node: ast.AST) -> Iterator[Any]:
+    """Yield the values of the outermost literals of an expression."""
+    try:
+        yield ast.literal_eval(node)  # type: ignore[arg-type]
+    except (ValueError, TypeError, MemoryError, RecursionError):
+        for child in ast.iter_child_nodes(node):
+            yield from _literals(child)
 
 
 def _answered(

@@ -211,6 +211,33 @@ def test_a_tolerance_holds_for_floats_in_literals() -> None:
     assert not passes("iter([0.3])", "assert f() == [0.3]", Tolerance(absolute=1))
 
 
+@pytest.mark.parametrize(
+    ("returned", "test"),
+    [
+        ("list(range(n, n + 400))", "f({n}) == {values}"),
+        ("[float(i) for i in range(n, n + 400)]", "f({n}) == {values}"),
+        ("list(range(n, n + 400))", "sorted(f({n})) == {values}"),
+        ("list(range(n, n + 400))", "f({n}) in ({values}, None)"),
+    ],
+)
+def test_what_the_asserts_expect_has_room_in_the_answer(returned: str, test: str) -> None:
+    tests = [f"assert {test.format(n=n, values=list(range(n, n + 400)))}" for n in range(1000, 1060)]
+    assert verdict(f"def f(n): return {returned}", *tests).all_passed
+
+
+def test_the_room_for_answers_tells_little_of_what_is_expected() -> None:
+    asked: list[int] = []
+
+    class Asked(Recording):
+        def call(self, code: str, setup: str, calls: Sequence[str], limits: Limits = QUICK, files: Files | None = None):  # type: ignore[no-untyped-def]
+            asked.append(limits.output_bytes)
+            return super().call(code, setup, calls, limits)
+
+    for size in (1, 3000, 3001):
+        assert judge(f"def f(): return [0] * {size}", [f"assert f() == {[0] * size}"], "", Asked(), QUICK).all_passed
+    assert asked == [QUICK.output_bytes, 2**18, 2**18]
+
+
 def test_long_values_are_shortened() -> None:
     result = only("def f(): return list(range(9000))", "assert f() == [0] * 2 + " + repr(list(range(500))))
     assert result.got is not None and len(result.got) <= 300 and result.got.endswith("8999]")
