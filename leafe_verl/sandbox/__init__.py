@@ -3,6 +3,7 @@
 protocol.py      the types: limits, results, and the interface of a sandbox
 judge.py         judges code by asserts; compares values outside of the sandbox
 asserts.py       splits an assert into the solution's calls and the check of what they return
+raising.py       splits an assert that a call raises
 programs.py      judges whole programs by stdin and stdout; compares outside of the sandbox
 pool.py          SandboxPool: a queue of runs for a few zygotes
 worker.py        one zygote as the pool sees it
@@ -34,6 +35,7 @@ from leafe_verl.sandbox.protocol import (
     Sandbox,
     SandboxLost,
 )
+from leafe_verl.sandbox.raising import split_test
 from leafe_verl.sandbox.tier_choice import available_tiers
 from leafe_verl.sandbox.tolerance import Tolerance
 
@@ -62,4 +64,5 @@ __all__ = [
     "judge_program",
     "sandboxes_lost",
     "split_assert",
+    "split_test",
 ]

@@ -86,6 +86,9 @@ def _results(answers: list[Any]) -> Iterator[CallResult]:
         ((kind, content),) = answer.items()
         if kind == "value":
             yield CallResult(CallOutcome.VALUE, decode(content))
+        elif kind == "raised":
+            text, *exceptions = map(_text, content)
+            yield CallResult(CallOutcome.RAISED, text=text, exceptions=tuple(exceptions))
         else:
             yield CallResult(CallOutcome[kind.upper()], text=_text(content))
 

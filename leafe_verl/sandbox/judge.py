@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from leafe_verl.sandbox.asserts import SplitAssert, split_assert
+from leafe_verl.sandbox.asserts import SplitAssert
 from leafe_verl.sandbox.encoding import Unrepresentable, encode
 from leafe_verl.sandbox.protocol import (
     LOST,
@@ -23,6 +23,7 @@ from leafe_verl.sandbox.protocol import (
     Sandbox,
     SandboxLost,
 )
+from leafe_verl.sandbox.raising import SplitRaises, split_test
 from leafe_verl.sandbox.tolerance import Tolerance
 from leafe_verl.sandbox.values import PRELUDE, Opaque, to_source, to_text
 
@@ -90,6 +91,8 @@ def judge(
 ) -> CodeVerdict:
     """Run `code` once for all `tests`, which are asserts, and decide each of them.
 
+    An assert may also say that a call raises; see raising.py.
+
     `tolerance` holds for floats that are compared with a literal by `==`. `files`: the folder that the code runs in;
     see `Sandbox.call`. The `output_bytes` of `limits` are raised if the literals of the asserts are longer.
 
@@ -101,7 +104,7 @@ def judge(
     """
     if not tests:
         raise ValueError("no tests; expected at least one assert")
-    asserts = [split_assert(test, setup) for test in tests]
+    asserts = [split_test(test, setup) for test in tests]
     room = with_room(limits, sum(_literal_bytes(split.check) for split in asserts))
     run = _answered(sandbox, code, setup, [call for split in asserts for call in split.calls], room, files)
     remaining = iter(run.calls)
@@ -165,6 +168,8 @@ def _answered(
 
 def _result(split: SplitAssert, answers: Sequence[CallResult], failure: str | None, tolerance: Tolerance) -> TestResult:
     """Decide a comparison with a literal. Any other check stays open: not passed, but without an error."""
+    if isinstance(split, SplitRaises):
+        return _result_of_raising(split, answers[0], failure)
     expected = None if split.expected is None else cut_middle(split.expected, SHOWN_CHARACTERS)
     errors = [error for answer in answers if (error := _error(answer, failure)) is not None]
     if errors:
@@ -177,6 +182,14 @@ def _result(split: SplitAssert, answers: Sequence[CallResult], failure: str | No
         return replace(undecided, passed=tolerance.agrees(answers[0].value, ast.literal_eval(split.expected or "")))
     except TypeError as error:  # items of a dict, which are compared like a set, with values that cannot be in one
         return replace(undecided, error=f"TypeError: {error}")
+
+
+def _result_of_raising(split: SplitRaises, answer: CallResult, failure: str | None) -> TestResult:
+    raised = answer.outcome is CallOutcome.RAISED
+    if answer.outcome is CallOutcome.NOT_REACHED or (raised and split.exceptions.isdisjoint(answer.exceptions)):
+        return TestResult(split.source, False, error=_error(answer, failure))
+    got = cut_middle(to_text(answer.value), SHOWN_CHARACTERS) if answer.outcome is CallOutcome.VALUE else answer.text
+    return TestResult(split.source, raised is split.wanted, got)
 
 
 def _identified(answer: CallResult, index: int, split: SplitAssert) -> CallResult:

@@ -279,6 +279,19 @@ def test_no_edit_forges_a_verdict(name: str) -> None:
     assert not tested.terminated and not tested.info["success"] and tested.reward == 0.0
 
 
+def test_no_edit_forges_that_a_call_raises() -> None:
+    """A hook may define any name for the calls of the hidden tests."""
+    code = (
+        "import sys\ndef hook(frame, *rest):\n    if frame.f_globals.get('__name__') == 'solution':\n"
+        "        frame.f_globals.update(raises=lambda *a: True)\nsys.setprofile(hook)"
+    )
+    row = {**ROW, "fail_to_pass": ["assert raises(ValueError, double('x'))"]}
+    forged, tested = play(edit("calc/__init__.py", code), "Action: test", row=row)
+    assert not forged.info["error"] and not tested.info["success"] and tested.reward == 0.0
+    repair = edit("calc/core.py 2", "    return 2 * x if isinstance(x, int) else int('x')")
+    assert play(repair, "Action: test", row=row)[-1].info["success"]
+
+
 HARMS = {
     "fork bomb": ("import os\nwhile True: os.fork()", "PermissionError|Resource temporarily"),
     "a million files": ("n = 0\nwhile True:\n    open(f'f{n}', 'w').close()\n    n += 1", "wrote too many files"),

@@ -179,6 +179,33 @@ def test_why_nothing_could_be_compared_is_said(code: str, error: str) -> None:
     assert result.error is not None and error in result.error
 
 
+@pytest.mark.parametrize(
+    ("body", "test", "passed", "error"),
+    [
+        ("int('x')", "raises(ValueError, f(1))", True, None),
+        ("int('x')", "raises((KeyError, ValueError), f(1))", True, None),
+        ("class Own(ValueError): pass\n    raise Own", "raises(ValueError, f(1))", True, None),
+        ("{}[0]", "raises(ValueError, f(1))", False, "KeyError: 0"),
+        ("class ValueError(Exception): pass\n    raise ValueError", "raises(ValueError, f(1))", False, "ValueError"),
+        ("return 1", "raises(ValueError, f(1))", False, None),
+        ("return 1", "not raises(ValueError, f(1))", True, None),
+        ("return object()", "not raises(ValueError, f(1))", True, None),
+        ("int('x')", "not raises(ValueError, f(1))", False, None),
+        ("{}[0]", "not raises(ValueError, f(1))", False, "KeyError: 0"),
+        ("import os; os._exit(0)", "raises(ValueError, f(1))", False, "ended early"),
+        ("import os; os._exit(0)", "not raises(ValueError, f(1))", False, "ended early"),
+    ],
+)
+def test_whether_a_call_raises_is_decided_outside(body: str, test: str, passed: bool, error: str | None) -> None:
+    result = only(f"def raises(*a): return True\ndef f(x):\n    {body}", f"assert {test}")
+    assert result.passed is passed and (result.error or "").endswith(error or "") and bool(result.error) is bool(error)
+
+
+def test_a_solution_may_be_called_raises() -> None:
+    assert only("def raises(x, y=0): return x + y", "assert raises(1) == 1").passed
+    assert only("def raises(x, y=0): return x + y", "assert raises(1, abs(2)) == 3").passed
+
+
 def digits_of(number: int) -> str:
     """The decimal digits of a number that Python does not write out."""
     high, low = divmod(number, 10**4000)

@@ -8,7 +8,7 @@ from typing import Any
 from leafe_verl.core.task import Task
 from leafe_verl.environments.rows import read_fields, read_strings, task_key
 from leafe_verl.environments.workspace.snapshots import MAX_FILE_BYTES, MAX_FILES, Folder
-from leafe_verl.sandbox import File, Files, Link, split_assert
+from leafe_verl.sandbox import File, Files, Link, split_test
 
 NAME = "workspace"
 
@@ -17,7 +17,8 @@ def parse_task(row: Mapping[str, Any], default_key: str | None) -> Task:
     """Return the task of a row {"text", "files", "imports", "fail_to_pass", "pass_to_pass"}.
 
     `files`: path -> text, or an object {"text", "mode"} or {"link"}. `imports`: source that makes the names known that
-    the hidden tests call. `fail_to_pass`, `pass_to_pass`: hidden tests, which are asserts, that fail and pass at first.
+    the hidden tests call; it runs beside the agent's code, which can change what it defines. `fail_to_pass`, `pass_to_pass`: hidden tests that fail and pass at first, as
+    `judge` takes them.
     A reference `patch` of a row is left out of the task. Raises ValueError that says what came and what was expected.
     """
     fields = read_fields(row)
@@ -32,7 +33,7 @@ def parse_task(row: Mapping[str, Any], default_key: str | None) -> Task:
     for name in ("fail_to_pass", "pass_to_pass"):
         data[name] = read_strings(name, fields.get(name) or [])
         for test in data[name]:
-            split_assert(test)
+            split_test(test)
     if not data["fail_to_pass"]:
         raise ValueError("fail_to_pass is empty; expected at least one assert")
     return Task(task_key(fields, default_key), text, NAME, data)
