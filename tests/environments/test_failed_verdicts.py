@@ -140,6 +140,7 @@ def test_nothing_is_remembered_if_an_option_says_so():
         (TIMEOUT, False),
         ("killed (SIGKILL)", False),
         ("malformed answer", False),
+        ("folder too large", False),
         ("MemoryError", False),
     ],
 )

@@ -140,6 +140,8 @@ def test_an_edit_keeps_mode_and_link() -> None:
         ),
         (edit("calc/core.py 2", "    return x + x + 1"), "like that already"),
         (edit("a.txt", "x" * 70_000), "would have 70001 bytes"),
+        (edit("a/" * 21 + "x.py", "x = 1"), "lies in 21 folders, and the path has 46 bytes; expected at most 20 folders"),
+        (edit("a/" * 1500 + "x.py", "x = 1"), "lies in .* folders"),
     ],
 )
 def test_what_cannot_be_done_changes_nothing_and_is_told(answer: str, text: str) -> None:
@@ -157,6 +159,17 @@ def test_a_repository_has_a_limit_of_files() -> None:
     files = {f"f{number}": "" for number in range(250)}
     (step,) = play(edit("one-more", "x"), row={**ROW, "files": files})
     assert "no more are allowed" in step.observation
+    few = {f"{number}/" + "a/" * 18 + "x": "" for number in range(25)}
+    (step,) = play(edit("one/more/a/b/c/d", "x"), row={**ROW, "files": few})
+    assert step.info["error"] and "there are 506 files and folders; expected at most 500" in step.observation
+
+
+def test_a_run_takes_the_largest_repository() -> None:
+    most = {**ROW["files"], "b" * 250 + "/" + ("a/" * 19) + "x.py": ""}
+    deep, spread = most, {**most, **{f"d{number}/x": "" for number in range(220)}}
+    for files in (deep, spread):
+        (step,) = play("Action: test", row={**ROW, "files": files})
+        assert step.info["passed"] == 1 and "1 passed, 1 failed" in step.observation
 
 
 def test_an_edit_changes_no_other_byte() -> None:
@@ -380,6 +393,12 @@ def test_a_tree_is_explored_with_rollback() -> None:
         ({"files": {}}, "files is {}"),
         ({"files": {"a": 3}}, "a is 3; expected a text"),
         ({"files": {"../a": ""}}, "below the repository"),
+        ({"files": {"a/" * 21 + "x": ""}}, "lies in 21 folders"),
+        ({"files": {"a/" * 1500 + "x": ""}}, "lies in 1500 folders"),
+        ({"files": {("a" * 250 + "/") * 5 + "x": ""}}, "has 1256 bytes; expected at most 20 folders and 1024 bytes"),
+        ({"files": {f"{n}/{n}/{n}": "" for n in range(200)}}, "files and folders; expected at most 500"),
+        ({"files": {"a": {"link": ""}}}, "a links to ''; expected a path of 1 to 1024 bytes"),
+        ({"files": {"a": {"link": "b" * 2000}}}, "expected a path of 1 to 1024 bytes"),
         ({"files": {"a": "x" * 70_000}}, "a has 70000 bytes; expected at most 65536"),
         ({"files": {str(number): "" for number in range(300)}}, "there are 300 files; expected at most 250"),
         ({"fail_to_pass": []}, "fail_to_pass is empty"),

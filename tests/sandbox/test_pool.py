@@ -28,8 +28,10 @@ from leafe_verl.sandbox import (
     judge,
     sandboxes_lost,
 )
+from leafe_verl.sandbox.answers import parse_calls, parse_program
 from leafe_verl.sandbox.protocol import (
     ENDED_EARLY,
+    FOLDER_TOO_LARGE,
     KILLED,
     LOST,
     MALFORMED,
@@ -39,7 +41,7 @@ from leafe_verl.sandbox.protocol import (
 )
 from leafe_verl.sandbox.tier_choice import _choose_once
 from leafe_verl.sandbox.values import MAX_DEPTH
-from leafe_verl.sandbox.worker import Ending, WorkerLost
+from leafe_verl.sandbox.worker import Ending, Job, WorkerLost
 from sandbox.streams import OWN_STREAMS
 
 QUICK = Limits(cpu_seconds=1, wall_seconds=10)
@@ -709,6 +711,12 @@ def test_a_run_that_cannot_start_is_an_error_not_a_failure_of_the_code(monkeypat
     monkeypatch.setattr("leafe_verl.sandbox.pool.Worker", Slow)
     with SandboxPool(workers=1) as pool, pytest.raises(RuntimeError, match="did not start"):
         pool.call("", "", ["1"]).result()
+
+
+def test_a_folder_that_is_too_large_before_the_code_begins_is_a_failed_run() -> None:
+    ending = Ending(b"", b"", FOLDER_TOO_LARGE)
+    assert parse_calls(Job("", QUICK, calls=("1",)), ending) == RunResult((NOT_REACHED,), FOLDER_TOO_LARGE)
+    assert parse_program(Job("", QUICK), ending) == ProgramResult("", FOLDER_TOO_LARGE)
 
 
 # --- Settings ---

@@ -97,7 +97,10 @@ class Edit:
             raise Refused(f"{path} would have {len(content)} bytes; {MAX_FILE_BYTES} are allowed.")
         if path.endswith(".py"):
             _require_python(path, content, lines)
-        changed = files.with_node(path, File(content) if file is None else replace(file, content=content))
+        try:
+            changed = files.with_node(path, File(content) if file is None else replace(file, content=content))
+        except ValueError as problem:
+            raise Refused(f"Nothing happened: {problem}.") from None
         last_shown = min(first + len(new) - 1 + AROUND, len(lines))
         return changed, f"Edited.\n{_show(path, lines, max(first - AROUND, 1), last_shown)}"
 

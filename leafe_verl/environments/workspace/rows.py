@@ -7,7 +7,7 @@ from typing import Any
 
 from leafe_verl.core.task import Task
 from leafe_verl.environments.rows import read_fields, read_strings, task_key
-from leafe_verl.environments.workspace.snapshots import MAX_FILE_BYTES, MAX_FILES, Folder
+from leafe_verl.environments.workspace.snapshots import MAX_FILE_BYTES, MAX_FILES, MAX_PATH_BYTES, Folder
 from leafe_verl.sandbox import File, Files, Link, split_test
 
 NAME = "workspace"
@@ -57,7 +57,10 @@ def _entry(path: str, entry: Any) -> File | Link:
     if isinstance(entry, str):
         return File(entry.encode())
     if isinstance(entry, Mapping) and isinstance(entry.get("link"), str):
-        return Link(entry["link"])
+        target = entry["link"]
+        if not 0 < len(target.encode()) <= MAX_PATH_BYTES or "\0" in target:
+            raise ValueError(f"{path} links to {target!r:.80}; expected a path of 1 to {MAX_PATH_BYTES} bytes")
+        return Link(target)
     if isinstance(entry, Mapping) and isinstance(entry.get("text"), str):
         return File(entry["text"].encode(), int(entry.get("mode", 0o644)))
     raise ValueError(f"{path} is {entry!r:.80}; expected a text, or an object with text and mode, or link")
