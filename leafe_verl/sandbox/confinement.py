@@ -63,6 +63,7 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "truncate": (76, 45), "mknod": (133, None), "mknodat": (259, 33), "utime": (132, None), "utimes": (235, None),
     "utimensat": (280, 88), "futimesat": (261, None), "setxattr": (188, 5), "lsetxattr": (189, 6),
     "fsetxattr": (190, 7), "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
+    "fallocate": (285, 47),  # the limit of a file's size does not hold for what is kept beyond its end
 }  # fmt: skip
 WRITING = frozenset(
     ("unlink", "unlinkat", "rename", "renameat", "renameat2", "mkdir", "mkdirat", "rmdir", "symlink", "symlinkat")
@@ -81,9 +82,12 @@ CLONE, OPEN, OPENAT = (56, 220), (2, None), (257, 56)
 FCNTL, IOCTL, SOCKETPAIR = (72, 25), (16, 29), (53, 199)
 CLONE_THREAD = 0x10000
 OPEN_FOR_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-OWNING = {FCNTL: (8, 10, 15), IOCTL: (0x8901, 0x8902)}
-"""Commands that could direct a descriptor's signals at any process: F_SETOWN, F_SETSIG, F_SETOWN_EX, FIOSETOWN and
-SIOCSPGRP."""
+COMMANDS = {
+    FCNTL: (8, 10, 15),
+    IOCTL: (0x8901, 0x8902, 0x40305828, 0x4030582A, 0x40305839),
+}
+"""Refused commands. F_SETOWN, F_SETSIG, F_SETOWN_EX, FIOSETOWN and SIOCSPGRP could direct a descriptor's signals at any
+process. FS_IOC_RESVSP, FS_IOC_RESVSP64 and FS_IOC_ZERO_RANGE do what fallocate does."""
 SOCK_TYPE, SOCK_STREAM = 0xF, 1
 X32 = 0x40000000
 """Bit that marks the numbers of x86-64's second set of system calls."""
@@ -256,7 +260,7 @@ def seccomp_filter(machine: str, strict: bool, writes: bool = False) -> bytes:
     when(CLONE, *_if_any(0, CLONE_THREAD, ALLOW, REFUSE))
     for numbers, argument in ((OPEN, 1), (OPENAT, 2)):
         when(numbers, *_opening(argument, strict, writes))
-    for numbers, commands in OWNING.items():
+    for numbers, commands in COMMANDS.items():
         when(numbers, *_if_one_of(1, commands, REFUSE, ALLOW))
     # A datagram socket can send to any address, even if it is one of a pair.
     when(SOCKETPAIR, *_if_one_of(1, (SOCK_STREAM,), ALLOW, REFUSE, mask=SOCK_TYPE))

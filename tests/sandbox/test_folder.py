@@ -165,6 +165,18 @@ def test_it_writes_there_and_nowhere_else(tier: Tier, writing: SandboxPool) -> N
         assert {name: harms for name, harms in host.harms().items() if harms} == {}
 
 
+def test_room_beyond_the_end_of_a_file_is_refused(tier: Tier, writing: SandboxPool) -> None:
+    if not tier.seccomp:
+        pytest.skip("in this tier no system call is refused")
+    code = "import ctypes, fcntl, os, struct\nlibc = ctypes.CDLL(None)\nmade = os.open('large', os.O_RDWR | os.O_CREAT)"
+    reserve = "struct.pack('hhqqii4i', 0, 0, 0, 2**24, 0, 0, 0, 0, 0, 0)"
+    calls = ["libc.fallocate(made, 1, ctypes.c_long(0), ctypes.c_long(2**24))", "os.fstat(made).st_blocks"]
+    calls += [f"fcntl.ioctl(made, 0x40305828, {reserve})", calls[-1]]
+    kept, blocks, asked, then = writing.call(code, "", calls, LIMITS, FILES).result().calls
+    assert (kept.value, blocks.value, then.value) == (-1, 0, 0)
+    assert asked.outcome is CallOutcome.RAISED and "PermissionError" in asked.text
+
+
 def test_where_no_file_can_be_opened_none_is_written(tier: Tier, pool: SandboxPool) -> None:
     if not tier.strict:
         pytest.skip("in this tier a program has a folder")
