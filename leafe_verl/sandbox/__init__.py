@@ -13,6 +13,7 @@ zygote.py        the program that forks a process for each run
 confinement.py   the rights that this process gives up before it runs submitted code
 unpacking.py     how a run's folder is filled, in that process
 scratch.py       the folder in which runs may write, as the judge sees it
+usage.py         what a run uses that no limit of the kernel bounds
 driver.py        what the process then does
 encoding.py      conversion of what a call returned to text, in that process
 values.py        conversion of values from and to text

@@ -12,6 +12,7 @@ import ctypes
 import errno
 import os
 import platform
+import resource
 import struct
 import sys
 
@@ -25,10 +26,12 @@ PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
 CAP_DAC_READ_SEARCH = 2
 FIRST_UID = 1_000_000_000
 """If this is root, a run gets the user id FIRST_UID + its process id, which nothing else on the machine uses."""
+MAX_THREADS = 256
+"""Number of threads of a run."""
 
 # Denied system calls with their numbers on x86-64 and aarch64 (None: the call does not exist there).
 DENIED: dict[str, tuple[int | None, int | None]] = {
-    # Processes, programs and sessions. Threads are allowed; the address space limits their number.
+    # Processes, programs and sessions. Threads are allowed; see MAX_THREADS.
     "fork": (57, None), "vfork": (58, None), "execve": (59, 221), "execveat": (322, 281),
     "setsid": (112, 157), "setpgid": (109, 154), "unshare": (272, 97), "setns": (308, 268),
     # Other processes.
@@ -162,6 +165,10 @@ class Confinement:
             os.setgroups([])
             os.setresgid(user, user, user)
             os.setresuid(user, user, user)
+            # The limit counts the threads of a user. In a user namespace without this id, it would count the judge's.
+            most = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+            most = MAX_THREADS if most == resource.RLIM_INFINITY else min(most, MAX_THREADS)
+            resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
         except OSError:  # in a user namespace that does not have this id
             pass
         header = struct.pack("Ii", 0x20080522, 0)

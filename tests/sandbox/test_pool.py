@@ -29,6 +29,7 @@ from leafe_verl.sandbox import (
     sandboxes_lost,
 )
 from leafe_verl.sandbox.answers import parse_calls, parse_program
+from leafe_verl.sandbox.confinement import FIRST_UID, MAX_THREADS
 from leafe_verl.sandbox.protocol import (
     ENDED_EARLY,
     FOLDER_TOO_LARGE,
@@ -41,7 +42,7 @@ from leafe_verl.sandbox.protocol import (
 )
 from leafe_verl.sandbox.tier_choice import _choose_once
 from leafe_verl.sandbox.values import MAX_DEPTH
-from leafe_verl.sandbox.worker import Ending, Job, WorkerLost
+from leafe_verl.sandbox.worker import TOO_MANY_THREADS, Ending, Job, WorkerLost
 from sandbox.streams import OWN_STREAMS
 
 QUICK = Limits(cpu_seconds=1, wall_seconds=10)
@@ -397,15 +398,41 @@ def test_thread_bombs_are_bounded_and_end_with_the_run() -> None:
     code = """
 import threading, time
 made = 0
+threading.stack_size(2**15)
 try:
-    for _ in range(10_000):
+    for _ in range(1000):
         threading.Thread(target=time.sleep, args=(30,)).start()
         made += 1
 except (RuntimeError, MemoryError): pass
 """
     result = run(code, "made")
-    assert result.failure is not None or result.calls[0].value < 1000
+    assert result.failure is not None or result.calls[0].value < 256
     assert runs_in_progress() == set()
+
+
+def test_the_kernel_bounds_the_threads_of_a_run_with_a_user_of_its_own() -> None:
+    if value("__import__('os').getuid()") < FIRST_UID:  # type: ignore[operator]
+        pytest.skip("runs have no users of their own here, where the judge is not root or is in a user namespace")
+    running = default_pool().execute("import time\ntime.sleep(5)", "", QUICK)
+    until(lambda: bool(runs_in_progress()))
+    time.sleep(0.5)  # until it is confined
+    limits = {line for pid in runs_in_progress() for line in Path(f"/proc/{pid}/limits").read_text().splitlines()}
+    running.cancel()
+    (told,) = [line.split() for line in limits if line.startswith("Max processes")]
+    assert all(int(number) <= MAX_THREADS for number in told[2:4])
+
+
+def test_too_many_threads_end_a_run_where_the_kernel_does_not_bound_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leafe_verl.sandbox.worker.MAX_THREADS", 20)
+    code = """
+import threading, time
+for _ in range({}): threading.Thread(target=time.sleep, args=(30,), daemon=True).start()
+time.sleep(1)
+"""
+    threading_limits = Limits(cpu_seconds=4, wall_seconds=60)
+    assert run(code.format(10), "1", limits=threading_limits).failure is None
+    assert run(code.format(30), "1", limits=threading_limits).failure == TOO_MANY_THREADS
+    assert TOO_MANY_THREADS.startswith(KILLED)
 
 
 # --- Whole programs ---
