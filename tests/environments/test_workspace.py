@@ -19,7 +19,7 @@ from leafe_verl.core.policy import Message
 from leafe_verl.environments import make
 from leafe_verl.environments.workspace.actions import Edit, Read, Refused, RunTests, Search, parse_action
 from leafe_verl.environments.workspace.environment import Workspace
-from leafe_verl.environments.workspace.rows import build_folder
+from leafe_verl.environments.workspace.rows import build_folder, pack_files
 from leafe_verl.environments.workspace.snapshots import Folder, is_plain, read_folder
 from leafe_verl.sandbox import File, Link
 from leafe_verl.sandbox.unpacking import unpack
@@ -397,6 +397,9 @@ def test_a_tree_is_explored_with_rollback() -> None:
         ({"files": {"a/" * 1500 + "x": ""}}, "lies in 1500 folders"),
         ({"files": {("a" * 250 + "/") * 5 + "x": ""}}, "has 1256 bytes; expected at most 20 folders and 1024 bytes"),
         ({"files": {f"{n}/{n}/{n}": "" for n in range(200)}}, "files and folders; expected at most 500"),
+        ({"files": {"a": {"text": "", "mode": 644}}}, 'a has mode 644; expected .* such as "755", and .* 644 is 1204 in'),
+        ({"files": {"a": {"text": "", "mode": None}}}, "a has mode None; expected a string of three octal digits"),
+        ({"files": {"a": {"text": "", "mode": "4755"}}}, "a has mode '4755'; expected a string of three octal digits"),
         ({"files": {"a": {"link": ""}}}, "a links to ''; expected a path of 1 to 1024 bytes"),
         ({"files": {"a": {"link": "b" * 2000}}}, "expected a path of 1 to 1024 bytes"),
         ({"files": {"a": "x" * 70_000}}, "a has 70000 bytes; expected at most 65536"),
@@ -410,6 +413,14 @@ def test_a_tree_is_explored_with_rollback() -> None:
 def test_a_row_that_is_no_task_is_refused(changes: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         Workspace.task({**ROW, **changes})
+
+
+def test_modes_are_octal_digits() -> None:
+    files = {"a": File(b"", 0o755), "b": File(b"", 0o7), "c": File(b"")}
+    packed = pack_files(files)
+    assert packed == {"a": {"text": "", "mode": "755"}, "b": {"text": "", "mode": "007"}, "c": ""}
+    packed["d"] = {"text": "", "mode": "0o600"}
+    assert build_folder(Workspace.task({**ROW, "files": packed}).data).files() == {**files, "d": File(b"", 0o600)}
 
 
 def test_a_task_holds_no_patch() -> None:
