@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from leafe_verl.sandbox.asserts import SplitAssert
-from leafe_verl.sandbox.encoding import Unrepresentable, encode
+from leafe_verl.sandbox.encoding import OUT_OF_TIME, Unrepresentable, encode
 from leafe_verl.sandbox.protocol import (
     LOST,
     TIMEOUT,
@@ -76,8 +76,8 @@ class CodeVerdict:
 
     @property
     def timed_out(self) -> bool:
-        """Whether a run ended at its time limit."""
-        return any(test.error == TIMEOUT for test in self.tests)
+        """Whether a run ended at its time limit, or what it returned was not known in full by then."""
+        return any(test.error == TIMEOUT or OUT_OF_TIME in (test.error or "") for test in self.tests)
 
 
 def judge(
