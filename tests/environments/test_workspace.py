@@ -115,6 +115,16 @@ def test_an_edit_keeps_mode_and_link() -> None:
     assert files.find("calc/core.py") == File(b"def double(x):\n    return x + x + 1\n")
 
 
+def test_a_line_ends_where_one_ends_in_a_file() -> None:
+    environment = Workspace()
+    environment.reset(TASK, 0)
+    text = "s = 'a\x0cb'\nt = 'c\u2028d\x85e'\r\n\r\nu = 1"
+    assert not environment.step(edit("note.py", text)).info["error"]
+    assert not environment.step(edit("note.py 4", "4| u = '\x0c'")).info["error"]
+    content = "s = 'a\x0cb'\nt = 'c\u2028d\x85e'\n\nu = '\x0c'\n".encode()
+    assert environment.snapshot().files.find("note.py") == File(content)
+
+
 @pytest.mark.parametrize(
     ("answer", "text"),
     [
