@@ -38,6 +38,8 @@ SOFTWARE_ERROR = 70
 """Exit code (from sysexits.h) of a run that failed before it came to submitted code."""
 ITERATORS_SHARE = 0.75
 """Share of a run's CPU time after which an iterator that still goes on is cut off, so that its beginning is known."""
+OWN_FRAMES = 9
+"""Frames of the zygote and of this module below the first one of submitted code."""
 SHOWN_LINES = 3
 SHOWN_CHARACTERS = 400
 EXCEPTIONS = [
@@ -121,6 +123,7 @@ def run(request: Mapping[str, Any], answer: Answer, confinement: list[str]) -> N
     answer.send(confinement=confinement)
     bound_stacks(request["limits"]["RLIMIT_AS"][0])
     Clock.end = request["limits"]["RLIMIT_CPU"][0] * ITERATORS_SHARE
+    sys.setrecursionlimit(sys.getrecursionlimit() + OWN_FRAMES)
     # Python reseeds after a fork. With a fixed seed, the same program gives the same answer.
     random.seed(0)
     sources = {CODE: request["code"], SETUP: request["setup"]}

@@ -534,6 +534,13 @@ def test_a_stack_counts_as_far_as_it_is_used(stack: int, memory: int) -> None:
     assert (result.stdout, result.failure) == ("5000\n", None)
 
 
+def test_a_recursion_gets_as_deep_as_in_plain_python() -> None:
+    code = "def f(n):\n    try: return f(n + 1)\n    except RecursionError: return n\n"
+    plain = subprocess.run([sys.executable, "-c", f"{code}print(f(0))"], capture_output=True, text=True, check=True)
+    assert execute(f"{code}print(f(0))").stdout == plain.stdout
+    assert run(code, "f(0)").calls[0].value == int(plain.stdout)
+
+
 def test_the_main_threads_stack_grows_as_well() -> None:
     unlimited = "resource.setrlimit(resource.RLIMIT_STACK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))\n"
     result = execute(f"{RECURSION}{unlimited}print(deep(60000))", limits=Limits(cpu_seconds=4, wall_seconds=20))
