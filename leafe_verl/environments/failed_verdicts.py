@@ -50,7 +50,11 @@ def is_lasting(verdict: CodeVerdict) -> bool:
 
 def _may_change(ending: str) -> bool:
     # How much is in a folder is looked at now and then, so a program that soon deletes it again may go unnoticed.
-    return ending in (TIMEOUT, MALFORMED, FOLDER_TOO_LARGE) or ending.startswith(KILLED) or any(each in ending for each in ("MemoryError", OUT_OF_TIME))
+    return (
+        ending in (TIMEOUT, MALFORMED, FOLDER_TOO_LARGE)
+        or ending.startswith(KILLED)
+        or any(each in ending for each in ("MemoryError", OUT_OF_TIME))
+    )
 
 
 def failed_verdicts(task: Task) -> FailedVerdicts:

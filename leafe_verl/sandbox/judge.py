@@ -151,7 +151,7 @@ def _literal_bytes(check: str) -> int:
 def _literals(node: ast.AST) -> Iterator[Any]:
     """Yield the values of the outermost literals of an expression."""
     try:
-        yield ast.literal_eval(node)  # type: ignore[arg-type]
+        yield ast.literal_eval(node)
     except (ValueError, TypeError, MemoryError, RecursionError):
         for child in ast.iter_child_nodes(node):
             yield from _literals(child)

@@ -52,7 +52,5 @@ def _split_raises(text: str) -> SplitRaises | None:
             names = frozenset(each.id for each in named if isinstance(each, ast.Name) and each.id in EXCEPTIONS)
             if names and len(names) == len(named):
                 source, nothing = ast.unparse(call), frozenset[int]()
-                return SplitRaises(
-                    text.strip(), (source,), frozenset(), "True", None, nothing, True, "", names, wanted
-                )
+                return SplitRaises(text.strip(), (source,), frozenset(), "True", None, nothing, True, "", names, wanted)
     return None

@@ -34,7 +34,7 @@ def most_threads(pids: Iterable[int]) -> int:
 
 
 def deleted_files(pids: Iterable[int], device: int) -> Iterator[int]:
-    """Yield the bytes of each file of a device that has no name any more, but is open or mapped in one of the processes."""
+    """Yield the bytes of each file of a device that has no name any more, but is open or mapped in a process."""
     seen: set[int] = set()
     for folder in (f"/proc/{pid}/{kind}" for pid in pids for kind in ("fd", "map_files")):
         names = _names(folder)
