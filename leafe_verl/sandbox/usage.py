@@ -1,7 +1,7 @@
 """What a run uses that no limit of the kernel bounds: threads, and files that are deleted but still open or mapped.
 
-Both are read in /proc, where everybody may count threads. Files of a run are shown there to a root that has all of its
-rights, and to the owner of a run's user namespace, as with bubblewrap. Where they are not, nothing is counted.
+Both are read in /proc, where everybody may count threads. The files of a run are shown there to a root that has all of
+its rights. Where they are not shown, none are counted.
 """
 
 from __future__ import annotations
