@@ -12,7 +12,8 @@ from collections.abc import Callable, Hashable
 
 from leafe_verl.core.task import Task
 from leafe_verl.sandbox import CodeVerdict
-from leafe_verl.sandbox.protocol import KILLED, MALFORMED, TIMEOUT
+from leafe_verl.sandbox.encoding import OUT_OF_TIME
+from leafe_verl.sandbox.protocol import FOLDER_TOO_LARGE, KILLED, MALFORMED, TIMEOUT
 
 MOST_VERDICTS = 1024
 """Maximum number of verdicts of one task; more than the attempts of a tree have turns. Further ones are not kept."""
@@ -48,7 +49,12 @@ def is_lasting(verdict: CodeVerdict) -> bool:
 
 
 def _may_change(ending: str) -> bool:
-    return ending in (TIMEOUT, MALFORMED) or ending.startswith(KILLED) or "MemoryError" in ending
+    # How much is in a folder is looked at now and then, so a program that soon deletes it again may go unnoticed.
+    return (
+        ending in (TIMEOUT, MALFORMED, FOLDER_TOO_LARGE)
+        or ending.startswith(KILLED)
+        or any(each in ending for each in ("MemoryError", OUT_OF_TIME))
+    )
 
 
 def failed_verdicts(task: Task) -> FailedVerdicts:

@@ -7,7 +7,7 @@ import ast
 import functools
 import time
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 from leafe_verl.core.environment import EnvironmentFailure
@@ -16,12 +16,12 @@ from leafe_verl.environments.mbpp_plus import NOT_NONE, PlusTests, agrees
 from leafe_verl.environments.options import SETTING
 from leafe_verl.environments.python_values import evaluate, parse_expression
 from leafe_verl.sandbox import CodeVerdict, Limits, Sandbox, SandboxLost, TestResult, cut_middle, judge, split_assert
-from leafe_verl.sandbox.judge import SHOWN_CHARACTERS
+from leafe_verl.sandbox.judge import SHOWN_CHARACTERS, answer_bytes, with_room
 from leafe_verl.sandbox.protocol import LOST, NOT_REACHED, CallOutcome, CallResult, RunResult
 from leafe_verl.sandbox.values import to_source, to_text
 
 REFERENCE_BYTES = 16 * 2**20
-"""What the reference solution may return in all. A submitted one may return four times what was expected."""
+"""What the reference solution may return in all. A submitted one may return twice what was expected."""
 
 
 def judge_plus(code: str, data: Mapping[str, Any], sandbox: Sandbox, limits: Limits) -> CodeVerdict:
@@ -67,9 +67,8 @@ class _Inputs:
         answers: Sequence[CallResult] = (NOT_REACHED,) * len(indices)
         failure = ended
         if indices and ended is None:
-            size = sum(len(to_source(self.expected[index])) for index in indices)
             calls = _calls(self.tests, submitted=True)
-            room = replace(limits, output_bytes=limits.output_bytes + 4 * size)
+            room = with_room(limits, answer_bytes([self.expected[index] for index in indices]))
             run = _run(self.sandbox, self.code, self.setup, [calls[index] for index in indices], room)
             answers, failure = run.calls, run.failure
         pairs = zip(indices, answers, strict=True)

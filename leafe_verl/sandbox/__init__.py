@@ -4,6 +4,7 @@ protocol.py      the types: limits, results, and the interface of a sandbox
 judge.py         judges code by asserts; compares values outside of the sandbox
 asserts.py       splits an assert into the solution's calls and the check of what they return
 soundness.py     refuses asserts that a solution would decide by itself, or that none passes
+raising.py       splits an assert that a call raises
 programs.py      judges whole programs by stdin and stdout; compares outside of the sandbox
 pool.py          SandboxPool: a queue of runs for a few zygotes
 worker.py        one zygote as the pool sees it
@@ -13,6 +14,7 @@ zygote.py        the program that forks a process for each run
 confinement.py   the rights that this process gives up before it runs submitted code
 unpacking.py     how a run's folder is filled, in that process
 scratch.py       the folder in which runs may write, as the judge sees it
+usage.py         what a run uses that no limit of the kernel bounds
 driver.py        what the process then does
 encoding.py      conversion of what a call returned to text, in that process
 values.py        conversion of values from and to text
@@ -35,6 +37,7 @@ from leafe_verl.sandbox.protocol import (
     Sandbox,
     SandboxLost,
 )
+from leafe_verl.sandbox.raising import split_test
 from leafe_verl.sandbox.tier_choice import available_tiers
 from leafe_verl.sandbox.tolerance import Tolerance
 
@@ -63,4 +66,5 @@ __all__ = [
     "judge_program",
     "sandboxes_lost",
     "split_assert",
+    "split_test",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from leafe_verl.sandbox.protocol import (
+    FOLDER_TOO_LARGE,
     KILLED,
     LOST,
     MALFORMED,
@@ -26,7 +27,7 @@ def parse_calls(job: Job, ending: Ending) -> RunResult:
     """Return what became of a run of calls."""
     calls = job.calls or ()
     nothing = (NOT_REACHED,) * len(calls)
-    if ending.cause in (LOST, KILLED_WITH_SANDBOX):
+    if _has_no_answer(ending):
         return RunResult(nothing, ending.cause)
     confinement, lines = _split_answer(ending)
     try:
@@ -40,7 +41,7 @@ def parse_calls(job: Job, ending: Ending) -> RunResult:
 
 def parse_program(job: Job, ending: Ending) -> ProgramResult:
     """Return what became of a whole program."""
-    if ending.cause in (LOST, KILLED_WITH_SANDBOX):
+    if _has_no_answer(ending):
         return ProgramResult("", ending.cause)
     confinement, lines = _split_answer(ending)
     stdout = ending.stdout[: job.limits.output_bytes].decode("utf-8", "replace")
@@ -48,6 +49,12 @@ def parse_program(job: Job, ending: Ending) -> ProgramResult:
     if failure is None and ending.exit_code:
         failure = _told_failure(lines) or f"exit code {ending.exit_code}"
     return ProgramResult(stdout, failure, confinement)
+
+
+def _has_no_answer(ending: Ending) -> bool:
+    """Return whether the cause says all that is known. A folder may be too large before the code could begin."""
+    never_began = ending.cause == FOLDER_TOO_LARGE and b"\n" not in ending.answer
+    return never_began or ending.cause in (LOST, KILLED_WITH_SANDBOX)
 
 
 def _split_answer(ending: Ending) -> tuple[tuple[str, ...], list[bytes]]:
@@ -86,6 +93,9 @@ def _results(answers: list[Any]) -> Iterator[CallResult]:
         ((kind, content),) = answer.items()
         if kind == "value":
             yield CallResult(CallOutcome.VALUE, decode(content))
+        elif kind == "raised":
+            text, *exceptions = map(_text, content)
+            yield CallResult(CallOutcome.RAISED, text=text, exceptions=tuple(exceptions))
         else:
             yield CallResult(CallOutcome[kind.upper()], text=_text(content))
 

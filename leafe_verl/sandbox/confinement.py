@@ -12,6 +12,7 @@ import ctypes
 import errno
 import os
 import platform
+import resource
 import struct
 import sys
 
@@ -25,10 +26,12 @@ PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
 CAP_DAC_READ_SEARCH = 2
 FIRST_UID = 1_000_000_000
 """If this is root, a run gets the user id FIRST_UID + its process id, which nothing else on the machine uses."""
+MAX_THREADS = 256
+"""Number of threads of a run."""
 
 # Denied system calls with their numbers on x86-64 and aarch64 (None: the call does not exist there).
 DENIED: dict[str, tuple[int | None, int | None]] = {
-    # Processes, programs and sessions. Threads are allowed; the address space limits their number.
+    # Processes, programs and sessions. Threads are allowed; see MAX_THREADS.
     "fork": (57, None), "vfork": (58, None), "execve": (59, 221), "execveat": (322, 281),
     "setsid": (112, 157), "setpgid": (109, 154), "unshare": (272, 97), "setns": (308, 268),
     # Other processes.
@@ -63,6 +66,7 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "truncate": (76, 45), "mknod": (133, None), "mknodat": (259, 33), "utime": (132, None), "utimes": (235, None),
     "utimensat": (280, 88), "futimesat": (261, None), "setxattr": (188, 5), "lsetxattr": (189, 6),
     "fsetxattr": (190, 7), "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
+    "fallocate": (285, 47),  # the limit of a file's size does not hold for what is kept beyond its end
 }  # fmt: skip
 WRITING = frozenset(
     ("unlink", "unlinkat", "rename", "renameat", "renameat2", "mkdir", "mkdirat", "rmdir", "symlink", "symlinkat")
@@ -81,9 +85,12 @@ CLONE, OPEN, OPENAT = (56, 220), (2, None), (257, 56)
 FCNTL, IOCTL, SOCKETPAIR = (72, 25), (16, 29), (53, 199)
 CLONE_THREAD = 0x10000
 OPEN_FOR_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-OWNING = {FCNTL: (8, 10, 15), IOCTL: (0x8901, 0x8902)}
-"""Commands that could direct a descriptor's signals at any process: F_SETOWN, F_SETSIG, F_SETOWN_EX, FIOSETOWN and
-SIOCSPGRP."""
+COMMANDS = {
+    FCNTL: (8, 10, 15),
+    IOCTL: (0x8901, 0x8902, 0x40305828, 0x4030582A, 0x40305839),
+}
+"""Refused commands. F_SETOWN, F_SETSIG, F_SETOWN_EX, FIOSETOWN and SIOCSPGRP could direct a descriptor's signals at any
+process. FS_IOC_RESVSP, FS_IOC_RESVSP64 and FS_IOC_ZERO_RANGE do what fallocate does."""
 SOCK_TYPE, SOCK_STREAM = 0xF, 1
 X32 = 0x40000000
 """Bit that marks the numbers of x86-64's second set of system calls."""
@@ -158,6 +165,10 @@ class Confinement:
             os.setgroups([])
             os.setresgid(user, user, user)
             os.setresuid(user, user, user)
+            # The limit counts the threads of a user. In a user namespace without this id, it would count the judge's.
+            most = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+            most = MAX_THREADS if most == resource.RLIM_INFINITY else min(most, MAX_THREADS)
+            resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
         except OSError:  # in a user namespace that does not have this id
             pass
         header = struct.pack("Ii", 0x20080522, 0)
@@ -256,7 +267,7 @@ def seccomp_filter(machine: str, strict: bool, writes: bool = False) -> bytes:
     when(CLONE, *_if_any(0, CLONE_THREAD, ALLOW, REFUSE))
     for numbers, argument in ((OPEN, 1), (OPENAT, 2)):
         when(numbers, *_opening(argument, strict, writes))
-    for numbers, commands in OWNING.items():
+    for numbers, commands in COMMANDS.items():
         when(numbers, *_if_one_of(1, commands, REFUSE, ALLOW))
     # A datagram socket can send to any address, even if it is one of a pair.
     when(SOCKETPAIR, *_if_one_of(1, (SOCK_STREAM,), ALLOW, REFUSE, mask=SOCK_TYPE))

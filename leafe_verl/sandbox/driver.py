@@ -4,7 +4,9 @@ The answer goes into a pipe of its own, line by line, so that a call that hangs 
 
     {"confinement": [...]}                        before any submitted code runs
     {"defined": true} or {"failure": text}
-    {"value": tagged}, {"raised": text} or {"unrepresentable": text}      for each call
+    {"value": tagged}, {"raised": [text, name, ...]} or {"unrepresentable": text}      for each call
+
+The names are those of Python's own exceptions that what was raised is, or is derived from.
 
 The answer of a whole program is the first line and, if it fails, the text of its failure; what counts is its stdout and
 its exit code. Nothing in this module is secret or trusted: submitted code may change all of it, and gains no more by
@@ -14,6 +16,7 @@ that than by returning a value. It needs only the standard library.
 from __future__ import annotations
 
 import _thread
+import builtins
 import ctypes
 import json
 import os
@@ -35,8 +38,15 @@ SOFTWARE_ERROR = 70
 """Exit code (from sysexits.h) of a run that failed before it came to submitted code."""
 ITERATORS_SHARE = 0.75
 """Share of a run's CPU time after which an iterator that still goes on is cut off, so that its beginning is known."""
+OWN_FRAMES = 9
+"""Frames of the zygote and of this module below the first one of submitted code."""
 SHOWN_LINES = 3
 SHOWN_CHARACTERS = 400
+EXCEPTIONS = [
+    (name, each)
+    for name, each in vars(builtins).items()
+    if isinstance(each, type) and issubclass(each, BaseException) and each.__name__ == name
+]
 
 
 class Answer:
@@ -73,6 +83,12 @@ def describe(error: BaseException, sources: Mapping[str, str]) -> str:
         return "an exception that cannot be described"
 
 
+def exceptions_of(error: BaseException) -> list[str]:
+    """Return the names of Python's own exceptions that this one is, or is derived from."""
+    bases = type.__dict__["__mro__"].__get__(type(error))
+    return [name for name, known in EXCEPTIONS if any(each is known for each in bases)]
+
+
 def passed_lines(error: BaseException, sources: Mapping[str, str]) -> list[str]:
     passed: list[tuple[str | None, int | None, str]] = []
     trace = error.__traceback__
@@ -107,6 +123,7 @@ def run(request: Mapping[str, Any], answer: Answer, confinement: list[str]) -> N
     answer.send(confinement=confinement)
     bound_stacks(request["limits"]["RLIMIT_AS"][0])
     Clock.end = request["limits"]["RLIMIT_CPU"][0] * ITERATORS_SHARE
+    sys.setrecursionlimit(sys.getrecursionlimit() + OWN_FRAMES)
     # Python reseeds after a fork. With a fixed seed, the same program gives the same answer.
     random.seed(0)
     sources = {CODE: request["code"], SETUP: request["setup"]}
@@ -168,7 +185,7 @@ def evaluate(call: str, namespace: dict[str, Any], answer: Answer, sources: Mapp
     except Unrepresentable as reason:
         answer.send(unrepresentable=str(reason))
     except BaseException as error:
-        answer.send(raised=describe(error, sources))
+        answer.send(raised=[describe(error, sources), *exceptions_of(error)])
 
 
 def run_program(answer: Answer, sources: Mapping[str, str]) -> int:

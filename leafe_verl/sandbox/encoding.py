@@ -21,6 +21,9 @@ if TYPE_CHECKING:  # a smaller zygote forks faster
     from typing import Any
 
 MAX_DEPTH = 50
+GOES_ON = "goes on beyond what a run may answer"
+OUT_OF_TIME = "goes on beyond the time of a run"
+"""Why no more is known of an iterator. How far it comes in that time depends on the machine."""
 SHOWN_CHARACTERS = 400
 
 
@@ -90,11 +93,12 @@ def encode_iterator(value: Any, room: list[int], depth: int) -> Any:
             if room[0] >= begun - begun // 8:
                 kept = len(items)
             if time.process_time() > Clock.end:
-                raise Unrepresentable("too large")
+                raise Unrepresentable(OUT_OF_TIME)
     except Unrepresentable as reason:
-        if str(reason) != "too large":
+        if str(reason) not in ("too large", OUT_OF_TIME):
             raise
-        ending, items, room[0] = "goes on beyond what a run may answer", items[:kept], begun - begun // 8
+        ending = OUT_OF_TIME if str(reason) == OUT_OF_TIME else GOES_ON
+        items, room[0] = items[:kept], begun - begun // 8
     except BaseException as error:
         ending = f"raises {type.__dict__['__name__'].__get__(type(error))}"
     return ["iterator", [ITERATORS[type(value)], items, ending]]

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Sequence
+import functools
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from leafe_verl.sandbox.asserts import SplitAssert, split_assert
+from leafe_verl.sandbox.asserts import SplitAssert
+from leafe_verl.sandbox.encoding import OUT_OF_TIME, Unrepresentable, encode
 from leafe_verl.sandbox.protocol import (
     LOST,
     TIMEOUT,
@@ -18,11 +23,14 @@ from leafe_verl.sandbox.protocol import (
     Sandbox,
     SandboxLost,
 )
+from leafe_verl.sandbox.raising import SplitRaises, split_test
 from leafe_verl.sandbox.tolerance import Tolerance
 from leafe_verl.sandbox.values import PRELUDE, Opaque, to_source, to_text
 
 SHOWN_CHARACTERS = 300
 """Longest text of a value in a test's result."""
+NUMBER_BYTES = 40
+"""Most bytes that a float takes in an answer. An integer may be answered as one, since 1.0 equals 1."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +76,8 @@ class CodeVerdict:
 
     @property
     def timed_out(self) -> bool:
-        """Whether a run ended at its time limit."""
-        return any(test.error == TIMEOUT for test in self.tests)
+        """Whether a run ended at its time limit, or what it returned was not known in full by then."""
+        return any(test.error == TIMEOUT or OUT_OF_TIME in (test.error or "") for test in self.tests)
 
 
 def judge(
@@ -83,8 +91,10 @@ def judge(
 ) -> CodeVerdict:
     """Run `code` once for all `tests`, which are asserts, and decide each of them.
 
+    An assert may also say that a call raises; see raising.py.
+
     `tolerance` holds for floats that are compared with a literal by `==`. `files`: the folder that the code runs in;
-    see `Sandbox.call`.
+    see `Sandbox.call`. The `output_bytes` of `limits` are raised if the literals of the asserts are longer.
 
     A check other than `returned == literal`, such as `abs(returned - 1) < 0.1`, is evaluated in a second run, which has
     the returned values, no submitted code, and none of `files`. So it cannot be forged, and a huge value cannot stall
@@ -94,8 +104,9 @@ def judge(
     """
     if not tests:
         raise ValueError("no tests; expected at least one assert")
-    asserts = [split_assert(test, setup) for test in tests]
-    run = _answered(sandbox, code, setup, [call for split in asserts for call in split.calls], limits, files)
+    asserts = [split_test(test, setup) for test in tests]
+    room = with_room(limits, sum(_literal_bytes(split.check) for split in asserts))
+    run = _answered(sandbox, code, setup, [call for split in asserts for call in split.calls], room, files)
     remaining = iter(run.calls)
     answers = [[_identified(next(remaining), n, split) for n in range(len(split.calls))] for split in asserts]
     results = [_result(*pair, run.failure, tolerance) for pair in zip(asserts, answers, strict=True)]
@@ -112,6 +123,40 @@ def judge(
     return CodeVerdict(tuple(results), run.failure)
 
 
+def with_room(limits: Limits, size: int) -> Limits:
+    """Return limits in whose `output_bytes` an answer of `size` bytes has room."""
+    # The program may find out this limit. A power of two tells little about what is expected.
+    return replace(limits, output_bytes=max(limits.output_bytes, 1 << (2 * size).bit_length()))
+
+
+def answer_bytes(values: Iterable[Any]) -> int:
+    """Return the number of bytes that an answer with these values takes, or with others that equal them."""
+    return sum(map(_value_bytes, values))
+
+
+def _value_bytes(value: Any) -> int:
+    try:
+        text = json.dumps(encode(value, [sys.maxsize]))
+    except Unrepresentable:  # what stands for an iterator, for one; or no answer can hold the value
+        text = to_source(value)
+    return len(text) + NUMBER_BYTES * (1 + text.count(","))
+
+
+@functools.lru_cache(maxsize=4096)  # a task's asserts are judged once for each of its attempts
+def _literal_bytes(check: str) -> int:
+    """Return the number of bytes that an answer takes which is like the literals of a check."""
+    return answer_bytes(_literals(ast.parse(check, mode="eval").body))
+
+
+def _literals(node: ast.AST) -> Iterator[Any]:
+    """Yield the values of the outermost literals of an expression."""
+    try:
+        yield ast.literal_eval(node)
+    except (ValueError, TypeError, MemoryError, RecursionError):
+        for child in ast.iter_child_nodes(node):
+            yield from _literals(child)
+
+
 def _answered(
     sandbox: Sandbox, code: str, setup: str, calls: Sequence[str], limits: Limits, files: Files | None = None
 ) -> RunResult:
@@ -123,6 +168,8 @@ def _answered(
 
 def _result(split: SplitAssert, answers: Sequence[CallResult], failure: str | None, tolerance: Tolerance) -> TestResult:
     """Decide a comparison with a literal. Any other check stays open: not passed, but without an error."""
+    if isinstance(split, SplitRaises):
+        return _result_of_raising(split, answers[0], failure)
     expected = None if split.expected is None else cut_middle(split.expected, SHOWN_CHARACTERS)
     errors = [error for answer in answers if (error := _error(answer, failure)) is not None]
     if errors:
@@ -135,6 +182,14 @@ def _result(split: SplitAssert, answers: Sequence[CallResult], failure: str | No
         return replace(undecided, passed=tolerance.agrees(answers[0].value, ast.literal_eval(split.expected or "")))
     except TypeError as error:  # items of a dict, which are compared like a set, with values that cannot be in one
         return replace(undecided, error=f"TypeError: {error}")
+
+
+def _result_of_raising(split: SplitRaises, answer: CallResult, failure: str | None) -> TestResult:
+    raised = answer.outcome is CallOutcome.RAISED
+    if answer.outcome is CallOutcome.NOT_REACHED or (raised and split.exceptions.isdisjoint(answer.exceptions)):
+        return TestResult(split.source, False, error=_error(answer, failure))
+    got = cut_middle(to_text(answer.value), SHOWN_CHARACTERS) if answer.outcome is CallOutcome.VALUE else answer.text
+    return TestResult(split.source, raised is split.wanted, got)
 
 
 def _identified(answer: CallResult, index: int, split: SplitAssert) -> CallResult:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 
-from leafe_verl.sandbox.judge import SHOWN_CHARACTERS, CodeVerdict, TestResult, cut_middle
+from leafe_verl.sandbox.judge import SHOWN_CHARACTERS, CodeVerdict, TestResult, cut_middle, with_room
 from leafe_verl.sandbox.protocol import (
     KILLED,
     LOST,
@@ -158,16 +158,11 @@ class _Schedule:
         """Start the runs that may start. Returns whether any run is in progress."""
         while self._next < self.end and len(self._running) < self._concurrency:
             test = self._tests[self._next]
-            run = self._sandbox.execute(self._code, test.stdin, _with_room(self._limits, test))
+            room = with_room(self._limits, len(test.expected.encode("utf-8", "surrogatepass")))
+            run = self._sandbox.execute(self._code, test.stdin, room)
             self._running[run] = self._next
             self._next += 1
         return bool(self._running)
-
-
-def _with_room(limits: Limits, test: ProgramTest) -> Limits:
-    # The program may find out this limit. A power of two tells little about the expected output.
-    wanted = 2 * len(test.expected.encode("utf-8", "surrogatepass"))
-    return replace(limits, output_bytes=max(limits.output_bytes, 1 << wanted.bit_length()))
 
 
 def _decide(test: ProgramTest, result: ProgramResult, comparison: OutputComparison) -> TestResult:

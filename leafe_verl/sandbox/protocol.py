@@ -88,6 +88,8 @@ class CallResult:
     text: str = ""
     """If the outcome is RAISED, the exception with its last lines. If it is UNREPRESENTABLE, the reason, such as the
     type's name."""
+    exceptions: tuple[str, ...] = ()
+    """If the outcome is RAISED, the names of Python's own exceptions that the raised one is, or is derived from."""
 
 
 NOT_REACHED = CallResult(CallOutcome.NOT_REACHED)

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import secrets
 import stat
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from leafe_verl.sandbox.protocol import Limits
+from leafe_verl.sandbox.usage import deleted_files
 
 PREFIX = "leafe-run-"
 MAX_DEPTH = 40
@@ -43,14 +45,23 @@ class ScratchFolder:
         os.chmod(self.path, 0o777)
         self._delete = weakref.finalize(self, _delete_own, parent, self._lock, os.getpid())
 
-    def is_over(self, limits: Limits) -> bool:
-        """Return whether a run, which may go on meanwhile, has written more than it may."""
+    def is_over(self, limits: Limits, pids: Iterable[int] = ()) -> bool:
+        """Return whether a run, which may go on meanwhile, has written more than it may.
+
+        `pids`: its processes, in which deleted files may still be open. What hides in a folder that this user may not
+        open counts as more, too.
+        """
         size = 0
-        with _opened(self.path) as root:
-            for number, found in enumerate(_walk(root, 0), start=1):
-                size += found.st_blocks * 512 if stat.S_ISREG(found.st_mode) else 0
-                if number > limits.folder_files or size > limits.folder_bytes:
-                    return True
+        try:
+            with _opened(self.path) as root:
+                written = (found.st_blocks * 512 if stat.S_ISREG(found.st_mode) else 0 for found in _walk(root, 0))
+                deleted = deleted_files(pids, os.fstat(root).st_dev)
+                for number, taken in enumerate(itertools.chain(written, deleted), start=1):
+                    size += taken
+                    if number > limits.folder_files or size > limits.folder_bytes:
+                        return True
+        except PermissionError:
+            return True
         return False
 
     def hide(self, output: bytes) -> bytes:
@@ -88,10 +99,13 @@ def _delete_abandoned() -> None:
 
 
 def _walk(folder: int, depth: int) -> Iterator[os.stat_result]:
-    """Yield the state of everything in a folder. Beyond MAX_DEPTH it yields without end."""
+    """Yield the state of everything in a folder. Beyond MAX_DEPTH it yields without end.
+
+    Raises PermissionError for a folder that this user may not open.
+    """
     with os.scandir(folder) as entries:
         for entry in entries:
-            with contextlib.suppress(OSError):  # deleted meanwhile
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # deleted or replaced meanwhile
                 state = entry.stat(follow_symlinks=False)
                 yield state
                 while depth >= MAX_DEPTH and stat.S_ISDIR(state.st_mode):

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from leafe_verl.sandbox.confinement import MAX_THREADS
 from leafe_verl.sandbox.protocol import (
     ENDED_EARLY,
     FOLDER_TOO_LARGE,
@@ -29,6 +30,7 @@ from leafe_verl.sandbox.protocol import (
 )
 from leafe_verl.sandbox.scratch import ScratchFolder
 from leafe_verl.sandbox.tiers import ENVIRONMENT, Tier, zygote_command
+from leafe_verl.sandbox.usage import most_threads, processes_below
 from leafe_verl.sandbox.zygote import END, ENDED, MESSAGE_BYTES, READY, RUN, STATUS
 
 START_SECONDS = 60.0
@@ -49,6 +51,7 @@ CLOSE_SECONDS = 2.0
 """Time for a zygote to end by itself."""
 PIECE_BYTES = 2**16
 SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+TOO_MANY_THREADS = f"{KILLED} (too many threads)"
 CANCELLED = "cancelled"
 """Cause of a run's end that no result shows, because the run's future is cancelled."""
 
@@ -148,7 +151,7 @@ class Worker:
         with contextlib.ExitStack() as stack:
             # An answer to calls has a line about the confinement, one about the definition, and one for each call.
             lines = None if job.calls is None else 2 + len(job.calls)
-            run = _Run(lines, job.limits, self._folder if job.files is not None else None)
+            run = _Run(lines, job.limits, self._folder if job.files is not None else None, self._pid)
             stack.callback(run.close)
             try:
                 self._send(job, run)
@@ -192,6 +195,11 @@ class Worker:
                 self._control.send(END)
                 run.deadline = time.monotonic() + GRACE_SECONDS
                 asked_to_end = True
+
+    @property
+    def _pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def _status(self) -> tuple[int, float]:
         message = self._control.recv(MESSAGE_BYTES)
@@ -293,13 +301,15 @@ class _Stream:
 class _Run:
     """A run in progress."""
 
-    def __init__(self, lines: int | None, limits: Limits, folder: ScratchFolder | None = None) -> None:
+    def __init__(self, lines: int | None, limits: Limits, folder: ScratchFolder | None, ancestor: int) -> None:
         self.lines = lines
         """Number of lines of a complete answer. None for a whole program, whose answer has more than one line only if
         it failed."""
         self.limits = limits
         self.folder = folder
         """Where it may write; None for nowhere."""
+        self.ancestor = ancestor
+        """Id of the process that all of the run's processes descend from."""
         self.answer = _Stream(limits.output_bytes + ANSWER_SLACK_BYTES)
         self.stdout = _Stream(limits.output_bytes)
         self.deadline = time.monotonic() + BEGIN_SECONDS
@@ -328,7 +338,9 @@ class _Run:
             self.cause = CANCELLED
         elif any(stream.is_too_large for stream in self.streams()):
             self.cause = OUTPUT_TOO_LARGE
-        elif self.folder is not None and self.folder.is_over(self.limits):
+        elif most_threads(pids := list(processes_below(self.ancestor))) > MAX_THREADS:
+            self.cause = TOO_MANY_THREADS
+        elif self.folder is not None and self.folder.is_over(self.limits, pids):
             self.cause = FOLDER_TOO_LARGE
         elif not self._lingers and self.lines is not None and (self._is_answered or not self.answer.is_open):
             self._lingers = True

@@ -184,7 +184,7 @@ def workspace_row(key: str) -> dict[str, Any]:
             "docs": {"link": "README.md"},
             "calc/__init__.py": "",
             "calc/core.py": core,
-            "run.sh": {"text": "#!/bin/sh\n", "mode": 0o755},
+            "run.sh": {"text": "#!/bin/sh\n", "mode": "755"},
             "tests/test_calc.py": test,
         },
         "imports": "from calc.core import double, letters",

@@ -13,6 +13,7 @@ from leafe_verl.environments.codecontests import CodeContests
 from leafe_verl.environments.failed_verdicts import FailedVerdicts, failed_verdicts, is_lasting
 from leafe_verl.environments.mbpp import MBPP
 from leafe_verl.sandbox import CodeVerdict, SandboxLost, TestResult
+from leafe_verl.sandbox.encoding import GOES_ON, OUT_OF_TIME
 from leafe_verl.sandbox.protocol import LOST, TIMEOUT, CallOutcome, CallResult, ProgramResult, RunResult
 
 ROW = {
@@ -140,6 +141,9 @@ def test_nothing_is_remembered_if_an_option_says_so():
         (TIMEOUT, False),
         ("killed (SIGKILL)", False),
         ("malformed answer", False),
+        ("folder too large", False),
+        (f"RuntimeError: the iterator {OUT_OF_TIME}", False),
+        (f"RuntimeError: the iterator {GOES_ON}", True),
         ("MemoryError", False),
     ],
 )

@@ -354,6 +354,12 @@ def test_large_values_have_room() -> None:
     assert verdict(row, code).success
 
 
+def test_large_values_of_floats_have_room() -> None:
+    results = [[0.0], [float(i % 9) for i in range(6000)]]
+    row = hub_row("numbers", "[[1], [6000]]", repr(results), "assert numbers(1) == [0.0]")
+    assert verdict(row, "def numbers(n):\n    return [float(i % 9) for i in range(n)]").success
+
+
 def test_a_reference_without_values_is_a_failure_of_the_environment() -> None:
     row = hub_row("f", "[[1]]", None, "assert f(1) == 1", "def f(x):\n    return lambda: x")
     with pytest.raises(EnvironmentFailure, match=r"the reference solution of f gives no value for f\(1\)"):

@@ -19,7 +19,7 @@ from leafe_verl.core.policy import Message
 from leafe_verl.environments import make
 from leafe_verl.environments.workspace.actions import Edit, Read, Refused, RunTests, Search, parse_action
 from leafe_verl.environments.workspace.environment import Workspace
-from leafe_verl.environments.workspace.rows import build_folder
+from leafe_verl.environments.workspace.rows import build_folder, pack_files
 from leafe_verl.environments.workspace.snapshots import Folder, is_plain, read_folder
 from leafe_verl.sandbox import File, Link
 from leafe_verl.sandbox.unpacking import unpack
@@ -115,6 +115,16 @@ def test_an_edit_keeps_mode_and_link() -> None:
     assert files.find("calc/core.py") == File(b"def double(x):\n    return x + x + 1\n")
 
 
+def test_a_line_ends_where_one_ends_in_a_file() -> None:
+    environment = Workspace()
+    environment.reset(TASK, 0)
+    text = "s = 'a\x0cb'\nt = 'c\u2028d\x85e'\r\n\r\nu = 1"
+    assert not environment.step(edit("note.py", text)).info["error"]
+    assert not environment.step(edit("note.py 4", "4| u = '\x0c'")).info["error"]
+    content = "s = 'a\x0cb'\nt = 'c\u2028d\x85e'\n\nu = '\x0c'\n".encode()
+    assert environment.snapshot().files.find("note.py") == File(content)
+
+
 @pytest.mark.parametrize(
     ("answer", "text"),
     [
@@ -140,6 +150,8 @@ def test_an_edit_keeps_mode_and_link() -> None:
         ),
         (edit("calc/core.py 2", "    return x + x + 1"), "like that already"),
         (edit("a.txt", "x" * 70_000), "would have 70001 bytes"),
+        (edit("a/" * 21 + "x.py", "x = 1"), "lies in 21 folders, and the path has 46 bytes; expected at most 20"),
+        (edit("a/" * 1500 + "x.py", "x = 1"), "lies in .* folders"),
     ],
 )
 def test_what_cannot_be_done_changes_nothing_and_is_told(answer: str, text: str) -> None:
@@ -157,6 +169,17 @@ def test_a_repository_has_a_limit_of_files() -> None:
     files = {f"f{number}": "" for number in range(250)}
     (step,) = play(edit("one-more", "x"), row={**ROW, "files": files})
     assert "no more are allowed" in step.observation
+    few = {f"{number}/" + "a/" * 18 + "x": "" for number in range(25)}
+    (step,) = play(edit("one/more/a/b/c/d", "x"), row={**ROW, "files": few})
+    assert step.info["error"] and "there are 506 files and folders; expected at most 500" in step.observation
+
+
+def test_a_run_takes_the_largest_repository() -> None:
+    most = {**ROW["files"], "b" * 250 + "/" + ("a/" * 19) + "x.py": ""}
+    deep, spread = most, {**most, **{f"d{number}/x": "" for number in range(220)}}
+    for files in (deep, spread):
+        (step,) = play("Action: test", row={**ROW, "files": files})
+        assert step.info["passed"] == 1 and "1 passed, 1 failed" in step.observation
 
 
 def test_an_edit_changes_no_other_byte() -> None:
@@ -279,6 +302,19 @@ def test_no_edit_forges_a_verdict(name: str) -> None:
     assert not tested.terminated and not tested.info["success"] and tested.reward == 0.0
 
 
+def test_no_edit_forges_that_a_call_raises() -> None:
+    """A hook may define any name for the calls of the hidden tests."""
+    code = (
+        "import sys\ndef hook(frame, *rest):\n    if frame.f_globals.get('__name__') == 'solution':\n"
+        "        frame.f_globals.update(raises=lambda *a: True)\nsys.setprofile(hook)"
+    )
+    row = {**ROW, "fail_to_pass": ["assert raises(ValueError, double('x'))"]}
+    forged, tested = play(edit("calc/__init__.py", code), "Action: test", row=row)
+    assert not forged.info["error"] and not tested.info["success"] and tested.reward == 0.0
+    repair = edit("calc/core.py 2", "    return 2 * x if isinstance(x, int) else int('x')")
+    assert play(repair, "Action: test", row=row)[-1].info["success"]
+
+
 HARMS = {
     "fork bomb": ("import os\nwhile True: os.fork()", "PermissionError|Resource temporarily"),
     "a million files": ("n = 0\nwhile True:\n    open(f'f{n}', 'w').close()\n    n += 1", "wrote too many files"),
@@ -367,6 +403,18 @@ def test_a_tree_is_explored_with_rollback() -> None:
         ({"files": {}}, "files is {}"),
         ({"files": {"a": 3}}, "a is 3; expected a text"),
         ({"files": {"../a": ""}}, "below the repository"),
+        ({"files": {"a/" * 21 + "x": ""}}, "lies in 21 folders"),
+        ({"files": {"a/" * 1500 + "x": ""}}, "lies in 1500 folders"),
+        ({"files": {("a" * 250 + "/") * 5 + "x": ""}}, "has 1256 bytes; expected at most 20 folders and 1024 bytes"),
+        ({"files": {f"{n}/{n}/{n}": "" for n in range(200)}}, "files and folders; expected at most 500"),
+        (
+            {"files": {"a": {"text": "", "mode": 644}}},
+            'a has mode 644; expected .* such as "755", and .* 644 is 1204 in',
+        ),
+        ({"files": {"a": {"text": "", "mode": None}}}, "a has mode None; expected a string of three octal digits"),
+        ({"files": {"a": {"text": "", "mode": "4755"}}}, "a has mode '4755'; expected a string of three octal digits"),
+        ({"files": {"a": {"link": ""}}}, "a links to ''; expected a path of 1 to 1024 bytes"),
+        ({"files": {"a": {"link": "b" * 2000}}}, "expected a path of 1 to 1024 bytes"),
         ({"files": {"a": "x" * 70_000}}, "a has 70000 bytes; expected at most 65536"),
         ({"files": {str(number): "" for number in range(300)}}, "there are 300 files; expected at most 250"),
         ({"fail_to_pass": []}, "fail_to_pass is empty"),
@@ -378,6 +426,14 @@ def test_a_tree_is_explored_with_rollback() -> None:
 def test_a_row_that_is_no_task_is_refused(changes: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         Workspace.task({**ROW, **changes})
+
+
+def test_modes_are_octal_digits() -> None:
+    files = {"a": File(b"", 0o755), "b": File(b"", 0o7), "c": File(b"")}
+    packed = pack_files(files)
+    assert packed == {"a": {"text": "", "mode": "755"}, "b": {"text": "", "mode": "007"}, "c": ""}
+    packed["d"] = {"text": "", "mode": "0o600"}
+    assert build_folder(Workspace.task({**ROW, "files": packed}).data).files() == {**files, "d": File(b"", 0o600)}
 
 
 def test_a_task_holds_no_patch() -> None:

@@ -16,6 +16,7 @@ from leafe_verl.sandbox.protocol import FOLDER_TOO_LARGE
 from leafe_verl.sandbox.scratch import ScratchFolder
 from leafe_verl.sandbox.tiers import Tier
 from leafe_verl.sandbox.unpacking import FromMemory
+from leafe_verl.sandbox.usage import deleted_files
 from sandbox.host import Host
 
 FILES: Files = {
@@ -165,6 +166,18 @@ def test_it_writes_there_and_nowhere_else(tier: Tier, writing: SandboxPool) -> N
         assert {name: harms for name, harms in host.harms().items() if harms} == {}
 
 
+def test_room_beyond_the_end_of_a_file_is_refused(tier: Tier, writing: SandboxPool) -> None:
+    if not tier.seccomp:
+        pytest.skip("in this tier no system call is refused")
+    code = "import ctypes, fcntl, os, struct\nlibc = ctypes.CDLL(None)\nmade = os.open('large', os.O_RDWR | os.O_CREAT)"
+    reserve = "struct.pack('hhqqii4i', 0, 0, 0, 2**24, 0, 0, 0, 0, 0, 0)"
+    calls = ["libc.fallocate(made, 1, ctypes.c_long(0), ctypes.c_long(2**24))", "os.fstat(made).st_blocks"]
+    calls += [f"fcntl.ioctl(made, 0x40305828, {reserve})", calls[-1]]
+    kept, blocks, asked, then = writing.call(code, "", calls, LIMITS, FILES).result().calls
+    assert (kept.value, blocks.value, then.value) == (-1, 0, 0)
+    assert asked.outcome is CallOutcome.RAISED and "PermissionError" in asked.text
+
+
 def test_where_no_file_can_be_opened_none_is_written(tier: Tier, pool: SandboxPool) -> None:
     if not tier.strict:
         pytest.skip("in this tier a program has a folder")
@@ -175,6 +188,8 @@ def test_where_no_file_can_be_opened_none_is_written(tier: Tier, pool: SandboxPo
 
 # --- How much ---
 
+SEEING = 1 << 19 | 1 << 21
+"""CAP_SYS_PTRACE and CAP_SYS_ADMIN."""
 FLOODS = {
     "a million files": "for n in range(10**6): os.close(os.open(f'f{n}', os.O_CREAT | os.O_WRONLY))",
     "a million folders": "for n in range(10**6): os.mkdir(f'f{n}')",
@@ -230,6 +245,58 @@ def test_a_folder_ends_with_its_process_also_if_that_is_killed() -> None:
     used.close()
     other.close()
     assert not Path(used.path).parent.exists()
+
+
+def test_a_folder_that_cannot_be_opened_is_beyond_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this user were not root, to whom no folder is closed."""
+    closed: dict[str, OSError] = {}
+    real = os.open
+
+    def opened(name: str, flags: int, *rest: int, dir_fd: int | None = None) -> int:
+        if name in closed:
+            raise closed[name]
+        return real(name, flags, *rest, dir_fd=dir_fd)
+
+    scratch = ScratchFolder()
+    os.makedirs(Path(scratch.path, "outer", "inner"))
+    monkeypatch.setattr(os, "open", opened)
+    for error, over in ((PermissionError(), True), (FileNotFoundError(), False), (NotADirectoryError(), False)):
+        closed["inner"] = error
+        assert scratch.is_over(Limits()) is over
+    scratch.close()
+
+
+def test_deleted_files_count_as_long_as_they_are_open() -> None:
+    scratch = ScratchFolder()
+    limits = Limits(folder_bytes=2**20)
+    with open(Path(scratch.path, "file"), "wb") as file, open(os.devnull) as other:
+        file.write(bytes(2**21))
+        file.flush()
+        os.unlink(file.name)
+        assert scratch.is_over(limits, [os.getpid()]) and not scratch.is_over(limits)
+        assert 2**21 in deleted_files([os.getpid()], os.fstat(file.fileno()).st_dev)
+        assert list(deleted_files([os.getpid()], os.fstat(other.fileno()).st_dev)) == []
+    assert not scratch.is_over(limits, [os.getpid()])
+    scratch.close()
+
+
+def test_deleted_files_count_as_long_as_they_are_mapped(writing: SandboxPool) -> None:
+    rights = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff"))
+    if SEEING & ~int(rights.split()[1], 16):
+        pytest.skip("needs the rights to trace and to administer, without which mapped files are not shown")
+    code = """
+import ctypes, os, time
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+for _ in range(40):
+    made = os.open('f', os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    os.write(made, bytes(2**20))
+    libc.mmap(None, ctypes.c_size_t(4096), 1, 2, made, ctypes.c_long(0))
+    os.close(made)
+    os.unlink('f')
+time.sleep(30)
+"""
+    assert writing.execute(code, "", LIMITS, FILES).result().failure == FOLDER_TOO_LARGE
 
 
 def test_deleting_follows_no_link(tmp_path: Path) -> None:

@@ -179,6 +179,33 @@ def test_why_nothing_could_be_compared_is_said(code: str, error: str) -> None:
     assert result.error is not None and error in result.error
 
 
+@pytest.mark.parametrize(
+    ("body", "test", "passed", "error"),
+    [
+        ("int('x')", "raises(ValueError, f(1))", True, None),
+        ("int('x')", "raises((KeyError, ValueError), f(1))", True, None),
+        ("class Own(ValueError): pass\n    raise Own", "raises(ValueError, f(1))", True, None),
+        ("{}[0]", "raises(ValueError, f(1))", False, "KeyError: 0"),
+        ("class ValueError(Exception): pass\n    raise ValueError", "raises(ValueError, f(1))", False, "ValueError"),
+        ("return 1", "raises(ValueError, f(1))", False, None),
+        ("return 1", "not raises(ValueError, f(1))", True, None),
+        ("return object()", "not raises(ValueError, f(1))", True, None),
+        ("int('x')", "not raises(ValueError, f(1))", False, None),
+        ("{}[0]", "not raises(ValueError, f(1))", False, "KeyError: 0"),
+        ("import os; os._exit(0)", "raises(ValueError, f(1))", False, "ended early"),
+        ("import os; os._exit(0)", "not raises(ValueError, f(1))", False, "ended early"),
+    ],
+)
+def test_whether_a_call_raises_is_decided_outside(body: str, test: str, passed: bool, error: str | None) -> None:
+    result = only(f"def raises(*a): return True\ndef f(x):\n    {body}", f"assert {test}")
+    assert result.passed is passed and (result.error or "").endswith(error or "") and bool(result.error) is bool(error)
+
+
+def test_a_solution_may_be_called_raises() -> None:
+    assert only("def raises(x, y=0): return x + y", "assert raises(1) == 1").passed
+    assert only("def raises(x, y=0): return x + y", "assert raises(1, abs(2)) == 3").passed
+
+
 def digits_of(number: int) -> str:
     """The decimal digits of a number that Python does not write out."""
     high, low = divmod(number, 10**4000)
@@ -209,6 +236,33 @@ def test_a_tolerance_holds_for_floats_in_literals() -> None:
     assert not passes("[0.1 + 0.2]", "assert f() == [0.3]", Tolerance())
     assert passes("1e9 + 1", "assert f() == 1e9", Tolerance(relative=1e-6))
     assert not passes("iter([0.3])", "assert f() == [0.3]", Tolerance(absolute=1))
+
+
+@pytest.mark.parametrize(
+    ("returned", "test"),
+    [
+        ("list(range(n, n + 400))", "f({n}) == {values}"),
+        ("[float(i) for i in range(n, n + 400)]", "f({n}) == {values}"),
+        ("list(range(n, n + 400))", "sorted(f({n})) == {values}"),
+        ("list(range(n, n + 400))", "f({n}) in ({values}, None)"),
+    ],
+)
+def test_what_the_asserts_expect_has_room_in_the_answer(returned: str, test: str) -> None:
+    tests = [f"assert {test.format(n=n, values=list(range(n, n + 400)))}" for n in range(1000, 1060)]
+    assert verdict(f"def f(n): return {returned}", *tests).all_passed
+
+
+def test_the_room_for_answers_tells_little_of_what_is_expected() -> None:
+    asked: list[int] = []
+
+    class Asked(Recording):
+        def call(self, code: str, setup: str, calls: Sequence[str], limits: Limits = QUICK, files: Files | None = None):  # type: ignore[no-untyped-def]
+            asked.append(limits.output_bytes)
+            return super().call(code, setup, calls, limits)
+
+    for size in (1, 3000, 3001):
+        assert judge(f"def f(): return [0] * {size}", [f"assert f() == {[0] * size}"], "", Asked(), QUICK).all_passed
+    assert asked == [QUICK.output_bytes, 2**18, 2**18]
 
 
 def test_long_values_are_shortened() -> None:

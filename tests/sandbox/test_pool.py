@@ -28,8 +28,11 @@ from leafe_verl.sandbox import (
     judge,
     sandboxes_lost,
 )
+from leafe_verl.sandbox.answers import parse_calls, parse_program
+from leafe_verl.sandbox.confinement import FIRST_UID, MAX_THREADS
 from leafe_verl.sandbox.protocol import (
     ENDED_EARLY,
+    FOLDER_TOO_LARGE,
     KILLED,
     LOST,
     MALFORMED,
@@ -39,7 +42,7 @@ from leafe_verl.sandbox.protocol import (
 )
 from leafe_verl.sandbox.tier_choice import _choose_once
 from leafe_verl.sandbox.values import MAX_DEPTH
-from leafe_verl.sandbox.worker import Ending, WorkerLost
+from leafe_verl.sandbox.worker import TOO_MANY_THREADS, Ending, Job, WorkerLost
 from sandbox.streams import OWN_STREAMS
 
 QUICK = Limits(cpu_seconds=1, wall_seconds=10)
@@ -395,15 +398,41 @@ def test_thread_bombs_are_bounded_and_end_with_the_run() -> None:
     code = """
 import threading, time
 made = 0
+threading.stack_size(2**15)
 try:
-    for _ in range(10_000):
+    for _ in range(1000):
         threading.Thread(target=time.sleep, args=(30,)).start()
         made += 1
 except (RuntimeError, MemoryError): pass
 """
     result = run(code, "made")
-    assert result.failure is not None or result.calls[0].value < 1000
+    assert result.failure is not None or result.calls[0].value < 256
     assert runs_in_progress() == set()
+
+
+def test_the_kernel_bounds_the_threads_of_a_run_with_a_user_of_its_own() -> None:
+    if value("__import__('os').getuid()") < FIRST_UID:  # type: ignore[operator]
+        pytest.skip("runs have no users of their own here, where the judge is not root or is in a user namespace")
+    running = default_pool().execute("import time\ntime.sleep(5)", "", QUICK)
+    until(lambda: bool(runs_in_progress()))
+    time.sleep(0.5)  # until it is confined
+    limits = {line for pid in runs_in_progress() for line in Path(f"/proc/{pid}/limits").read_text().splitlines()}
+    running.cancel()
+    (told,) = [line.split() for line in limits if line.startswith("Max processes")]
+    assert all(int(number) <= MAX_THREADS for number in told[2:4])
+
+
+def test_too_many_threads_end_a_run_where_the_kernel_does_not_bound_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leafe_verl.sandbox.worker.MAX_THREADS", 20)
+    code = """
+import threading, time
+for _ in range({}): threading.Thread(target=time.sleep, args=(30,), daemon=True).start()
+time.sleep(1)
+"""
+    threading_limits = Limits(cpu_seconds=4, wall_seconds=60)
+    assert run(code.format(10), "1", limits=threading_limits).failure is None
+    assert run(code.format(30), "1", limits=threading_limits).failure == TOO_MANY_THREADS
+    assert TOO_MANY_THREADS.startswith(KILLED)
 
 
 # --- Whole programs ---
@@ -503,6 +532,13 @@ def test_a_stack_counts_as_far_as_it_is_used(stack: int, memory: int) -> None:
     code = f"{RECURSION}threading.stack_size({stack})\nthreading.Thread(target=lambda: print(deep(5000))).start()"
     result = execute(code, limits=Limits(cpu_seconds=4, wall_seconds=20, memory_bytes=memory))
     assert (result.stdout, result.failure) == ("5000\n", None)
+
+
+def test_a_recursion_gets_as_deep_as_in_plain_python() -> None:
+    code = "def f(n):\n    try: return f(n + 1)\n    except RecursionError: return n\n"
+    plain = subprocess.run([sys.executable, "-c", f"{code}print(f(0))"], capture_output=True, text=True, check=True)
+    assert execute(f"{code}print(f(0))").stdout == plain.stdout
+    assert run(code, "f(0)").calls[0].value == int(plain.stdout)
 
 
 def test_the_main_threads_stack_grows_as_well() -> None:
@@ -709,6 +745,12 @@ def test_a_run_that_cannot_start_is_an_error_not_a_failure_of_the_code(monkeypat
     monkeypatch.setattr("leafe_verl.sandbox.pool.Worker", Slow)
     with SandboxPool(workers=1) as pool, pytest.raises(RuntimeError, match="did not start"):
         pool.call("", "", ["1"]).result()
+
+
+def test_a_folder_that_is_too_large_before_the_code_begins_is_a_failed_run() -> None:
+    ending = Ending(b"", b"", FOLDER_TOO_LARGE)
+    assert parse_calls(Job("", QUICK, calls=("1",)), ending) == RunResult((NOT_REACHED,), FOLDER_TOO_LARGE)
+    assert parse_program(Job("", QUICK), ending) == ProgramResult("", FOLDER_TOO_LARGE)
 
 
 # --- Settings ---

@@ -88,7 +88,7 @@ class Edit:
         file = self._file(files, path)
         before = [] if file is None else _split(file)
         first, last = self._range(path, len(before))
-        new = without_surrogates(self.text).splitlines()
+        new = _split_text(without_surrogates(self.text).replace("\r\n", "\n"))
         lines = [*before[: first - 1], *new, *before[last:]]
         if file is not None and lines == before:
             raise Refused(f"Nothing happened: these lines of {path} are like that already.")
@@ -97,7 +97,10 @@ class Edit:
             raise Refused(f"{path} would have {len(content)} bytes; {MAX_FILE_BYTES} are allowed.")
         if path.endswith(".py"):
             _require_python(path, content, lines)
-        changed = files.with_node(path, File(content) if file is None else replace(file, content=content))
+        try:
+            changed = files.with_node(path, File(content) if file is None else replace(file, content=content))
+        except ValueError as problem:
+            raise Refused(f"Nothing happened: {problem}.") from None
         last_shown = min(first + len(new) - 1 + AROUND, len(lines))
         return changed, f"Edited.\n{_show(path, lines, max(first - AROUND, 1), last_shown)}"
 
@@ -201,7 +204,7 @@ def _block_below(answer: str, verb: str, path: str) -> str:
     if block is None:
         raise Refused("edit needs the new lines in a ``` block below the action.")
     text = block[1]
-    filled = [line for line in text.splitlines() if line.strip()]
+    filled = [line for line in _split_text(text) if line.strip()]
     if not filled:
         return ""
     return _GUTTER.sub("", text) if all(map(_GUTTER.match, filled)) else text
@@ -248,7 +251,11 @@ def _show(path: str, lines: list[str], first: int, last: int) -> str:
 
 def _split(file: File) -> list[str]:
     """Return the lines. Bytes that are no text become half a surrogate pair each, and are written as they were."""
-    text = file.content.decode("utf-8", "surrogateescape")
+    return _split_text(file.content.decode("utf-8", "surrogateescape"))
+
+
+def _split_text(text: str) -> list[str]:
+    """Return the lines. `str.splitlines` would also split at what may stand in a string of Python, such as U+2028."""
     return text.removesuffix("\n").split("\n") if text else []
 
 

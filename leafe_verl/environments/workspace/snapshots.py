@@ -17,10 +17,17 @@ from pathlib import Path
 from typing import TypeAlias
 
 from leafe_verl.sandbox import File, Files, Limits, Link
+from leafe_verl.sandbox.scratch import MAX_DEPTH as DEPTH_OF_A_RUN
 
 Node: TypeAlias = "Folder | File | Link"
 MAX_FILES = Limits.folder_files // 4
 """Number of files that a repository may have; less than a run's folder takes."""
+MAX_ENTRIES = Limits.folder_files // 2
+"""Number of files, links and folders together; less than a run's folder takes."""
+MAX_DEPTH = DEPTH_OF_A_RUN // 2
+"""Number of folders that a file may lie in; less than a run's folder takes."""
+MAX_PATH_BYTES = 1024
+"""Length that a path may have; less than the system takes."""
 MAX_FILE_BYTES = 64 * 2**10
 """Size that a file may have; less than a run's folder takes."""
 MAX_LINKS = 10
@@ -36,7 +43,8 @@ class Folder:
 
     @classmethod
     def of(cls, files: Files) -> Folder:
-        """Return the folder with these files. Raises ValueError for a path that leaves it or is there twice."""
+        """Return the folder with these files. Raises ValueError for a path that leaves it or is there twice,
+        and for more than a run's folder takes."""
         folder = cls()
         for path, node in files.items():
             if not is_plain(path):
@@ -45,6 +53,11 @@ class Folder:
         if len(list(folder.files())) < len(files):
             raise ValueError("a path is both a file and a folder")
         return folder
+
+    @functools.cached_property
+    def size(self) -> int:
+        """Number of files, links and folders in the folder, at any depth."""
+        return len(self.entries) + sum(node.size for _, node in self.entries if isinstance(node, Folder))
 
     @functools.cached_property
     def digest(self) -> str:
@@ -92,12 +105,27 @@ class Folder:
         return node
 
     def with_node(self, path: str, node: Node) -> Folder:
-        """Return the folder with something else at a path, and new folders where they are missing."""
+        """Return the folder with something else at a path, and new folders where they are missing.
+
+        Raises ValueError if a run's folder would not take it: the run would end as one that wrote too much.
+        """
+        depth, length = path.count("/"), len(path.encode())
+        if depth > MAX_DEPTH or length > MAX_PATH_BYTES:
+            raise ValueError(
+                f"{path!r:.80} lies in {depth} folders, and the path has {length} bytes; expected at most {MAX_DEPTH} "
+                f"folders and {MAX_PATH_BYTES} bytes"
+            )
+        changed = self._with_node(path, node)
+        if changed.size > MAX_ENTRIES:
+            raise ValueError(f"there are {changed.size} files and folders; expected at most {MAX_ENTRIES}")
+        return changed
+
+    def _with_node(self, path: str, node: Node) -> Folder:
         name, _, rest = path.partition("/")
         entries = dict(self.entries)
         if rest:
             inner = entries.get(name)
-            node = (inner if isinstance(inner, Folder) else Folder()).with_node(rest, node)
+            node = (inner if isinstance(inner, Folder) else Folder())._with_node(rest, node)
         return Folder(tuple(sorted({**entries, name: node}.items())))
 
 
