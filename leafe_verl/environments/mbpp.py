@@ -22,7 +22,7 @@ from leafe_verl.sandbox import (
     cut_middle,
     default_pool,
     judge,
-    split_assert,
+    split_test,
 )
 from leafe_verl.sandbox.programs import describe_ending
 from leafe_verl.sandbox.protocol import ENDED_EARLY, MALFORMED, OUTPUT_TOO_LARGE, TIMEOUT
@@ -105,7 +105,7 @@ class MBPP(CodeEnvironment):
 
 def extract(answer: str, data: Mapping[str, Any]) -> Extraction:
     """Return the code in an answer that defines what the shown asserts call. The hidden ones have no say in it."""
-    names = (split_assert(test, data["test_setup_code"]).names for test in data["test_list"])
+    names = (split_test(test, data["test_setup_code"]).names for test in data["test_list"])
     return extract_function(answer, frozenset().union(*names))
 
 

@@ -15,7 +15,7 @@ import builtins
 import functools
 from dataclasses import dataclass
 
-from leafe_verl.sandbox.asserts import SplitAssert, split_assert
+from leafe_verl.sandbox.asserts import SplitAssert, chain_root, split_assert
 
 EXCEPTIONS = frozenset(
     name for name, each in vars(builtins).items() if isinstance(each, type) and issubclass(each, BaseException)
@@ -51,6 +51,7 @@ def _split_raises(text: str) -> SplitRaises | None:
             named = kinds.elts if isinstance(kinds, ast.Tuple) else [kinds]
             names = frozenset(each.id for each in named if isinstance(each, ast.Name) and each.id in EXCEPTIONS)
             if names and len(names) == len(named):
-                source, nothing = ast.unparse(call), frozenset[int]()
-                return SplitRaises(text.strip(), (source,), frozenset(), "True", None, nothing, True, "", names, wanted)
+                of, nothing = frozenset(filter(None, [chain_root(call)])), frozenset[int]()
+                call_only = (text.strip(), (ast.unparse(call),), of, "True", None, nothing, True, "")
+                return SplitRaises(*call_only, names, wanted)
     return None

@@ -18,8 +18,8 @@ from leafe_verl.sandbox.asserts import (
     bound_names,
     chain_root,
     loaded_names,
-    split_assert,
 )
+from leafe_verl.sandbox.raising import SplitRaises, split_test
 
 ADVICE = "import or define it in test_setup_code"
 TOLERANCE_ADVICE = "write math.isclose(returned, expected, rel_tol=1e-6)"
@@ -27,7 +27,9 @@ TOLERANCE_ADVICE = "write math.isclose(returned, expected, rel_tol=1e-6)"
 
 def refuse_unsound(text: str, setup: str = "") -> None:
     """Raise ValueError, which shows the text, if it is no assert, or none that can be judged with this set-up."""
-    split = split_assert(text, setup)
+    split = split_test(text, setup)
+    if isinstance(split, SplitRaises):
+        return
     written = _read_names(setup)
     calls = [ast.parse(call, mode="eval").body for call in split.calls]
     check = ast.parse(split.check, mode="eval").body

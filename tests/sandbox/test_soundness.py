@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from leafe_verl.environments.mbpp import MBPP
+from leafe_verl.environments.mbpp import MBPP, extract
 from leafe_verl.sandbox.soundness import refuse_unsound
 
 SETUP = """
@@ -67,3 +67,11 @@ def test_an_assert_that_something_else_decides_is_taken(test: str) -> None:
 def test_a_value_of_the_set_up_is_not_asked_for_what_a_call_made_of_it(test: str) -> None:
     with pytest.raises(ValueError, match="asks for data of the set-up, which a call may have changed"):
         refuse_unsound(test, SETUP)
+
+
+def test_an_assert_that_a_call_raises_is_decided_outside():
+    row = {"task_id": 1, "text": "t", "test_list": ['assert raises(ValueError, f("x"))'], "test_setup_code": ""}
+    task = MBPP.task(row)
+    assert (
+        extract("```python\ndef g(): pass\n```\n```python\ndef f(x): int(x)\n```", task.data).code == "def f(x): int(x)"
+    )
