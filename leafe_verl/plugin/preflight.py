@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from leafe_verl.core.settings import SettingsError
 from leafe_verl.environments import make
 from leafe_verl.environments.tool_calls import CallReader, find_calls
 from leafe_verl.plugin.chat_check import ask_configured, chat_problems
-from leafe_verl.plugin.engine_check import engine_problems
+from leafe_verl.plugin.engine_check import SEQUENCE_PARALLEL, engine_problems, sequence_parallel_size
 from leafe_verl.plugin.memory import model_window
 from leafe_verl.plugin.memory_check import memory_problems
 from leafe_verl.plugin.model_check import model_problems
@@ -87,7 +88,6 @@ def _playbook_problems(path: str | None, mode: str) -> list[str]:
 
 def _batch_problems(config: DictConfig) -> list[str]:
     actor, rollout, data = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout, config.data
-    ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes // actor.get("ulysses_sequence_parallel_size", 1)
     problems = []
     for key, value in {
         "data.train_batch_size": data.train_batch_size,
@@ -100,8 +100,14 @@ def _batch_problems(config: DictConfig) -> list[str]:
             problems.append(f"{key} is {value!r}; expected an integer of at least 1")
     if problems:
         return problems
+    ranks, size = config.trainer.n_gpus_per_node * config.trainer.nnodes, sequence_parallel_size(config)
     mini_batch = actor.ppo_mini_batch_size * rollout.n
-    if mini_batch % ranks:
+    if ranks % size:
+        problems.append(
+            f"{SEQUENCE_PARALLEL} is {size}, which does not divide {ranks} ranks (trainer.nnodes x "
+            "trainer.n_gpus_per_node); expected a divisor of them"
+        )
+    elif mini_batch % (ranks := ranks // size):
         problems.append(
             f"a mini-batch of {mini_batch} sequences (actor_rollout_ref.actor.ppo_mini_batch_size "
             f"{actor.ppo_mini_batch_size} x rollout.n {rollout.n}) cannot be divided by {ranks} data-parallel ranks; "
@@ -113,13 +119,14 @@ def _batch_problems(config: DictConfig) -> list[str]:
 def _micro_batch_problems(config: DictConfig) -> list[str]:
     """A sequence that is longer than a micro-batch would end the run while it trains, when everything is explored."""
     actor, window = config.actor_rollout_ref.actor, model_window(config)
-    most = actor.ppo_max_token_len_per_gpu * actor.get("ulysses_sequence_parallel_size", 1)
+    size = sequence_parallel_size(config)
+    most = actor.ppo_max_token_len_per_gpu * size
     if not actor.use_dynamic_bsz or window <= most or config.trainer.v1.trainer_mode == "ace":
         return []
     return [
         f"an example may have {window} tokens (data.max_prompt_length + data.max_response_length, or "
-        f"rollout.max_model_len), and a micro-batch holds at most {most}; expected at least as many in "
-        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu, or a smaller window"
+        f"rollout.max_model_len), and a micro-batch holds at most {most}; expected at least "
+        f"{math.ceil(window / size)} in actor_rollout_ref.actor.ppo_max_token_len_per_gpu, or a smaller window"
     ]
 
 

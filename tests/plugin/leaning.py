@@ -226,6 +226,13 @@ CODE = {
         "self.use_ulysses_sp =": "ranks of one sequence do not share a prefix tree",
         "self.ulysses_parallel_group =": "ranks of one sequence do not share a prefix tree",
     },
+    "verl/workers/config/actor.py:FSDPActorConfig.__post_init__": {
+        "if self.ulysses_sequence_parallel_size > 1: self.fsdp_config.ulysses_sequence_parallel_size = "
+        "self.ulysses_sequence_parallel_size": "the checks count other ranks of a sequence than verl does"
+    },
+    "verl/workers/engine/utils.py:prepare_micro_batches": {
+        "max_token_len = max_token_len_per_gpu * sp_size": "a prefix tree holds fewer or more tokens than it may"
+    },
     f"{ENGINE}:EngineTrainModeCtx.__enter__": {
         "set_ulysses_sequence_parallel_group(self.engine.ulysses_parallel_group)": (
             "ranks of one sequence attend to their own part of a prefix tree"
@@ -378,7 +385,7 @@ ATTRIBUTES = {
     "verl.workers.rollout.replica:RolloutReplica": "server_handle server_address",
     "verl.workers.config:TrainingWorkerConfig": "model_type engine_config",
     "verl.workers.config:FSDPEngineConfig": """strategy use_dynamic_bsz micro_batch_size_per_gpu
-        max_token_len_per_gpu""",
+        max_token_len_per_gpu ulysses_sequence_parallel_size""",
     "verl.utils.tokenizer.continuous_token:MergeResult": "token_ids",
     "verl.workers.engine:EngineRegistry": "_engines",
     "verl.trainer.ppo.v1.trainer_base:": "TRAINER_REGISTRY",

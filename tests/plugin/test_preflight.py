@@ -105,17 +105,40 @@ def test_sglang_is_taken_where_it_is_installed_and_refused_for_what_verl_does_wi
     assert "full_determinism is true" in problem
 
 
-def test_sequence_parallelism_is_refused_where_ranks_would_not_see_whole_sequences(config):
-    parallel = "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"
+SEQUENCE_RANKS = (
+    "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size",
+    "actor_rollout_ref.actor.ulysses_sequence_parallel_size",
+)
+"""verl's setting, and the one that it replaces."""
+
+
+@pytest.mark.parametrize("key", SEQUENCE_RANKS)
+def test_sequence_parallelism_is_refused_where_ranks_would_not_see_whole_sequences(config, key):
+    parallel = f"{key}=2"
     flash = "actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2"
     packed = "actor_rollout_ref.model.use_remove_padding=true"
-    given = ("actor_rollout_ref.model.override_config.attn_implementation=sdpa", parallel)
+    given = ("actor_rollout_ref.model.override_config.attn_implementation=sdpa", "trainer.n_gpus_per_node=2", parallel)
     for overrides in ((*given, packed), (*given, flash, "actor_rollout_ref.model.use_remove_padding=false")):
         (problem,) = find_problems(config(*overrides, device="gpu"))
         assert (
             "ulysses_sequence_parallel_size is 2, with attention" in problem and "expected 1, or flash-attn" in problem
         )
     assert find_problems(config(*given, flash, packed, device="gpu")) == []
+
+
+@pytest.mark.parametrize("key", SEQUENCE_RANKS)
+def test_ranks_of_a_sequence_count_where_batches_and_windows_are_checked(config, key):
+    given = [
+        *("actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2", f"{key}=2"),
+        *("actor_rollout_ref.model.use_remove_padding=true", "trainer.n_gpus_per_node=6"),
+        *("actor_rollout_ref.actor.ppo_mini_batch_size=3", "actor_rollout_ref.rollout.n=1"),
+        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=4096",
+    ]
+    assert find_problems(config(*given, device="gpu")) == [], "a window of 8192 tokens, and 3 data-parallel ranks"
+    (problem,) = find_problems(config(*given, "data.max_response_length=6146", device="gpu"))
+    assert "8194 tokens" in problem and "at most 8192" in problem and "expected at least 4097" in problem
+    (problem,) = find_problems(config(*given, "trainer.n_gpus_per_node=5", device="gpu"))
+    assert f"{SEQUENCE_RANKS[0]} is 2, which does not divide 5 ranks" in problem
 
 
 def test_several_sequences_of_an_attempt_are_refused_where_verl_would_take_them_for_attempts(config):

@@ -230,12 +230,14 @@ class SFTTrainingWorker(TrainingWorker):  # type: ignore[misc]  # verl is Any to
         config = self.engine_config
         if not config.use_dynamic_bsz:
             return max(math.ceil(len(lengths) / int(config.micro_batch_size_per_gpu)), 1)
-        if (longest := max(lengths, default=0)) > config.max_token_len_per_gpu:
+        # As verl counts (prepare_micro_batches in engine/utils.py): the ranks of a sequence have a part of it each.
+        most = config.max_token_len_per_gpu * config.ulysses_sequence_parallel_size
+        if (longest := max(lengths, default=0)) > most:
             raise ValueError(
-                f"an example has {longest} tokens, but a micro-batch holds at most {config.max_token_len_per_gpu}; "
+                f"an example has {longest} tokens, but a micro-batch holds at most {most}; "
                 "raise actor_rollout_ref.actor.ppo_max_token_len_per_gpu"
             )
-        return len(cut_at(lengths, shared, config.max_token_len_per_gpu))
+        return len(cut_at(lengths, shared, most))
 
     def _show_progress(self, info: DistillationInfo) -> None:
         if self._bar is None:
