@@ -141,6 +141,14 @@ def test_ranks_of_a_sequence_count_where_batches_and_windows_are_checked(config,
     assert f"{SEQUENCE_RANKS[0]} is 2, which does not divide 5 ranks" in problem
 
 
+def test_a_schedule_over_one_training_step_is_refused_where_it_cannot_count_optimiser_steps(config):
+    given = ("leafe.schedule.collect=all", "actor_rollout_ref.actor.optim.lr_warmup_steps=2")
+    other = "actor_rollout_ref.actor.strategy=veomni"
+    assert find_problems(config(*given)) == find_problems(config(given[0], other)) == find_problems(config(other)) == []
+    (problem,) = find_problems(config(*given, other))
+    assert "actor_rollout_ref.actor.optim.lr_warmup_steps is 2" in problem and "leafe.schedule.collect=batch" in problem
+
+
 def test_several_sequences_of_an_attempt_are_refused_where_verl_would_take_them_for_attempts(config):
     (problem,) = find_problems(config("leafe.context.window=2", "algorithm.adv_estimator=rloo", name="grpo"))
     assert "leafe.context.window is 2" in problem and "algorithm.adv_estimator is 'rloo'" in problem

@@ -227,6 +227,6 @@ class LeafeTrainer(CollectingTrainer):
         counts = {kind: metrics.get(f"leafe/examples/{kind}", 0) for kind in phase.weights}
         detail = f"{' and '.join(f'{number:,.0f} {kind}' for kind, number in counts.items() if number)} examples"
         self.activity.begin("distilling", step=self.global_steps, total=phase.updates, unit="updates", detail=detail)
-        prepare_update(phase, self.config)
+        prepare_update(phase, self._phases, self.config)
         output = self.actor_rollout_wg.update_actor(phase.batch)
         metrics.update(reduce_metrics(rename_dict(output["metrics"], f"{phase.name}/")))
