@@ -23,6 +23,7 @@ from leafe_verl.plugin.precision import precision_problems
 from leafe_verl.plugin.rollout.chat_format import TEMPLATE
 from leafe_verl.plugin.rollout.playbook_file import read_playbook
 from leafe_verl.plugin.settings import RunSettings
+from leafe_verl.plugin.training_check import training_problems
 from leafe_verl.task_files import HUB, read_tasks
 from leafe_verl.versions import TESTED_VERL, VERL, takes_verl
 
@@ -33,7 +34,7 @@ def find_problems(config: DictConfig) -> list[str]:
     problems += model_problems(config.actor_rollout_ref.model.path)
     problems += [] if config.trainer.val_only else _batch_problems(config)
     problems += engine_problems(config)
-    problems += [] if config.trainer.val_only else precision_problems(config)
+    problems += [] if config.trainer.val_only else [*precision_problems(config), *training_problems(config)]
     values: Any = OmegaConf.to_container(config.leafe, resolve=True)
     try:
         settings = RunSettings.from_mapping(values)
@@ -44,7 +45,6 @@ def find_problems(config: DictConfig) -> list[str]:
         problems += _window_problems(config, settings)
         problems += _context_problems(config, settings)
         problems += [] if config.trainer.val_only else _curriculum_problems(config, settings)
-        problems += [] if config.trainer.val_only else _schedule_problems(config, settings)
         problems += _chat_problems(config, settings) or _thought_problems(config, settings)
     # A run without a model is refused anyway, and what is on the hub takes a while.
     with_hub = not model_problems(config.actor_rollout_ref.model.path)
@@ -173,23 +173,6 @@ def _curriculum_problems(config: DictConfig, settings: RunSettings) -> list[str]
             f"{said}, and data.shuffle is false, which keeps the order of the files; expected true, {otherwise}"
         )
     return problems
-
-
-def _schedule_problems(config: DictConfig, settings: RunSettings) -> list[str]:
-    """Over one training step, only FSDP's schedule of the learning rate can be sized anew by its optimiser steps."""
-    actor, collect = config.actor_rollout_ref.actor, settings.schedule.collect
-    if config.trainer.v1.trainer_mode != "leafe" or collect != "all" or actor.strategy in ("fsdp", "fsdp2"):
-        return []
-    warm_up = {name: actor.optim.get(name) for name in ("lr_warmup_steps", "lr_warmup_steps_ratio")}
-    kind = {name: actor.optim.get(name) for name in ("lr_scheduler_type", "lr_decay_style")}
-    found = {name: value for name, value in warm_up.items() if value and value > 0}
-    found |= {name: value for name, value in kind.items() if value not in (None, "constant")}
-    return [
-        f"actor_rollout_ref.actor.optim.{name} is {value}, and leafe.schedule.collect is 'all': the schedule would be "
-        f"over one training step with actor.strategy {actor.strategy!r}; expected a constant learning rate without "
-        "warm-up, actor_rollout_ref.actor.strategy=fsdp2 or fsdp, or leafe.schedule.collect=batch"
-        for name, value in found.items()
-    ]
 
 
 def _chat_problems(config: DictConfig, settings: Settings) -> list[str]:

@@ -149,6 +149,28 @@ def test_a_schedule_over_one_training_step_is_refused_where_it_cannot_count_opti
     assert "actor_rollout_ref.actor.optim.lr_warmup_steps is 2" in problem and "leafe.schedule.collect=batch" in problem
 
 
+@pytest.mark.parametrize(
+    "override, expected",
+    [
+        ("actor_rollout_ref.actor.use_kl_loss=true", ["is true, which", "false; LEAFE holds the policy"]),
+        ("algorithm.use_kl_in_reward=true", ["is true, which", "leafe.distillation.hold_loss=kl"]),
+        ("actor_rollout_ref.actor.entropy_coeff=0.01", ["is 0.01, which", "leafe.distillation.hold_share above 0"]),
+        (
+            "actor_rollout_ref.actor.loss_agg_mode=token-sum",
+            ['expected "token-mean"; ', "leafe.distillation.loss_agg_mode"],
+        ),
+        ("distillation.enabled=true", ["is true, which", "leafe.distillation.loss, recovery_loss or hold_loss=kl"]),
+    ],
+)
+def test_what_verl_would_take_for_the_loss_is_refused_where_it_is_not_used(config, override, expected):
+    key = override.partition("=")[0]
+    (problem,) = find_problems(config(override))
+    assert problem.startswith(key) and all(text in problem for text in expected)
+    (problem,) = find_problems(config(override, name="ace"))
+    assert problem.startswith(key) and "'ace' does not use; expected" in problem and "leafe.distillation" not in problem
+    assert find_problems(config(override, name="grpo")) == []
+
+
 def test_several_sequences_of_an_attempt_are_refused_where_verl_would_take_them_for_attempts(config):
     (problem,) = find_problems(config("leafe.context.window=2", "algorithm.adv_estimator=rloo", name="grpo"))
     assert "leafe.context.window is 2" in problem and "algorithm.adv_estimator is 'rloo'" in problem
