@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -21,7 +20,7 @@ from leafe_verl.plugin.memory_check import memory_problems
 from leafe_verl.plugin.model_check import model_problems
 from leafe_verl.plugin.precision import precision_problems
 from leafe_verl.plugin.rollout.chat_format import TEMPLATE
-from leafe_verl.plugin.rollout.playbook_file import read_playbook
+from leafe_verl.plugin.rollout.playbook_file import read_playbook, writes_playbook
 from leafe_verl.plugin.settings import RunSettings
 from leafe_verl.plugin.training_check import training_problems
 from leafe_verl.task_files import HUB, read_tasks
@@ -41,7 +40,7 @@ def find_problems(config: DictConfig) -> list[str]:
     except SettingsError as error:
         problems += error.problems
     else:
-        problems += _playbook_problems(settings.playbook.path, config.trainer.v1.trainer_mode)
+        problems += _playbook_problems(settings.playbook.path, writes_playbook(config))
         problems += _window_problems(config, settings)
         problems += _context_problems(config, settings)
         problems += [] if config.trainer.val_only else _curriculum_problems(config, settings)
@@ -75,13 +74,11 @@ def _verl_problems(installed: str) -> list[str]:
     ]
 
 
-def _playbook_problems(path: str | None, mode: str) -> list[str]:
-    if mode == "ace":
-        return [] if path else ["leafe.playbook.path is null; expected the file that ACE's advice goes to"]
-    if path and not Path(path).is_file():
-        return [f"no playbook at {path}; leafe.playbook.path names the file that recipes/ace_mbpp.sh wrote, or null"]
+def _playbook_problems(path: str | None, written: bool) -> list[str]:
+    if written and not path:
+        return ["leafe.playbook.path is null; expected the file that ACE's advice goes to"]
     try:
-        read_playbook(path)
+        read_playbook(path, begins_empty=written)
     except ValueError as error:
         return [str(error)]
     return []

@@ -231,13 +231,17 @@ def test_files_are_named_for_workers_that_run_in_another_folder(config, model, t
     monkeypatch.chdir(tmp_path)
     shutil.copy(TRAIN_FILE, "train.jsonl")
     Path("model").symlink_to(model)
-    given = ("data.train_files=[train.jsonl]", "data.val_files=hub:owner/name/full/test")
+    given = ["data.train_files=[train.jsonl]", "data.val_files=hub:owner/name/full/test"]
+    given += ["leafe.collection.store=trees", "leafe.playbook.path='~/playbook.json'"]
     composed = config(*given, f"run_dir={tmp_path}/run", "actor_rollout_ref.model.path=model")
     ResolveConfiguration().on_run_start(composed)
     PrepareModel().on_run_start(composed)
     assert composed.data.train_files == [f"{tmp_path}/train.jsonl"]
     assert composed.data.val_files == "hub:owner/name/full/test"
     assert composed.actor_rollout_ref.model.path == f"{tmp_path}/model"
+    assert composed.leafe.collection.store == f"{tmp_path}/trees"
+    assert composed.leafe.playbook.path == str(Path.home() / "playbook.json")
+    assert composed.leafe.evaluation.store is None
 
 
 class Told:
