@@ -169,7 +169,8 @@ def _plugin_state() -> str:
 def _plugin_state_in_ray() -> str:
     import ray
 
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    # Of its own: where Ray would join a cluster, on a node of one or by RAY_ADDRESS, it refuses num_cpus.
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         return str(ray.get(ray.remote(_state_as_loaded_by_verl).remote(), timeout=180))
     finally:

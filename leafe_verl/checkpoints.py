@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from leafe_verl.lora import has_adapter, is_bare_adapter, merge_adapter, merged_copy
+from leafe_verl.lora import has_adapter, is_bare_adapter, is_newer, merge_adapter, merged_copy
 
 MERGER_LINES = 20
 """How much of what a failed merger printed is told."""
@@ -31,7 +31,8 @@ def hf_folder(model: str) -> str:
     """Return a Hugging Face folder or hub name for `model`, merging a checkpoint's shards if need be.
 
     `model` is returned as it is unless it is a folder with a checkpoint of verl's FSDP engine
-    (RUN_DIR/checkpoints/global_step_N, or `actor` in it). Its merged weights are kept beside `actor` and found again.
+    (RUN_DIR/checkpoints/global_step_N, or `actor` in it). Its merged weights are kept beside `actor` and found again,
+    unless the checkpoint was saved again since.
     A LoRA adapter that lies beside weights is merged into them, since it would be left out silently otherwise.
     Raises ValueError for a folder that is neither, for an adapter alone, and when verl's merger fails.
     """
@@ -56,7 +57,7 @@ def hf_folder(model: str) -> str:
             f"(RUN_DIR/checkpoints/global_step_N){there}"
         )
     merged = actor.parent / MERGED
-    if not merged.is_dir() or has_adapter(merged):  # an earlier version left the base weights and the adapter beside
+    if not _is_current(merged, actor):
         _merge(actor, merged)
     return str(merged)
 
@@ -82,6 +83,12 @@ def _is_sharded(folder: Path) -> bool:
     return (folder / "fsdp_config.json").is_file()
 
 
+def _is_current(merged: Path, actor: Path) -> bool:
+    """Return whether a merged folder holds the weights of the shards. A run that begins anew saves its steps into the
+    folders of the former ones, and an earlier version left the base weights with the adapter beside them."""
+    return is_newer(merged, actor) and not has_adapter(merged)
+
+
 def _merge(actor: Path, merged: Path) -> None:
     """Run verl's merger into a temporary name: a killed one must not be taken for whole."""
     partial = merged.with_name(f"{MERGED}.partial-{os.getpid()}")
@@ -96,9 +103,8 @@ def _merge(actor: Path, merged: Path) -> None:
             raise ValueError(f"verl's merger could not merge {actor} (exit status {done.returncode}). It said:\n{said}")
         if has_adapter(partial):
             merge_adapter(partial)
-        if merged.is_dir() and has_adapter(merged):
-            shutil.rmtree(merged)
-        if not merged.is_dir():  # another process may have been faster
+        if not _is_current(merged, actor):  # else another process was faster
+            shutil.rmtree(merged, ignore_errors=True)
             partial.rename(merged)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

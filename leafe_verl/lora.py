@@ -49,7 +49,7 @@ def merge_adapter(folder: Path) -> None:
 def merged_copy(folder: Path) -> Path:
     """Return a folder beside `folder` that holds its model with the adapter merged in, and write it if need be."""
     merged = folder.with_name(f"{folder.name}-with-{ADAPTER}")
-    if merged.is_dir() and _changed(merged) >= _changed(folder / ADAPTER):
+    if is_newer(merged, folder / ADAPTER):
         return merged
     partial = merged.with_name(f"{merged.name}.partial-{os.getpid()}")
     try:
@@ -64,8 +64,14 @@ def merged_copy(folder: Path) -> Path:
     return merged
 
 
-def _changed(folder: Path) -> float:
-    return max((path.stat().st_mtime for path in (folder, *folder.iterdir())), default=0.0)
+def is_newer(made: Path, source: Path) -> bool:
+    """Return whether a folder is there, with a file that is no older than any in the folder that it was made from."""
+    return made.is_dir() and _written(made) >= _written(source)
+
+
+def _written(folder: Path) -> float:
+    # The time of a folder itself also changes when a file is removed, such as the optimiser's to save space.
+    return max((path.stat().st_mtime for path in folder.iterdir() if path.is_file()), default=0.0)
 
 
 def _updates(adapter: Path, config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

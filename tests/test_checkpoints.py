@@ -1,6 +1,7 @@
 """From whatever MODEL names to a Hugging Face folder."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -33,14 +34,16 @@ def checkpoint(tmp_path):
 
 @pytest.fixture
 def merger(monkeypatch):
-    """verl's merger, as far as files go; `files` is what it leaves."""
+    """verl's merger, as far as files go; `files` is what it leaves, at `time`."""
 
     def run(command, **kwargs):
         run.calls.append(command)
-        touch(Path(command[command.index("--target_dir") + 1]), *run.files)
+        target = touch(Path(command[command.index("--target_dir") + 1]), *run.files)
+        for path in target.iterdir() if run.time else ():
+            os.utime(path, (run.time, run.time))
         return subprocess.CompletedProcess(command, run.status, stdout="many words\nno such file: x")
 
-    run.calls, run.files, run.status = [], ["config.json", "model.safetensors"], 0
+    run.calls, run.files, run.status, run.time = [], ["config.json", "model.safetensors"], 0, None
     monkeypatch.setattr(checkpoints.subprocess, "run", run)
     return run
 
@@ -52,6 +55,21 @@ def test_a_checkpoint_is_merged_once_and_kept_beside(checkpoint, merger, part):
     (command,) = merger.calls
     assert command[command.index("--local_dir") + 1] == str(checkpoint / "actor")
     assert sorted(path.name for path in checkpoint.iterdir()) == ["actor", "merged"]
+
+
+def test_a_checkpoint_that_was_saved_again_is_merged_again(checkpoint, merger):
+    merged = Path(hf_folder(str(checkpoint)))
+    (merged / "of the former run").touch()
+    shard = checkpoint / "actor" / "model_world_size_1_rank_0.pt"
+    later = max(path.stat().st_mtime for path in merged.iterdir()) + 1
+    os.utime(shard, (later, later))
+    merger.time = later + 1
+    assert [hf_folder(str(checkpoint)) for _ in range(2)] == [str(merged)] * 2
+    assert len(merger.calls) == 2 and not (merged / "of the former run").exists()
+    assert sorted(path.name for path in checkpoint.iterdir()) == ["actor", "merged"]
+    shard.unlink()
+    assert hf_folder(str(checkpoint)) == str(merged), "shards that are gone are not missed"
+    assert len(merger.calls) == 2
 
 
 def test_a_failed_merge_leaves_nothing(checkpoint, merger):

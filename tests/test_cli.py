@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -140,6 +141,21 @@ def test_a_node_without_a_gpu_may_have_the_environment_for_gpus(monkeypatch, ins
 def test_the_command_line_starts_without_torch():
     code = "import sys, leafe_verl.cli; sys.exit('torch' in sys.modules or 'verl' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_node_of_a_running_cluster_is_checked_without_joining_it(monkeypatch):
+    ray = pytest.importorskip("ray", reason="ray is not installed")
+    from ray._private.services import canonicalize_bootstrap_address
+
+    def init(address=None, num_cpus=None, **options):
+        if canonicalize_bootstrap_address(address) is not None and num_cpus is not None:
+            raise ValueError("When connecting to an existing cluster, num_cpus and num_gpus must not be provided.")
+
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    for name, fake in {"init": init, "get": lambda answer, timeout: answer, "shutdown": lambda: None}.items():
+        monkeypatch.setattr(ray, name, fake)
+    monkeypatch.setattr(ray, "remote", lambda function: SimpleNamespace(remote=lambda: "well"))
+    assert check._plugin_state_in_ray() == "well"
 
 
 @pytest.mark.end_to_end

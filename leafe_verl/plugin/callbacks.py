@@ -29,6 +29,7 @@ from leafe_verl.plugin.memory_check import describe_memory
 from leafe_verl.plugin.precision import record_precision
 from leafe_verl.plugin.preflight import find_problems
 from leafe_verl.plugin.ray_job import require_kept
+from leafe_verl.plugin.rollout.playbook_file import writes_playbook
 from leafe_verl.run_lock import find_unfinished, hold
 from leafe_verl.shell import quoted, shown
 from leafe_verl.trees import index
@@ -82,9 +83,7 @@ class ResolveConfiguration(Callback):
             for folder in (config.run_dir, config.trainer.default_local_dir):
                 require_kept(folder)
             leave_out_sizes(config)
-            for key in ("train_files", "val_files"):
-                files = config.data[key]
-                config.data[key] = [*map(_absolute, files)] if isinstance(files, ListConfig) else _absolute(files)
+            _make_absolute(config)
             _make_run_dir(Path(config.run_dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -92,8 +91,25 @@ class ResolveConfiguration(Callback):
         _refuse("--multirun is not supported; start one command for each run")
 
 
+def _make_absolute(config: DictConfig) -> None:
+    """Make the paths of task files, stores and the playbook absolute: workers may run in another folder.
+
+    Raises ValueError if a job of Ray would lose what is written to one of them.
+    """
+    for key in ("train_files", "val_files"):
+        files = config.data[key]
+        config.data[key] = [*map(_absolute, files)] if isinstance(files, ListConfig) else _absolute(files)
+    for section, name in (("collection", "store"), ("evaluation", "store"), ("playbook", "path")):
+        path = config.leafe[section][name]
+        if not isinstance(path, str):  # null, or what the preflight refuses
+            continue
+        if section != "playbook" or writes_playbook(config):
+            require_kept(path, f"leafe.{section}.{name}")
+        config.leafe[section][name] = str(Path(path).expanduser().absolute())
+
+
 def _absolute(source: Any) -> Any:
-    """Return the absolute path of a task file: the workers of a cluster that is joined run in another folder."""
+    """Return the absolute path of a task file; what is no local file, such as a name of the hub, as it is."""
     path = Path(str(source)).expanduser()
     return str(path.absolute()) if path.is_file() else source
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, open_dict
 
+from leafe_verl.plugin.rollout.playbook_file import writes_playbook
 from leafe_verl.task_files import HUB
 
 SIZES = ("num_gpus", "num_cpus", "_system_config")
@@ -55,19 +56,22 @@ class SharedPlaces:
     """What every node of a run must see."""
 
     folders: tuple[str, ...]
-    """Folders that every node writes into: checkpoints and stores."""
+    """Folders that every node writes into: checkpoints and stores; and the one of a playbook that is written."""
     files: tuple[str, ...]
-    """Files that every node reads: the model's config.json and local task files."""
+    """Files that every node reads: the model's config.json, local task files, and a playbook that is only read."""
     token: str
     """Name of the file that the launcher has put into each folder."""
 
     @classmethod
     def read(cls, config: DictConfig) -> SharedPlaces:
         stores = (config.leafe.collection.store, config.leafe.evaluation.store)
-        folders = [config.run_dir, config.trainer.default_local_dir, *filter(None, stores)]
+        playbook = [path] if (path := config.leafe.playbook.path) else []
+        written = [str(Path(path).parent) for path in playbook if writes_playbook(config)]
+        folders = [config.run_dir, config.trainer.default_local_dir, *filter(None, stores), *written]
         model = Path(config.actor_rollout_ref.model.path).expanduser() / "config.json"
         sources = [*_listed(config.data.train_files), *_listed(config.data.val_files)]
         files = [*([str(model)] if model.is_file() else []), *(each for each in sources if not each.startswith(HUB))]
+        files += [] if written else playbook
         return cls(tuple(_outermost(folders)), tuple(dict.fromkeys(files)), f".leafe-{uuid.uuid4().hex}")
 
 
@@ -130,7 +134,10 @@ def find_cluster_problems(config: DictConfig, ask: Ask | None = None) -> list[st
     found = sum(answer.gpus // wanted for answer in answers)
     problems = [f"node {answer.node}: {problem}" for answer in answers for problem in answer.problems]
     if problems:
-        problems.append("expected RUN_DIR, MODEL and task files on a file system that is mounted alike on every node")
+        problems.append(
+            "expected RUN_DIR, MODEL, task files, stores and playbook on a file system that is mounted alike on every "
+            "node"
+        )
     if found < nodes:
         problems.insert(0, _describe_size(nodes, wanted, answers, str(config.trainer.device)))
     return problems

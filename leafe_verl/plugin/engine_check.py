@@ -9,6 +9,20 @@ from omegaconf import DictConfig
 from leafe_verl.plugin.rollout.engine_requests import ENGINES
 from leafe_verl.versions import TESTED_VERL
 
+SEQUENCE_PARALLEL = "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size"
+"""The setting that `sequence_parallel_size` reads; messages name it."""
+
+
+def sequence_parallel_size(config: DictConfig) -> int:
+    """Return how many ranks compute a sequence together: verl's setting, or, where it is above 1, its deprecated one.
+
+    verl copies the deprecated actor.ulysses_sequence_parallel_size in its workers alone (FSDPActorConfig, actor.py).
+    """
+    actor = config.actor_rollout_ref.actor
+    deprecated: int = actor.get("ulysses_sequence_parallel_size", 1)
+    size: int = (actor.get("fsdp_config") or {}).get("ulysses_sequence_parallel_size", 1)
+    return deprecated if deprecated > 1 else size
+
 
 def engine_problems(config: DictConfig) -> list[str]:
     """Return what is wrong with the choice of engine and attention: what came, what was expected, and the setting."""
@@ -41,13 +55,12 @@ def _name_problems(config: DictConfig) -> list[str]:
 def _sequence_parallel_problems(config: DictConfig) -> list[str]:
     """verl exchanges parts of sequences within flash attention alone (monkey_patch.py). With another attention each
     rank would see its own part of every sequence, and nobody would say so."""
-    role = config.actor_rollout_ref
-    size, attention = role.actor.get("ulysses_sequence_parallel_size", 1), role.model.override_config
-    attention = attention.get("attn_implementation", "flash_attention_2")
+    role, size = config.actor_rollout_ref, sequence_parallel_size(config)
+    attention = role.model.override_config.get("attn_implementation", "flash_attention_2")
     if size == 1 or (role.model.use_remove_padding and attention.startswith("flash_attention")):
         return []
     return [
-        f"actor_rollout_ref.actor.ulysses_sequence_parallel_size is {size}, with attention {attention!r} and "
+        f"{SEQUENCE_PARALLEL} is {size}, with attention {attention!r} and "
         f"use_remove_padding={str(role.model.use_remove_padding).lower()}; expected 1, or flash-attn installed, "
         "actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2 and "
         "actor_rollout_ref.model.use_remove_padding=true"

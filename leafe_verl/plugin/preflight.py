@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -14,15 +14,16 @@ from leafe_verl.core.settings import SettingsError
 from leafe_verl.environments import make
 from leafe_verl.environments.tool_calls import CallReader, find_calls
 from leafe_verl.plugin.chat_check import ask_configured, chat_problems
-from leafe_verl.plugin.engine_check import engine_problems
+from leafe_verl.plugin.engine_check import SEQUENCE_PARALLEL, engine_problems, sequence_parallel_size
 from leafe_verl.plugin.memory import model_window
 from leafe_verl.plugin.memory_check import memory_problems
 from leafe_verl.plugin.model_check import model_problems
 from leafe_verl.plugin.precision import precision_problems
 from leafe_verl.plugin.rollout.chat_format import TEMPLATE
-from leafe_verl.plugin.rollout.playbook_file import read_playbook
+from leafe_verl.plugin.rollout.playbook_file import read_playbook, writes_playbook
 from leafe_verl.plugin.settings import RunSettings
 from leafe_verl.plugin.store_check import store_problems
+from leafe_verl.plugin.training_check import training_problems
 from leafe_verl.task_files import HUB, read_tasks
 from leafe_verl.versions import TESTED_VERL, VERL, takes_verl
 
@@ -33,14 +34,14 @@ def find_problems(config: DictConfig) -> list[str]:
     problems += model_problems(config.actor_rollout_ref.model.path)
     problems += [] if config.trainer.val_only else _batch_problems(config)
     problems += engine_problems(config)
-    problems += [] if config.trainer.val_only else precision_problems(config)
+    problems += [] if config.trainer.val_only else [*precision_problems(config), *training_problems(config)]
     values: Any = OmegaConf.to_container(config.leafe, resolve=True)
     try:
         settings = RunSettings.from_mapping(values)
     except SettingsError as error:
         problems += error.problems
     else:
-        problems += _playbook_problems(settings.playbook.path, config.trainer.v1.trainer_mode)
+        problems += _playbook_problems(settings.playbook.path, writes_playbook(config))
         problems += _window_problems(config, settings)
         problems += _context_problems(config, settings)
         problems += [] if config.trainer.val_only else _curriculum_problems(config, settings)
@@ -74,13 +75,11 @@ def _verl_problems(installed: str) -> list[str]:
     ]
 
 
-def _playbook_problems(path: str | None, mode: str) -> list[str]:
-    if mode == "ace":
-        return [] if path else ["leafe.playbook.path is null; expected the file that ACE's advice goes to"]
-    if path and not Path(path).is_file():
-        return [f"no playbook at {path}; leafe.playbook.path names the file that recipes/ace_mbpp.sh wrote, or null"]
+def _playbook_problems(path: str | None, written: bool) -> list[str]:
+    if written and not path:
+        return ["leafe.playbook.path is null; expected the file that ACE's advice goes to"]
     try:
-        read_playbook(path)
+        read_playbook(path, begins_empty=written)
     except ValueError as error:
         return [str(error)]
     return []
@@ -88,7 +87,6 @@ def _playbook_problems(path: str | None, mode: str) -> list[str]:
 
 def _batch_problems(config: DictConfig) -> list[str]:
     actor, rollout, data = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout, config.data
-    ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes // actor.get("ulysses_sequence_parallel_size", 1)
     problems = []
     for key, value in {
         "data.train_batch_size": data.train_batch_size,
@@ -101,8 +99,14 @@ def _batch_problems(config: DictConfig) -> list[str]:
             problems.append(f"{key} is {value!r}; expected an integer of at least 1")
     if problems:
         return problems
+    ranks, size = config.trainer.n_gpus_per_node * config.trainer.nnodes, sequence_parallel_size(config)
     mini_batch = actor.ppo_mini_batch_size * rollout.n
-    if mini_batch % ranks:
+    if ranks % size:
+        problems.append(
+            f"{SEQUENCE_PARALLEL} is {size}, which does not divide {ranks} ranks (trainer.nnodes x "
+            "trainer.n_gpus_per_node); expected a divisor of them"
+        )
+    elif mini_batch % (ranks := ranks // size):
         problems.append(
             f"a mini-batch of {mini_batch} sequences (actor_rollout_ref.actor.ppo_mini_batch_size "
             f"{actor.ppo_mini_batch_size} x rollout.n {rollout.n}) cannot be divided by {ranks} data-parallel ranks; "
@@ -114,13 +118,14 @@ def _batch_problems(config: DictConfig) -> list[str]:
 def _micro_batch_problems(config: DictConfig) -> list[str]:
     """A sequence that is longer than a micro-batch would end the run while it trains, when everything is explored."""
     actor, window = config.actor_rollout_ref.actor, model_window(config)
-    most = actor.ppo_max_token_len_per_gpu * actor.get("ulysses_sequence_parallel_size", 1)
+    size = sequence_parallel_size(config)
+    most = actor.ppo_max_token_len_per_gpu * size
     if not actor.use_dynamic_bsz or window <= most or config.trainer.v1.trainer_mode == "ace":
         return []
     return [
         f"an example may have {window} tokens (data.max_prompt_length + data.max_response_length, or "
-        f"rollout.max_model_len), and a micro-batch holds at most {most}; expected at least as many in "
-        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu, or a smaller window"
+        f"rollout.max_model_len), and a micro-batch holds at most {most}; expected at least "
+        f"{math.ceil(window / size)} in actor_rollout_ref.actor.ppo_max_token_len_per_gpu, or a smaller window"
     ]
 
 

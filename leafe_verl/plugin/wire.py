@@ -195,6 +195,10 @@ class DistillationInfo:
     """`leafe.distillation.kl_top_k`."""
     run_dir: str | None = None
     """Folder with the run's activity file, in which the first worker counts the updates; None: they are not counted."""
+    scheduled_updates: int | None = None
+    """Number of optimiser steps that the learning rate's schedule is over; None: it counts training steps."""
+    last: bool = True
+    """Whether the training step has no later phase."""
 
     def to_extra_info(self) -> dict[str, Any]:
         """Return entries for a KVBatchMeta's `extra_info`, which verl hands to the workers with each mini-batch."""

@@ -38,6 +38,7 @@ ENGINE = {
     "micro_batch_size_per_gpu": 2,
     "use_dynamic_bsz": False,
 }
+OPTIM = {"total_training_steps": 10}
 FIGURES = ("pair_accuracy", "reward_margin", "teacher_kl", "teacher_mass", "taught_tokens")
 Row = tuple[list[int], list[int], list[int], int]
 """Prompt, response, mask of the response, and place of the term in `weights`."""
@@ -146,14 +147,19 @@ def taught_batch(rows: list[TaughtRow], *, kl_share: float = 0.7, kl_top_k: int 
 
 
 def worker(
-    path: str, *, lr: float = 1e-3, model: Mapping[str, Any] = MODEL, engine: Mapping[str, Any] = ENGINE
+    path: str,
+    *,
+    lr: float = 1e-3,
+    model: Mapping[str, Any] = MODEL,
+    engine: Mapping[str, Any] = ENGINE,
+    optim: Mapping[str, Any] = OPTIM,
 ) -> SFTTrainingWorker:
-    """A worker in float32, with these settings of its model and of its engine beside the usual ones."""
+    """A worker in float32, with these settings of its model, engine and optimiser beside the usual ones."""
     config = TrainingWorkerConfig(
         model_type="language_model",
         model_config=HFModelConfig(path=path, **{**MODEL, **model}),
         engine_config=FSDPEngineConfig(**{**ENGINE, **engine}),
-        optimizer_config=FSDPOptimizerConfig(lr=lr, total_training_steps=10),
+        optimizer_config=FSDPOptimizerConfig(lr=lr, **{**OPTIM, **optim}),
         checkpoint_config=CheckpointConfig(),
     )
     built = SFTTrainingWorker(config=config)

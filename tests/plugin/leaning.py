@@ -54,7 +54,7 @@ STRINGS = {
     f"{BASE}:PPOTrainer._update_actor": "global_batch_size mini_batch_size epochs seed dataloader_kwargs temperature",
     f"{WORKERS}:TrainingWorker.train_mini_batch": "mini_batch_size epochs seed dataloader_kwargs metrics",
     f"{WORKERS}:TrainingWorker.train_batch": (
-        "use_dynamic_bsz micro_batch_size_per_gpu global_token_num use_remove_padding"
+        "use_dynamic_bsz micro_batch_size_per_gpu global_token_num use_remove_padding update_lr_scheduler"
     ),
     f"{ENGINE}:FSDPEngine.forward_backward_batch": "dp_size loss_mask",
     f"{ENGINE}:FSDPEngineWithLMHead.prepare_model_outputs": "log_probs",
@@ -220,10 +220,14 @@ CODE = {
         "self.model_config.model_type = self.config.model_type": "verl's own engine trains: no prefix is shared",
     },
     f"{WORKERS}:TrainingWorker.train_mini_batch": {
-        "self.train_batch(mini_batch_td)": "examples are not merged, and the tokens of loss terms are not counted"
+        "self.train_batch(mini_batch_td)": "examples are not merged, and the tokens of loss terms are not counted",
+        "update_lr_scheduler=batch_idx == total_num_iterations - 1": "the learning rate's schedule counts otherwise",
     },
     f"{WORKERS}:TrainingWorker.train_batch": {
-        "if key not in data.keys(): tu.assign_non_tensor": "verl overwrites the micro-batch size of prefix trees"
+        "if key not in data.keys(): tu.assign_non_tensor": "verl overwrites the micro-batch size of prefix trees",
+        'update_lr_scheduler = tu.get(data, key="update_lr_scheduler", default=False)': (
+            "the learning rate's schedule counts phases"
+        ),
     },
     f"{ENGINE}:FSDPEngineWithLMHead.forward_step": {
         "self.prepare_model_inputs(": "prefix trees are computed as if they were sequences",
@@ -232,6 +236,19 @@ CODE = {
     f"{ENGINE}:FSDPEngine": {
         "self.use_ulysses_sp =": "ranks of one sequence do not share a prefix tree",
         "self.ulysses_parallel_group =": "ranks of one sequence do not share a prefix tree",
+    },
+    "verl/workers/config/actor.py:FSDPActorConfig.__post_init__": {
+        "if self.ulysses_sequence_parallel_size > 1: self.fsdp_config.ulysses_sequence_parallel_size = "
+        "self.ulysses_sequence_parallel_size": "the checks count other ranks of a sequence than verl does"
+    },
+    "verl/workers/engine/utils.py:prepare_micro_batches": {
+        "max_token_len = max_token_len_per_gpu * sp_size": "a prefix tree holds fewer or more tokens than it may"
+    },
+    f"{ENGINE}:FSDPEngine._build_lr_scheduler": {
+        "total_steps = optim_config.total_training_steps": "one training step is the whole schedule of collect=all"
+    },
+    f"{ENGINE}:FSDPEngine.lr_scheduler_step": {
+        "self.lr_scheduler.step()": "one training step is the whole schedule of collect=all"
     },
     f"{ENGINE}:EngineTrainModeCtx.__enter__": {
         "set_ulysses_sequence_parallel_group(self.engine.ulysses_parallel_group)": (
@@ -362,6 +379,7 @@ CALLS = {
     "verl.utils.tensordict_utils:assign_non_tensor": "",
     "verl.utils.tensordict_utils:index_select_tensor_dict": "",
     "verl.utils.metric:reduce_metrics": "metrics",
+    "verl.workers.engine.fsdp.transformer_impl:FSDPEngine._build_lr_scheduler": "optimizer",
     "verl.utils.py_functional:rename_dict": "",
     "verl.utils.debug:marked_timer": "name timing_raw color",
     "verl.single_controller.base.decorator:register": "dispatch_mode blocking",
@@ -385,7 +403,8 @@ ATTRIBUTES = {
     "verl.workers.rollout.replica:RolloutReplica": "server_handle server_address",
     "verl.workers.config:TrainingWorkerConfig": "model_type engine_config",
     "verl.workers.config:FSDPEngineConfig": """strategy use_dynamic_bsz micro_batch_size_per_gpu
-        max_token_len_per_gpu""",
+        max_token_len_per_gpu ulysses_sequence_parallel_size""",
+    "verl.workers.config:FSDPOptimizerConfig": "total_training_steps",
     "verl.utils.tokenizer.continuous_token:MergeResult": "token_ids",
     "verl.workers.engine:EngineRegistry": "_engines",
     "verl.trainer.ppo.v1.trainer_base:": "TRAINER_REGISTRY",

@@ -33,11 +33,11 @@ def alone(monkeypatch):
 
 @pytest.fixture
 def config(tmp_path):
-    def build(*overrides, run_dir=tmp_path / "run", device="cpu"):
+    def build(*overrides, run_dir=tmp_path / "run", device="cpu", name="leafe"):
         place = [f"run_dir={run_dir}"] if run_dir else []
         given = [f"device={device}", f"data.train_files={TRAIN_FILE}", *place, *overrides]
         with initialize_config_module("leafe_verl.plugin.config", version_base=None):
-            return compose("leafe", overrides=given)
+            return compose(name, overrides=given)
 
     return build
 
@@ -85,6 +85,21 @@ def test_a_job_whose_folder_goes_with_it_is_refused(config, override, monkeypatc
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     with pytest.raises(SystemExit, match="Ray removes; expected an absolute folder"):
         ResolveConfiguration().on_run_start(config(override))
+
+
+@pytest.mark.parametrize(
+    "name, override", [("leafe", "leafe.collection.store=trees"), ("ace", f"leafe.playbook.path={RAYS_FOLDER}/a.json")]
+)
+def test_what_a_job_would_write_to_a_folder_that_goes_with_it_is_refused_by_its_setting(
+    config, name, override, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    setting, _, path = override.partition("=")
+    with pytest.raises(SystemExit, match=f"{setting} is {path}, and this is a job of Ray.* in {setting}$"):
+        ResolveConfiguration().on_run_start(config(override, name=name))
+    read = config("leafe.playbook.path=playbook.json")  # what is only read may come with the job, as task files may
+    ResolveConfiguration().on_run_start(read)
+    assert read.leafe.playbook.path == f"{Path.cwd()}/playbook.json"
 
 
 @pytest.mark.parametrize("out", ["runs/eval", f"{RAYS_FOLDER}/runs/eval"])
@@ -142,7 +157,7 @@ def test_what_a_node_does_not_share_is_named_with_the_node(two_nodes, tmp_path):
     assert problems == [
         f"node b: it does not see the launcher's {own}",
         "node c: it has no /nowhere/config.json",
-        "expected RUN_DIR, MODEL and task files on a file system that is mounted alike on every node",
+        "expected RUN_DIR, MODEL, task files, stores and playbook on a file system that is mounted alike on every node",
     ]
 
 
@@ -181,3 +196,11 @@ def test_the_outermost_folders_and_the_local_files_must_be_shared(two_nodes, tmp
     places = SharedPlaces.read(two_nodes)
     assert places.folders == (f"{tmp_path}/run", f"{tmp_path}/store")
     assert places.files == (f"{tmp_path}/model/config.json", str(TRAIN_FILE))
+
+
+def test_a_playbook_is_a_file_to_read_or_has_its_folder_written_into(two_nodes, tmp_path):
+    two_nodes.leafe.playbook.path = f"{tmp_path}/books/playbook.json"
+    assert f"{tmp_path}/books/playbook.json" in SharedPlaces.read(two_nodes).files
+    two_nodes.trainer.v1.trainer_mode = "ace"
+    places = SharedPlaces.read(two_nodes)
+    assert f"{tmp_path}/books" in places.folders and f"{tmp_path}/books/playbook.json" not in places.files

@@ -119,17 +119,70 @@ def test_sglang_is_taken_where_it_is_installed_and_refused_for_what_verl_does_wi
     assert "full_determinism is true" in problem
 
 
-def test_sequence_parallelism_is_refused_where_ranks_would_not_see_whole_sequences(config):
-    parallel = "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"
+SEQUENCE_RANKS = (
+    "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size",
+    "actor_rollout_ref.actor.ulysses_sequence_parallel_size",
+)
+"""verl's setting, and the one that it replaces."""
+
+
+@pytest.mark.parametrize("key", SEQUENCE_RANKS)
+def test_sequence_parallelism_is_refused_where_ranks_would_not_see_whole_sequences(config, key):
+    parallel = f"{key}=2"
     flash = "actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2"
     packed = "actor_rollout_ref.model.use_remove_padding=true"
-    given = ("actor_rollout_ref.model.override_config.attn_implementation=sdpa", parallel)
+    given = ("actor_rollout_ref.model.override_config.attn_implementation=sdpa", "trainer.n_gpus_per_node=2", parallel)
     for overrides in ((*given, packed), (*given, flash, "actor_rollout_ref.model.use_remove_padding=false")):
         (problem,) = find_problems(config(*overrides, device="gpu"))
         assert (
             "ulysses_sequence_parallel_size is 2, with attention" in problem and "expected 1, or flash-attn" in problem
         )
     assert find_problems(config(*given, flash, packed, device="gpu")) == []
+
+
+@pytest.mark.parametrize("key", SEQUENCE_RANKS)
+def test_ranks_of_a_sequence_count_where_batches_and_windows_are_checked(config, key):
+    given = [
+        *("actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2", f"{key}=2"),
+        *("actor_rollout_ref.model.use_remove_padding=true", "trainer.n_gpus_per_node=6"),
+        *("actor_rollout_ref.actor.ppo_mini_batch_size=3", "actor_rollout_ref.rollout.n=1"),
+        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=4096",
+    ]
+    assert find_problems(config(*given, device="gpu")) == [], "a window of 8192 tokens, and 3 data-parallel ranks"
+    (problem,) = find_problems(config(*given, "data.max_response_length=6146", device="gpu"))
+    assert "8194 tokens" in problem and "at most 8192" in problem and "expected at least 4097" in problem
+    (problem,) = find_problems(config(*given, "trainer.n_gpus_per_node=5", device="gpu"))
+    assert f"{SEQUENCE_RANKS[0]} is 2, which does not divide 5 ranks" in problem
+
+
+def test_a_schedule_over_one_training_step_is_refused_where_it_cannot_count_optimiser_steps(config):
+    given = ("leafe.schedule.collect=all", "actor_rollout_ref.actor.optim.lr_warmup_steps=2")
+    other = "actor_rollout_ref.actor.strategy=veomni"
+    assert find_problems(config(*given)) == find_problems(config(given[0], other)) == find_problems(config(other)) == []
+    (problem,) = find_problems(config(*given, other))
+    assert "actor_rollout_ref.actor.optim.lr_warmup_steps is 2" in problem and "leafe.schedule.collect=batch" in problem
+
+
+@pytest.mark.parametrize(
+    "override, expected",
+    [
+        ("actor_rollout_ref.actor.use_kl_loss=true", ["is true, which", "false; LEAFE holds the policy"]),
+        ("algorithm.use_kl_in_reward=true", ["is true, which", "leafe.distillation.hold_loss=kl"]),
+        ("actor_rollout_ref.actor.entropy_coeff=0.01", ["is 0.01, which", "leafe.distillation.hold_share above 0"]),
+        (
+            "actor_rollout_ref.actor.loss_agg_mode=token-sum",
+            ['expected "token-mean"; ', "leafe.distillation.loss_agg_mode"],
+        ),
+        ("distillation.enabled=true", ["is true, which", "leafe.distillation.loss, recovery_loss or hold_loss=kl"]),
+    ],
+)
+def test_what_verl_would_take_for_the_loss_is_refused_where_it_is_not_used(config, override, expected):
+    key = override.partition("=")[0]
+    (problem,) = find_problems(config(override))
+    assert problem.startswith(key) and all(text in problem for text in expected)
+    (problem,) = find_problems(config(override, name="ace"))
+    assert problem.startswith(key) and "'ace' does not use; expected" in problem and "leafe.distillation" not in problem
+    assert find_problems(config(override, name="grpo")) == []
 
 
 def test_several_sequences_of_an_attempt_are_refused_where_verl_would_take_them_for_attempts(config):
@@ -192,13 +245,17 @@ def test_files_are_named_for_workers_that_run_in_another_folder(config, model, t
     monkeypatch.chdir(tmp_path)
     shutil.copy(TRAIN_FILE, "train.jsonl")
     Path("model").symlink_to(model)
-    given = ("data.train_files=[train.jsonl]", "data.val_files=hub:owner/name/full/test")
+    given = ["data.train_files=[train.jsonl]", "data.val_files=hub:owner/name/full/test"]
+    given += ["leafe.collection.store=trees", "leafe.playbook.path='~/playbook.json'"]
     composed = config(*given, f"run_dir={tmp_path}/run", "actor_rollout_ref.model.path=model")
     ResolveConfiguration().on_run_start(composed)
     PrepareModel().on_run_start(composed)
     assert composed.data.train_files == [f"{tmp_path}/train.jsonl"]
     assert composed.data.val_files == "hub:owner/name/full/test"
     assert composed.actor_rollout_ref.model.path == f"{tmp_path}/model"
+    assert composed.leafe.collection.store == f"{tmp_path}/trees"
+    assert composed.leafe.playbook.path == str(Path.home() / "playbook.json")
+    assert composed.leafe.evaluation.store is None
 
 
 class Told:

@@ -71,7 +71,5 @@ def test_a_value_of_the_set_up_is_not_asked_for_what_a_call_made_of_it(test: str
 
 def test_an_assert_that_a_call_raises_is_decided_outside():
     row = {"task_id": 1, "text": "t", "test_list": ['assert raises(ValueError, f("x"))'], "test_setup_code": ""}
-    task = MBPP.task(row)
-    assert (
-        extract("```python\ndef g(): pass\n```\n```python\ndef f(x): int(x)\n```", task.data).code == "def f(x): int(x)"
-    )
+    answer = "```python\ndef f(x): int(x)\n```\n```python\ndef g(): return 1\n```"
+    assert "def f(x): int(x)" in extract(answer, MBPP.task(row).data).code

@@ -5,16 +5,31 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from leafe_verl.core.playbook import Playbook
 
 
-def read_playbook(path: str | None) -> Playbook:
-    """Return the playbook at `leafe.playbook.path`, or an empty one if there is no file yet.
+def writes_playbook(config: DictConfig) -> bool:
+    """Return whether `leafe.playbook.path` is written, and begins without a file. Other methods than ACE read it."""
+    mode: str = config.trainer.v1.trainer_mode
+    return mode == "ace"
 
-    Raises ValueError, which names the setting, if the file does not hold a playbook.
+
+def read_playbook(path: str | None, *, begins_empty: bool = False) -> Playbook:
+    """Return the playbook at `leafe.playbook.path`; an empty one for None.
+
+    Raises ValueError, which names the setting, if the file is missing or does not hold a playbook.
+
+    Args:
+        begins_empty: Whether a missing file is an empty playbook, as it is for ACE until it writes the file.
     """
-    if path is None or not Path(path).exists():
+    if path is None or (begins_empty and not Path(path).exists()):
         return Playbook()
+    if not Path(path).is_file():
+        raise ValueError(
+            f"no playbook at {path}; leafe.playbook.path names the file that recipes/ace_mbpp.sh wrote, or null"
+        )
     try:
         return Playbook.from_json(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:

@@ -25,7 +25,7 @@ from leafe_verl.environments.tool_calls import CallReader, find_calls
 from leafe_verl.plugin.rollout.chat_format import ChatFormat, ask_tokenizer
 from leafe_verl.plugin.rollout.engine_requests import ENGINES
 from leafe_verl.plugin.rollout.inference_servers import RetryingClient
-from leafe_verl.plugin.rollout.playbook_file import read_playbook
+from leafe_verl.plugin.rollout.playbook_file import read_playbook, writes_playbook
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
 from leafe_verl.plugin.rollout.worker_state import WorkerState
 from leafe_verl.plugin.settings import RunSettings
@@ -105,7 +105,7 @@ class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
 
     def playbook(self) -> Playbook:
         """Return ACE's playbook as it is on disk now; an empty one for other methods."""
-        return read_playbook(self.settings.playbook.path)
+        return read_playbook(self.settings.playbook.path, begins_empty=writes_playbook(self.config))
 
     def output(
         self,

@@ -38,7 +38,7 @@ class ACETrainer(CollectingTrainer):
 
     def _merge(self, deltas: Sequence[Delta]) -> Playbook:
         settings = self.config.leafe.playbook
-        playbook = read_playbook(settings.path).merged(deltas, settings.max_characters)
+        playbook = read_playbook(settings.path, begins_empty=True).merged(deltas, settings.max_characters)
         write_playbook(settings.path, playbook)
         return playbook
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import transfer_queue as tq
@@ -72,9 +71,6 @@ class LeafeTrainer(CollectingTrainer):
     def __init__(self, config: DictConfig) -> None:
         self._stages = config.leafe.schedule.stages
         self.trains_weights = self._stages != "explore"
-        if store := config.leafe.collection.store:
-            # Workers may run in another folder, so the path must be absolute.
-            config.leafe.collection.store = str(Path(store).expanduser().resolve())
         if self._stages == "distil":
             # This is verl's flag for running without inference servers; see `_setup` in trainer_base.py.
             self._enable_hybrid_replicas = False
@@ -227,6 +223,6 @@ class LeafeTrainer(CollectingTrainer):
         counts = {kind: metrics.get(f"leafe/examples/{kind}", 0) for kind in phase.weights}
         detail = f"{' and '.join(f'{number:,.0f} {kind}' for kind, number in counts.items() if number)} examples"
         self.activity.begin("distilling", step=self.global_steps, total=phase.updates, unit="updates", detail=detail)
-        prepare_update(phase, self.config)
+        prepare_update(phase, self._phases, self.config)
         output = self.actor_rollout_wg.update_actor(phase.batch)
         metrics.update(reduce_metrics(rename_dict(output["metrics"], f"{phase.name}/")))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
 from leafe_verl.core import Kind
 from leafe_verl.core.sft_examples import PHASES, Teacher
 from leafe_verl.plugin.training.batches import BatchLayout, ExampleRow, MiniBatchOrder, lay_out
+from leafe_verl.plugin.training.prefix_engine import BACKENDS
 from leafe_verl.plugin.training.records import select_rows
 from leafe_verl.plugin.wire import (
     PAIR,
@@ -194,8 +195,12 @@ def _put_teachers(batch: KVBatchMeta, examples: Mapping[str, ExampleRecord], pad
     return len(teachers)
 
 
-def prepare_update(phase: Phase, config: DictConfig) -> None:
-    """Add to the phase's batch the settings that verl's workers and ours need to train on it."""
+def prepare_update(phase: Phase, phases: Sequence[Phase], config: DictConfig) -> None:
+    """Add to the phase's batch the settings that verl's workers and ours need to train on it.
+
+    Args:
+        phases: All phases of the training step, in their order.
+    """
     actor = config.actor_rollout_ref.actor
     mini_batch_size = len(phase.batch) // phase.num_mini_batches
     seed = actor.data_loader_seed if actor.shuffle else None
@@ -212,6 +217,8 @@ def prepare_update(phase: Phase, config: DictConfig) -> None:
         teachers=phase.teachers,
         kl_top_k=distillation.kl_top_k,
         run_dir=config.get("run_dir"),
+        scheduled_updates=_scheduled_updates(phases, config),
+        last=phase is phases[-1],
     )
     phase.batch.extra_info.update(
         {
@@ -224,3 +231,11 @@ def prepare_update(phase: Phase, config: DictConfig) -> None:
             **info.to_extra_info(),
         }
     )
+
+
+def _scheduled_updates(phases: Sequence[Phase], config: DictConfig) -> int | None:
+    """Return `DistillationInfo.scheduled_updates`: where everything is collected at once, there is one training step,
+    and a warm-up that counted it would keep the learning rate at 0 in all of it."""
+    if config.leafe.schedule.collect != "all" or config.actor_rollout_ref.actor.strategy not in BACKENDS:
+        return None
+    return sum(phase.updates for phase in phases)

@@ -53,7 +53,7 @@ class PrefixTreeEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # verl is A
         if heads % ranks:
             return (
                 f"{heads} key-value heads cannot be divided among the {ranks} ranks of "
-                "actor_rollout_ref.actor.ulysses_sequence_parallel_size"
+                "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size"
             )
         if self.model_config.use_fused_kernels:
             return "actor_rollout_ref.model.use_fused_kernels is true"

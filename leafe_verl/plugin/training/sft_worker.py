@@ -146,6 +146,7 @@ class SFTTrainingWorker(TrainingWorker):  # type: ignore[misc]  # verl is Any to
 
     It counts the tokens of each loss term over all ranks, it merges examples that begin alike, and for DPO it compares
     each pair's log-probabilities with those before the first step. For `kl` it asks the teachers before the first step.
+    The learning rate's schedule goes on once in a training step, or, where there is only one, with each optimiser step.
     """
 
     _bar: tqdm | None = None
@@ -159,12 +160,23 @@ class SFTTrainingWorker(TrainingWorker):  # type: ignore[misc]  # verl is Any to
 
     def train_mini_batch(self, data: TensorDict) -> TensorDict:
         """Train on all mini-batches of a phase. See `TrainingWorker.train_mini_batch`."""
-        if DistillationInfo.from_batch(data).pairs:
+        info = DistillationInfo.from_batch(data)
+        if info.scheduled_updates:
+            self._schedule(info.scheduled_updates)
+        if info.pairs:
             data[REFERENCE] = sequence_log_probs(self, data, loaded=False)
-        if DistillationInfo.from_batch(data).teachers:
+        if info.teachers:
             self.require_teachers()
             ask_teachers(self.engine, data, self._cut)
         return super().train_mini_batch(data)
+
+    def _schedule(self, updates: int) -> None:
+        """Let the learning rate's schedule be over so many optimiser steps, which nobody knew when verl made it."""
+        settings = self.engine.optimizer_config
+        if settings.total_training_steps != updates:
+            settings.total_training_steps = updates
+            # The scheduler itself stays, since it is what checkpoints hold.
+            self.engine.lr_scheduler.lr_lambdas = self.engine._build_lr_scheduler(self.engine.optimizer).lr_lambdas
 
     def require_teachers(self) -> None:
         """Raise ValueError if the engine cannot compute what teachers say."""
@@ -190,6 +202,9 @@ class SFTTrainingWorker(TrainingWorker):  # type: ignore[misc]  # verl is Any to
         *term_tokens, taught_tokens = sums.tolist()
         set_term_tokens(data, tuple(term_tokens))
         set_taught_tokens(data, taught_tokens)
+        # verl goes on in the schedule at the end of each phase (TrainingWorker.train_mini_batch).
+        ends_step = info.last and tu.get_non_tensor_data(data, "update_lr_scheduler", False)
+        tu.assign_non_tensor(data, update_lr_scheduler=bool(info.scheduled_updates or ends_step))
         merges = info.share_prefixes and self._can_share()
         output = super().train_batch(self._merged(data, len(info.weights)) if merges else data)
         if self.rank == 0:
@@ -230,12 +245,14 @@ class SFTTrainingWorker(TrainingWorker):  # type: ignore[misc]  # verl is Any to
         config = self.engine_config
         if not config.use_dynamic_bsz:
             return max(math.ceil(len(lengths) / int(config.micro_batch_size_per_gpu)), 1)
-        if (longest := max(lengths, default=0)) > config.max_token_len_per_gpu:
+        # As verl counts (prepare_micro_batches in engine/utils.py): the ranks of a sequence have a part of it each.
+        most = config.max_token_len_per_gpu * config.ulysses_sequence_parallel_size
+        if (longest := max(lengths, default=0)) > most:
             raise ValueError(
-                f"an example has {longest} tokens, but a micro-batch holds at most {config.max_token_len_per_gpu}; "
+                f"an example has {longest} tokens, but a micro-batch holds at most {most}; "
                 "raise actor_rollout_ref.actor.ppo_max_token_len_per_gpu"
             )
-        return len(cut_at(lengths, shared, config.max_token_len_per_gpu))
+        return len(cut_at(lengths, shared, most))
 
     def _show_progress(self, info: DistillationInfo) -> None:
         if self._bar is None:

@@ -19,6 +19,7 @@ from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
 from fakes import TASK, ScriptedPolicy, Stopped, World, experience_in, grow, observation_in, reflection, text_of
 from leafe_verl.core import Explorer, Kind, Settings
+from leafe_verl.core.playbook import Playbook
 from leafe_verl.core.recovery_figures import PlainAttempt
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.plugin.rollout.dataset import TASK_FIELD
@@ -112,6 +113,16 @@ def test_the_trees_of_another_run_are_explored_again_and_those_of_this_run_are_n
         return bool(policy.prompts)
 
     assert [explored(run) for run in ("first", "first", "second", "second")] == [True, False, True, False]
+
+
+def test_only_ace_begins_without_the_playbook_that_is_named(tmp_path):
+    loop = object.__new__(EpisodeLoop)
+    loop.settings = RunSettings.from_mapping({"playbook": {"path": str(tmp_path / "playbook.json")}})
+    loop.config = OmegaConf.create({"trainer": {"v1": {"trainer_mode": "ace"}}})
+    assert loop.playbook() == Playbook()
+    loop.config.trainer.v1.trainer_mode = "leafe"
+    with pytest.raises(ValueError, match="no playbook at .*leafe.playbook.path"):
+        loop.playbook()
 
 
 def test_verl_gives_each_output_its_attempts_advantage():

@@ -6,8 +6,11 @@ from leafe_verl.core.playbook import Delta, Playbook
 from leafe_verl.plugin.rollout.playbook_file import read_playbook, write_playbook
 
 
-def test_no_file_is_an_empty_playbook(tmp_path):
-    assert read_playbook(None) == read_playbook(str(tmp_path / "none.json")) == Playbook()
+def test_no_path_is_an_empty_playbook_and_no_file_is_one_for_ace_alone(tmp_path):
+    missing = str(tmp_path / "none.json")
+    assert read_playbook(None) == read_playbook(missing, begins_empty=True) == Playbook()
+    with pytest.raises(ValueError, match="no playbook at .*none.json; leafe.playbook.path names the file"):
+        read_playbook(missing)
 
 
 def test_what_was_written_is_read(tmp_path):

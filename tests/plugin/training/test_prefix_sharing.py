@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +17,7 @@ from end_to_end.sft_update import batch, examples, worker
 from end_to_end.tiny_model import make_tiny_model
 from leafe_verl.plugin.cpu.platform import prepare_engine
 from leafe_verl.plugin.training.prefix_batch import in_shared_prefix_order, trained_examples, tree_batch
+from leafe_verl.plugin.training.sft_worker import SFTTrainingWorker
 from leafe_verl.plugin.wire import PARENTS, TARGETS
 
 LIMIT = 160
@@ -136,6 +138,15 @@ def test_an_example_beyond_the_limit_is_refused(model, process_group):
     built = worker(str(model), engine={"use_dynamic_bsz": True, "max_token_len_per_gpu": 40})
     with pytest.raises(ValueError, match="raise actor_rollout_ref.actor.ppo_max_token_len_per_gpu"):
         built.train_batch(batch(siblings(), share_prefixes=True))
+
+
+def test_ranks_of_a_sequence_hold_a_tree_together():
+    config = SimpleNamespace(use_dynamic_bsz=True, max_token_len_per_gpu=40, ulysses_sequence_parallel_size=2)
+    trainer = SimpleNamespace(engine_config=config)
+    assert SFTTrainingWorker._num_trees(trainer, [70, 75], [0, 65]) == 1, "70 tokens, and 10 more"
+    assert SFTTrainingWorker._num_trees(trainer, [70, 76], [0, 65]) == 2
+    with pytest.raises(ValueError, match="an example has 81 tokens, but a micro-batch holds at most 80"):
+        SFTTrainingWorker._num_trees(trainer, [81], [0])
 
 
 def test_what_the_engine_cannot_share_is_trained_one_by_one_with_a_warning(trainer, caplog):

@@ -1,0 +1,62 @@
+"""Refuses settings of verl's training that our trainers would not use, or not in the way that they say."""
+
+from __future__ import annotations
+
+import json
+
+from omegaconf import DictConfig, OmegaConf
+
+_HOLD = (
+    "; LEAFE holds the policy where it was with leafe.distillation.hold_share above 0 and "
+    "leafe.distillation.hold_loss=kl, without a reference model"
+)
+IGNORED = {
+    "actor_rollout_ref.actor.use_kl_loss": (False, _HOLD),
+    "algorithm.use_kl_in_reward": (False, _HOLD),
+    "actor_rollout_ref.actor.entropy_coeff": (0, _HOLD),
+    "actor_rollout_ref.actor.loss_agg_mode": (
+        "token-mean",
+        "; LEAFE's terms are averaged as leafe.distillation.loss_agg_mode says",
+    ),
+    "distillation.enabled": (
+        False,
+        "; LEAFE's own teachers are leafe.distillation.loss, recovery_loss or hold_loss=kl",
+    ),
+}
+"""verl's settings of the loss that GRPO alone uses, with their defaults, and what LEAFE has in their place."""
+
+
+def training_problems(config: DictConfig) -> list[str]:
+    """Return what is wrong with how verl is asked to train: what came, what was expected, and the setting."""
+    return [*_loss_problems(config), *_schedule_problems(config)]
+
+
+def _loss_problems(config: DictConfig) -> list[str]:
+    """With a KL term verl would keep a frozen model and ask it for log-probabilities in each step, for nothing."""
+    mode = config.trainer.v1.trainer_mode
+    if mode == "grpo":
+        return []
+    found = {key: OmegaConf.select(config, key) for key in IGNORED}
+    return [
+        f"{key} is {json.dumps(value)}, which trainer.v1.trainer_mode {mode!r} does not use; expected "
+        f"{json.dumps(IGNORED[key][0])}{IGNORED[key][1] if mode == 'leafe' else ''}"
+        for key, value in found.items()
+        if value not in (None, IGNORED[key][0])
+    ]
+
+
+def _schedule_problems(config: DictConfig) -> list[str]:
+    """Over one training step, only FSDP's schedule of the learning rate can be sized anew by its optimiser steps."""
+    actor, collect = config.actor_rollout_ref.actor, config.leafe.schedule.collect
+    if config.trainer.v1.trainer_mode != "leafe" or collect != "all" or actor.strategy in ("fsdp", "fsdp2"):
+        return []
+    warm_up = {name: actor.optim.get(name) for name in ("lr_warmup_steps", "lr_warmup_steps_ratio")}
+    kind = {name: actor.optim.get(name) for name in ("lr_scheduler_type", "lr_decay_style")}
+    found = {name: value for name, value in warm_up.items() if value and value > 0}
+    found |= {name: value for name, value in kind.items() if value not in (None, "constant")}
+    return [
+        f"actor_rollout_ref.actor.optim.{name} is {value}, and leafe.schedule.collect is 'all': the schedule would be "
+        f"over one training step with actor.strategy {actor.strategy!r}; expected a constant learning rate without "
+        "warm-up, actor_rollout_ref.actor.strategy=fsdp2 or fsdp, or leafe.schedule.collect=batch"
+        for name, value in found.items()
+    ]
