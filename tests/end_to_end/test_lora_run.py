@@ -20,7 +20,7 @@ from leafe_verl.evaluation.results import read_evaluation
 from leafe_verl.lora import ADAPTER
 from leafe_verl.trees import read_trees
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = [pytest.mark.end_to_end, pytest.mark.costly]
 
 LORA = [
     "trainer.v1.trainer_mode=leafe_probe",
