@@ -20,8 +20,8 @@ SUMMED = {
     "plain attempts that went on after a failed turn": "leafe/recovery/failures",
     "plain attempts that recovered": "leafe/recovery/recovered",
     "branches": "leafe/branches",
-    "  that improved": "leafe/branches_improved",
-    "  that succeeded": "leafe/branches_succeeded",
+    "branches that improved": "leafe/branches_improved",
+    "branches that succeeded": "leafe/branches_succeeded",
     "reflections parsed": "leafe/reflections_parsed",
     "reflections fallen back": "leafe/reflections_fallback",
     "environment steps": "leafe/environment_steps",
@@ -34,6 +34,16 @@ SUMMED = {
     "optimiser steps": "leafe/updates",
 }
 """Label -> metric that is summed over the training steps; None: counted by `count_updates`."""
+BESIDE = {
+    "plain attempts that recovered": "recovered",
+    "branches that improved": "improved",
+    "branches that succeeded": "succeeded",
+    "reflections fallen back": "fallen back",
+    "replayed steps": "replayed",
+    "rehearsal examples": "rehearsal",
+    "recovery examples": "recovery",
+}
+"""Label -> the word by which the summary, which ends a run in the terminal, shows it in the row above."""
 
 
 def read_metrics(run_dir: Path) -> Metrics:
@@ -116,7 +126,12 @@ def _sum_table(metrics: Metrics) -> str:
     for label, key in SUMMED.items():
         sums = sum(values.get(key, 0) for values in steps) if key else count_updates(metrics)
         known = key is None or any(key in values for values in steps)
-        rows.append((label, f"{sums:,.0f}" if known else UNKNOWN))
+        text = f"{sums:,.0f}" if known else UNKNOWN
+        if label in BESIDE:
+            above, before = rows.pop()
+            rows.append((above, f"{before}, {text} {BESIDE[label]}"))
+        else:
+            rows.append((label, text))
     return text_table(rows)
 
 

@@ -173,8 +173,7 @@ def _given_tables(run: ReportedRun) -> Iterable[dict[str, Any]]:
 def _spent_tables(metrics: Metrics, counts: Mapping[str, float]) -> Iterable[dict[str, Any]]:
     """Yield a table of the budget spent and its results."""
     rows = [["collected", "total"]]
-    for indented, key in SUMMED.items():
-        label = indented.replace("  that", "branches that")
+    for label, key in SUMMED.items():
         if key is None:
             rows += [[label, f"{count_updates(metrics):,}"]] if metrics else []
         elif (name := key.removeprefix(PREFIX)) in counts and (metrics or counts[name]):

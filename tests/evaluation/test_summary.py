@@ -38,7 +38,7 @@ def test_before_after_and_sums():
     lines = [line.split() for line in render_summary(metrics).splitlines()]
     assert ["mbpp", "Pass@1", "25.0", "%", "37.5", "%", "+12.5"] in lines
     assert ["mbpp", "Pass@8", "50.0", "%", "50.0", "%", "+0.0"] in lines
-    assert ["branches", "12"] in lines
+    assert ["branches", "12,", "–", "improved,", "–", "succeeded"] in lines
     assert ["training", "steps", "with", "an", "update", "1"] in lines
 
 
@@ -60,6 +60,6 @@ def test_recovery_stands_below_pass_at_k_with_a_dash_where_nothing_was_counted()
         ["mbpp", "repeated", "turns", "–", "50.0", "%"],
         ["mbpp", "first", "turn", "25.0", "%", "–"],
     ]
-    assert ["plain", "attempts", "that", "went", "on", "after", "a", "failed", "turn", "5"] in lines
-    assert ["plain", "attempts", "that", "recovered", "1"] in lines
-    assert ["replayed", "steps", "–"] in lines
+    went_on = ["plain", "attempts", "that", "went", "on", "after", "a", "failed", "turn"]
+    assert [*went_on, "5,", "1", "recovered"] in lines
+    assert ["environment", "steps", "–,", "–", "replayed"] in lines
