@@ -17,9 +17,12 @@ from dataclasses import dataclass
 
 from leafe_verl.sandbox.asserts import SplitAssert, chain_root, split_assert
 
-EXCEPTIONS = frozenset(
-    name for name, each in vars(builtins).items() if isinstance(each, type) and issubclass(each, BaseException)
-)
+EXCEPTIONS = {
+    name: each.__name__
+    for name, each in vars(builtins).items()
+    if isinstance(each, type) and issubclass(each, BaseException)
+}
+"""Python's own exceptions by all their names -> the name that the process tells: IOError is OSError."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,22 @@ def _split_raises(text: str) -> SplitRaises | None:
     match condition if wanted else condition.operand:  # type: ignore[union-attr]
         case ast.Call(ast.Name("raises"), [kinds, ast.Call() as call], []):
             named = kinds.elts if isinstance(kinds, ast.Tuple) else [kinds]
-            names = frozenset(each.id for each in named if isinstance(each, ast.Name) and each.id in EXCEPTIONS)
-            if names and len(names) == len(named):
-                of, nothing = frozenset(filter(None, [chain_root(call)])), frozenset[int]()
-                call_only = (text.strip(), (ast.unparse(call),), of, "True", None, nothing, True, "")
-                return SplitRaises(*call_only, names, wanted)
+            names = [EXCEPTIONS.get(each.id) if isinstance(each, ast.Name) else None for each in named]
+            if known := frozenset(filter(None, names)):
+                return None if None in names else _split_call(text.strip(), call, known, wanted)
     return None
+
+
+def _split_call(source: str, call: ast.Call, exceptions: frozenset[str], wanted: bool) -> SplitRaises:
+    return SplitRaises(
+        source=source,
+        calls=(ast.unparse(call),),
+        names=frozenset(filter(None, [chain_root(call)])),
+        check="True",
+        expected=None,
+        identities=frozenset(),
+        literal=True,
+        prelude="",
+        exceptions=exceptions,
+        wanted=wanted,
+    )

@@ -20,6 +20,20 @@ def saying(words, told="a"):
     )
 
 
+class EachRoot(ScriptedPolicy):
+    """A policy that says the words of one text in one root, and those of the next text in the next."""
+
+    def __init__(self, *texts):
+        super().__init__({})
+        self._texts, self._of_root = iter(texts), {}
+
+    async def act(self, history, request):
+        if request not in self._of_root:
+            self._of_root[request] = next(self._texts)
+        self._act = lambda messages: self._of_root[request][turns_in(messages)]
+        return await super().act(history, request)
+
+
 def walks(tree):
     return [(row[1], "".join(row[2]), row[3]) for row in shape(tree)]
 
@@ -103,15 +117,7 @@ def test_steps_that_were_not_played_are_counted():
 
 def test_a_fresh_sample_has_the_turns_up_to_the_horizon():
     # One root succeeds in its second turn; the other is ended there, with two of four turns left.
-    roots = iter(["xx", "ya"])
-    words = {}
-
-    class Two(ScriptedPolicy):
-        async def act(self, history, request):
-            self._act = lambda messages: words.setdefault(request, next(roots, ""))[turns_in(messages)]
-            return await super().act(history, request)
-
-    tree = grow(Two({}), Quiz, task=QUIZ, roots=2, slots=1, budget={"depth": 0}, **UPON)
+    tree = grow(EachRoot("xx", "ya"), Quiz, task=QUIZ, roots=2, slots=1, budget={"depth": 0}, **UPON)
     assert sorted(len(attempt.steps) for attempt in tree.attempts) == [2, 2]
     found = {(each.solved, each.unplayed) for each in plain_attempts(tree)}
     assert found == {(False, 2), (True, 2)}
@@ -151,15 +157,7 @@ def test_failures_are_reflected_on_whether_or_not_successes_are():
 
 
 def test_a_fresh_sample_has_the_turns_up_to_the_horizon_where_every_root_succeeded_before_it():
-    roots = iter(["xa", "xya"])
-    words = {}
-
-    class Two(ScriptedPolicy):
-        async def act(self, history, request):
-            self._act = lambda messages: words.setdefault(request, next(roots, ""))[turns_in(messages)]
-            return await super().act(history, request)
-
-    tree = grow(Two({}), Quiz, task=QUIZ, roots=2, slots=1, budget={"depth": 0})
+    tree = grow(EachRoot("xa", "xya"), Quiz, task=QUIZ, roots=2, slots=1, budget={"depth": 0})
     assert sorted(len(attempt.steps) for attempt in tree.attempts) == [2, 3]
     counts = count_recovery(plain_attempts(tree))
     assert (counts["recovery/failures"], counts["recovery/fresh"]) == (2, 2), "three turns are left of four"

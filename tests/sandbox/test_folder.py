@@ -248,7 +248,7 @@ def test_a_folder_ends_with_its_process_also_if_that_is_killed() -> None:
 
 
 def test_a_folder_that_cannot_be_opened_is_beyond_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if this user were not root, to whom no folder is closed."""
+    """The test acts as if this user were not root, to whom no folder is closed."""
     closed: dict[str, OSError] = {}
     real = os.open
 

@@ -184,6 +184,7 @@ def test_why_nothing_could_be_compared_is_said(code: str, error: str) -> None:
     [
         ("int('x')", "raises(ValueError, f(1))", True, None),
         ("int('x')", "raises((KeyError, ValueError), f(1))", True, None),
+        ("open('/nowhere/at/all')", "raises(IOError, f(1))", True, None),
         ("class Own(ValueError): pass\n    raise Own", "raises(ValueError, f(1))", True, None),
         ("{}[0]", "raises(ValueError, f(1))", False, "KeyError: 0"),
         ("class ValueError(Exception): pass\n    raise ValueError", "raises(ValueError, f(1))", False, "ValueError"),
