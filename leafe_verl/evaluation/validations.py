@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from leafe_verl.core.text import counted
 from leafe_verl.evaluation.bootstrap import Estimate, bootstrap
 from leafe_verl.evaluation.pass_at_k import ks_up_to
 from leafe_verl.evaluation.recovery import TaskCounts, recovery_differences, recovery_estimates
@@ -136,8 +137,7 @@ def _sentence(figure: str, change: Change | None) -> str:
         verdict = f"and fewer than {FEW_TASKS} tasks do not tell whether that is more than chance"
     else:
         verdict = "which is beyond chance" if change.beyond_chance else "which may be chance alone"
-    tasks = f"{moved.tasks} task{'' if moved.tasks == 1 else 's'}"
-    interval = f"95 % interval over {tasks}: {100 * moved.low:+.1f} to {100 * moved.high:+.1f}"
+    interval = f"95 % interval over {counted(moved.tasks, 'task')}: {100 * moved.low:+.1f} to {100 * moved.high:+.1f}"
     values = f"{percent(change.first)} to {percent(change.last)} %"
     if not moved.mean:
         return f"{figure} stayed the same, {values} ({interval})."
