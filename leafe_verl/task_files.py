@@ -85,7 +85,19 @@ def _parquet_rows(path: Path) -> list[Mapping[str, Any]]:
         rows: list[Mapping[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
     except (OSError, pyarrow.ArrowException) as error:
         raise ValueError(f"{path} is no whole parquet file ({error}); copy or download it anew") from None
-    return rows
+    return [{name: _decode(value) for name, value in row.items()} for row in rows]
+
+
+def _decode(value: Any) -> Any:
+    """Return bytes as text, which some writers of parquet do not mark as such. Bytes that are no text stay."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return value
+    if isinstance(value, dict):
+        return {key: _decode(each) for key, each in value.items()}
+    return [_decode(each) for each in value] if isinstance(value, list) else value
 
 
 def hub_rows(source: str) -> Iterator[Mapping[str, Any]]:

@@ -64,6 +64,19 @@ def normalise(code):
     return ast.dump(tree)
 
 
+def test_text_that_parquet_holds_as_bytes_is_text(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    import pyarrow
+
+    path = tmp_path / "bytes.parquet"
+    row = {"task_id": 7, "text": "Add one: é.".encode(), "test_list": [b"assert add(1) == 2"], "image": b"\xff\xd8"}
+    parquet.write_table(pyarrow.Table.from_pylist([row]), path)
+    (task,) = read_tasks(str(path), "mbpp")
+    assert task.instruction == "Add one: é."
+    assert task.data["test_list"] == ["assert add(1) == 2"]
+    assert MBPP.verl_row(task, "train", 0)["extra_info"]["text"] == "Add one: é."
+
+
 def test_parquet_of_verl_gives_the_same_task_as_jsonl(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
     import pyarrow
