@@ -18,7 +18,8 @@
 #   ATTEMPTS        attempts at a held-out task; ATTEMPTS_FEW for lcf, dpo, ace, reh_recovery and
 #                   early_experience; ATTEMPTS_DEV at a development task; ATTEMPTS_GIVEN from each failure of the base
 #                   model, 0: none
-#   BUDGET          environment steps of one task's tree
+#   BUDGET          environment steps of one task's tree: room for four roots, two branches and four confirmations
+#                   at least, since a tree without branches gives no counterfactual example
 #   BATCH           tasks of one step of LEAFE; BATCH_EPISODES of one step of GRPO and ACE
 #   RUN_DIR         naming an old one goes on where it stopped, also within a training or an evaluation
 #
@@ -28,13 +29,13 @@
 
 export RUN_DIR=${RUN_DIR:-$PWD/runs/compare_mbpp/$(date +%Y%m%d-%H%M%S)}
 if [ "$(python -m leafe_verl.plugin.resolvers)" = gpu ]; then
-    : "${TRAIN_TASKS:=256}" "${DEV_TASKS:=32}" "${TASKS:=128}" "${ATTEMPTS:=128}" "${ATTEMPTS_FEW:=32}" "${BUDGET:=24}"
+    : "${TRAIN_TASKS:=256}" "${DEV_TASKS:=32}" "${TASKS:=128}" "${ATTEMPTS:=128}" "${ATTEMPTS_FEW:=32}" "${BUDGET:=36}"
     : "${BATCH:=64}" "${BATCH_EPISODES:=32}" "${MBPP:=hub:google-research-datasets/mbpp/full/train+validation}"
 elif [ -n "${MBPP:-}" ]; then
-    : "${TRAIN_TASKS:=128}" "${DEV_TASKS:=32}" "${TASKS:=64}" "${ATTEMPTS:=32}" "${ATTEMPTS_FEW:=16}" "${BUDGET:=16}"
+    : "${TRAIN_TASKS:=128}" "${DEV_TASKS:=32}" "${TASKS:=64}" "${ATTEMPTS:=32}" "${ATTEMPTS_FEW:=16}" "${BUDGET:=28}"
     : "${BATCH:=32}" "${BATCH_EPISODES:=8}"
 else
-    : "${TRAIN_TASKS:=48}" "${DEV_TASKS:=16}" "${TASKS:=32}" "${ATTEMPTS:=8}" "${ATTEMPTS_FEW:=8}" "${BUDGET:=12}"
+    : "${TRAIN_TASKS:=48}" "${DEV_TASKS:=16}" "${TASKS:=32}" "${ATTEMPTS:=8}" "${ATTEMPTS_FEW:=8}" "${BUDGET:=16}"
     : "${BATCH:=12}" "${BATCH_EPISODES:=4}"
 fi
 : "${ATTEMPTS_DEV:=8}" "${ATTEMPTS_GIVEN:=4}" "${SPLIT_SEED:=0}"

@@ -89,6 +89,13 @@ def test_hydra_takes_every_training_of_the_page(called):
     first, overrides = trainings["leafe"]
     assert first == "python RUN_DIR=runs/leafe MODEL=runs/grpo/checkpoints/best"
     assert overrides[2:] == ["preset=paper", "leafe.schedule.collect=all"]
+    assert all(trainings[name][1][2:] == ["trainer.total_epochs=1"] for name in ("early_experience", "ace"))
+
+
+def test_no_checkpoint_is_chosen_by_the_tasks_that_are_reported(called):
+    chosen_by = re.search(r"export .*VAL_FILES=(\S+)", TEXT)
+    evaluated = [arguments[arguments.index("--tasks") + 1] for _, *arguments in called if "--tasks" in arguments]
+    assert chosen_by and evaluated and chosen_by[1] not in evaluated
 
 
 def test_the_command_line_takes_the_evaluation_of_the_page(called):

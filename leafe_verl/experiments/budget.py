@@ -20,8 +20,18 @@ def trained_steps(run_dir: Path) -> int:
 
 
 def spent(run_dir: Path, last: int | None = None) -> dict[str, float]:
-    """Return what a training run spent in its first `last` steps; None: in all of them."""
-    steps = [values for step, values in read_metrics(run_dir).items() if 0 < step <= (last or step)]
+    """Return what a training run spent in its first `last` steps; None: in all of them.
+
+    Raises ValueError if the metrics of one of these steps are missing: a run that is killed between a checkpoint and
+    its metrics goes on behind that step.
+    """
+    metrics = read_metrics(run_dir)
+    if lost := [step for step in range(1, (last or 0) + 1) if "leafe/environment_steps" not in metrics.get(step, {})]:
+        raise ValueError(
+            f"{run_dir} has no metrics of steps {', '.join(map(str, lost))}, so that what it spent is unknown; remove "
+            "that folder, so that it is trained anew"
+        )
+    steps = [values for step, values in metrics.items() if 0 < step <= (last or step)]
     return {name: sum(values.get(f"leafe/{name}", 0) for values in steps) for name in SPENT}
 
 

@@ -15,7 +15,7 @@ from leafe_verl.experiments.budget import describe_misses
 from leafe_verl.experiments.ledger import Ledger, Shell
 from leafe_verl.experiments.plan import AFTER_GRPO, FEW, UNTRAINED, Plan
 from leafe_verl.experiments.splits import draw_splits
-from leafe_verl.experiments.training import Trained, Trainings
+from leafe_verl.experiments.training import Trained, Trainings, after_grpo
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Comparison:
         """
         rate = self.rate(method)
         trained, cell = self._train(method, seed, rate), f"{name}/rate-{rate}" if rate else name
+        cell += self._after(method)
         self._evaluate(f"{cell}/held_out", trained, "held_out", "few" if method in FEW else "all")
         if self.plan.attempts["given"]:
             self._evaluate(f"{cell}/given", trained, "held_out", "given", source=self._folder("base/held_out"))
@@ -61,6 +62,11 @@ class Comparison:
 
     def _train(self, method: str, seed: int, rate: str | None) -> Trained:
         return self.trainings.train(method, seed, rate, self.rate("grpo") if method in AFTER_GRPO else None)
+
+    def _after(self, method: str) -> str:
+        """Return what a cell's name says of the GRPO checkpoint that its method began with."""
+        after = after_grpo(self.rate("grpo")) if method in AFTER_GRPO else ""
+        return f"/{after}" if after else ""
 
     def rate(self, method: str) -> str | None:
         """Return a method's learning rate: the one whose policy solves most on the development tasks.
@@ -75,7 +81,9 @@ class Comparison:
         solved = {}
         for rate in rates:
             trained = self._train(method, seed, rate)
-            solved[rate] = self._evaluate(f"rates/{method}/{rate}", trained, "dev", "dev")["pass@1"]
+            solved[rate] = self._evaluate(f"rates/{method}/{rate}{self._after(method)}", trained, "dev", "dev")[
+                "pass@1"
+            ]
         return max(rates, key=lambda rate: (solved[rate], -float(rate)))
 
     def _folder(self, cell: str) -> Path:

@@ -80,8 +80,10 @@ class Trainings:
             return self._policy_gradient(method, seed, rate)
         half = self._policy_gradient("grpo", seed, rate if method == "grpo" else grpo_rate, half=True)
         if method == "leafe_rl":
-            return self._leafe_after_grpo(seed, rate, half)
-        return self._ace_after_grpo(seed, half) if method == "ace" else self._policy_gradient(method, seed, rate)
+            return self._leafe_after_grpo(seed, rate, half, after_grpo(grpo_rate))
+        if method == "ace":
+            return self._ace_after_grpo(seed, half, after_grpo(grpo_rate))
+        return self._policy_gradient(method, seed, rate)
 
     def explore(self, seed: int) -> Path:
         """Run stage 1 once, for all methods that distil what the same policy explored. Return its RUN_DIR."""
@@ -110,10 +112,17 @@ class Trainings:
         return folder
 
     def _distil(
-        self, method: str, seed: int, rate: str | None, overrides: tuple[str, ...], explored: Path, model: str | None
+        self,
+        method: str,
+        seed: int,
+        rate: str | None,
+        overrides: tuple[str, ...],
+        explored: Path,
+        model: str | None,
+        after: str = "",
     ) -> Trained:
         """Run stage 2 alone on the trees of a stage 1. Its steps are as many as those of the exploration."""
-        folder, tasks = self.folder(method, seed, rate), "late" if method == "leafe_rl" else "train"
+        folder, tasks = self.folder(method, seed, rate) / after, "late" if method == "leafe_rl" else "train"
         store = f"leafe.collection.store='{explored / 'checkpoints' / 'trees'}'"
         given = (*overrides, "leafe.schedule.stages=distil", store, *self._rate(rate))
         self._finish(self._leafe(folder, seed, model, tasks, given))
@@ -142,15 +151,15 @@ class Trainings:
         model = str(folder / "half") if half else checkpoint(folder)
         return Trained(model, (f"{folder}@{figures['step']}",))
 
-    def _leafe_after_grpo(self, seed: int, rate: str | None, half: Trained) -> Trained:
+    def _leafe_after_grpo(self, seed: int, rate: str | None, half: Trained, after: str) -> Trained:
         """Spend the second half of the budget on LEAFE, on the second half of the tasks. GRPO draws from all."""
-        explored = self._explore(self.plan.run_dir / f"seed{seed}" / "explore_rl", seed, half.model, "late")
-        distilled = self._distil("leafe_rl", seed, rate, DISTILLED["leafe"], explored, half.model)
+        explored = self._explore(self.plan.run_dir / f"seed{seed}" / "explore_rl" / after, seed, half.model, "late")
+        distilled = self._distil("leafe_rl", seed, rate, DISTILLED["leafe"], explored, half.model, after)
         return Trained(distilled.model, (*half.sources, *distilled.sources))
 
-    def _ace_after_grpo(self, seed: int, half: Trained) -> Trained:
+    def _ace_after_grpo(self, seed: int, half: Trained, after: str) -> Trained:
         """Spend the second half of the budget on ACE. Nothing is trained then."""
-        folder, grpo = self.folder("ace", seed, None), training_cost(half.sources)["environment steps"]
+        folder, grpo = self.folder("ace", seed, None) / after, training_cost(half.sources)["environment steps"]
         of_a_step = grpo / int(half.sources[0].rpartition("@")[2])  # attempts of ACE take about as many
         steps = max(1, round((self.budget(seed) - grpo) / of_a_step))
         if self._name(folder) not in self.ledger.cells:
@@ -195,6 +204,11 @@ class Trainings:
         horizon = given.get("leafe.environment.horizon", "null")
         turns = int(horizon) if horizon.isdecimal() else make("mbpp").horizon
         return float(self.plan.small_batch * ROOTS * turns)
+
+
+def after_grpo(rate: str | None) -> str:
+    """Return what names the GRPO checkpoint that a method went on from, by GRPO's learning rate; "" for the default."""
+    return f"after-{rate}" if rate else ""
 
 
 def checkpoint(folder: Path) -> str:

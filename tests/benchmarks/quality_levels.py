@@ -32,6 +32,8 @@ class Training:
     seed: int
     points: Sequence[Point]
     """Its validations, the one before training first."""
+    score: float = 0.0
+    """Pass@1 at its end on the tasks that rates are chosen by."""
 
     @property
     def changes(self) -> Mapping[str, Change | None]:
@@ -48,7 +50,7 @@ class Training:
 
 
 def read_points(folder: Path) -> list[Point]:
-    """Read the validations of a run, and what its training had cost by each; steps that a kill lost do not count."""
+    """Read the validations of a run, and what its training had cost by each, without validations and checkpoints."""
     metrics = read_metrics(folder)
 
     def spent(name: str, until: int) -> float:
@@ -56,19 +58,19 @@ def read_points(folder: Path) -> list[Point]:
 
     def costs(step: int) -> list[float]:
         counted = (spent(f"leafe/{name}", step) for name in ("environment_steps", "sampled_tokens"))
-        return [spent("timing_s/step", step) / 60, *counted]
+        return [(spent("timing_s/step", step) - spent("timing_s/save_checkpoint", step)) / 60, *counted]
 
     validations = read_validations(folder)
     return [Point(dict(zip(COSTS, costs(step), strict=True)), each) for step, each in validations.items()]
 
 
 def choose_rate(trainings: Sequence[Training], contestant: str) -> dict[int, Training]:
-    """Return seed -> the contestant's run with the rate whose Pass@1, averaged over seeds, is highest at the end."""
+    """Return seed -> the contestant's run with the rate whose score, averaged over seeds, is highest."""
     by_rate: dict[str, list[Training]] = {}
     for training in trainings:
         if training.contestant == contestant:
             by_rate.setdefault(training.rate, []).append(training)
-    best = max(by_rate.values(), key=lambda runs: statistics.mean(_last(run, "Pass@1") for run in runs))
+    best = max(by_rate.values(), key=lambda runs: statistics.mean(run.score for run in runs))
     return {run.seed: run for run in best}
 
 
@@ -86,8 +88,3 @@ def levels(*trainings: Training) -> Iterator[tuple[str, str, float]]:
         for figure, change in training.changes.items():
             if change and change.difference.low > 0:
                 yield training.contestant, figure, change.last
-
-
-def _last(run: Training, figure: str) -> float:
-    change = run.changes.get(figure)
-    return change.last if change else 0.0

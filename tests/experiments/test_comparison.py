@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from evaluation.stores import write_store
+from fakes import ScriptedPolicy, grow, reflection
 from leafe_verl.checkpoints import TRACKER
 from leafe_verl.experiments import comparison, ledger, splits, training
 from leafe_verl.experiments.budget import describe_misses, steps_for, train_to_budget
 from leafe_verl.experiments.plan import METHODS, Plan
 from leafe_verl.experiments.splits import draw_splits
 
+RECIPE = Path(__file__).parents[2] / "recipes" / "compare_mbpp.sh"
 STEPS_OF_A_STEP = {"leafe": 64, "grpo": 30, "ace": 33}
 """Environment steps that a training step of each configuration spends here."""
 SOLVED = {"rate-1e-5": "++-", "rate-1e-6": "+--"}
@@ -133,7 +136,19 @@ def test_the_half_that_others_begin_with_is_trained_at_grpo_s_own_rate(launcher,
     done = cells(run_dir)
     assert done["seed0/grpo/rate-1e-5/half"]["step"] == 4 and done["seed0/grpo/rate-1e-5"]["step"] == 9
     assert not (run_dir / "seed0/grpo/default").exists()
-    assert done["seed0/ace/default"]["environment_steps"] == 5 * 33
+    assert done["seed0/ace/default/after-1e-5"]["environment_steps"] == 5 * 33
+
+
+def test_what_begins_with_grpo_begins_anew_if_grpo_chooses_another_rate(launcher, compare):
+    compare(METHODS="grpo leafe_rl ace", RATES="1e-6")
+    run_dir = compare(METHODS="grpo leafe_rl ace", RATES="1e-6 1e-5")
+    begun = {str(folder.relative_to(run_dir)): model for _, folder, model in launcher.trained()}
+    for rate in ("1e-6", "1e-5"):
+        half = str(run_dir / f"seed0/grpo/rate-{rate}/half")
+        assert begun[f"seed0/explore_rl/after-{rate}"] == begun[f"seed0/ace/default/after-{rate}"] == half
+    done = cells(run_dir)
+    assert {"evaluations/ace/after-1e-6/held_out", "evaluations/ace/after-1e-5/held_out"} <= {*done}
+    assert {f"evaluations/leafe_rl/rate-1e-5/after-{rate}/held_out" for rate in ("1e-5",)} <= {*done}
 
 
 def test_a_half_that_is_trained_beyond_is_refused(launcher, compare):
@@ -288,6 +303,23 @@ class TestBudget:
     def test_a_training_without_a_checkpoint_is_not_repeated_for_ever(self, tmp_path):
         with pytest.raises(ValueError, match="no checkpoint of step 3"):
             train_to_budget(tmp_path, 1000, 256, lambda steps: None)
+
+    def test_steps_whose_metrics_a_kill_lost_are_not_taken_for_free(self, tmp_path):
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / TRACKER).write_text("3")
+        lines = [json.dumps({"step": step, "data": {"leafe/environment_steps": 100}}) for step in (1, 3)]
+        (tmp_path / "metrics-1.jsonl").write_text("\n".join(lines))
+        with pytest.raises(ValueError, match="has no metrics of steps 2, so that what it spent is unknown"):
+            train_to_budget(tmp_path, 1000, 256, lambda steps: None)
+
+    def test_the_recipe_s_trees_have_room_for_branches_where_every_attempt_fails(self):
+        budgets = [int(number) for number in re.findall(r"BUDGET:=(\d+)", RECIPE.read_text(encoding="utf-8"))]
+        for budget, horizon in zip(budgets, (4, 4, 2), strict=True):
+            policy = ScriptedPolicy(lambda messages: "L", {horizon: reflection(1, "turn back")})
+            limits = {"environment_steps": budget, "attempts": budget}
+            recovering = {"recovery_targets": 4}
+            tree = grow(policy, roots=4, environment={"horizon": horizon}, budget=limits, distillation=recovering)
+            assert len(tree.branches()) >= 2
 
     def test_who_missed_it_is_said(self):
         assert describe_misses({"grpo": 1.04, "ace": 0.9}) == ["ace spent 90.0 % of the budget of environment steps"]
