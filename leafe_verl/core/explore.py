@@ -137,8 +137,8 @@ class Explorer:
             turn = Turn(f"[{failure}]", ())
         answer = parse_reflection(turn.text, t, limit) if turn.token_ids else None
         tau, experience = answer or fallback_reflection(steps, limit)
-        parsed, num_tokens = answer is not None, len(turn.token_ids)
-        return Reflection(tau, experience, parsed, turn.text, num_tokens, num_steps=t, prompted=turn.prompted)
+        parsed = answer is not None
+        return Reflection(tau, experience, parsed, turn.text, turn.num_sampled, num_steps=t, prompted=turn.prompted)
 
     async def _ask_to_reflect(self, steps: Sequence[StepRecord], request: str) -> Turn:
         # The policy sees what it would have seen at the next step; a summary names every step before its window.

@@ -146,8 +146,9 @@ def _draw_events(tree: ExplorationTree, settings: DistillationSettings, draw: ra
 def _preference(tree: ExplorationTree, settings: DistillationSettings, draw: random.Random) -> list[Example]:
     """DPO on (h_tau, a_tau, a'_tau): pairs of a chosen and a rejected example, for the events that L_cf would draw.
 
-    An event gives no pair where the two actions are the same, where the failed one was cut, or where their histories
-    differ, since a window of the context moved.
+    An event gives no pair where the two actions are the same, where the failed one was cut or led to a success all the
+    same, where nothing of one of them is trained on, or where their histories differ, since a window of the context
+    moved.
     """
     examples = []
     for index in _draw_events(tree, settings, draw):
@@ -157,9 +158,10 @@ def _preference(tree: ExplorationTree, settings: DistillationSettings, draw: ran
         same_history = revised[-1].history.token_ids == failed[-1].history.token_ids
         same_action = revised[-1].action.token_ids == failed[-1].action.token_ids
         complete = failed[-1].action.complete or settings.incomplete_actions
-        if same_history and complete and not same_action:
-            for path, attempt, rejected in ((revised, index, False), (failed, branch.parent, True)):
-                sequence = build_sequence(path[-1:], **_trained(settings))
+        lost = tree.attempts[branch.parent].outcome is not Outcome.SUCCESS
+        pair = [build_sequence(path[-1:], **_trained(settings)) for path in (revised, failed)]
+        if lost and same_history and complete and not same_action and all(any(each.mask) for each in pair):
+            for sequence, attempt, rejected in zip(pair, (index, branch.parent), (False, True), strict=True):
                 examples.append(Example(Kind.PREFERENCE, sequence, attempt, branch.step, rejected=rejected))
     return examples
 

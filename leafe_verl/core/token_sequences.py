@@ -12,6 +12,9 @@ from leafe_verl.core.policy import History
 from leafe_verl.core.shared_prefix import shared_prefix_length
 from leafe_verl.core.tree import StepRecord
 
+MAX_LEFT = 8
+"""Most tokens that a chat template leaves of thoughts in front of an answer, as the closing tag."""
+
 
 @dataclass(frozen=True)
 class TokenSequence:
@@ -125,7 +128,9 @@ def failed_positions(steps: Sequence[StepRecord]) -> list[int]:
         history, turn = history.previous
         begin = shared_prefix_length(shown, history.token_ids)
         forms = (turn.token_ids, turn.answer_ids)
-        kept = next((form for form in forms if shown[begin : begin + len(form)] == form), ())
+        places = [(place, form) for place in range(begin, begin + MAX_LEFT) for form in forms if form]
+        found = ((place, form) for place, form in places if shown[place : place + len(form)] == form)
+        begin, kept = next(found, (begin, ()))
         if step.failed:
             positions += range(begin, begin + max(len(kept) - turn.complete, 0))
     return positions

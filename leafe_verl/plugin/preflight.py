@@ -227,14 +227,23 @@ def _data_problems(data: DictConfig, environment: str, with_hub: bool) -> list[s
     problems = []
     for key in ("train_files", "val_files"):
         sources = data[key] if isinstance(data[key], list | ListConfig) else [data[key]]
-        sizes = []
+        sizes: list[int] = []
+        known: set[str] = set()
         for source in sources:
             if str(source).startswith(HUB) and not with_hub:
                 continue
             try:
-                sizes.append(len(read_tasks(str(source), environment, data.several_answers)))
+                keys = {task.key for task in read_tasks(str(source), environment, data.several_answers)}
             except Exception as error:
                 problems.append(f"data.{key}: {error}")
+                continue
+            if again := sorted(keys & known):
+                problems.append(
+                    f"data.{key}: {source} and a file before it both have tasks of the key {again[0]!r} ({len(again)} "
+                    "such keys); expected a task_id in each row that no other row of these files has"
+                )
+            known |= keys
+            sizes.append(len(keys))
         if key == "train_files" and len(sizes) == len(sources) and sum(sizes) < data.train_batch_size:
             problems.append(
                 f"data.train_files hold {sum(sizes)} tasks, fewer than one batch of data.train_batch_size "

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from leafe_verl.core import ExplorationTree, build_sequence
+from leafe_verl.core import ExplorationTree, StepRecord, build_sequence
 from leafe_verl.trees.errors import DamagedFile
 from leafe_verl.trees.listing import require_files
 from leafe_verl.trees.reader import Folder, TreeKey, files, read_file, tree_key
@@ -82,9 +84,21 @@ def _check_tree(tree: ExplorationTree) -> None:
     for index, attempt in enumerate(tree.attempts):
         if attempt.steps:
             try:
-                build_sequence(tree.path(index))
+                for piece in _pieces(tree.path(index)):
+                    build_sequence(piece)
             except ValueError as error:
                 raise ValueError(f"task {tree.task.key!r}, attempt {index}: {error}") from error
+
+
+def _pieces(path: Sequence[StepRecord]) -> Iterator[Sequence[StepRecord]]:
+    """Yield a path in pieces, each in prompts that continue one another: a new one begins where a window moved, so that
+    the messages did not grow, and behind thoughts, which the next prompt may leave out."""
+    begins = [
+        place
+        for place, (before, step) in enumerate(itertools.pairwise(path), start=1)
+        if before.action.num_thoughts or len(step.history.messages) <= len(before.history.messages)
+    ]
+    return (path[begin:end] for begin, end in itertools.pairwise([0, *begins, len(path)]))
 
 
 def _count_tokens(row: Row) -> int:

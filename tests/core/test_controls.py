@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
 
 from core.test_sft_examples import ALL, rescued, varied
 from fakes import ScriptedPolicy, grow, reflection
-from leafe_verl.core import Kind, build_examples
+from leafe_verl.core import Kind, Outcome, build_examples
 from leafe_verl.core.controls import Volume, matched_uses
 from leafe_verl.core.settings import Settings, SettingsError
 
@@ -47,6 +48,20 @@ class TestPreference:
     def test_the_same_action_again_gives_no_pair(self):
         tree = grow(ScriptedPolicy({"0": "L"}, {4: reflection(1, "e")}), budget={"depth": 1})
         assert build_examples(tree, ALL, seed=0) and build_examples(tree, DPO, seed=0) == []
+
+    def test_an_action_that_led_to_success_is_not_trained_away_from(self):
+        tree = rescued()
+        tree.attempts[0] = dataclasses.replace(tree.attempts[0], outcome=Outcome.SUCCESS)
+        assert build_examples(tree, DPO.model_copy(update={"events": "success"}), seed=0) == []
+
+    def test_a_pair_of_which_half_trains_nothing_is_none(self):
+        tree, settings = rescued(), DPO.model_copy(update={"thoughts": False, "incomplete_actions": True})
+        assert len(build_examples(tree, settings, seed=0)) == 2
+        first, cut, *others = tree.attempts[0].steps
+        thought = dataclasses.replace(cut.action, complete=False, num_thoughts=len(cut.action.token_ids))
+        steps = (first, dataclasses.replace(cut, action=thought), *others)
+        tree.attempts[0] = dataclasses.replace(tree.attempts[0], steps=steps)
+        assert build_examples(tree, settings, seed=0) == []
 
     def test_successful_attempts_may_be_rehearsed_beside_it(self):
         kinds = [e.kind for e in build_examples(rescued(), DPO.model_copy(update={"rehearsal_share": 1.0}), seed=0)]

@@ -160,6 +160,33 @@ def test_failed_turns_are_found_with_or_without_their_thoughts(policy, shown, st
     assert "".join(chr(token_ids[position]) for position in sorted(failed_positions(steps))) == shown
 
 
+class Tagging(Thinking):
+    """Its template leaves the closing tag of a dropped thought, as DeepSeek-V3.1's does."""
+
+    async def extend(self, history, turn, observation):
+        extended = await super().extend(history, turn, observation)
+        begin = len(history.token_ids)
+        token_ids = (*history.token_ids, *tokens("</t>"), *extended.token_ids[begin:])
+        return dataclasses.replace(extended, token_ids=token_ids)
+
+
+def test_failed_turns_are_found_behind_what_the_template_left_of_their_thoughts():
+    steps = [dataclasses.replace(step, failed=step.action.text == "J") for step in grown(Tagging).path(0)]
+    token_ids = steps[-1].history.token_ids
+    assert "".join(chr(token_ids[position]) for position in failed_positions(steps)) == "J"
+
+
+def test_tokens_that_closed_the_thoughts_of_a_reflection_were_not_sampled():
+    class Closing(ScriptedPolicy):
+        async def reflect(self, history, schema, request):
+            turn = await super().reflect(history, schema, request)
+            return dataclasses.replace(turn, num_thoughts=3, num_closing=2)
+
+    tree = grow(Closing(lambda messages: "L", {4: reflection(1, "e")}), budget={"depth": 1})
+    (_, found), *_ = tree.reflections
+    assert found.num_tokens == len(tokens(reflection(1, "e"))) + 1 - 2
+
+
 def test_thoughts_are_counted():
     tree = grown(Keeping)
     first = tree.attempts[0].steps[0]

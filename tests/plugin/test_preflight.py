@@ -90,6 +90,13 @@ def test_each_bad_setting_is_named(config, override, said):
     assert said in problems[0]
 
 
+def test_files_with_tasks_of_one_key_are_refused(config, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(TRAIN_FILE.read_text())
+    (problem,) = find_problems(config(f"data.train_files=[{tmp_path}/a.jsonl,{tmp_path}/b.jsonl]"))
+    assert f"data.train_files: {tmp_path}/b.jsonl and a file before it both have tasks of the key" in problem
+
+
 @pytest.mark.parametrize("stages", ["both", "distil"])
 def test_a_store_of_another_tokenizer_is_refused(config, model, tmp_path, stages):
     own = find_fingerprint(AutoTokenizer.from_pretrained(model))

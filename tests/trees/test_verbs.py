@@ -147,6 +147,12 @@ def test_verify_counts(store, capsys):
     assert lines(capsys) == [f"{counted}, 0 recovery targets, 159 sampled tokens; 0 problems"]
 
 
+def test_verify_takes_paths_whose_window_moved(tmp_path, capsys):
+    write(tmp_path, (wandered(0, context={"window": 1}), provenance()))
+    assert run("verify", tmp_path) == 0
+    assert lines(capsys)[-1].endswith("; 0 problems")
+
+
 def edited(change):
     row = to_row(rescued(), provenance())
     change(row)

@@ -145,7 +145,7 @@ class ChatFormat:
         text instead, is closed by that token, which is context and not trained on.
         """
         opening = self.thoughts.opening_ids
-        if thoughts or not (turn.num_thoughts or opening):
+        if thoughts or not (turn.num_thoughts or (opening and turn.text)):
             shown = (*history, *turn.token_ids)
         else:
             opened = bool(opening) and tuple(history[-len(opening) :]) == opening

@@ -268,4 +268,11 @@ class RolloutManager(AgentLoopManagerTQ):  # type: ignore[misc]  # verl is Any t
             tq.kv_put(key=uid, partition_id=partition_id, tag={"status": "failure"})
         rows = [row for row, uid in enumerate(uids) if uid in lost and uid not in given_up]
         if rows:
+            self._forget_attempts({uids[row] for row in rows}, partition_id)
             self._send(worker, index_select_tensor_dict(share, rows))
+
+    def _forget_attempts(self, uids: set[str], partition_id: str) -> None:
+        """Remove what the dead worker stored of tasks that are played again, which may have more rows than the new."""
+        stored = (tq.kv_list(partition_id) or {}).get(partition_id, {})
+        if keys := [key for key in stored if key not in uids and key.split("_", 1)[0] in uids]:
+            tq.kv_clear(keys=keys, partition_id=partition_id)

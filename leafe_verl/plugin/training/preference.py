@@ -72,9 +72,9 @@ def pair_metrics(data: TensorDict, pairs: float) -> dict[str, Metric]:
 
     Args:
         data: A micro-batch, each row of which adds half of its pair's share.
-        pairs: Number of pairs in the mini-batch of all ranks.
+        pairs: Number of pairs in the mini-batch of all ranks, at least one.
     """
-    of_pair = data[SIDE].reshape(-1).abs() * data["dp_size"] / (2 * max(pairs, 1))
+    of_pair = data[SIDE].reshape(-1).abs() * data["dp_size"] / (2 * pairs)
     margin = data[MARGIN].reshape(-1)
     sums = {
         "reward_margin": DistillationInfo.from_batch(data).dpo_beta * (of_pair * margin).sum(),

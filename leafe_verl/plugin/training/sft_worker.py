@@ -83,8 +83,8 @@ def distillation_loss(
     metrics = {f"loss_{name}": Metric(AggregationType.SUM, term.detach()) for name, term in terms.items()}
     if TEACHER_IDS in data:
         metrics |= teacher_metrics(model_output, data)
-    if MARGIN in data:
-        metrics |= pair_metrics(data, tokens[[*weights].index(Kind.PREFERENCE.value)])
+    if MARGIN in data and (pairs := tokens[[*weights].index(Kind.PREFERENCE.value)]):
+        metrics |= pair_metrics(data, pairs)
     counts = {name: Metric(AggregationType.SUM, n * data["dp_size"]) for name, n in _token_counts(data).items()}
     return loss, metrics | counts
 

@@ -104,15 +104,19 @@ def count_taught(data: TensorDict) -> int:
 def teacher_metrics(model_output: Mapping[str, torch.Tensor], data: TensorDict) -> dict[str, Metric]:
     """Return the means over a mini-batch's taught tokens, on all ranks, of the divergence and of the teacher's mass.
 
+    A mini-batch without any has no means, since verl averages those of all mini-batches.
+
     Args:
         model_output: `divergence` of a micro-batch of prefix trees.
         data: That micro-batch, each token of which adds its share.
     """
-    share = data["dp_size"] / max(get_taught_tokens(data), 1)
+    tokens = (data[TEACHER_MASS].values() > 0).sum() * data["dp_size"]
+    metrics = {"taught_tokens": Metric(AggregationType.SUM, tokens.float())}
+    if not (taught := get_taught_tokens(data)):
+        return metrics
     sums = {
         "teacher_kl": model_output["divergence"].values().detach().sum(),
         "teacher_mass": data[TEACHER_MASS].values().sum(),
     }
-    tokens = (data[TEACHER_MASS].values() > 0).sum() * data["dp_size"]
-    metrics = {name: Metric(AggregationType.SUM, value.float() * share) for name, value in sums.items()}
-    return metrics | {"taught_tokens": Metric(AggregationType.SUM, tokens.float())}
+    share = data["dp_size"] / taught
+    return metrics | {name: Metric(AggregationType.SUM, value.float() * share) for name, value in sums.items()}

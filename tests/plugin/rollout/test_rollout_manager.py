@@ -106,7 +106,21 @@ def given_up(monkeypatch):
 
 
 @pytest.fixture
-def manager(ray):
+def stored(monkeypatch):
+    """What TransferQueue holds of the training partition, by its key."""
+    rows = {}
+
+    def clear(keys, partition_id):
+        for key in keys:
+            del rows[key]
+
+    monkeypatch.setattr(rollout_worker.tq, "kv_list", lambda partition_id: {partition_id: rows})
+    monkeypatch.setattr(rollout_worker.tq, "kv_clear", clear)
+    return rows
+
+
+@pytest.fixture
+def manager(ray, stored):
     manager = RolloutManager()
     manager.config = OmegaConf.create({"leafe": {"collection": {"worker_memory": 1000}}})
     manager.llm_client = manager.teacher_client = manager.reward_loop_worker_handles = None
@@ -142,10 +156,12 @@ def test_tasks_are_shared_out(manager):
     assert manager.faults == {"rollout_worker_deaths": 0, "rollout_worker_leaks": 0}
 
 
-def test_a_dead_worker_s_unfinished_tasks_are_played_again(manager, ray, given_up):
+def test_a_dead_worker_s_unfinished_tasks_are_played_again(manager, ray, given_up, stored):
     manager.generate_sequences(tasks(4))
     manager.agent_loop_workers[1].dead = True
+    stored.update(dict.fromkeys(("u3", "u3_0_0", "u3_0_1", "u2_0_0"), {}))
     look(manager, {"u0", "u3"})
+    assert {*stored} == {"u3", "u2_0_0"}, "what the dead worker stored of u3 is of another play"
     assert manager.faults["rollout_worker_deaths"] == 1 and manager.agent_loop_workers[1] is ray.made[0]
     assert ray.made[0].played == [["u3"]]
     assert manager.agent_loop_workers[0].played == [["u0", "u1"]]

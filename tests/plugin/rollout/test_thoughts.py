@@ -134,6 +134,14 @@ def test_later_prompts_hold_earlier_thoughts_as_the_template_renders_them(name, 
     assert [message["content"] for message in history.messages] == [TASK["content"], "go", FEEDBACK]
 
 
+@pytest.mark.parametrize("name", OPENED)
+def test_a_turn_that_is_nothing_but_its_end_is_continued_token_for_token(name):
+    opening, turn, history = play(served(name, ""))
+    assert (turn.text, turn.num_thoughts, len(turn.token_ids)) == ("", 0, 1)
+    kept = (*opening.token_ids, *turn.token_ids)
+    assert history.token_ids[: len(kept)] == kept
+
+
 @pytest.mark.parametrize(("name", "earlier"), [("qwen3", "keep"), ("r1", "keep"), ("spelled", "drop")])
 def test_the_setting_decides_whatever_the_template_does(name, earlier):
     policy = served(name, f"{thought(name)}go", generation={"earlier_thoughts": earlier})
