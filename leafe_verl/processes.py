@@ -1,12 +1,34 @@
-"""Bookkeeping for pools of child processes: what happens to them when this process exits or is forked."""
+"""Child processes: what becomes of them when this process is interrupted, exits or is forked."""
 
 from __future__ import annotations
 
 import atexit
+import ctypes
 import os
+import signal
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
+
+PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+
+
+def end_with_parent() -> None:
+    """Let SIGTERM reach this process once the thread that started it has ended. For `preexec_fn`."""
+    _LIBC.prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+
+
+@contextmanager
+def leaving_ctrl_c_to_the_child() -> Iterator[None]:
+    """Ignore Ctrl-C meanwhile. The terminal sends it to the child process as well, which says how it ended;
+    `subprocess.run` would kill it after a quarter of a second."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # a child would inherit SIG_IGN
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class ClosablePool(Protocol):

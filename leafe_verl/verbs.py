@@ -26,8 +26,8 @@ def run_summary(options: argparse.Namespace) -> int:
 
 def run_evaluate(options: argparse.Namespace) -> int:
     """Play attempts of a task set, or from given failures, keep them, and print the figures."""
+    from leafe_verl.plugin.evaluate import EvaluationRequest, evaluate
     from leafe_verl.plugin.given_request import GivenRequest
-    from leafe_verl.plugin.launch import EvaluationRequest, evaluate
 
     given = None
     if options.source:

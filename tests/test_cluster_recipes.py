@@ -19,7 +19,12 @@ STUBS = {
         while [[ $1 == --* ]]; do case $1 in --nodelist=*) export NODE=${1#*=} ;; esac; shift; done
         exec "$@" """,
     "hostname": """
-        echo "fe80::1 10.0.0.${NODE#a} 192.168.0.1" """,
+        case $1 in
+            --ip-address) echo "fe80::1 127.0.1.1" ;;
+            --all-ip-addresses) echo "10.0.0.${NODE#a} 192.168.0.1" ;;
+        esac""",
+    "rm": """
+        case "$*" in *ray_current_cluster) ;; *) exec /bin/rm "$@" ;; esac""",
     "ray": """
         echo "ray@${NODE:-here} $*" >> "$LOG"
         case $1 in
@@ -76,9 +81,11 @@ def test_slurm_starts_a_head_and_workers_and_then_the_recipe(script, tmp_path):
     assert done.returncode == 0, done.stderr
     address = "10.0.0.1:24567"
     assert [line for line in said if "nodelist=a1" in line] == [
-        f"{SRUN} --nodelist=a1 hostname --ip-address",
+        f"{SRUN} --nodelist=a1 bash -c hostname --ip-address; hostname --all-ip-addresses",
         f"{SRUN} --nodelist=a1 ray start --head --node-ip-address=10.0.0.1 --port=24567 --num-gpus=8 --block",
+        f"{SRUN} --nodelist=a1 rm -f /tmp/ray/ray_current_cluster",
     ]
+    assert said[-2:] == [f"{SRUN} --nodelist={node} rm -f /tmp/ray/ray_current_cluster" for node in ("a2", "a3")]
     for node in ("a2", "a3"):
         assert f"{SRUN} --nodelist={node} ray start --address={address} --num-gpus=8 --block" in said
     assert f"ray@here status --address {address}" in said
@@ -98,7 +105,7 @@ def test_slurm_ends_with_the_status_of_the_recipe(script, tmp_path):
 def test_slurm_stops_where_the_head_does_not_start(script):
     done, said = script("slurm.sh", "recipes/leafe_mbpp.sh", RUN_DIR="/shared/runs/x", BROKEN="1")
     assert done.returncode == 1 and "Ray's head did not start on a1" in done.stderr
-    assert not any("main_ppo" in line or "nodelist=a2" in line for line in said)
+    assert not any("main_ppo" in line or "nodelist=a2 ray start" in line for line in said)
 
 
 @pytest.mark.parametrize("name", ["slurm.sh", "ray_job.sh"])
@@ -110,11 +117,11 @@ def test_a_run_dir_that_is_missing_or_relative_is_refused(script, name, given):
 
 
 def test_a_job_is_submitted_with_its_variables_in_the_command(script):
-    given = {"RUN_DIR": "/shared/runs/x", "MODEL": "owner/name", "NODES": "4"}
+    given = {"RUN_DIR": "/shared/runs/x", "MODEL": "owner/name", "NODES": "4", "LEAFE_CPU_DTYPE": "float32"}
     done, said = script("ray_job.sh", "recipes/grpo_mbpp.sh", "trainer.total_epochs=3", **given)
     assert done.returncode == 0, done.stderr
     assert said == [
         "ray@here job submit --address http://127.0.0.1:8265 --working-dir . -- "
-        "env RUN_DIR=/shared/runs/x MODEL=owner/name "
+        "env RUN_DIR=/shared/runs/x MODEL=owner/name LEAFE_CPU_DTYPE=float32 "
         "bash recipes/grpo_mbpp.sh trainer.nnodes=4 trainer.n_gpus_per_node=8 trainer.total_epochs=3"
     ]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from leafe_verl.activity import FAILED, STOPPED
-from leafe_verl.evaluation.summary import passes
+from leafe_verl.evaluation.summary import pass_at_k_values
 from leafe_verl.evaluation.tables import percent
 from leafe_verl.report.present import collected_text, describe_present, seconds_text, step_text
 from leafe_verl.report.progress import Progress
@@ -75,7 +75,7 @@ def _losses(values: Mapping[str, float]) -> Iterator[str]:
 
 def _passes(values: Mapping[str, float]) -> Iterator[str]:
     """Yield Pass@1, the Pass@k of the largest k, and recovery of each data source."""
-    found = passes(values)
+    found = pass_at_k_values(values)
     sources = sorted({source for source, _ in found})
     for source in sources:
         ks = sorted(k for name, k in found if name == source)

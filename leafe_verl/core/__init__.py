@@ -26,7 +26,7 @@ from leafe_verl.core.settings import Settings
 from leafe_verl.core.sft_examples import Example, Kind, build_examples
 from leafe_verl.core.task import Task
 from leafe_verl.core.token_sequences import TokenSequence, build_sequence
-from leafe_verl.core.tree import Attempt, Branch, ExplorationTree, Outcome, Recovery, StepRecord
+from leafe_verl.core.tree import Attempt, Branch, ExplorationTree, Outcome, RecoveryTarget, StepRecord
 
 __all__ = [
     "Attempt",
@@ -47,7 +47,7 @@ __all__ = [
     "PolicyFailure",
     "PolicyTimeout",
     "PromptUsage",
-    "Recovery",
+    "RecoveryTarget",
     "Reflection",
     "ReplayDivergence",
     "ReplayEnvironment",

@@ -20,7 +20,7 @@ from leafe_verl.core.attempt import RollbackPoint
 from leafe_verl.core.concurrency import gather_or_cancel
 from leafe_verl.core.policy import Turn
 from leafe_verl.core.settings import Settings
-from leafe_verl.core.tree import Attempt, ExplorationTree, Outcome, Recovery
+from leafe_verl.core.tree import Attempt, ExplorationTree, Outcome, RecoveryTarget
 
 Execute = Callable[[RollbackPoint, str, Turn], Coroutine[Any, Any, Attempt]]
 """Rolls an environment back, executes one action there, and returns that as an attempt. The text names the request."""
@@ -35,7 +35,7 @@ MAX_EXECUTIONS = 2
 
 async def confirm_recoveries(
     tree: ExplorationTree, settings: Settings, execute: Execute, stop: asyncio.Event
-) -> list[Recovery]:
+) -> list[RecoveryTarget]:
     """Execute actions that succeeded after turns that failed, until as many are confirmed as the settings want.
 
     As many run concurrently as are still missing, so that the answers of the environment alone decide what is drawn.
@@ -43,7 +43,7 @@ async def confirm_recoveries(
     """
     pairs = draw_pairs(tree, settings)
     wanted, left = settings.distillation.max_recoveries, _max_executions(tree, settings)
-    recoveries: list[Recovery] = []
+    recoveries: list[RecoveryTarget] = []
     while not stop.is_set() and (drawn := list(itertools.islice(pairs, max(min(wanted, left), 0)))):
         found = await gather_or_cancel(_confirm(tree, pair, execute) for pair in drawn)
         recoveries += found
@@ -99,8 +99,8 @@ def _max_executions(tree: ExplorationTree, settings: Settings) -> int:
     return most if budget is None else min(most, budget - tree.environment_steps)
 
 
-async def _confirm(tree: ExplorationTree, pair: Pair, execute: Execute) -> Recovery:
+async def _confirm(tree: ExplorationTree, pair: Pair, execute: Execute) -> RecoveryTarget:
     (attempt, step), source = pair
     point = RollbackPoint(tree.path(attempt), step, experience=None)
     done = await execute(point, f"recovery {attempt}.{step}.{source}", tree.path(source)[-1].action)
-    return Recovery(attempt, step, source, done.outcome, done.replayed_steps)
+    return RecoveryTarget(attempt, step, source, done.outcome, done.replayed_steps)

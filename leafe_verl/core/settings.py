@@ -58,7 +58,8 @@ class EnvironmentSettings(Section):
     max_characters: Annotated[int, Field(ge=1), OURS] = 1_000_000
     """Maximum length of an observation. A longer one ends the attempt as `environment_flood`."""
     concurrency: Annotated[int | None, Field(ge=1), OURS] = None
-    """Maximum number of concurrent environment calls in one rollout worker. null: the number of cores."""
+    """Maximum number of concurrent environment calls in one rollout worker. null: a node's cores, divided among its
+    rollout workers."""
     several_answers: Annotated[Literal["keep", "leave_out"], OURS] = "keep"
     """Tasks that are recognised to have several right answers, of which one is known, as CodeContests has many: right
     programs may count as wrong. They are counted in the log, and kept or left out of the task files."""
@@ -121,7 +122,8 @@ class ReflectionSettings(Section):
     temperature: Annotated[float | None, Field(ge=0), OURS] = None
     """Sampling temperature of a reflection. null: that of the rollout."""
     grammar: Annotated[bool, OURS] = True
-    """Whether reflections are decoded under a JSON schema; needs vLLM and `rollout.skip_tokenizer_init=false`."""
+    """Whether reflections are decoded under a JSON schema. With vLLM it needs
+    `actor_rollout_ref.rollout.skip_tokenizer_init=false`."""
     scope: Annotated[
         Literal["attempt", "step"], Source("ours; `step` is the paper's: the experience is there for a'_tau alone")
     ] = "attempt"

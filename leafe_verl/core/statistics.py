@@ -22,7 +22,7 @@ def count(tree: ExplorationTree, examples: Iterable[Example]) -> dict[str, int]:
     counts.update(f"outcome/{attempt.outcome.value}" for attempt in tree.attempts)
     counts.update({f"examples/{kind.value}": 0 for kind in Kind})
     counts.update(f"examples/{example.kind.value}" for example in examples)
-    return dict(counts) | _branch_counts(tree) | _pivot_counts(tree) | _prompt_counts(tree) | _totals(tree)
+    return dict(counts) | _branch_counts(tree) | _agreement_counts(tree) | _prompt_counts(tree) | _totals(tree)
 
 
 def _totals(tree: ExplorationTree) -> dict[str, int]:
@@ -73,10 +73,10 @@ def _branch_counts(tree: ExplorationTree) -> dict[str, int]:
     return dict(counts)
 
 
-def _pivot_counts(tree: ExplorationTree) -> dict[str, int]:
+def _agreement_counts(tree: ExplorationTree) -> dict[str, int]:
     """Count pairs of independent reflections on the same steps, and the pairs that name the same step."""
     pairs = [pair for steps in named_steps(tree).values() for pair in itertools.combinations(steps, 2)]
-    return {"pivot_pairs": len(pairs), "pivot_pairs_agreed": sum(a == b for a, b in pairs)}
+    return {"reflection_pairs": len(pairs), "reflection_pairs_agreed": sum(a == b for a, b in pairs)}
 
 
 def _prompt_counts(tree: ExplorationTree) -> dict[str, int]:
@@ -110,7 +110,7 @@ def ratios(counts: Mapping[str, float]) -> dict[str, float]:
         "branch_success": ("branches_succeeded", "branches_scored"),
         "reflection_parsed": ("reflections_parsed", "reflections"),
         "confirmation_success": ("confirmations_confirmed", "confirmations"),
-        "pivot_agreement": ("pivot_pairs_agreed", "pivot_pairs"),
+        "reflection_agreement": ("reflection_pairs_agreed", "reflection_pairs"),
     }
     groups = [key.removesuffix("_succeeded") for key in counts if re.fullmatch(r"branches_\w+_succeeded", key)]
     pairs |= {f"{group.replace('branches', 'branch_success', 1)}": (f"{group}_succeeded", group) for group in groups}

@@ -124,7 +124,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Recovery:
+class RecoveryTarget:
     """An action that succeeded elsewhere in the tree, executed after a failed turn; see recovery.py."""
 
     attempt: int
@@ -154,7 +154,7 @@ class ExplorationTree:
         self.attempts: list[Attempt] = []
         self.reflections: list[tuple[int, Reflection]] = []
         """Every reflection, with the index of the attempt that it is on, in the order of the requests."""
-        self.recoveries: list[Recovery] | None = None
+        self.recoveries: list[RecoveryTarget] | None = None
         """Recovery targets in the order of their execution, confirmed or not. None: they were not looked for."""
 
     def add(self, attempt: Attempt) -> int:

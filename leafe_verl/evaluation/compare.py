@@ -134,7 +134,7 @@ def _figure_cells(found: Mapping[str, Estimate], figures: Iterable[str], *, sign
 
 DIAGNOSTICS = {
     "reflection_parsed": "reflections parsed",
-    "pivot_agreement": "pairs of reflections that name the same step",
+    "reflection_agreement": "pairs of reflections that name the same step",
     "branch_improved": "branches that improved",
     "branch_success": "branches that succeeded",
     "branch_success_parsed": "  of parsed reflections",

@@ -69,14 +69,14 @@ def render_summary(metrics: Metrics) -> str:
 
 
 def _pass_table(metrics: Metrics) -> str:
-    validated = {step: values for step, values in metrics.items() if passes(values)}
+    validated = {step: values for step, values in metrics.items() if pass_at_k_values(values)}
     if not validated:
         return ""
     first, last = min(validated), max(validated)
-    before, after = passes(validated[first]), passes(validated[last])
+    before, after = pass_at_k_values(validated[first]), pass_at_k_values(validated[last])
     rows = [("held-out", f"step {first}", f"step {last}", "change")]
     rows += [_pass_row(f"{source} Pass@{k}", value, after.get((source, k))) for (source, k), value in before.items()]
-    shares = [recoveries(validated[step]) for step in (first, last)]
+    shares = [recovery_shares(validated[step]) for step in (first, last)]
     for source, figure in sorted({key for each in shares for key in each}, key=figure_order):
         rows.append(_pass_row(f"{source} {FIGURES[figure]}", *(each.get((source, figure)) for each in shares)))
     unscored = sum(v for values in validated.values() for k, v in values.items() if k.endswith("/unscored"))
@@ -90,7 +90,7 @@ def _pass_row(label: str, before: float | None, after: float | None) -> tuple[st
     return label, _percent(before), _percent(after), change
 
 
-def recoveries(values: Mapping[str, float]) -> dict[tuple[str, str], float]:
+def recovery_shares(values: Mapping[str, float]) -> dict[tuple[str, str], float]:
     """Return (data source, figure of recovery) -> its value of one step. A figure of nothing is absent."""
     found = {}
     for key, value in values.items():
@@ -104,7 +104,7 @@ def figure_order(key: tuple[str, str]) -> tuple[str, int]:
     return key[0], list(FIGURES).index(key[1])
 
 
-def passes(values: Mapping[str, float]) -> dict[tuple[str, int], float]:
+def pass_at_k_values(values: Mapping[str, float]) -> dict[tuple[str, int], float]:
     """Return (data source, k) -> Pass@k from the metrics of one step, sorted; empty if the step did not validate."""
     found = {}
     for key, value in values.items():

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from leafe_verl.evaluation.cells import Figures, read_cells
+from leafe_verl.processes import end_with_parent, leaving_ctrl_c_to_the_child
 
 FILE = "cells.jsonl"
 
@@ -30,7 +31,9 @@ class Shell:
         told = " ".join([*(f"{name}={shlex.quote(value)}" for name, value in variables.items()), shlex.join(command)])
         self.commands.append(told)
         print(f"\n{told}\n", flush=True)
-        status = subprocess.run(command, env={**os.environ, **self._variables, **variables}).returncode
+        environment = {**os.environ, **self._variables, **variables}
+        with leaving_ctrl_c_to_the_child():
+            status = subprocess.run(command, env=environment, preexec_fn=end_with_parent).returncode
         if status:
             raise ValueError(f"the command above ended with status {status}; starting the comparison again goes on")
 

@@ -5,7 +5,9 @@ What the nodes must share cannot be seen from one of them, so each of them is as
 
 from __future__ import annotations
 
+import functools
 import logging
+import math
 import os
 import socket
 import time
@@ -16,13 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
+from leafe_verl.plugin.resolvers import RANK_CPUS
 from leafe_verl.plugin.rollout.playbook_file import writes_playbook
 from leafe_verl.task_files import HUB
 
+QUEUE = {"name": "TransferQueueController", "namespace": "transfer_queue"}
+"""The actor by which all processes of a run, and of any other run in the cluster, find TransferQueue."""
 SIZES = ("num_gpus", "num_cpus", "_system_config")
-"""Arguments of ray.init in device/cpu.yaml that are for a new cluster. Ray refuses them where it joins one."""
+"""Arguments of ray.init in device/*.yaml that are for a new cluster. Ray refuses them where it joins one."""
 JOIN_TIMEOUT = 60
 """Seconds in which the nodes of a cluster that is just being started may join it."""
 ANSWER_TIMEOUT = 120
@@ -95,6 +100,12 @@ class NodeAnswer:
     """How many GPUs Ray counts there."""
     problems: tuple[str, ...]
     """What it cannot see or write; empty if it sees everything."""
+    cpus: float = math.inf
+    """How many cores Ray counts there."""
+
+    def fits(self, wanted: int, others: int) -> int:
+        """Return how many times this node has `wanted` GPUs, and verl's cores for them beside `others`."""
+        return max(int(min(self.gpus, (self.cpus - others) / RANK_CPUS) // wanted), 0)
 
 
 Ask = Callable[[str, SharedPlaces, int], list[NodeAnswer]]
@@ -118,11 +129,11 @@ def look(places: SharedPlaces) -> tuple[str, ...]:
 
 
 def find_cluster_problems(config: DictConfig, ask: Ask | None = None) -> list[str]:
-    """Return what would stop a run on several nodes. Looks only if trainer.nnodes is more than 1."""
+    """Return what would stop a run in a cluster. Looks only if one is joined, or trainer.nnodes is more than 1."""
     nodes, wanted = config.trainer.nnodes, config.trainer.n_gpus_per_node
-    if nodes == 1:
-        return []
     address = joined_cluster(config)
+    if address is None and nodes == 1:
+        return []
     if address is None:
         return [
             f"trainer.nnodes is {nodes}, and there is no Ray cluster to join; run `ray start --head` on one node and "
@@ -130,17 +141,29 @@ def find_cluster_problems(config: DictConfig, ask: Ask | None = None) -> list[st
         ]
     places = SharedPlaces.read(config)
     with _marked(places):
-        answers = (ask or ask_nodes)(address, places, nodes * wanted)
-    found = sum(answer.gpus // wanted for answer in answers)
-    problems = [f"node {answer.node}: {problem}" for answer in answers for problem in answer.problems]
+        try:
+            answers = (ask or ask_nodes)(address, places, nodes * wanted)
+        except ClusterBusy as error:
+            return [str(error)]
+    asked = answers if nodes > 1 else ()  # the nodes that a run on one node does not need may see what they like
+    problems = [f"node {answer.node}: {problem}" for answer in asked for problem in answer.problems]
     if problems:
         problems.append(
             "expected RUN_DIR, MODEL, task files, stores and playbook on a file system that is mounted alike on every "
             "node"
         )
-    if found < nodes:
+    # Beside its storage units, a node may hold the queue's controller and the task runner, and must place actors.
+    others = math.ceil(_storage_units(config) / max(len(answers), 1)) + 3
+    if sum(answer.gpus // wanted for answer in answers) < nodes:
         problems.insert(0, _describe_size(nodes, wanted, answers, str(config.trainer.device)))
+    elif sum(answer.fits(wanted, others) for answer in answers) < nodes:
+        problems.insert(0, _describe_cores(nodes, wanted, answers, others))
     return problems
+
+
+def _storage_units(config: DictConfig) -> int:
+    """Return the number of TransferQueue's storage units, which have a core of Ray's each, spread over the nodes."""
+    return int(OmegaConf.select(config, "transfer_queue.backend.SimpleStorage.num_data_storage_units") or 0)
 
 
 def _describe_size(nodes: int, wanted: int, answers: Sequence[NodeAnswer], device: str) -> str:
@@ -149,6 +172,16 @@ def _describe_size(nodes: int, wanted: int, answers: Sequence[NodeAnswer], devic
     return (
         f"trainer.nnodes is {nodes} with trainer.n_gpus_per_node {wanted}, and the cluster's nodes have fewer GPUs "
         f"({there}); start Ray on more nodes, or change these two settings{logical}"
+    )
+
+
+def _describe_cores(nodes: int, wanted: int, answers: Sequence[NodeAnswer], others: int) -> str:
+    there = ", ".join(f"{answer.node} with {answer.cpus:g}" for answer in answers)
+    needed = others + RANK_CPUS * wanted
+    return (
+        f"trainer.nnodes is {nodes} with trainer.n_gpus_per_node {wanted}, for which verl waits until a node has "
+        f"{needed} of Ray's cores, and the cluster's nodes have fewer ({there}); they are logical: "
+        f"ray start --num-cpus={needed}"
     )
 
 
@@ -173,15 +206,33 @@ def ask_nodes(address: str, places: SharedPlaces, gpus: int) -> list[NodeAnswer]
 
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     try:
+        _wait_until_free(functools.partial(ray.util.list_named_actors, all_namespaces=True))
         nodes = _living_nodes(ray.nodes, gpus)
         asked = [_ask_node(node["NodeID"], places) for node in nodes]
         ray.wait(asked, num_returns=len(asked), timeout=ANSWER_TIMEOUT)
         return [
-            NodeAnswer(node["NodeManagerAddress"], _gpus(node), _answer(answer))
+            NodeAnswer(node["NodeManagerAddress"], _gpus(node), _answer(answer), node["Resources"].get("CPU", 0))
             for node, answer in zip(nodes, asked, strict=True)
         ]
     finally:
         ray.shutdown()
+
+
+class ClusterBusy(ValueError):
+    """Another run is at work in the cluster."""
+
+
+def _wait_until_free(list_actors: Callable[[], list[Any]]) -> None:
+    """Return once no run of verl is at work. Raises ClusterBusy if one still is after JOIN_TIMEOUT, in which the actors
+    of a run that has just been killed end. verl would let both runs sample from one queue."""
+    end = time.monotonic() + JOIN_TIMEOUT
+    while QUEUE in list_actors():
+        if time.monotonic() > end:
+            raise ClusterBusy(
+                "another run of verl is at work in this Ray cluster, and both would take what either has sampled from "
+                "one TransferQueue; expected a cluster of its own for each run, or the other run to end first"
+            )
+        time.sleep(1)
 
 
 def _living_nodes(list_nodes: Callable[[], list[dict[str, Any]]], gpus: int) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """What a run needs of each GPU's memory: an estimate from the model's sizes, which was never compared with a GPU.
 
 Trainer and vLLM take turns on a GPU. While the trainer works, vLLM sleeps. While vLLM samples, it has its share of the
-GPU (`gpu_memory_utilization`), and the trainer keeps there what is not offloaded. Nothing is refused on these figures.
+GPU (`gpu_memory_utilization`), and the trainer keeps there what is not offloaded. A run is refused where weights,
+gradients and moments alone exceed a GPU.
 """
 
 from __future__ import annotations
@@ -100,6 +101,11 @@ class TrainerNeed:
     """The weights that a GPU computes with at the moment, and their gradients before these are divided."""
     activations: float
     logits: float
+
+    @property
+    def held(self) -> float:
+        """What lies there all the time, which is counted by the model's sizes. The rest is estimated."""
+        return self.weights + self.gradients + self.moments
 
     @property
     def total(self) -> float:
@@ -207,7 +213,7 @@ def describe_gpu(model: ModelShape, sizes: GpuSizes, gpu: int | None) -> str:
     need = estimate_gpu(model, sizes)
     lines = [
         f"memory: GiB for each of {sizes.nodes * sizes.gpus} GPUs, of {of}. "
-        "This is an estimate that was never compared with a GPU; nothing is refused on it",
+        "This is an estimate that was never compared with a GPU",
         *_trainer_lines(need, sizes, whole),
         *(_engine_lines(need, sizes, whole) if sizes.run.serves else ()),
         f"- each node's own memory: {need.offloaded / GIB:.0f} for what is offloaded, and {need.loading / GIB:.0f} on "

@@ -1,4 +1,4 @@
-"""Says before Ray starts how much memory a run needs. A run without a GPU that does not fit is refused."""
+"""Says before Ray starts how much memory a run needs, and refuses one that cannot fit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from leafe_verl.model_config import ModelShape, find_config, lost_its_tie
 from leafe_verl.plugin.available_memory import available_memory
 from leafe_verl.plugin.cluster import joined_cluster
-from leafe_verl.plugin.gpu_memory import GpuSizes, describe_gpu, gpu_memory
+from leafe_verl.plugin.gpu_memory import GpuSizes, describe_gpu, estimate_gpu, gpu_memory
 from leafe_verl.plugin.memory import GIB, MemoryNeed, RunSizes, estimate, remedies
 from leafe_verl.plugin.settings import RunSettings
 
@@ -76,9 +76,30 @@ def check_memory(config: DictConfig, settings: RunSettings) -> MemoryCheck | Non
 
 def memory_problems(config: DictConfig, settings: RunSettings) -> list[str]:
     """Return why a run does not fit into memory, unless leafe.memory.refuse is false."""
-    check = check_memory(config, settings) if settings.memory.refuse else None
+    if not settings.memory.refuse:
+        return []
+    if config.trainer.device != "cpu":
+        return _gpu_problems(config, settings)
+    check = check_memory(config, settings)
     problem = check.problem() if check else None
     return [problem] if problem else []
+
+
+def _gpu_problems(config: DictConfig, settings: RunSettings) -> list[str]:
+    """Return why the trainer cannot fit on this machine's GPUs, by what is counted and not estimated."""
+    role, memory = config.actor_rollout_ref, gpu_memory()
+    model = ModelShape.read(str(role.model.path)) if role.actor.strategy in ("fsdp", "fsdp2") else None
+    if model is None or memory is None:
+        return []
+    held = estimate_gpu(model, GpuSizes.read(config, settings)).trainer.held
+    if held <= memory:
+        return []
+    return [
+        f"weights, gradients and AdamW's moments take {held / GIB:.0f} GiB of each GPU, which has {memory / GIB:.0f}; "
+        "expected more GPUs, actor_rollout_ref.model.lora_rank=32, "
+        "actor_rollout_ref.actor.fsdp_config.offload_policy=true, or a smaller MODEL. leafe.memory.refuse=false starts "
+        "it all the same"
+    ]
 
 
 def describe_memory(config: DictConfig) -> str:

@@ -1,10 +1,14 @@
-"""Refuses settings of verl's training that our trainers would not use, or not in the way that they say."""
+"""Refuses settings of verl's training that our trainers would not use, or not in the way that they say, and checkpoints
+that verl would not find."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
+
+from leafe_verl.checkpoints import STEP, resumed_step
 
 _HOLD = (
     "; LEAFE holds the policy where it was with leafe.distillation.hold_share above 0 and "
@@ -26,9 +30,12 @@ IGNORED = {
 """verl's settings of the loss that GRPO alone uses, with their defaults, and what LEAFE has in their place."""
 
 
+REWARD_PATHS = ("reward.custom_reward_function.path", "custom_reward_function.path")
+
+
 def training_problems(config: DictConfig) -> list[str]:
     """Return what is wrong with how verl is asked to train: what came, what was expected, and the setting."""
-    return [*_loss_problems(config), *_schedule_problems(config)]
+    return [*_loss_problems(config), *_reward_problems(config), *_schedule_problems(config), *_resume_problems(config)]
 
 
 def _loss_problems(config: DictConfig) -> list[str]:
@@ -43,6 +50,41 @@ def _loss_problems(config: DictConfig) -> list[str]:
         for key, value in found.items()
         if value not in (None, IGNORED[key][0])
     ]
+
+
+def _reward_problems(config: DictConfig) -> list[str]:
+    """Rewards are those of the environment's steps, in every mode."""
+    found = {key: OmegaConf.select(config, key) for key in REWARD_PATHS}
+    return [
+        f"{key} is {path}, and every reward comes from the environment; expected null, and an environment of yours "
+        "that gives these rewards, or leafe.environment.name=verl_tools with +leafe.environment.options.reward_path"
+        for key, path in found.items()
+        if path
+    ]
+
+
+def _resume_problems(config: DictConfig) -> list[str]:
+    """verl names the shards of a checkpoint by the number of ranks, and finds those of its own number alone."""
+    checkpoints = Path(config.trainer.default_local_dir)
+    step = resumed_step(checkpoints) if config.trainer.resume_mode == "auto" else None
+    wrote = _num_ranks(checkpoints / f"{STEP}{step}")
+    ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    if step is None or wrote in (None, ranks):
+        return []
+    return [
+        f"the checkpoint of step {step} in {checkpoints} is of {wrote} ranks, and this run has {ranks} "
+        f"(trainer.nnodes x trainer.n_gpus_per_node); expected {wrote}, or another RUN_DIR with "
+        f"MODEL={checkpoints / f'{STEP}{step}'}, which begins with that checkpoint's weights"
+    ]
+
+
+def _num_ranks(checkpoint: Path) -> int | None:
+    """Return how many ranks wrote a checkpoint of FSDP; None if that is not known."""
+    try:
+        found = json.loads((checkpoint / "actor" / "fsdp_config.json").read_text(encoding="utf-8"))["world_size"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return int(found)
 
 
 def _schedule_problems(config: DictConfig) -> list[str]:

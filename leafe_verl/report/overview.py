@@ -16,7 +16,7 @@ from leafe_verl.evaluation.metric_lines import LOSS
 from leafe_verl.evaluation.pass_at_k import ks_up_to
 from leafe_verl.evaluation.recovery import recovery_estimates
 from leafe_verl.evaluation.report import pass_estimates
-from leafe_verl.evaluation.summary import SUMMED, Metrics, count_updates, passes
+from leafe_verl.evaluation.summary import SUMMED, Metrics, count_updates, pass_at_k_values
 from leafe_verl.evaluation.tables import percent, percent_interval
 from leafe_verl.report.recovery import (
     COLLECTED,
@@ -68,7 +68,7 @@ def select_counts(values: Mapping[str, float]) -> dict[str, float]:
 
 def _validated(metrics: Metrics) -> dict[int, dict[tuple[str, int], float]]:
     """Return training step -> (data source, k) -> Pass@k, for the first and the last validation only."""
-    found = {step: passes(values) for step, values in metrics.items() if passes(values)}
+    found = {step: pass_at_k_values(values) for step, values in metrics.items() if pass_at_k_values(values)}
     return {step: found[step] for step in sorted({min(found), max(found)})} if found else {}
 
 

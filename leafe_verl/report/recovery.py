@@ -10,7 +10,7 @@ from leafe_verl.core.recovery_figures import share_parts
 from leafe_verl.core.text import counted
 from leafe_verl.evaluation.bootstrap import Estimate
 from leafe_verl.evaluation.recovery import FIGURES, recovery_rows, turns_of
-from leafe_verl.evaluation.summary import Metrics, figure_order, passes, recoveries
+from leafe_verl.evaluation.summary import Metrics, figure_order, pass_at_k_values, recovery_shares
 from leafe_verl.evaluation.tables import percent, percent_interval
 
 LABELS = {
@@ -59,7 +59,7 @@ def recovery_charts(metrics: Metrics, estimates: Estimates) -> Iterator[dict[str
 
 def validated_recovery(metrics: Metrics) -> list[list[str]]:
     """Return label, value and explanation of each figure, from the first validation to the last."""
-    found = [recoveries(metrics[step]) for step in _validated_steps(metrics)]
+    found = [recovery_shares(metrics[step]) for step in _validated_steps(metrics)]
     keys = sorted({key for each in found for key in each}, key=figure_order)
     return [
         changed_figure(f"{FIGURES[key[1]]}, {key[0]}", [each[key] for each in found if key in each]) for key in keys
@@ -74,7 +74,7 @@ def changed_figure(label: str, values: Sequence[float]) -> list[str]:
 
 def _validated_steps(metrics: Metrics) -> list[int]:
     """Return the steps of the first and the last validation."""
-    validated = [step for step, values in metrics.items() if passes(values)]
+    validated = [step for step, values in metrics.items() if pass_at_k_values(values)]
     return sorted({min(validated), max(validated)}) if validated else []
 
 

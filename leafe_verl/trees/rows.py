@@ -20,7 +20,7 @@ from leafe_verl.core import (
     History,
     Message,
     Outcome,
-    Recovery,
+    RecoveryTarget,
     Reflection,
     StepRecord,
     Task,
@@ -130,17 +130,17 @@ def _reflection_from_row(row: Row) -> Reflection:
     return Reflection(row["step"], row["experience"], row["parsed"], row["text"], row["num_tokens"], row["num_steps"])
 
 
-def _recovery_to_row(recovery: Recovery) -> Row:
+def _recovery_to_row(recovery: RecoveryTarget) -> Row:
     return {**dataclasses.asdict(recovery), "outcome": recovery.outcome.value}
 
 
-def _recovery_from_row(tree: ExplorationTree, row: Row) -> Recovery:
+def _recovery_from_row(tree: ExplorationTree, row: Row) -> RecoveryTarget:
     attempt, step, source = row["attempt"], row["step"], row["source"]
     if not (0 <= attempt < len(tree.attempts) and 2 <= step <= len(tree.path(attempt))):
         raise ValueError(f"task {tree.task.key!r}: attempt {attempt} has no step {step} after a failed turn")
     if not (0 <= source < len(tree.attempts) and tree.attempts[source].outcome is Outcome.SUCCESS):
         raise ValueError(f"task {tree.task.key!r}: a recovery target is of attempt {source}, no successful one")
-    return Recovery(attempt, step, source, Outcome(row["outcome"]), row["replayed_steps"])
+    return RecoveryTarget(attempt, step, source, Outcome(row["outcome"]), row["replayed_steps"])
 
 
 def _attempt_to_row(tree: ExplorationTree, index: int) -> Row:

@@ -58,7 +58,11 @@ class TreeWriter:
                 "another writer"
             )
         self._file.append(record)
-        self._file.sync()
+        try:
+            self._file.sync()
+        except OSError:  # nobody knows what the disk has of this tree, so nothing is written behind it
+            self._file, self._single = None, []
+            raise
         if not provenance.has_tokens:
             self._compact(record)
 

@@ -3,11 +3,12 @@
 # them), and must see RUN_DIR and MODEL. Run it in the checkout, which goes to the cluster without what .gitignore names:
 #   RUN_DIR=/shared/runs/mine NODES=4 bash recipes/cluster/ray_job.sh recipes/leafe_mbpp.sh [OVERRIDE...]
 #
-#   MODEL, TRAIN_FILES, VAL_FILES   as for the recipe
+#   MODEL, TRAIN_FILES, VAL_FILES   as for the recipe; so is LEAFE_CPU_DTYPE
 #   NODES, GPUS                     nodes of the run, and GPUs of each (default 1 and 8)
 #   RAY_API_SERVER_ADDRESS          the cluster's dashboard (default http://127.0.0.1:8265)
 #
-# The job begins on the cluster's head. If that has no GPU, say so: add the override device=gpu.
+# The job begins on the cluster's head. If that has no GPU, say so: add the override device=gpu. Ray hands the command to a
+# shell once more, so that overrides with quotes, $ or parentheses need quoting for that, too.
 set -euo pipefail
 if [[ ${RUN_DIR:-} != /* ]]; then
     echo "RUN_DIR is ${RUN_DIR:-missing}; expected an absolute folder that every node sees, as in RUN_DIR=/shared/runs/mine" >&2
@@ -18,7 +19,7 @@ shift
 
 # They go with the command: Ray refuses a variable that is named in a job's runtime environment and in verl's.
 variables=()
-for name in RUN_DIR MODEL TRAIN_FILES VAL_FILES; do
+for name in RUN_DIR MODEL TRAIN_FILES VAL_FILES LEAFE_CPU_DTYPE; do
     [ -z "${!name:-}" ] || variables+=("$name=${!name}")
 done
 exec ray job submit --address "${RAY_API_SERVER_ADDRESS:-http://127.0.0.1:8265}" --working-dir . -- \

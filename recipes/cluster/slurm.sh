@@ -30,10 +30,19 @@ gpus=${GPUS:-${SLURM_GPUS_ON_NODE:-1}}
 # on NODE COMMAND...: become a command on a node of this job, beside what runs there already and with all cores.
 on() { exec srun --overlap --cpu-bind=none --nodes=1 --ntasks=1 --nodelist="$1" "${@:2}"; }
 
-ip=$(on "${nodes[0]}" hostname --ip-address | tr ' ' '\n' | grep -m 1 -E '^[0-9]+(\.[0-9]+){3}$')
+# The address of the first node that others can reach: some systems map a host's name to itself, as 127.0.1.1.
+ip=$(on "${nodes[0]}" bash -c 'hostname --ip-address; hostname --all-ip-addresses' | tr ' ' '\n' \
+    | grep -E '^[0-9]+(\.[0-9]+){3}$' | grep -m 1 -v '^127\.')
 export RAY_ADDRESS=$ip:${RAY_PORT:-$((20000 + SLURM_JOB_ID % 10000))}
-# Ray's processes end with the step that started them, and the steps with this script.
-trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
+# Ray's processes end with the step that started them, and the steps with this script. What `ray start` leaves on a node
+# would make the next run there look for this cluster.
+end() {
+    kill $(jobs -p) 2>/dev/null || true
+    for node in "${nodes[@]}"; do
+        (on "$node" rm -f /tmp/ray/ray_current_cluster) || true
+    done
+}
+trap end EXIT
 
 on "${nodes[0]}" ray start --head --node-ip-address="$ip" --port="${RAY_ADDRESS##*:}" --num-gpus="$gpus" --block &
 tries=0

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from fakes import ASSISTANT, END, USER, Cut, ScriptedPolicy, experience_in, grow, reflection, text_of
-from leafe_verl.core import Kind, Outcome, Recovery, Task, build_examples
+from leafe_verl.core import Kind, Outcome, RecoveryTarget, Task, build_examples
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.core.sft_examples import Example
 from leafe_verl.core.token_sequences import build_sequence, failed_positions
@@ -48,7 +48,7 @@ class TestRecovery:
 
     def test_a_cut_action_is_one_by_a_setting_alone(self):
         tree = played(["x", "-"], [Cut("a")])
-        tree.recoveries = [Recovery(0, 2, 1, Outcome.SUCCESS)]
+        tree.recoveries = [RecoveryTarget(0, 2, 1, Outcome.SUCCESS)]
         assert only(tree, Kind.RECOVERY) == []
         (example,) = only(tree, Kind.RECOVERY, incomplete_actions=True)
         assert sum(example.sequence.mask) == 1

@@ -106,7 +106,7 @@ def test_shares_are_of_what_was_scored():
     }
 
 
-def test_pivot_agreement_is_the_share_of_pairs_that_name_the_same_step():
+def test_reflection_agreement_is_the_share_of_pairs_that_name_the_same_step():
     named = iter([2, 2, 3, "no idea"])
 
     def reflect(messages, t):
@@ -115,8 +115,8 @@ def test_pivot_agreement_is_the_share_of_pairs_that_name_the_same_step():
 
     policy = ScriptedPolicy({"0": "L"}, reflect)
     counts = counted(grow(policy, budget={"depth": 1}, reflection={"samples": 4}))
-    assert (counts["pivot_pairs"], counts["pivot_pairs_agreed"]) == (3, 1)
-    assert ratios(counts)["pivot_agreement"] == pytest.approx(1 / 3)
+    assert (counts["reflection_pairs"], counts["reflection_pairs_agreed"]) == (3, 1)
+    assert ratios(counts)["reflection_agreement"] == pytest.approx(1 / 3)
 
 
 class CachingPolicy(ScriptedPolicy):
@@ -161,7 +161,7 @@ def test_reflections_after_different_steps_are_not_compared():
     policy = ScriptedPolicy({"0": "L"}, {2: reflection(1, "a"), 4: reflection(1, "b")})
     counts = counted(grow(policy, budget={"depth": 1}, reflection={"interval": 2}))
     assert counts["reflections_parsed"] == 2
-    assert counts["pivot_pairs"] == 0
+    assert counts["reflection_pairs"] == 0
 
 
 @pytest.mark.parametrize(

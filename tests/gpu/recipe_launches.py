@@ -19,7 +19,7 @@ from experiments.test_comparison import FakeLauncher
 from leafe_verl import cli
 from leafe_verl.embedded import DATA, HELDOUT_FILE, TRAIN_FILE
 from leafe_verl.experiments import comparison, ledger, training
-from leafe_verl.plugin import launch, resolvers
+from leafe_verl.plugin import evaluate, resolvers
 from plugin.chat_templates import write_model
 from qwen import SIZES, hub_name, qwen_config
 
@@ -56,7 +56,7 @@ class Launch:
         """Return the resolved configuration for GPUs."""
         resolvers.run_dir.cache_clear()
         given = ["device=gpu", f"trainer.n_gpus_per_node={GPUS}", *self.overrides]
-        with initialize_config_module(launch.CONFIG_MODULE, version_base=None):
+        with initialize_config_module(evaluate.CONFIG_MODULE, version_base=None):
             composed = compose(self.config, overrides=given)
         OmegaConf.resolve(composed)
         return composed
@@ -126,11 +126,11 @@ def _of_verl(arguments: Sequence[str]) -> Launch:
 
 
 def _of_evaluate(arguments: Sequence[str]) -> Launch:
-    asked: list[launch.EvaluationRequest] = []
-    with mock.patch.object(launch, "evaluate", asked.append):
+    asked: list[evaluate.EvaluationRequest] = []
+    with mock.patch.object(evaluate, "evaluate", asked.append):
         cli.main(arguments)
     (request,) = asked
-    return Launch("evaluate", tuple(launch._overrides(request, GPUS)))
+    return Launch("evaluate", tuple(evaluate._overrides(request, GPUS)))
 
 
 def _of_comparison(overrides: Sequence[str], variables: Mapping[str, str]) -> list[Launch]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 
 from evaluation.stores import OUTCOMES
-from leafe_verl.plugin import launch
+from leafe_verl.plugin import evaluate as verb
 from leafe_verl.plugin.rollout.evaluation import EvaluationDataset
 from leafe_verl.trees import TreeWriter
 
@@ -20,7 +20,7 @@ class FakeVerl:
 
     def __call__(self, command, **kwargs):
         self.calls.append(dict(text.split("=", 1) for text in command if "=" in text))
-        config = launch._compose([text for text in command[7:] if not text.startswith("hydra.")])
+        config = verb._compose([text for text in command[7:] if not text.startswith("hydra.")])
         writer = TreeWriter(config.leafe.evaluation.store)
         for row in dataset(config).dataframe:
             for _ in range(row["__rollout_n__"]):

@@ -15,7 +15,7 @@ from leafe_verl.embedded import TRAIN_FILE
 from leafe_verl.plugin import cluster, resolvers
 from leafe_verl.plugin.callbacks import ResolveConfiguration, _heading
 from leafe_verl.plugin.cluster import NodeAnswer, SharedPlaces, find_cluster_problems, joined_cluster, look
-from leafe_verl.plugin.launch import EvaluationRequest, evaluate
+from leafe_verl.plugin.evaluate import EvaluationRequest, evaluate
 
 RAYS_FOLDER = "/tmp/ray/session_x/runtime_resources/working_dir_files/_ray_pkg_0"
 
@@ -140,8 +140,45 @@ def test_nodes_that_see_everything_are_accepted_and_nothing_is_left_behind(two_n
     assert [*(tmp_path / "run").iterdir()] == []
 
 
-def test_one_node_is_not_asked(config):
+def test_one_machine_that_joins_no_cluster_is_not_asked(config):
     assert find_cluster_problems(config(), lambda *given: pytest.fail("asked")) == []
+
+
+def test_a_run_on_one_node_of_a_cluster_shares_nothing_with_the_others(config, monkeypatch, tmp_path):
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert find_cluster_problems(config(), asked(node("a", 1, folders=(str(tmp_path),)))) == []
+    (problem,) = find_cluster_problems(config(), asked(node("a", 0)))
+    assert "trainer.nnodes is 1 with trainer.n_gpus_per_node 1" in problem
+
+
+@pytest.mark.parametrize(("units", "nodes", "needed"), [(1, 1, 7), (8, 1, 14), (8, 2, 10)])
+def test_a_node_with_too_few_of_ray_s_cores_is_refused_since_verl_would_wait_for_ever(
+    config, monkeypatch, units, nodes, needed
+):
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    given = config(f"transfer_queue.backend.SimpleStorage.num_data_storage_units={units}", f"trainer.nnodes={nodes}")
+
+    def with_cores(cpus):
+        each = NodeAnswer("a", 1, (), cpus)
+        return lambda *_: [each] * nodes
+
+    assert find_cluster_problems(given, with_cores(needed)) == []
+    (problem,) = find_cluster_problems(given, with_cores(needed - 1))
+    assert f"a with {needed - 1}" in problem and problem.endswith(f"ray start --num-cpus={needed}")
+
+
+def test_a_cluster_with_a_run_of_verl_takes_no_other(config, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    monkeypatch.setattr(cluster.time, "sleep", lambda seconds: None)
+    listed = iter([[cluster.QUEUE], [cluster.QUEUE], [{"name": "other", "namespace": "x"}]])
+    cluster._wait_until_free(lambda: next(listed))
+    monkeypatch.setattr(cluster, "JOIN_TIMEOUT", -1)
+
+    def ask(*_):
+        cluster._wait_until_free(lambda: [cluster.QUEUE])
+
+    (problem,) = find_cluster_problems(config(), ask)
+    assert problem.startswith("another run of verl is at work in this Ray cluster")
 
 
 def test_several_nodes_without_a_cluster_are_refused_with_how_to_start_one(config):

@@ -15,7 +15,7 @@ from leafe_verl.cli import main
 from leafe_verl.core import ExplorationTree
 from leafe_verl.evaluation.manifest import read_manifest
 from leafe_verl.evaluation.results import read_evaluation
-from leafe_verl.plugin import launch
+from leafe_verl.plugin import evaluate as verb
 from leafe_verl.plugin.rollout.dataset import read_task
 from leafe_verl.plugin.rollout.evaluation import validation_loop
 from leafe_verl.plugin.rollout.task_loop import warn_once_about_model_types
@@ -35,7 +35,7 @@ class PlainAttempts(FakeVerl):
 @pytest.fixture
 def verl(monkeypatch):
     fake = PlainAttempts()
-    monkeypatch.setattr(launch.subprocess, "run", fake)
+    monkeypatch.setattr(verb.subprocess, "run", fake)
     return fake
 
 
@@ -159,7 +159,7 @@ def test_attempts_of_unknown_making_are_refused(verl, evaluate, capsys):
 
 
 def test_what_was_collected_before_verl_failed_is_shown(evaluate, monkeypatch, capsys):
-    monkeypatch.setattr(launch.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 137))
+    monkeypatch.setattr(verb.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 137))
     assert evaluate("--attempts", "1") == 1
     shown = capsys.readouterr().out
     assert "verl ended with status 137" in shown and "no scored attempt yet" in shown
@@ -209,9 +209,9 @@ def test_a_checkpoint_in_the_environment_is_merged_before_it_is_checked(monkeypa
     tasks = tmp_path / "tasks.jsonl"
     tasks.write_text('{"task_id": 0, "text": "word"}\n')
     monkeypatch.setenv("MODEL", str(tmp_path / "global_step_1"))
-    monkeypatch.setattr(launch, "hf_folder", lambda model: str(merged))
+    monkeypatch.setattr(verb, "hf_folder", lambda model: str(merged))
     fake = PlainAttempts()
-    monkeypatch.setattr(launch.subprocess, "run", fake)
+    monkeypatch.setattr(verb.subprocess, "run", fake)
     given = ["--tasks", str(tasks), "--out", str(tmp_path / "out"), "--device", "cpu", "--attempts", "1"]
     assert main(["evaluate", *given, ENVIRONMENT]) == 0, capsys.readouterr().err
     assert read_manifest(tmp_path / "out").model == str(merged)
@@ -224,5 +224,5 @@ def test_a_tree_has_four_roots_unless_told_otherwise(verl, evaluate):
 
 @pytest.mark.parametrize("name", ["1", "lr=3e-5", "a, b (c)'s é", "back\\", "back\\'slash", '"', "null"])
 def test_a_quoted_path_is_read_as_itself(name):
-    store = launch._compose(["device=cpu", f"leafe.evaluation.store={launch._quoted(name)}"]).leafe.evaluation.store
+    store = verb._compose(["device=cpu", f"leafe.evaluation.store={verb._quoted(name)}"]).leafe.evaluation.store
     assert store == name

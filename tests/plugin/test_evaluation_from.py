@@ -20,7 +20,7 @@ from leafe_verl.core.statistics import count
 from leafe_verl.evaluation.histories import read_histories
 from leafe_verl.evaluation.manifest import read_manifest
 from leafe_verl.evaluation.results import read_evaluation
-from leafe_verl.plugin import launch
+from leafe_verl.plugin import evaluate as verb
 from leafe_verl.plugin.rollout.dataset import read_task
 from leafe_verl.plugin.rollout.evaluation import validation_loop
 from leafe_verl.plugin.rollout.given_histories import HISTORY_FIELD
@@ -48,7 +48,7 @@ class GoesOn(FakeVerl):
 @pytest.fixture
 def verl(monkeypatch):
     fake = GoesOn()
-    monkeypatch.setattr(launch.subprocess, "run", fake)
+    monkeypatch.setattr(verb.subprocess, "run", fake)
     return fake
 
 
@@ -211,6 +211,6 @@ def test_a_killed_call_leaves_nothing_that_the_next_takes_for_its_own(verl, eval
 
 
 def test_plain_evaluations_are_asked_for_as_before(tmp_path):
-    config = launch._compose(["device=cpu", "leafe.evaluation.store=kept"])
+    config = verb._compose(["device=cpu", "leafe.evaluation.store=kept"])
     assert config.data.given is None and validation_loop(config.leafe.evaluation) == "record_episode"
     assert dataclasses.asdict(read_manifest(write_store(tmp_path, {"a": "+"})))["given"] is None

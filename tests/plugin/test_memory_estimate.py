@@ -142,6 +142,21 @@ def test_a_run_that_does_not_fit_is_refused_with_the_estimate_and_what_lowers_it
     assert "of 40.0 GiB" in describe_memory(config())
 
 
+def test_a_trainer_that_cannot_fit_on_the_gpus_is_refused_before_anything_starts(config, monkeypatch):
+    for name in ("chat_problems", "_thought_problems"):  # there is no tokenizer
+        monkeypatch.setattr(f"leafe_verl.plugin.preflight.{name}", lambda *_: [])
+    gpus = ("device=gpu", "trainer.n_gpus_per_node=1")
+    monkeypatch.setattr(memory_check, "gpu_memory", lambda: 7 * GIB)
+    (problem,) = find_problems(config(*gpus))
+    assert problem.startswith("weights, gradients and AdamW's moments take 7 GiB of each GPU, which has 7;")
+    fsdp = "actor_rollout_ref.actor.fsdp_config"
+    for changed in (f"{fsdp}.offload_policy=true", "leafe.memory.refuse=false", "trainer.n_gpus_per_node=2"):
+        assert find_problems(config(*gpus, changed)) == []
+    for memory in (8 * GIB, None):
+        monkeypatch.setattr(memory_check, "gpu_memory", lambda memory=memory: memory)
+        assert find_problems(config(*gpus)) == []
+
+
 def test_there_is_no_estimate_where_none_would_be_honest(config, monkeypatch):
     assert check_memory(config(device="gpu"), RunSettings()) is None
     assert check_memory(config(sizes={"model_type": "odd"}), RunSettings()) is None

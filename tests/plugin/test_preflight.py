@@ -17,10 +17,11 @@ from transformers import AutoTokenizer
 
 from leafe_verl import check
 from leafe_verl.activity import ActivityFile
+from leafe_verl.checkpoints import TRACKER
 from leafe_verl.embedded import HELDOUT_FILE, TRAIN_FILE
 from leafe_verl.plugin import engine_check
 from leafe_verl.plugin.callbacks import ForkWorkers, Preflight, PrepareModel, ResolveConfiguration, ShowRun, _heading
-from leafe_verl.plugin.launch import _quoted as quoted
+from leafe_verl.plugin.evaluate import _quoted as quoted
 from leafe_verl.plugin.preflight import _verl_problems, find_problems
 from leafe_verl.plugin.rollout.collected import find_fingerprint
 from plugin.chat_templates import LLAMA31, ONE_TURN, write_model
@@ -95,6 +96,25 @@ def test_files_with_tasks_of_one_key_are_refused(config, tmp_path):
         (tmp_path / f"{name}.jsonl").write_text(TRAIN_FILE.read_text())
     (problem,) = find_problems(config(f"data.train_files=[{tmp_path}/a.jsonl,{tmp_path}/b.jsonl]"))
     assert f"data.train_files: {tmp_path}/b.jsonl and a file before it both have tasks of the key" in problem
+
+
+@pytest.mark.parametrize("key", ["reward.custom_reward_function.path", "custom_reward_function.path"])
+def test_a_reward_function_that_nothing_would_call_is_refused(config, key):
+    (problem,) = find_problems(config(f"++{key}=reward.py"))
+    assert problem.startswith(f"{key} is reward.py, and every reward comes from the environment")
+
+
+def test_a_checkpoint_of_another_number_of_ranks_is_refused_before_anything_starts(config, tmp_path):
+    saved = tmp_path / "checkpoints"
+    (saved / "global_step_3" / "actor").mkdir(parents=True)
+    (saved / TRACKER).write_text("3")
+    written = saved / "global_step_3" / "actor" / "fsdp_config.json"
+    for ranks, problems in ((1, 0), (4, 1)):
+        written.write_text(json.dumps({"FSDP_version": 2, "world_size": ranks}))
+        found = find_problems(config(f"trainer.default_local_dir={saved}"))
+        assert len(found) == problems
+    assert found[0].startswith(f"the checkpoint of step 3 in {saved} is of 4 ranks, and this run has 1")
+    assert find_problems(config(f"trainer.default_local_dir={saved}", "trainer.resume_mode=disable")) == []
 
 
 @pytest.mark.parametrize("stages", ["both", "distil"])

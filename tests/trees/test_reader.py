@@ -1,5 +1,7 @@
 """Reading what other versions and killed processes left behind, and what other tools make of a store."""
 
+import os
+
 import pyarrow as pa
 import pytest
 
@@ -36,6 +38,28 @@ def test_every_writer_has_a_file_of_its_own_made_by_its_first_tree(tmp_path):
     silent.close()
     assert len(list(store.glob("trees-*.arrow"))) == 2
     assert sorted(steps(store)) == [0, 1, 2, 3]  # before any of them is closed
+
+
+def test_nothing_is_written_behind_a_tree_that_the_disk_may_not_have(tmp_path, monkeypatch):
+    sync, failures = os.fsync, iter([False, False, True])  # the folder and the first tree, then the second
+
+    def fsync(descriptor):
+        if next(failures, False):
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    writer = TreeWriter(tmp_path)
+    writer.append(rescued(), provenance(0))
+    (first,) = tmp_path.glob("*.arrow")
+    whole = first.stat().st_size
+    with pytest.raises(OSError, match="No space left"):
+        writer.append(rescued(), provenance(1))
+    with first.open("r+b") as file:  # what a server of NFS may have of it
+        file.seek(whole)
+        file.write(b"\0" * (first.stat().st_size - whole))
+    writer.append(rescued(), provenance(2))
+    assert sorted(steps(tmp_path)) == [0, 2]
 
 
 def test_a_fresh_store_has_no_trees(tmp_path):

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from leafe_verl.cli import main
-from leafe_verl.core import Kind, Outcome, Recovery, build_examples
+from leafe_verl.core import Kind, Outcome, RecoveryTarget, build_examples
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.core.statistics import count
 from leafe_verl.report.records import build_record
@@ -74,10 +74,10 @@ def test_a_store_of_an_earlier_version_has_none(tmp_path):
 @pytest.mark.parametrize(
     ("recovery", "said"),
     [
-        (Recovery(7, 2, 1, Outcome.SUCCESS), "attempt 7 has no step 2 after a failed turn"),
-        (Recovery(0, 1, 1, Outcome.SUCCESS), "attempt 0 has no step 1 after"),
-        (Recovery(0, 4, 1, Outcome.SUCCESS), "attempt 0 has no step 4 after"),
-        (Recovery(0, 2, 0, Outcome.SUCCESS), "a recovery target is of attempt 0, no successful one"),
+        (RecoveryTarget(7, 2, 1, Outcome.SUCCESS), "attempt 7 has no step 2 after a failed turn"),
+        (RecoveryTarget(0, 1, 1, Outcome.SUCCESS), "attempt 0 has no step 1 after"),
+        (RecoveryTarget(0, 4, 1, Outcome.SUCCESS), "attempt 0 has no step 4 after"),
+        (RecoveryTarget(0, 2, 0, Outcome.SUCCESS), "a recovery target is of attempt 0, no successful one"),
     ],
 )
 def test_what_points_outside_the_tree_is_no_tree(tmp_path, recovery, said):

@@ -147,12 +147,25 @@ def cpu_dtype(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return "bfloat16" if re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags) else "float32"
 
 
+def share_cores() -> None:
+    """Let this process compute on its part of the machine's cores.
+
+    Ray gives an actor one thread. Nothing is sampled during training, so a machine's ranks share all cores: without an
+    accelerator, and with one for what is offloaded, such as AdamW's step. verl says in RAY_LOCAL_WORLD_SIZE how many
+    ranks there are; its LOCAL_WORLD_SIZE is always 1.
+    """
+    names = ("RAY_LOCAL_WORLD_SIZE", "LOCAL_WORLD_SIZE", "WORLD_SIZE")
+    ranks = int(next((os.environ[name] for name in names if os.environ.get(name)), 1))
+    torch.set_num_threads(max(len(os.sched_getaffinity(0)) // ranks, 1))
+
+
 def prepare_engine() -> None:
-    """Prepare this process to train on the CPU. Does nothing on an accelerator.
+    """Give this process its cores, and without an accelerator let it train on them.
 
     If no process group exists, verl/utils/distributed.py asks torch for the backend "cpu:gloo,cpu:gloo", which torch
     rejects. verl/workers/engine/fsdp/transformer_impl.py registers its engine only for cuda and npu.
     """
+    share_cores()
     if get_platform().device_name != "cpu":
         return
     from verl.utils.distributed import initialize_global_process_group_ray
@@ -160,9 +173,6 @@ def prepare_engine() -> None:
     from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
     initialize_global_process_group_ray(backend="gloo")
-    # Ray gives an actor one thread. Nothing is sampled during training, so its ranks share all cores.
-    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE") or 1)
-    torch.set_num_threads(max((os.cpu_count() or 1) // local_ranks, 1))
     for backend in ("fsdp", "fsdp2"):
         if "cpu" not in EngineRegistry._engines["language_model"][backend]:
             EngineRegistry.register(model_type="language_model", backend=backend, device="cpu")(FSDPEngineWithLMHead)

@@ -63,8 +63,9 @@ class RetryingClient(LLMServerClient):  # type: ignore[misc]  # verl is Any to m
 class InferenceServers:
     """Watches and restarts the replicas of a run, from the trainer's process."""
 
-    def __init__(self, manager: LLMServerManager) -> None:
-        self._manager = manager
+    def __init__(self, manager: LLMServerManager, make_room: Callable[[], None]) -> None:
+        """`make_room` lets the trainer give back memory that it holds for nothing, before a server is restarted."""
+        self._manager, self._make_room = manager, make_room
         self._checked_at = 0.0
         self.deaths = 0
         """Number of servers that died and were restarted so far."""
@@ -79,6 +80,8 @@ class InferenceServers:
             return False
         self._checked_at = time.monotonic()
         dead = [place for place, replica in enumerate(self._manager.get_replicas()) if _is_dead(replica)]
+        if dead:
+            self._make_room()
         for place in dead:
             self.deaths += 1
             logger.error("inference server %d died and is being restarted; its log says why it died", place)

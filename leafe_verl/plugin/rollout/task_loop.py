@@ -72,9 +72,14 @@ class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
         environment = self.settings.environment
         policy = self._policy(sampling_params, f"{played_for} {task.key}", task.environment)
         make_environment = functools.partial(make, task.environment, **environment.options)
-        slots = self.worker.environment_slots(environment.concurrency or os.cpu_count() or 1)
+        slots = self.worker.environment_slots(environment.concurrency or self._cores())
         stop = stop or asyncio.Event()
         return Explorer(make_environment, policy, self.settings, slots, self.playbook().render(), stop), policy
+
+    def _cores(self) -> int:
+        """Return this worker's part of its node's cores. verl spreads the workers over the nodes."""
+        workers = math.ceil(int(self.rollout_config.agent.num_workers) / int(self.config.trainer.nnodes))
+        return max(len(os.sched_getaffinity(0)) // workers, 1)
 
     def _policy(self, sampling_params: dict[str, Any], name: str, environment: str) -> ServerPolicy:
         rollout = self.rollout_config

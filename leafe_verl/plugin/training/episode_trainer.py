@@ -55,7 +55,7 @@ class EpisodeTrainer(CheckpointingTrainer):
         self.activity.begin("starting", step=0)
         super()._setup()
         self.activity.plan(self.total_training_steps)
-        self._servers = InferenceServers(self.llm_server_manager)
+        self._servers = InferenceServers(self.llm_server_manager, self.actor_rollout_wg.give_back_memory)
 
     def get_llm_client(self) -> RetryingClient:
         """Return the client that rollout workers use, which survives the death of a server."""

@@ -152,6 +152,7 @@ def _flash(
         dropout_p=dropout,
         softmax_scale=scaling,
         causal=True,
+        deterministic=torch.are_deterministic_algorithms_enabled(),  # as fsdp_config.full_determinism asks
     )
     return output.unsqueeze(0)
 

@@ -11,6 +11,7 @@ from tensordict import TensorDict
 from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils.import_utils import is_flash_attn_2_available
 from verl.utils import tensordict_utils as tu
 from verl.utils.torch_functional import logprobs_from_logits
 from verl.utils.ulysses import gather_outputs_and_unpad, get_ulysses_sequence_parallel_rank
@@ -115,12 +116,16 @@ class PrefixTreeEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # verl is A
         if k := tu.get_non_tensor_data(micro_batch, TOP_K, 0):
             return self._most_probable(logits, targets, micro_batch, k)
         labels = token_ids.values()[targets]
-        if TEACHER_IDS not in micro_batch:
+        taught = TEACHER_IDS in micro_batch
+        # verl's function takes 16-bit logits of a GPU token by token where flash-attn is missing.
+        if not taught and (is_flash_attn_2_available() or not logits.is_cuda):
             log_probs = logprobs_from_logits(logits=logits, labels=labels)
             return {"log_probs": self._log_probs(log_probs, targets, token_ids)}
-        # Not by `logprobs_from_logits`: its backward pass may overwrite the logits, which the divergence needs too.
+        # Its backward pass may also overwrite the logits, which the divergence needs.
         sums = log_sums(logits)
         log_probs = logits.gather(1, labels.unsqueeze(1)).squeeze(1).float() - sums
+        if not taught:
+            return {"log_probs": self._log_probs(log_probs, targets, token_ids)}
         divergence = self._divergence(logits, sums, targets, micro_batch)
         offsets = micro_batch[TAUGHT_PLACES].offsets()
         return {

@@ -14,7 +14,7 @@ from tensordict import TensorDict
 from tqdm import tqdm
 from verl.single_controller.base.decorator import Dispatch, register
 from verl.utils import tensordict_utils as tu
-from verl.utils.device import get_device_name
+from verl.utils.device import get_device_name, get_torch_device
 from verl.utils.metric.utils import AggregationType, Metric
 from verl.workers.config import TrainingWorkerConfig
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
@@ -276,6 +276,8 @@ class PolicyWorker(ActorRolloutRefWorker):  # type: ignore[misc]  # verl is Any 
     def init_model(self) -> None:
         """Prepare this process for the CPU where needed, then build the model as verl does."""
         prepare_engine()
+        # Where flash-attn is missing, cuDNN would plan anew for each new length, and hardly any length comes twice.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         super().init_model()
         self._starts_synced = getattr(self, "base_sync_done", True)  # workers without a rollout do not have it
 
@@ -287,6 +289,11 @@ class PolicyWorker(ActorRolloutRefWorker):  # type: ignore[misc]  # verl is Any 
         add to random weights.
         """
         self.base_sync_done = self._starts_synced
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)  # type: ignore[untyped-decorator]
+    def give_back_memory(self) -> None:
+        """Give the device the memory that was freed, so that an inference server that starts finds its share of it."""
+        get_torch_device().empty_cache()
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL, blocking=False)  # type: ignore[untyped-decorator]
     async def update_weights(self, global_steps: int | None = None, mode: str = "auto") -> Any:

@@ -137,10 +137,12 @@ def manager(monkeypatch):
 
 @pytest.mark.parametrize("way", ["dead", "engine_dead"])
 def test_a_dead_server_is_started_again_and_gets_no_request_before_its_weights(manager, way):
-    servers, balancer = InferenceServers(manager), manager.global_load_balancer
+    servers, balancer = InferenceServers(manager, lambda: rooms.append(old.dead)), manager.global_load_balancer
+    rooms = []
     old = manager.server_handles[1]
     setattr(old, way, True)
     assert servers.replace_dead(now=True) and servers.deaths == 1
+    assert rooms == [way == "dead"], "the trainer makes room once, before a server starts"
     assert list(balancer.servers) == ["a:1"], "requests go to the living alone"
     servers.admit()
     assert list(balancer.servers) == ["a:1", "b:2"]
@@ -149,7 +151,7 @@ def test_a_dead_server_is_started_again_and_gets_no_request_before_its_weights(m
 
 
 def test_living_servers_are_left_alone_and_asked_now_and_then(manager):
-    servers = InferenceServers(manager)
+    servers = InferenceServers(manager, lambda: pytest.fail("nothing starts"))
     assert not servers.replace_dead(now=True)
     manager.server_handles[0].dead = True
     assert not servers.replace_dead(), "looked a moment ago"
@@ -158,7 +160,7 @@ def test_living_servers_are_left_alone_and_asked_now_and_then(manager):
 
 def test_weights_are_not_waited_for_where_a_server_dies_meanwhile(manager, monkeypatch):
     monkeypatch.setattr(inference_servers, "PING_SECONDS", 0.01)
-    servers, given, never = InferenceServers(manager), [], threading.Event()
+    servers, given, never = InferenceServers(manager, lambda: None), [], threading.Event()
     servers.give_weights(lambda: given.append("weights"))
     assert given == ["weights"]
     with pytest.raises(ZeroDivisionError):

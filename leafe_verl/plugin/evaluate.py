@@ -36,6 +36,7 @@ from leafe_verl.plugin.preflight import find_problems
 from leafe_verl.plugin.ray_job import require_kept
 from leafe_verl.plugin.resolvers import read_variable
 from leafe_verl.plugin.settings import RunSettings
+from leafe_verl.processes import end_with_parent, leaving_ctrl_c_to_the_child
 from leafe_verl.task_files import HUB, read_tasks
 
 CONFIG_MODULE = "leafe_verl.plugin.config"
@@ -295,7 +296,8 @@ def _launch(manifest: Manifest, overrides: Sequence[str], out: Path) -> int:
         *overrides,
         f"actor_rollout_ref.rollout.seed={manifest.collections[-1]['seed']}",
     ]
-    status = subprocess.run(command).returncode
+    with leaving_ctrl_c_to_the_child():
+        status = subprocess.run(command, preexec_fn=end_with_parent).returncode
     if status:
         print(f"\nverl ended with status {status}; what it collected until then is kept in {out}\n")
     return status
