@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_branches(parsers.add_parser("branches", help="print what branches were worth, beside a fresh sample"))
     _add_merge(parsers.add_parser("merge", help="print a checkpoint's Hugging Face folder, creating it if necessary"))
     _add_interpolate(
-        parsers.add_parser("interpolate", help="write the model between one and what it was trained to be")
+        parsers.add_parser("interpolate", help="write a model whose weights lie between those before and after training")
     )
     _add_trees(parsers.add_parser("trees", help="list, show, copy, verify and export exploration trees"))
     _add_recipes(parsers.add_parser("recipes", help="print the folder of the recipes, or copy them into a new one"))
@@ -63,8 +63,8 @@ def _add_check(check: argparse.ArgumentParser) -> None:
     check.add_argument("--no-ray", action="store_true", help="do not start Ray to check one of its workers")
     check.add_argument(
         "--model",
-        metavar="PATH",
-        help="also ask this model's chat template whether and how turns can be appended to it",
+        metavar="MODEL",
+        help="also ask the chat template of this folder, owner/name or checkpoint whether and how turns can be appended to it",
     )
     check.set_defaults(run=verbs.run_check)
 
@@ -93,7 +93,9 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument(
         "--loop", choices=("episode", "explore"), default="episode", help="plain attempts (default) or trees"
     )
-    evaluate.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
+    evaluate.add_argument(
+        "--device", choices=("auto", "cpu", "gpu"), default="auto", help="auto (default) takes GPUs if there are any"
+    )
     _add_given(evaluate.add_argument_group("recovery from given failures, the same for every model"))
     evaluate.set_defaults(run=verbs.run_evaluate)
 
@@ -169,7 +171,7 @@ def _add_interpolate(interpolate: argparse.ArgumentParser) -> None:
 
 
 def _add_embedded_model(model: argparse.ArgumentParser) -> None:
-    model.add_argument("directory", type=Path)
+    model.add_argument("directory", type=Path, help="new folder for the model")
     model.set_defaults(run=verbs.run_embedded_model)
 
 
@@ -238,9 +240,9 @@ def _add_export(export: argparse.ArgumentParser) -> None:
     )
     export.add_argument("--format", choices=("trl", "verl"), default="trl", help="trainer that will read the file")
     export.add_argument("--kinds", nargs="+", choices=("counterfactual", "rehearsal", "recovery"), help="default all")
-    export.add_argument("--events", choices=("improved", "every", "success"), help="branching events to train on")
+    export.add_argument("--events", choices=("improved", "every", "success"), help="branches to train on")
     export.add_argument("--target", choices=("action", "suffix"), help="what counterfactual examples train on")
-    export.add_argument("--events-per-task", type=int, metavar="N")
+    export.add_argument("--events-per-task", type=int, metavar="N", help="most counterfactual examples of one task")
     export.add_argument(
         "--rehearsal-share", type=float, metavar="SHARE", help="share of the successful attempts, from 0 to 1"
     )
@@ -260,7 +262,7 @@ def _add_export(export: argparse.ArgumentParser) -> None:
     export.add_argument("--seed", type=int, help="seed for choosing examples (default each tree's own)")
     export.add_argument(
         "--tokenizer",
-        metavar="PATH",
+        metavar="MODEL",
         help="the model's folder or name; with it every row is read as its trainer reads it, and left out if it would "
         "train something else",
     )

@@ -59,10 +59,12 @@ class Reflection:
 
 
 def reflection_prompt(num_steps: int) -> str:
+    """Return the question that asks for (tau, e) of the first `num_steps` steps."""
     return PROMPT.format(num_steps=num_steps)
 
 
 def experience_note(experience: str) -> str:
+    """Return the text that puts an experience into a prompt."""
     return EXPERIENCE.format(experience=experience)
 
 

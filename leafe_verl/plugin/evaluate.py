@@ -117,7 +117,7 @@ def _model(model: str) -> str:
 
 
 def _gpus(device: str) -> int:
-    """Number of GPUs to use; 0 for the CPU."""
+    """Return the number of GPUs to use; 0 for the CPU."""
     import torch
 
     found = 0 if device == "cpu" else torch.cuda.device_count()
@@ -127,7 +127,7 @@ def _gpus(device: str) -> int:
 
 
 def _overrides(request: EvaluationRequest, gpus: int) -> list[str]:
-    """Everything that evaluate.yaml leaves open; the user's own come last, so that they win."""
+    """Return the overrides that evaluate.yaml leaves open; the user's own come last, so that they win."""
     explores = request.loop == "explore"
     own = [
         *(["device=gpu", f"trainer.n_gpus_per_node={gpus}"] if gpus else ["device=cpu"]),
@@ -177,7 +177,7 @@ def _in_words_of_the_verb(problems: Sequence[str], request: EvaluationRequest) -
 
 
 def _tasks(config: DictConfig) -> list[Task]:
-    """The tasks as EvaluationDataset sees them."""
+    """Return the tasks that EvaluationDataset reads."""
     environment = config.leafe.environment.name
     several = config.leafe.environment.several_answers
     tasks = [task for source in config.data.val_files for task in read_tasks(source, environment, several)]
@@ -222,7 +222,7 @@ def _manifest(
 
 
 def _decisive(values: Mapping[str, Any], loop: str) -> dict[str, Any]:
-    """The `leafe` settings that decide what is played; how fast, and what would be trained, are left out."""
+    """Return the `leafe` settings that decide what is played, without those of speed and of training."""
     environment = {key: values["environment"][key] for key in ("name", "step_timeout", "options")}
     generation = {key: values["generation"][key] for key in ("max_tokens", "chat_family")}
     for key in ("thought_tokens", "earlier_thoughts"):  # absent if null, as in manifests of earlier versions
@@ -242,7 +242,10 @@ def _decisive(values: Mapping[str, Any], loop: str) -> dict[str, Any]:
 
 
 def _resumed(out: Path, manifest: Manifest) -> Manifest:
-    """The store's own manifest, if there is one, asking for as many attempts as it ever did."""
+    """Return the store's own manifest, if there is one, with the higher number of attempts; else this one.
+
+    Raises ValueError if the store was made with other settings.
+    """
     present = read_manifest(out)
     if present is None:
         if read_evaluation(out):
