@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_branches(parsers.add_parser("branches", help="print what branches were worth, beside a fresh sample"))
     _add_merge(parsers.add_parser("merge", help="print a checkpoint's Hugging Face folder, creating it if necessary"))
     _add_interpolate(
-        parsers.add_parser("interpolate", help="write a model whose weights lie between those before and after training")
+        parsers.add_parser("interpolate", help="write a model whose weights lie between those of two models")
     )
     _add_trees(parsers.add_parser("trees", help="list, show, copy, verify and export exploration trees"))
     _add_recipes(parsers.add_parser("recipes", help="print the folder of the recipes, or copy them into a new one"))
@@ -64,7 +64,7 @@ def _add_check(check: argparse.ArgumentParser) -> None:
     check.add_argument(
         "--model",
         metavar="MODEL",
-        help="also ask the chat template of this folder, owner/name or checkpoint whether and how turns can be appended to it",
+        help="also ask the chat template of this folder, owner/name or checkpoint how turns are appended",
     )
     check.set_defaults(run=verbs.run_check)
 
