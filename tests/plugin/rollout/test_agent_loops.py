@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -251,3 +252,12 @@ def test_a_loss_term_is_of_what_the_settings_turn_on(changes, terms):
     distillation = DistillationSettings(beta=0.5, **changes).model_dump()
     found = phase_weights(OmegaConf.create(distillation))
     assert found == {"world_model": {"world_model": 1.0}, "actor": terms}
+
+
+@pytest.mark.parametrize(("workers", "nodes", "slots"), [(1, 1, 16), (8, 1, 2), (8, 2, 4), (3, 2, 8), (64, 1, 1)])
+def test_the_rollout_workers_of_a_node_share_its_cores(monkeypatch, workers, nodes, slots):
+    loop = object.__new__(EpisodeLoop)
+    loop.rollout_config = SimpleNamespace(agent=SimpleNamespace(num_workers=workers))
+    loop.config = SimpleNamespace(trainer=SimpleNamespace(nnodes=nodes))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)))
+    assert loop._cores() == slots
