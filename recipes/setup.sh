@@ -189,6 +189,7 @@ _make_environment() {
     _require_room "$venv" "$room"
     echo "setting up $venv (a few minutes, once; $((room / 1000)) GB; log: $venv/setup.log)"
     _forget_torn "$venv"
+    rm -f "$venv"/bin/python*  # venv would keep the links of another Python
     _logged "$("$python" --version)" "$python" -m venv "$venv"
     # shellcheck disable=SC1091
     . "$venv/bin/activate"
@@ -203,7 +204,11 @@ setup() {
     if _has verl; then
         _require_verl
         echo "installing leafe-verl, and nothing else, beside verl and vLLM: pip install --no-deps -e $ROOT"
-        python -m pip install -q --no-deps -e "$ROOT"
+        if python -c 'import pip' 2>/dev/null; then
+            python -m pip install -q --no-deps -e "$ROOT"
+        else  # as uv makes environments
+            uv pip install -q --no-deps --python "$(command -v python)" -e "$ROOT"
+        fi
         return
     fi
     local venv="$ROOT/.venv"
@@ -220,6 +225,9 @@ setup() {
     fi
     # shellcheck disable=SC1091
     . "$venv/bin/activate"
+    _has leafe-verl verl && return
+    echo "$venv is not whole: it was moved, or its Python or a package is gone; rm -r $venv and the same command make it anew" >&2
+    return 1
 }
 
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_RETRIES="${PIP_RETRIES:-1}"

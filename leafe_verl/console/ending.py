@@ -23,6 +23,9 @@ CHECKOUT = Path(__file__).parents[2]
 VARIABLES = ("MODEL", "TRAIN_FILES", "VAL_FILES", "LEAFE_CPU_DTYPE")
 """Environment variables that decide what a run trains and how. A command that goes on with it must set them again."""
 
+PLAYED = ("leafe.environment.", "leafe.generation.", "leafe.context.", "data.val_files", "data.max_")
+"""How overrides begin that decide what an attempt is."""
+
 
 def ending(run_dir: Path) -> Iterator[str]:
     """Yield the lines that say what a run came to, and write its report."""
@@ -57,12 +60,20 @@ def next_commands(run_dir: Path, choices: Mapping[str, Any]) -> Iterator[str]:
     if model:
         out = quoted(run_dir / "evaluation")
         command = f"{verb} evaluate --model {quoted(model)} --attempts 32 --out {out}"
+        command = " ".join([command, *map(shlex.quote, _played(choices))])
         commands.append((_with_variables(command, choices, but="MODEL"), "more attempts"))
     if choices["limits"]["collect"] != "all":  # which is one step, whatever else is asked for
         changes, what = _twice_as_long(run_dir, choices["limits"])
         commands.append((again(run_dir, choices, *changes), f"train on, up to {what}"))
     yield from ["", "next:"]
     yield from (f"  {command}   # {what}" for command, what in commands)
+
+
+def _played(choices: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the overrides of a run that decide what an attempt is. An evaluation without any plays mbpp."""
+    if choices["environment"] != "mbpp":
+        yield f"environment={choices['environment']}"
+    yield from (text for text in choices["overrides"] if text.lstrip("+").startswith(PLAYED))
 
 
 def _twice_as_long(run_dir: Path, limits: Mapping[str, Any]) -> tuple[list[str], str]:

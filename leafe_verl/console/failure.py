@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
 from leafe_verl.trees.text import visible
 
@@ -14,8 +15,15 @@ MEMORY_HINT = (
     "A process was killed, most often for want of memory. Give the run more, or make it smaller: MODEL, "
     "actor_rollout_ref.rollout.max_num_seqs, actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu."
 )
+GPU_FULL = "CUDA out of memory"
+GPU_HINT = (
+    "A GPU is full. Lower actor_rollout_ref.actor.ppo_max_token_len_per_gpu or "
+    "actor_rollout_ref.rollout.gpu_memory_utilization."
+)
 RAYS_OWN = "/ray/_private/"
 _KILLED = re.compile(r"OutOfMemory|\bOOM\b|out of memory|SIGKILL", re.IGNORECASE)
+_ENGINE = re.compile(r"ERROR [\d: -]+\[\S+\] ((?:\w+\.)*\w*(?:Error|Exception): .*)")
+"""A line of vLLM's log that names an exception."""
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)')
 _RAISED = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)\b.*", re.MULTILINE)
 """The line of a traceback that names the exception."""
@@ -28,8 +36,27 @@ def describe_failure(error: BaseException) -> Iterator[str]:
     yield from _shortened(message)
     if place := _find_place(chain):
         yield f"  raised in {place}"
-    if _KILLED.search(message):
+    if GPU_FULL in message:
+        yield f"  {GPU_HINT}"
+    elif _KILLED.search(message):
         yield f"  {MEMORY_HINT}"
+
+
+def engine_cause(error: BaseException, log: Path, offset: int) -> Iterator[str]:
+    """Yield the error of vLLM's engine, where the cause of a run's failure says no more than that it is above.
+
+    The engine is a process of its own with GPUs, whose error is in the log alone.
+
+    Args:
+        log: The log of the run, which this launcher's output begins in at `offset` bytes.
+    """
+    if "See root cause above" not in str(find_chain(error)[-1]) or not log.is_file():
+        return
+    with log.open("rb") as file:
+        file.seek(offset)
+        said = (_ENGINE.search(line.decode("utf-8", "replace")) for line in file)
+        found = next((match for match in said if match), None)
+    yield f"  the engine said: {visible(found[1])[:LINE_CHARACTERS]}" if found else "  search the log for: EngineCore"
 
 
 def find_chain(error: BaseException) -> list[BaseException]:

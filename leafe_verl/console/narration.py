@@ -38,6 +38,7 @@ class Narrator:
         """Return what there is to say. `now` is in seconds since the epoch."""
         if self._last is None:  # what an earlier process of the run did is not news
             self._told = max(progress.metrics, default=-1)
+        self._told = min(self._told, progress.done)  # a resumed run repeats the steps behind its checkpoint
         said = [*self._phase_end(progress, now), *self._new_metrics(progress)]
         if self._last is None or said:
             self._spoke, self._beats = now, 0

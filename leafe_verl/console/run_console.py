@@ -19,7 +19,7 @@ from leafe_verl.activity import ENDED, FAILED, STOPPED, ActivityFile
 from leafe_verl.console.capture import Capture
 from leafe_verl.console.display import Display
 from leafe_verl.console.ending import again, ending, next_commands
-from leafe_verl.console.failure import describe_failure
+from leafe_verl.console.failure import describe_failure, engine_cause
 from leafe_verl.console.log_tail import LogTail
 from leafe_verl.report.present import seconds_text
 from leafe_verl.shell import shown
@@ -27,6 +27,14 @@ from leafe_verl.shell import shown
 LOG = "log.txt"
 VERBOSE = "VERBOSE"
 """Environment variable: anything but nothing and 0 prints everything to the terminal, and no log is written."""
+
+
+class _Terminal(Console):
+    """A terminal that may be closed, or piped into a program that ends first."""
+
+    def on_broken_pipe(self) -> None:
+        """Say nothing more. rich would point this process's output, which is the log, to nowhere, and end it."""
+        self.quiet = True
 
 
 class RunConsole:
@@ -74,6 +82,7 @@ class RunConsole:
         """Say why the run failed."""
         if self._end(FAILED):
             self.say(["", f"The run failed after {seconds_text(time.time() - self._began)}:", *describe_failure(error)])
+            self.say([*engine_cause(error, self._capture.log, self._capture.offset)])
             self.say([*self._log_line(), *self._again_lines()])
 
     def stop(self) -> None:
@@ -99,7 +108,7 @@ class RunConsole:
 
     def _make_display(self) -> Display:
         terminal = self._capture.terminal()
-        console = Console(file=terminal, force_terminal=terminal.isatty())
+        console = _Terminal(file=terminal, force_terminal=terminal.isatty())
         tail = LogTail(self._capture.log, self._capture.offset)
         return Display(console, self._run_dir, tail, on_full=self._go_on_without_log)
 
@@ -111,6 +120,8 @@ class RunConsole:
         return [f"log: {shown(self._capture.log)}"] if self._display else []
 
     def _again_lines(self) -> list[str]:
+        if self._choices["config"] == "evaluate":  # leafe-verl evaluate, which started this launcher, says how
+            return []
         return ["to go on from its last checkpoint, if there is one:", f"  {again(self._run_dir, self._choices)}"]
 
     def _say_when_python_ends(self) -> None:

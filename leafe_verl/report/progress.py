@@ -222,7 +222,8 @@ class RunFollower:
         done = self._saved() if done is None else done
         # A run resumed from a checkpoint repeats the steps after that checkpoint.
         metrics = {step: values for step, values in self._metrics.metrics.items() if step <= done}
-        self._trees.look(metrics.keys())
+        kept = self._saved() or done  # until it has metrics of its own, a resumed run may still repeat what follows
+        self._trees.look({step for step in metrics if step <= kept})
         if self._metrics.newest is None:  # without the `file` logger, only trees show the step
             done = max([done, *(step - 1 for step in self._trees.counts if step is not None)])
         collected = {step: counts for step, counts in self._trees.counts.items() if step not in metrics}

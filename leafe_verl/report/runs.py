@@ -107,7 +107,7 @@ def _training(folder: Path, store: Path | None, configuration: Mapping[str, Any]
 
 
 def find_vocabulary(folder: Path, configuration: Mapping[str, Any]) -> Vocabulary | None:
-    """Return the texts of the run's tokens; None if its tokenizer or a library that reads it is missing."""
+    """Return the texts of the run's tokens; None if its tokenizer or a library that reads it is missing, or torn."""
     try:
         from tokenizers import Tokenizer  # type: ignore[import-untyped, unused-ignore]
     except ImportError:
@@ -117,5 +117,8 @@ def find_vocabulary(folder: Path, configuration: Mapping[str, Any]) -> Vocabular
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         return None
-    tokenizer = Tokenizer.from_file(str(path))
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception:  # of no kind of its own, for a file that a killed process did not finish
+        return None
     return lambda token: str(tokenizer.decode([token], skip_special_tokens=False))

@@ -44,5 +44,17 @@ def test_a_run_can_go_on_for_as_long_again_whatever_ended_it(tmp_path, limits, c
     assert last.endswith(f"leafe.seed=1 {changes}   # train on, up to {what}")
 
 
+def test_an_evaluation_plays_what_the_run_played(tmp_path):
+    (tmp_path / "checkpoints" / "global_step_2").mkdir(parents=True)
+    choices = choices_of(configuration())
+    given = ["environment=sokoban", "leafe.environment.horizon=4", "leafe.seed=1", "trainer.nnodes=2"]
+    (told,) = [
+        line
+        for line in next_commands(tmp_path, {**choices, "environment": "sokoban", "overrides": given})
+        if " evaluate " in line
+    ]
+    assert " environment=sokoban leafe.environment.horizon=4 " in told and "nnodes" not in told and "seed" not in told
+
+
 def test_a_run_of_one_step_on_all_tasks_is_not_told_to_train_on(tmp_path):
     assert "train on" not in "\n".join(next_commands(tmp_path, choices_of(configuration(collect="all"))))

@@ -65,6 +65,11 @@ def test_a_killed_process_comes_with_what_helps(error):
     assert lines(error)[-1].startswith("  A process was killed, most often for want of memory.")
 
 
+def test_a_full_gpu_is_no_killed_process():
+    hint = lines(RuntimeError("CUDA out of memory. Tried to allocate 2.32 GiB."))[-1]
+    assert "killed" not in hint and "ppo_max_token_len_per_gpu" in hint
+
+
 def test_a_cause_is_told_by_raise_from():
     try:
         try:

@@ -52,6 +52,14 @@ def test_what_an_earlier_process_did_is_not_news():
     assert Narrator().lines(progress(metrics=BEFORE), 0) == []
 
 
+def test_a_resumed_run_tells_the_steps_that_it_repeats():
+    narrator, losses = Narrator(), {step: {"actor/loss": 0.5} for step in range(1, 8)}
+    assert narrator.lines(progress(done=7, metrics=losses), 0) == []
+    kept = {step: losses[step] for step in range(1, 6)}
+    assert narrator.lines(progress(done=5, metrics=kept), 1) == []
+    assert narrator.lines(progress(done=6, metrics={**kept, 6: losses[6]}), 2) == ["step 6: loss 0.5"]
+
+
 def test_heartbeats_grow_rare():
     narrator, told = Narrator(), []
     for now in range(0, 1200, 10):

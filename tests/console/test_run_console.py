@@ -144,6 +144,35 @@ def test_a_closed_terminal_does_not_end_the_run(tmp_path):
     assert run(code, tmp_path).returncode == 3
 
 
+def test_a_reader_that_ends_first_takes_neither_the_log_nor_the_run_along(tmp_path):
+    code = """
+deadline = __import__("time").monotonic() + 20
+while not Path("gone").exists(): assert __import__("time").monotonic() < deadline
+console.say(["into the pipe"]); print("still logged"); console.succeed(trained=False); raise SystemExit(3)
+"""
+    command = [sys.executable, "-c", OPENED + code, tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=tmp_path, env=environment()) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        (tmp_path / "gone").touch()
+        assert process.wait(60) == 3
+    assert "still logged" in log_of(tmp_path)
+
+
+def test_a_stopped_evaluation_gives_no_command_of_its_launcher(tmp_path):
+    evaluating = 'choices["config"] = "evaluate"; console.stop()'
+    assert "main_ppo" not in run(evaluating, tmp_path).stdout
+
+
+def test_the_engine_s_own_error_is_found_in_the_log(tmp_path):
+    said = "(EngineCore pid=1) ERROR 11-30 10:00:00 [core.py:866] ValueError: No available memory for the cache"
+    code = (
+        f"print({said!r}); console.fail(RuntimeError('Engine core initialization failed. See root cause above. {{}}'))"
+    )
+    lines = run(code, tmp_path).stdout.splitlines()
+    assert "  the engine said: ValueError: No available memory for the cache" in lines
+
+
 def test_a_terminal_is_live_and_free_of_noise(tmp_path):
     written = run_on_terminal("import time; time.sleep(2.5); console.succeed(trained=False)", tmp_path)
     assert "a heading" in written and "starting" in written

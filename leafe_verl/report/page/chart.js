@@ -48,7 +48,7 @@ function described(data, series) {
 function scalesOf(data) {
   const known = data.series.flatMap((series) => series.values).filter((value) => value !== null);
   const low = Math.min(0, ...known);
-  const high = data.unit === "%" ? 100 : Math.max(...known) * 1.05 || 1;
+  const high = data.unit === "%" ? 100 : Math.max(0, ...known) * 1.05 || (low < 0 ? 0 : 1);
   // k doubles from point to point; training steps may be many, and begin anywhere.
   const place = data.x === "k" ? Math.log2 : (x) => x;
   const [first, last] = [place(data.xs[0]), place(data.xs.at(-1))];
