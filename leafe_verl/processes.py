@@ -15,6 +15,12 @@ PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 
 
+def signal_name(number: int) -> str:
+    """Return a signal's name, or its number: the real-time ones have none."""
+    names = {each.value: each.name for each in signal.Signals}
+    return names.get(number, f"signal {number}")
+
+
 def end_with_parent() -> None:
     """Let SIGTERM reach this process once the thread that started it has ended. For `preexec_fn`."""
     _LIBC.prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)

@@ -165,6 +165,7 @@ class AttemptRun:
         step = await self._call("step", environment.step, action.text)
         self._check_length(step.observation)
         error, command = bool(step.info.get("error")), step.info.get("action")
+        command = command if isinstance(command, str) else None  # of an environment that means something else by it
         told = (step.observation, step.reward, error, snapshot, command)
         timed_out = bool(step.info.get("timed_out"))
         self.steps.append(StepRecord(history, action, *told, failed=read_verdict(step), timed_out=timed_out))
@@ -197,6 +198,10 @@ class AttemptRun:
         return dataclasses.replace(step, answered=answered)
 
     def _check_length(self, observation: str) -> None:
+        if not isinstance(observation, str):
+            raise EnvironmentFailure(
+                f"{self.task.environment}: an observation is of type {type(observation).__name__}; expected a text"
+            )
         limit = self.settings.environment.max_characters
         if len(observation) > limit:
             raise EnvironmentFlood(

@@ -231,13 +231,15 @@ def _is_library(module: str) -> bool:
 
 
 def _global_names(table: symtable.SymbolTable) -> Iterator[str]:
-    """Yield the names that a scope or one within it takes from the module."""
-    top = table.get_type() == "module"
-    for symbol in table.get_symbols():
-        if symbol.is_referenced() and (top or symbol.is_global()):
-            yield symbol.get_name()
-    for child in table.get_children():
-        yield from _global_names(child)
+    """Yield the names that a scope or one within it takes from the module. Scopes may be nested deeper than calls."""
+    waiting = [table]
+    while waiting:
+        scope = waiting.pop()
+        top = scope.get_type() == "module"
+        for symbol in scope.get_symbols():
+            if symbol.is_referenced() and (top or symbol.is_global()):
+                yield symbol.get_name()
+        waiting += scope.get_children()
 
 
 def _used_names(tree: ast.Module) -> Iterator[str]:

@@ -113,7 +113,7 @@ class OpenEnv(ReplayEnvironment):
             return {self._action_field: readable}
         try:
             made = json.loads(readable)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # no JSON, numbers of too many digits, or too many brackets
             made = None
         if not isinstance(made, dict):
             raise _IllFormed(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +21,9 @@ NAME = "reasoning_gym"
 EXTRA = {"reasoning_gym": "reasoning-gym"}
 SYSTEM_PROMPT = "Solve the task. Think, then write the final answer, and nothing else, between <answer> and </answer>."
 NO_ANSWER = "No answer found. Write it between <answer> and </answer>."
+
+_EVALUATES = re.compile(r"\b(?:parse_expr|sympify|eval|exec)\(")
+"""What a verifier of a data set evaluates text with: sympy's functions are `eval`."""
 
 
 @dataclass(frozen=True)
@@ -103,4 +108,9 @@ def _load_cached(data: str) -> tuple[Any, dict[str, Any]]:
         raise ValueError(
             f"reasoning-gym has no data set {where['dataset']!r} with the settings {where['config']}: {error}"
         ) from error
+    if _EVALUATES.search(inspect.getsource(type(dataset))):
+        raise ValueError(
+            f"reasoning-gym's {where['dataset']!r} evaluates code, perhaps that of an answer, which would run outside "
+            "of the sandbox; expected a data set that does not"
+        )
     return dataset, dataset[where["index"]]

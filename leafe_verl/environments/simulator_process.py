@@ -25,6 +25,7 @@ from typing import Any
 from leafe_verl.core.environment import EnvironmentFailure
 from leafe_verl.environments.options import SETTING
 from leafe_verl.environments.simulator_worker import SIZE
+from leafe_verl.processes import signal_name
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class SimulatorProcess:
             if status := self._status():
                 if status.si_code == os.CLD_EXITED:
                     return f"exit status {status.si_status}"
-                return signal.Signals(status.si_status).name
+                return signal_name(status.si_status)
             time.sleep(0.05)
         return f"it closed its socket: {error!r}"
 

@@ -23,6 +23,9 @@ ROOTS = 8
 SEEDS = ("data.seed", "leafe.seed", "actor_rollout_ref.rollout.seed", "actor_rollout_ref.actor.data_loader_seed")
 """Settings that a training's seed sets."""
 
+AFTER = "after-"
+"""Begin of the name of a folder, which goes on with GRPO's learning rate."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -164,7 +167,11 @@ class Trainings:
         steps = max(1, round((self.budget(seed) - grpo) / of_a_step))
         if self._name(folder) not in self.ledger.cells:
             # ACE saves no checkpoint: going on would learn from the first tasks again, so that it begins anew.
-            shutil.rmtree(folder, ignore_errors=True)
+            for place in folder.glob("*"):
+                if place.is_dir() and not place.name.startswith(AFTER):  # those are of runs from other checkpoints
+                    shutil.rmtree(place)
+                elif place.is_file():
+                    place.unlink()
         self._finish(Run(folder, "ace", seed, half.model, "train", steps, self.plan.small_batch, ()))
         return Trained(half.model, (*half.sources, str(folder)), folder / "checkpoints" / "playbook.json")
 
@@ -208,7 +215,7 @@ class Trainings:
 
 def after_grpo(rate: str | None) -> str:
     """Return what names the GRPO checkpoint that a method went on from, by GRPO's learning rate; "" for the default."""
-    return f"after-{rate}" if rate else ""
+    return f"{AFTER}{rate}" if rate else ""
 
 
 def checkpoint(folder: Path) -> str:

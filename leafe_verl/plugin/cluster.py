@@ -20,7 +20,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
-from leafe_verl.plugin.resolvers import RANK_CPUS
+from leafe_verl.plugin.ray_cores import RANK_CPUS
 from leafe_verl.plugin.rollout.playbook_file import writes_playbook
 from leafe_verl.task_files import HUB
 
@@ -145,15 +145,16 @@ def find_cluster_problems(config: DictConfig, ask: Ask | None = None) -> list[st
             answers = (ask or ask_nodes)(address, places, nodes * wanted)
         except ClusterBusy as error:
             return [str(error)]
-    asked = answers if nodes > 1 else ()  # the nodes that a run on one node does not need may see what they like
+    # verl spreads rollout workers over all nodes of the cluster, whatever trainer.nnodes is.
+    asked = answers if len(answers) > 1 else ()
     problems = [f"node {answer.node}: {problem}" for answer in asked for problem in answer.problems]
     if problems:
         problems.append(
             "expected RUN_DIR, MODEL, task files, stores and playbook on a file system that is mounted alike on every "
             "node"
         )
-    # Beside its storage units, a node may hold the queue's controller and the task runner, and must place actors.
-    others = math.ceil(_storage_units(config) / max(len(answers), 1)) + 3
+    # Beside its storage units, a node may hold the queue's controller, and must place actors that reserve no core.
+    others = math.ceil(_storage_units(config) / max(len(answers), 1)) + 2
     if sum(answer.gpus // wanted for answer in answers) < nodes:
         problems.insert(0, _describe_size(nodes, wanted, answers, str(config.trainer.device)))
     elif sum(answer.fits(wanted, others) for answer in answers) < nodes:

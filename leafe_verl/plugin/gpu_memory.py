@@ -196,14 +196,24 @@ def _reference(model: ModelShape, sizes: GpuSizes) -> float:
 
 
 def gpu_memory() -> int | None:
-    """Return the bytes of the smallest GPU of this machine; None if nvidia-smi does not say. CUDA is not started."""
+    """Return the bytes of this machine's smallest GPU; None if nvidia-smi does not say. CUDA is not started."""
+    return min(_gpus(), default=None)
+
+
+def largest_gpu() -> int | None:
+    """Return the bytes of this machine's largest GPU, which is at least as large as those that a run uses."""
+    return max(_gpus(), default=None)
+
+
+def _gpus() -> list[int]:
+    """Return the bytes of each GPU that nvidia-smi lists, whatever CUDA_VISIBLE_DEVICES leaves of them."""
     if shutil.which("nvidia-smi") is None:
-        return None
+        return []
     command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     with suppress(OSError, ValueError, subprocess.SubprocessError):
         said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
-        return min((int(line) << 20 for line in said.split()), default=None)
-    return None
+        return [int(line) << 20 for line in said.split()]
+    return []
 
 
 def describe_gpu(model: ModelShape, sizes: GpuSizes, gpu: int | None) -> str:

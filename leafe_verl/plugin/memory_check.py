@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from leafe_verl.model_config import ModelShape, find_config, lost_its_tie
 from leafe_verl.plugin.available_memory import available_memory
 from leafe_verl.plugin.cluster import joined_cluster
-from leafe_verl.plugin.gpu_memory import GpuSizes, describe_gpu, estimate_gpu, gpu_memory
+from leafe_verl.plugin.gpu_memory import GpuSizes, describe_gpu, estimate_gpu, gpu_memory, largest_gpu
 from leafe_verl.plugin.memory import GIB, MemoryNeed, RunSizes, estimate, remedies
 from leafe_verl.plugin.settings import RunSettings
 
@@ -87,9 +87,9 @@ def memory_problems(config: DictConfig, settings: RunSettings) -> list[str]:
 
 def _gpu_problems(config: DictConfig, settings: RunSettings) -> list[str]:
     """Return why the trainer cannot fit on this machine's GPUs, by what is counted and not estimated."""
-    role, memory = config.actor_rollout_ref, gpu_memory()
+    role, memory = config.actor_rollout_ref, largest_gpu()
     model = ModelShape.read(str(role.model.path)) if role.actor.strategy in ("fsdp", "fsdp2") else None
-    if model is None or memory is None:
+    if model is None or memory is None or joined_cluster(config):
         return []
     held = estimate_gpu(model, GpuSizes.read(config, settings)).trainer.held
     if held <= memory:

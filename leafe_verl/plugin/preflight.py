@@ -237,10 +237,10 @@ def _data_problems(data: DictConfig, environment: str, with_hub: bool) -> list[s
             except Exception as error:
                 problems.append(f"data.{key}: {error}")
                 continue
-            if again := sorted(keys & known):
+            if key == "train_files" and (again := sorted(keys & known)):
                 problems.append(
                     f"data.{key}: {source} and a file before it both have tasks of the key {again[0]!r} ({len(again)} "
-                    "such keys); expected a task_id in each row that no other row of these files has"
+                    "in all); expected a task_id in each row that no other row of these files has"
                 )
             known |= keys
             sizes.append(len(keys))

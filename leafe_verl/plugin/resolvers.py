@@ -21,13 +21,9 @@ from leafe_verl.checkpoints import tree_store
 from leafe_verl.embedded import DATA, is_embedded, model_folder
 from leafe_verl.model_config import ModelShape
 from leafe_verl.plugin.cpu.platform import cpu_dtype
+from leafe_verl.plugin.ray_cores import ray_cpus
 from leafe_verl.plugin.ray_job import require_named
 
-RANK_CPUS = 3
-"""Ray's cores that verl reserves beside each GPU (`max_colocate_count` in verl/single_controller/ray/base.py)."""
-OTHER_CPUS = 12
-"""Ray's cores for what else a run starts: TransferQueue's controller and storage units, verl's task runner, and one to
-place actors that reserve none."""
 DRIVERS = ("nvidiactl", "dxg", "kfd")
 """Device files of the drivers of NVIDIA, WSL and AMD."""
 
@@ -101,7 +97,7 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
     "leafe_metrics_file": metrics_file,
     "leafe_on": lambda device, cpu, gpu: cpu if device == "cpu" else gpu,
     "leafe_run_dir": run_dir,
-    "leafe_ray_cpus": lambda gpus: max(len(os.sched_getaffinity(0)), RANK_CPUS * int(gpus) + OTHER_CPUS),
+    "leafe_ray_cpus": ray_cpus,
     "leafe_tree_store": lambda checkpoints: str(tree_store(Path(checkpoints))),
     "leafe_weight_bucket": lambda model: weight_bucket(str(model)),
 }

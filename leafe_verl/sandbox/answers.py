@@ -8,6 +8,7 @@ from typing import Any
 
 from leafe_verl.sandbox.protocol import (
     FOLDER_TOO_LARGE,
+    JUDGES_WORDS,
     KILLED,
     LOST,
     MALFORMED,
@@ -71,9 +72,15 @@ def _split_answer(ending: Ending) -> tuple[tuple[str, ...], list[bytes]]:
 def _told_failure(lines: list[bytes]) -> str | None:
     """Return what the program's process wrote about its end, which is not to be trusted; None if that is no failure."""
     try:
-        return _text(json.loads(lines[-1])["failure"])
+        return _claim(json.loads(lines[-1])["failure"])
     except (IndexError, ValueError, TypeError, KeyError, RecursionError):
         return None
+
+
+def _claim(content: Any) -> str:
+    """Return what a process says of its own failure, never in the words that the judge alone may use."""
+    text = _text(content)
+    return f"it said {text!r}" if text in JUDGES_WORDS or text.startswith(KILLED) else text
 
 
 def _read_answers(lines: list[Any], num_calls: int) -> tuple[str | None, list[CallResult]]:
@@ -82,7 +89,7 @@ def _read_answers(lines: list[Any], num_calls: int) -> tuple[str | None, list[Ca
         return None, []
     definition, *answers = lines
     if set(definition) == {"failure"}:
-        return _text(definition["failure"]), []
+        return _claim(definition["failure"]), []
     if definition != {"defined": True} or len(answers) > num_calls:
         raise ValueError("no line that says whether the code could be defined, or too many lines")
     return None, list(_results(answers))

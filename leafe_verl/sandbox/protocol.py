@@ -22,6 +22,9 @@ LOST = "sandbox lost"
 If two sandboxes break after the program has begun, the program is KILLED; otherwise a policy could choose to go
 unscored."""
 
+JUDGES_WORDS = (TIMEOUT, ENDED_EARLY, OUTPUT_TOO_LARGE, FOLDER_TOO_LARGE, MALFORMED, LOST)
+"""Failures that the judge alone may tell, beside those that begin with KILLED."""
+
 
 class SandboxLost(RuntimeError):
     """A run ended as LOST. There is no verdict, and the attempt is unscored."""

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from leafe_verl.processes import signal_name
 from leafe_verl.sandbox.confinement import MAX_THREADS
 from leafe_verl.sandbox.protocol import (
     ENDED_EARLY,
@@ -370,5 +371,5 @@ class _Run:
         if returncode == -signal.SIGXCPU or (returncode == -signal.SIGKILL and cpu_seconds >= self.limits.cpu_seconds):
             return TIMEOUT
         if returncode < 0:
-            return f"{KILLED} ({signal.Signals(-returncode).name})"
+            return f"{KILLED} ({signal_name(-returncode)})"
         return None if self.lines is None else ENDED_EARLY

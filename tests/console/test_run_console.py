@@ -2,10 +2,12 @@
 
 import json
 import signal
+import subprocess
+import sys
 
 import pytest
 
-from console.programs import run, run_on_terminal
+from console.programs import OPENED, environment, run, run_on_terminal
 from leafe_verl.activity import read_activity
 
 NOISE = ("noise of Python", "noise of a child", "an error of a child")

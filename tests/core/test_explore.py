@@ -619,6 +619,24 @@ class TestFailures:
         assert [attempt.outcome for attempt in tree.attempts] == [Outcome.ENVIRONMENT_FAILURE] * 2
         assert "make raised TypeError" in tree.attempts[0].error
 
+    def test_what_is_no_text_is_the_environment_s_failure(self):
+        class Odd(Corridor):
+            def step(self, action):
+                return super().step(action)._replace(observation=None)
+
+        tree = grow(ScriptedPolicy(lazy), World(Odd), budget={"depth": 0})
+        assert tree.attempts[0].outcome is Outcome.ENVIRONMENT_FAILURE
+        assert "an observation is of type NoneType; expected a text" in tree.attempts[0].error
+
+    def test_an_action_of_another_meaning_is_no_command(self):
+        class Other(Corridor):
+            def step(self, action):
+                step = super().step(action)
+                return step._replace(info={**step.info, "action": 3})
+
+        tree = grow(ScriptedPolicy(lazy), World(Other), budget={"depth": 0}, context={"window": 1})
+        assert [step.command for step in tree.attempts[0].steps] == [None] * 4
+
     @pytest.mark.parametrize(("characters", "outcome"), [(2, Outcome.HORIZON), (1, Outcome.ENVIRONMENT_FLOOD)])
     def test_an_observation_too_long_is_a_flood(self, characters, outcome):
         goal = dataclasses.replace(TASK, data={"goal": 12})

@@ -246,6 +246,11 @@ def test_the_environments_say_which_code_they_judged_and_why() -> None:
         assert step.info["success"] and (step.info["action"], step.info["choice"]) == (code, choice)
 
 
+def test_scopes_may_be_nested_deeper_than_calls() -> None:
+    nested = "f = " + "lambda: " * 1200 + "0\n"
+    assert isinstance(extract_function(block(nested), frozenset({"f"})), Choice)
+
+
 FENCES = ("```\n", "```python\n", "```python\nx(\n```\n", '```python\n"""\n```\n', "~~~\n", "`" * 50)
 
 

@@ -16,6 +16,7 @@ from leafe_verl.environments.mbpp import MBPP
 from leafe_verl.environments.mbpp_plus import PlusTests, agrees
 from leafe_verl.environments.mbpp_plus_rows import read_evalplus_tests
 from leafe_verl.sandbox import CodeVerdict
+from leafe_verl.sandbox.values import OneShot
 from leafe_verl.task_files import read_tasks
 
 ASSERTION = """
@@ -204,6 +205,9 @@ def compared(came: Any, expected: Any, name: str = "f", atol: float = 0.0, argum
         (float("inf"), float("inf"), 0.0, True),
         (float("nan"), 1.0, 0.0, False),
         (1e400, 1e308, 0.0, False),
+        (0.0, float("inf"), 0.0, False),
+        (float("-inf"), float("inf"), 0.0, False),
+        ([0.0], [float("inf")], 1e-6, False),
         ((), (), 0.0, True),
     ],
 )
@@ -217,6 +221,8 @@ def test_floats_have_the_tolerance_of_the_task(came: Any, expected: Any, atol: f
         ("Diff", [2, 1, 1], (1, 2), (), True),
         ("Diff", [2, 1], (1, 3), (), False),
         ("Diff", [[1]], [1], (), False),
+        ("Diff", OneShot("filter", [2, 1], None), (1, 2), (), True),
+        ("Diff", OneShot("filter", [2, 1], "it raised"), (1, 2), (), False),
         ("extract_singly", None, [1], (), False),
         ("extract_singly", range(1, 3), [2, 1], (), True),
         ("extract_singly", range(10**12), [1], (), False),

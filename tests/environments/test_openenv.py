@@ -28,6 +28,8 @@ def test_an_action_may_be_an_object_and_what_does_not_fit_is_feedback() -> None:
     environment = new_environment(observation_field="text")
     environment._action_field = None
     environment.reset(TASK, 0)
+    for odd in ("1" * 5000, "[" * 5000):  # json raises errors of other kinds for these
+        assert environment.step(odd).info["error"]
     ill, refused, fit = (environment.step(each) for each in ("7", '{"words": "7"}', '{"text": "7"}'))
     assert ill.info["error"] and "one JSON object of this schema" in ill.observation
     assert refused.info["error"] and "VALIDATION_ERROR" in refused.observation

@@ -60,6 +60,10 @@ def play(*answers: str, row: dict[str, Any] = ROW) -> list[Step]:
         ("Action: edit a.py 3-4\n```\n```", Edit("a.py", 3, 4, "")),
         ("Action: edit a.py\n```\nx = 1\n```\nObservation: ok", Edit("a.py", None, None, "x = 1\n")),
         ("See `a.py`:\n```\nold\n```\nAction: edit a.py 1-2\n```\nnew\n```", Edit("a.py", 1, 2, "new\n")),
+        (
+            "Thought: I edit a.py, which has\n```\nold\n```\nAction: edit a.py 1-2\n```\nnew\n```",
+            Edit("a.py", 1, 2, "new\n"),
+        ),
         ("Action: edit a.py 3\n```python\nx = 1", Edit("a.py", 3, None, "x = 1")),
         ("Action: edit a.py 3\n```\n3| x = 1\n4| y = 2\n```", Edit("a.py", 3, None, "x = 1\ny = 2\n")),
     ],

@@ -71,11 +71,21 @@ def with_stand_ins(launched: Launch, folder: Path) -> DictConfig:
     model, data = composed.actor_rollout_ref.model, composed.data
     files = HUB_FILES.get(composed.leafe.environment.name)
     if files and all(str(source).startswith("hub:") for source in (*data.train_files, *data.val_files)):
-        data.train_files, data.val_files = ([str(path) for path in paths] for paths in files)
+        train, held_out = files
+        data.train_files = [_renumbered(path, folder / f"train{n}.jsonl", n) for n, path in enumerate(train)]
+        data.val_files = [str(path) for path in held_out]
     if composed.trainer.val_only:
         data.train_files = data.val_files
     model.path = str(_stand_in(str(model.path), folder))
     return composed
+
+
+def _renumbered(source: Path, target: Path, number: int) -> str:
+    """Copy a task file under keys that no other number gives, and return the copy's path."""
+    rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
+    numbered = ({**row, "task_id": f"{number}-{place}"} for place, row in enumerate(rows))
+    target.write_text("".join(json.dumps(row) + "\n" for row in numbered), encoding="utf-8")
+    return str(target)
 
 
 def _stand_in(model: str, folder: Path) -> Path:

@@ -70,6 +70,10 @@ STRINGS = {
     "vllm/envs.py:": "VLLM_CPU_KVCACHE_SPACE VLLM_CPU_NUM_OF_RESERVED_CPU VLLM_ENABLE_V1_MULTIPROCESSING",
     "ray/_private/ray_constants.py:": "RAY_RUNTIME_ENV_HOOK RAY_RAYLET_PID RAY_JOB_ID RAY_ADDRESS runtime_resources",
     "ray/_private/workers/default_worker.py:": "--raylet-name",
+    "verl/single_controller/ray/base.py:": "RAY_LOCAL_WORLD_SIZE",
+    "transfer_queue/interface.py:": "TransferQueueController transfer_queue",
+    "verl/utils/checkpoint/fsdp_checkpoint_manager.py:FSDPConfig": "world_size",
+    "verl/utils/torch_functional.py:": "VERL_DISABLE_FLASH_ATTN_CE",
     "ray/_private/runtime_env/constants.py:": "RAY_JOB_CONFIG_JSON_ENV_VAR",
     "ray/_private/runtime_env/py_executable.py:": "py_executable",
     "verl/third_party/vllm/__init__.py:": "vllm",
@@ -285,6 +289,9 @@ CODE = {
             "vLLM's CPU build samples from the packed weights before the sync"
         )
     },
+    "verl/single_controller/ray/base.py:ResourcePoolManager": {
+        "max_colocate_count: int = 3": "a cluster with too few of Ray's cores is not refused, or one with enough is"
+    },
     "ray/_private/worker.py:": {
         "load_class(os.environ[ray_constants.RAY_RUNTIME_ENV_HOOK])(runtime_env)": "Ray's workers are not forked",
         "if num_cpus is not None or num_gpus is not None: raise": "sizes need not be left out to join a cluster",
@@ -384,11 +391,16 @@ CALLS = {
     "verl.utils.debug:marked_timer": "name timing_raw color",
     "verl.single_controller.base.decorator:register": "dispatch_mode blocking",
     "ray._private.utils:read_ray_address": "",
+    "ray._private.utils:get_num_cpus": "",
+    "ray.util:list_named_actors": "all_namespaces",
+    "verl.utils.device:get_torch_device": "",
+    "transfer_queue:kv_list": "partition_id",
     "transfer_queue:kv_put": "key partition_id tag",
     "transfer_queue:kv_batch_get": "keys partition_id select_fields",
     "transfer_queue:kv_batch_put": "keys partition_id fields",
     "transfer_queue:kv_clear": "keys partition_id",
     "transformers:AttentionInterface.register": "",
+    "transformers.utils.import_utils:is_flash_attn_2_available": "",
     "transformers.integrations.sdpa_attention:sdpa_attention_forward": (
         "module query key value attention_mask dropout scaling is_causal"
     ),

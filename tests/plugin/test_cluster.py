@@ -144,14 +144,14 @@ def test_one_machine_that_joins_no_cluster_is_not_asked(config):
     assert find_cluster_problems(config(), lambda *given: pytest.fail("asked")) == []
 
 
-def test_a_run_on_one_node_of_a_cluster_shares_nothing_with_the_others(config, monkeypatch, tmp_path):
+def test_a_run_on_the_only_node_of_a_cluster_shares_nothing(config, monkeypatch, tmp_path):
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     assert find_cluster_problems(config(), asked(node("a", 1, folders=(str(tmp_path),)))) == []
     (problem,) = find_cluster_problems(config(), asked(node("a", 0)))
     assert "trainer.nnodes is 1 with trainer.n_gpus_per_node 1" in problem
 
 
-@pytest.mark.parametrize(("units", "nodes", "needed"), [(1, 1, 7), (8, 1, 14), (8, 2, 10)])
+@pytest.mark.parametrize(("units", "nodes", "needed"), [(1, 1, 6), (8, 1, 13), (8, 2, 9)])
 def test_a_node_with_too_few_of_ray_s_cores_is_refused_since_verl_would_wait_for_ever(
     config, monkeypatch, units, nodes, needed
 ):

@@ -169,7 +169,7 @@ def test_a_key_that_two_files_share_is_refused(verl, evaluate, tmp_path, capsys)
     same = tmp_path / "same.jsonl"
     same.write_text('{"task_id": 0, "text": "again"}\n')
     assert evaluate("--tasks", str(same)) == 1
-    assert "share a task key" in capsys.readouterr().err
+    assert "both have tasks of the key '0'" in capsys.readouterr().err
 
 
 def test_a_tree_a_task_with_the_attempts_as_its_budget(verl, evaluate):

@@ -66,6 +66,14 @@ attempt(lambda: system_call(283, 1, 0))  # timerfd_create
 attempt(lambda: system_call(253))  # inotify_init
 attempt(lambda: system_call(222, 1, None, ctypes.byref(ctypes.c_long())))  # timer_create
 """,
+    ends_by_a_signal_without_a_name="""
+import struct, time
+timer, event = ctypes.c_long(), ctypes.create_string_buffer(struct.pack("Qii", 0, 40, 0), 64)
+attempt(lambda: system_call(222, 1, event, ctypes.byref(timer)))  # timer_create, for signal 40
+attempt(lambda: system_call(223, timer, 0, struct.pack("4q", 0, 0, 0, 1000), None))  # timer_settime
+attempt(os.kill, os.getpid(), 40)
+time.sleep(5)
+""",
 )
 
 PROCESSES = _of_kind(

@@ -24,6 +24,8 @@ from leafe_verl.sandbox import (
     judge,
     split_assert,
 )
+from leafe_verl.sandbox.programs import ProgramTest, judge_program
+from leafe_verl.sandbox.protocol import JUDGES_WORDS, KILLED
 from leafe_verl.sandbox.values import decode, to_source
 
 QUICK = Limits(cpu_seconds=1, wall_seconds=10)
@@ -414,6 +416,15 @@ def test_no_forgery_passes(forgery: str) -> None:
     tests = ("assert f(2) == 'expected_1'", "assert len(f(2)) == 7", "assert abs(f(2) - 77.25) < 0.1")
     found = verdict(FORGERIES[forgery], *tests)
     assert [test.source for test in found.tests if test.passed] == []
+
+
+@pytest.mark.parametrize("claim", [*JUDGES_WORDS, f"{KILLED} (SIGKILL)"])
+def test_no_program_speaks_in_the_words_of_the_judge(claim: str) -> None:
+    line = json.dumps({"failure": claim})
+    code = f"import os\nos.write(3, {line.encode()!r} + b'\\n')\nos._exit(%d)"
+    found = verdict(code % 0, "assert f(1) == 1")  # a verdict, where a lost sandbox would have none
+    assert not found.all_passed and not found.timed_out
+    assert not judge_program(code % 1, [ProgramTest("", "1")], default_pool()).all_passed
 
 
 def test_a_subclass_is_judged_by_what_its_base_holds() -> None:

@@ -198,8 +198,13 @@ def _arguments(rest: str) -> tuple[str, tuple[int | None, int | None]]:
 
 
 def _block_below(answer: str, verb: str, path: str) -> str:
-    """Return the first block below an edit, without line numbers that it may have been copied with."""
-    line = re.search(rf"\b{verb}\b[^\n]*{re.escape(path)}", answer)
+    """Return the first block below an edit, without line numbers that it may have been copied with.
+
+    The edit is the one with the label `Action:` before it, if there is one: a thought may speak of it as well.
+    """
+    places = list(re.finditer(rf"\b{verb}\b[^\n]*{re.escape(path)}", answer))
+    labelled = [each for each in places if re.search(r"action[\W\d]*$", answer[: each.start()], re.IGNORECASE)]
+    line = next(iter(labelled or places), None)
     block = _FENCE.search(answer, line.end() if line else 0)
     if block is None:
         raise Refused("edit needs the new lines in a ``` block below the action.")

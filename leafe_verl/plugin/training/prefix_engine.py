@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -117,8 +118,7 @@ class PrefixTreeEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # verl is A
             return self._most_probable(logits, targets, micro_batch, k)
         labels = token_ids.values()[targets]
         taught = TEACHER_IDS in micro_batch
-        # verl's function takes 16-bit logits of a GPU token by token where flash-attn is missing.
-        if not taught and (is_flash_attn_2_available() or not logits.is_cuda):
+        if not taught and not (logits.is_cuda and _takes_tokens_one_by_one()):
             log_probs = logprobs_from_logits(logits=logits, labels=labels)
             return {"log_probs": self._log_probs(log_probs, targets, token_ids)}
         # Its backward pass may also overwrite the logits, which the divergence needs.
@@ -177,6 +177,11 @@ class PrefixTreeEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # verl is A
             name: torch.nested.nested_tensor_from_jagged(self._spread(each, targets, tokens)[trained], offsets)
             for name, each in found.items()
         }
+
+
+def _takes_tokens_one_by_one() -> bool:
+    """Return whether verl's function takes 16-bit logits of a GPU token by token (utils/torch_functional.py)."""
+    return not is_flash_attn_2_available() or os.environ.get("VERL_DISABLE_FLASH_ATTN_CE") == "1"
 
 
 def log_sums(logits: torch.Tensor) -> torch.Tensor:
