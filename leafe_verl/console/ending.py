@@ -22,7 +22,6 @@ REPORT = "report.html"
 CHECKOUT = Path(__file__).parents[2]
 VARIABLES = ("MODEL", "TRAIN_FILES", "VAL_FILES", "LEAFE_CPU_DTYPE")
 """Environment variables that decide what a run trains and how. A command that goes on with it must set them again."""
-
 PLAYED = ("leafe.environment.", "leafe.generation.", "leafe.context.", "data.val_files", "data.max_")
 """How overrides begin that decide what an attempt is."""
 

@@ -81,9 +81,8 @@ class Comparison:
         solved = {}
         for rate in rates:
             trained = self._train(method, seed, rate)
-            solved[rate] = self._evaluate(f"rates/{method}/{rate}{self._after(method)}", trained, "dev", "dev")[
-                "pass@1"
-            ]
+            cell = f"rates/{method}/{rate}{self._after(method)}"
+            solved[rate] = self._evaluate(cell, trained, "dev", "dev")["pass@1"]
         return max(rates, key=lambda rate: (solved[rate], -float(rate)))
 
     def _folder(self, cell: str) -> Path:

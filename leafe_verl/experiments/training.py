@@ -23,9 +23,6 @@ ROOTS = 8
 SEEDS = ("data.seed", "leafe.seed", "actor_rollout_ref.rollout.seed", "actor_rollout_ref.actor.data_loader_seed")
 """Settings that a training's seed sets."""
 
-AFTER = "after-"
-"""Begin of the name of a folder, which goes on with GRPO's learning rate."""
-
 
 @dataclass(frozen=True)
 class Trained:
@@ -162,16 +159,13 @@ class Trainings:
 
     def _ace_after_grpo(self, seed: int, half: Trained, after: str) -> Trained:
         """Spend the second half of the budget on ACE. Nothing is trained then."""
-        folder, grpo = self.folder("ace", seed, None) / after, training_cost(half.sources)["environment steps"]
+        folder = self.folder("ace", seed, None).with_name(after or "default")
+        grpo = training_cost(half.sources)["environment steps"]
         of_a_step = grpo / int(half.sources[0].rpartition("@")[2])  # attempts of ACE take about as many
         steps = max(1, round((self.budget(seed) - grpo) / of_a_step))
         if self._name(folder) not in self.ledger.cells:
             # ACE saves no checkpoint: going on would learn from the first tasks again, so that it begins anew.
-            for place in folder.glob("*"):
-                if place.is_dir() and not place.name.startswith(AFTER):  # those are of runs from other checkpoints
-                    shutil.rmtree(place)
-                elif place.is_file():
-                    place.unlink()
+            shutil.rmtree(folder, ignore_errors=True)
         self._finish(Run(folder, "ace", seed, half.model, "train", steps, self.plan.small_batch, ()))
         return Trained(half.model, (*half.sources, str(folder)), folder / "checkpoints" / "playbook.json")
 
@@ -215,7 +209,7 @@ class Trainings:
 
 def after_grpo(rate: str | None) -> str:
     """Return what names the GRPO checkpoint that a method went on from, by GRPO's learning rate; "" for the default."""
-    return f"{AFTER}{rate}" if rate else ""
+    return f"after-{rate}" if rate else ""
 
 
 def checkpoint(folder: Path) -> str:

@@ -161,7 +161,7 @@ def test_failed_turns_are_found_with_or_without_their_thoughts(policy, shown, st
 
 
 class Tagging(Thinking):
-    """Its template leaves the closing tag of a dropped thought, as DeepSeek-V3.1's does."""
+    """A policy whose template leaves the closing tag of a dropped thought, as DeepSeek-V3.1's does."""
 
     async def extend(self, history, turn, observation):
         extended = await super().extend(history, turn, observation)
