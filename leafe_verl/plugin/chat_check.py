@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,8 @@ def _load(path: str, tokenizer: str, template: str | None, trust_remote_code: bo
     from verl.utils.tokenizer import hf_tokenizer
 
     try:
-        loaded = hf_tokenizer(str(folder) if folder.is_dir() else tokenizer, trust_remote_code=trust_remote_code)
+        with _without_warnings():
+            loaded = hf_tokenizer(str(folder) if folder.is_dir() else tokenizer, trust_remote_code=trust_remote_code)
     except Exception as error:
         if not folder.is_dir():
             return None
@@ -87,6 +89,19 @@ def _load(path: str, tokenizer: str, template: str | None, trust_remote_code: bo
     if template is not None:
         loaded.chat_template = template
     return loaded, _model_type(Path(path).expanduser())
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep what transformers says of a tokenizer off the terminal; the run's own log has it again."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _model_type(path: Path) -> str | None:

@@ -284,6 +284,13 @@ CODE = {
     "vllm/model_executor/layers/utils.py:dispatch_cpu_unquantized_gemm": {
         "remove_weight: bool": "the patch refuses to start"
     },
+    "vllm/v1/sample/ops/topk_topp_sampler.py:TopKTopPSampler.forward_cpu": {
+        "compiled_random_sample(logits)": "vLLM's CPU build samples at half the speed"
+    },
+    "vllm/v1/sample/ops/topk_topp_sampler.py:compiled_random_sample": {
+        "(logits: torch.Tensor)": "vLLM's CPU build samples at half the speed",
+        "argmax(dim=-1).view(-1)": "tokens have another shape than vLLM expects",
+    },
     "verl/workers/rollout/vllm_rollout/utils.py:": {
         "process_weights_after_loading(model, model_config, self.device)": (
             "vLLM's CPU build samples from the packed weights before the sync"

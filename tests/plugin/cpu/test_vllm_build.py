@@ -65,7 +65,7 @@ def vllm(monkeypatch, tmp_path):
         packages = {"vllm": ModuleType("vllm"), "vllm.model_executor": ModuleType("vllm.model_executor")}
         for name, each in {**packages, layers.__name__: layers, module.__name__: module}.items():
             monkeypatch.setitem(sys.modules, name, each)
-        monkeypatch.setattr(vllm_build, "_cpu_version", lambda: version)
+        monkeypatch.setattr(vllm_build, "cpu_version", lambda: version)
         monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
         return module
 
