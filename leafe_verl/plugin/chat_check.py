@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -94,14 +95,14 @@ def _load(path: str, tokenizer: str, template: str | None, trust_remote_code: bo
 @contextlib.contextmanager
 def _without_warnings() -> Iterator[None]:
     """Keep what transformers says of a tokenizer off the terminal; the run's own log has it again."""
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.ERROR)
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        transformers_logging.set_verbosity(before)
 
 
 def _model_type(path: Path) -> str | None:
