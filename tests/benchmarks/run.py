@@ -24,6 +24,7 @@ SCRIPTS = {
     "exploring": ("--runs", "2"),
     "training": (),
     "step": ("--steps", "3", "--warm-up", "1", "--tasks", "4"),
+    "sampling": (),
     "scaling": ("--replicas",),
     "start": ("--runs", "2"),
     "sandbox": (),
