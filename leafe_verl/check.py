@@ -148,9 +148,10 @@ def _model_state(model: str) -> str:
     from leafe_verl.plugin.chat_check import ask_model
     from leafe_verl.plugin.model_check import model_problems
 
-    if problems := model_problems(model):
+    folder = hf_folder(model)
+    if problems := model_problems(folder):
         raise ValueError(*problems)
-    found = ask_model(hf_folder(model))
+    found = ask_model(folder)
     if found is None:
         raise ValueError("its tokenizer could not be loaded; give a folder, or download the model first")
     return found.describe()

@@ -6,6 +6,8 @@ A verb imports what it needs when it runs, so that the others start fast.
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from pathlib import Path
 
 
@@ -29,6 +31,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from leafe_verl.plugin.evaluate import EvaluationRequest, evaluate
     from leafe_verl.plugin.given_request import GivenRequest
 
+    # A recipe is `python -m`, which finds a user's environment in the present folder; a script of pip's does not.
+    sys.path.append(os.getcwd())
     given = None
     if options.source:
         given = GivenRequest(options.source, options.turn or 1, options.histories or 4, options.max_tasks)

@@ -35,12 +35,13 @@ _python() {
 
 # _require_room FOLDER MB: pip would fail in the middle, and on a full disk it could not say so.
 _require_room() {
-    local free used
+    local free used venv
+    printf -v venv %q "$1"
     free=$(($(df -Pk "$1" | awk 'NR == 2 { print $4 }') / 1024))
     used=$(($(du -sk "$1/" | cut -f 1) / 1024))
     [ $((free + used)) -ge "$2" ] && return
     echo "the set-up needs about $2 MB in $1, and $((free + used)) MB are there; clone into a folder with more room, or make" \
-        ".venv there a link to one (rm -r $1; mkdir /path/with/room; ln -s /path/with/room $1)" >&2
+        ".venv there a link to one (rm -r $venv; mkdir /path/with/room; ln -s /path/with/room $venv)" >&2
     return 1
 }
 
@@ -195,11 +196,28 @@ _make_environment() {
     . "$venv/bin/activate"
     if [ "$device" = gpu ]; then _install_gpu; else _install_cpu "$venv"; fi
     rm -rf "$venv/tmp"
-    touch "$venv/ready"
+    echo "$device" > "$venv/ready"
+}
+
+# _require_device VENV: an environment for the CPU would train the small model on a machine with GPUs, too. One for GPUs
+# may be used on a node without any, to look at a run.
+_require_device() {
+    local made wanted=${SETUP_DEVICE:-} venv
+    made=$(cat "$1/ready" 2>/dev/null) || return 0
+    if [ -z "$wanted" ] && [ "$made" = cpu ] && nvidia-smi >/dev/null 2>&1; then wanted=gpu; fi
+    if [ -z "$made" ] || [ -z "$wanted" ] || [ "$made" = "$wanted" ]; then return; fi
+    printf -v venv %q "$1"
+    echo "$1 was made for SETUP_DEVICE=$made, and this run is for $wanted; rm -r $venv and the same command make it anew, and" \
+        "SETUP_DEVICE=$made before the command uses it as it is" >&2
+    return 1
 }
 
 setup() {
-    if _has leafe-verl verl; then return; fi
+    local venv="$ROOT/.venv"
+    if _has leafe-verl verl; then
+        if [ "${VIRTUAL_ENV:-}" = "$venv" ]; then _require_device "$venv"; fi
+        return
+    fi
     _refuse_elsewhere
     if _has verl; then
         _require_verl
@@ -211,7 +229,6 @@ setup() {
         fi
         return
     fi
-    local venv="$ROOT/.venv"
     if [ ! -e "$venv/ready" ]; then
         mkdir -p "$venv/tmp" || {
             echo "expected a checkout of your own, or an active Python that has leafe-verl, verl and vLLM" >&2
@@ -223,9 +240,11 @@ setup() {
         if [ ! -e "$venv/ready" ]; then _make_environment "$venv"; fi
         exec 9>&-
     fi
+    _require_device "$venv"
     # shellcheck disable=SC1091
     . "$venv/bin/activate"
     _has leafe-verl verl && return
+    printf -v venv %q "$venv"
     echo "$venv is not whole: it was moved, or its Python or a package is gone; rm -r $venv and the same command make it anew" >&2
     return 1
 }

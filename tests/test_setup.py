@@ -263,6 +263,40 @@ def test_an_environment_that_was_moved_is_said(set_up):
     assert done.returncode == 1 and "is not whole" in done.stderr and f"rm -r {set_up.checkout}/.venv" in done.stderr
 
 
+def test_an_environment_for_the_cpu_is_not_taken_for_gpus(set_up):
+    inactive = {"PATH": f"{set_up.stubs}:/usr/bin:/bin"}
+    active = {"VIRTUAL_ENV": str(set_up.checkout / ".venv")}
+    assert set_up(SETUP_DEVICE="cpu", **inactive).returncode == 0
+    for given in (inactive, active):
+        refused = set_up(SETUP_DEVICE="gpu", **given)
+        assert (
+            refused.returncode == 1 and "made for SETUP_DEVICE=cpu, and this run is for gpu; rm -r " in refused.stderr
+        )
+    (set_up.stubs / "nvidia-smi").write_text("#!/bin/bash\n")
+    assert "this run is for gpu" in set_up(**inactive).stderr
+    assert set_up(SETUP_DEVICE="cpu", **inactive).returncode == 0
+
+
+def test_an_environment_of_an_earlier_set_up_is_used(set_up):
+    assert set_up().returncode == 0
+    (set_up.checkout / ".venv" / "ready").write_text("")
+    (set_up.stubs / "nvidia-smi").write_text("#!/bin/bash\n")
+    assert set_up().returncode == 0
+
+
+def test_a_command_that_removes_a_folder_quotes_it(set_up):
+    assert set_up().returncode == 0
+    moved = set_up.checkout.rename(set_up.checkout.parent / "my project")
+    done = subprocess.run(
+        ["bash", "-c", ". recipes/setup.sh"],
+        cwd=moved,
+        env={**os.environ, "PATH": f"{set_up.stubs}:{os.environ['PATH']}", "STUBS": str(set_up.stubs), "GONE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert "my\\ project/.venv and the same command" in done.stderr
+
+
 def test_an_environment_with_another_verl_is_left_as_it_is(set_up):
     done = set_up(HAS_VERL="0.7.0")
     assert done.returncode == 1 and calls(set_up) == [] and done.stdout == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,8 +21,14 @@ from leafe_verl.shell import quoted, shown
 
 REPORT = "report.html"
 CHECKOUT = Path(__file__).parents[2]
-VARIABLES = ("MODEL", "TRAIN_FILES", "VAL_FILES", "LEAFE_CPU_DTYPE")
-"""Environment variables that decide what a run trains and how. A command that goes on with it must set them again."""
+VARIABLES = (
+    *("MODEL", "TRAIN_FILES", "VAL_FILES", "LEAFE_CPU_DTYPE", "RAY_ADDRESS"),
+    *("VLLM_CPU_KVCACHE_SPACE", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"),
+)
+"""Environment variables that decide what a run trains and how, and the memory it takes. A command that goes on with it
+must set them again."""
+OPENERS = ("xdg-open", "open")
+"""Commands that show a file in the desktop's browser; a server has neither."""
 PLAYED = ("leafe.environment.", "leafe.generation.", "leafe.context.", "data.val_files", "data.max_")
 """How overrides begin that decide what an attempt is."""
 
@@ -53,15 +60,18 @@ def next_commands(run_dir: Path, choices: Mapping[str, Any]) -> Iterator[str]:
     best = run_dir / "checkpoints" / "best"
     saved = sorted(saved_steps(run_dir / "checkpoints").values(), key=lambda path: path.stat().st_mtime)
     model = best if best.exists() else saved[-1] if saved else None
+    opener = next(filter(shutil.which, OPENERS), None)
     commands = [(f"{verb} watch {quoted(run_dir)}", "the figures again")]
-    if (run_dir / REPORT).is_file():
-        commands = [(f"open {quoted(run_dir / REPORT)}", "every task's tree, in a browser")]
+    if opener and (run_dir / REPORT).is_file():
+        commands = [(f"{opener} {quoted(run_dir / REPORT)}", "every task's tree, in a browser")]
     if model:
-        out = quoted(run_dir / "evaluation")
-        command = f"{verb} evaluate --model {quoted(model)} --attempts 32 --out {out}"
-        command = " ".join([command, *map(shlex.quote, _played(choices))])
+        options = ["--model", quoted(model), "--attempts 32", "--out", quoted(run_dir / "evaluation")]
+        if choices["val_max_samples"] > 0:
+            options.append(f"--max-tasks {choices['val_max_samples']}")
+        command = " ".join([f"{verb} evaluate", *options, *map(shlex.quote, _played(choices))])
         commands.append((_with_variables(command, choices, but="MODEL"), "more attempts"))
-    if choices["limits"]["collect"] != "all":  # which is one step, whatever else is asked for
+    # ACE saves nothing to go on from, and collecting all tasks is one step, whatever else is asked for.
+    if saved and choices["limits"]["collect"] != "all":
         changes, what = _twice_as_long(run_dir, choices["limits"])
         commands.append((again(run_dir, choices, *changes), f"train on, up to {what}"))
     yield from ["", "next:"]
@@ -72,7 +82,10 @@ def _played(choices: Mapping[str, Any]) -> Iterator[str]:
     """Yield the overrides of a run that decide what an attempt is. An evaluation without any plays mbpp."""
     if choices["environment"] != "mbpp":
         yield f"environment={choices['environment']}"
-    yield from (text for text in choices["overrides"] if text.lstrip("+").startswith(PLAYED))
+    if choices["stop_at"] is None:
+        yield "leafe.generation.stop_at=null"
+    played = (text for text in choices["overrides"] if text.lstrip("+").startswith(PLAYED))
+    yield from (text for text in played if text != "leafe.generation.stop_at=null")
 
 
 def _twice_as_long(run_dir: Path, limits: Mapping[str, Any]) -> tuple[list[str], str]:
@@ -90,11 +103,11 @@ def _twice_as_long(run_dir: Path, limits: Mapping[str, Any]) -> tuple[list[str],
 
 
 def _last_step(run_dir: Path) -> tuple[int, int | None]:
-    """Return the last step and its epoch, from 0. Without the `file` logger there are no metrics."""
+    """Return the last step and its epoch, from 0. Without the `file` logger there are no metrics, and no epoch."""
     try:
         metrics = read_metrics(run_dir)
     except ValueError:
-        return 1, None
+        return max(saved_steps(run_dir / "checkpoints"), default=1), None
     last = max(metrics)
     epoch = metrics[last].get("training/epoch")
     return max(1, last), None if epoch is None else int(epoch)
@@ -135,14 +148,17 @@ def _with_variables(command: str, choices: Mapping[str, Any], but: str = "") -> 
 def _verb() -> str:
     """Return how one calls `leafe-verl` from the shell: a recipe's own environment is not active there."""
     script = Path(sys.executable).parent / "leafe-verl"
-    return quoted(script) if script.is_file() and Path(sys.prefix).is_relative_to(CHECKOUT) else "leafe-verl"
+    # A checkout that was reached by a link has its environment at that path, and `.venv` itself may be a link.
+    ours = Path(sys.prefix).parent.resolve() == CHECKOUT.resolve()
+    return quoted(script) if script.is_file() and ours else "leafe-verl"
 
 
 def choices_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a command that goes on with the run needs of its configuration, with Hydra's own in it.
 
     `config` and `environment` are the names of the configurations, `overrides` all of the command's, `variables` the
-    environment variables that were set of `VARIABLES`, and `limits` says what ends the run.
+    environment variables that were set of `VARIABLES`, and `limits` says what ends the run. `val_max_samples` tasks are
+    validated, all if it is negative, and `stop_at` ends an action.
     """
     hydra = config["hydra"]
     overrides: Sequence[str] = hydra["overrides"]["task"]
@@ -155,4 +171,5 @@ def choices_of(config: Mapping[str, Any]) -> dict[str, Any]:
         "epochs": trainer["total_epochs"],
         "collect": schedule["collect"],
     }
-    return {**names, "overrides": list(overrides), "variables": variables, "limits": limits}
+    played = {"val_max_samples": config["data"]["val_max_samples"], "stop_at": config["leafe"]["generation"]["stop_at"]}
+    return {**names, **played, "overrides": list(overrides), "variables": variables, "limits": limits}

@@ -167,7 +167,7 @@ def _heading(config: DictConfig) -> Iterator[str]:
     yield f"RUN_DIR={shown(run_dir)}"
     if address := joined_cluster(config):
         yield f"joins the Ray cluster at {address}, with that cluster's own CPUs and GPUs"
-    if not os.environ.get("RUN_DIR") and (unfinished := find_unfinished(run_dir)):
+    if not trainer.val_only and not os.environ.get("RUN_DIR") and (unfinished := find_unfinished(run_dir)):
         yield f"a new run; RUN_DIR={quoted(unfinished)} before the command goes on with the last one, which did not end"
     step = resumed_step(Path(trainer.default_local_dir))
     if trainer.resume_mode != "disable" and step is not None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from leafe_verl.console import ending
 from leafe_verl.console.ending import again, choices_of, next_commands
 
 HYDRA = {
@@ -14,9 +15,10 @@ HYDRA = {
 }
 
 
-def configuration(steps=2, epochs=30, collect="batch"):
+def configuration(steps=2, epochs=30, collect="batch", *, stop_at="fence", tasks=-1):
     trainer = {"total_training_steps": steps, "total_epochs": epochs}
-    return {"hydra": HYDRA, "trainer": trainer, "leafe": {"schedule": {"collect": collect}}}
+    leafe = {"schedule": {"collect": collect}, "generation": {"stop_at": stop_at}}
+    return {"hydra": HYDRA, "trainer": trainer, "leafe": leafe, "data": {"val_max_samples": tasks}}
 
 
 def test_going_on_needs_the_environment_variables_of_the_run(monkeypatch):
@@ -40,6 +42,7 @@ def test_going_on_needs_the_environment_variables_of_the_run(monkeypatch):
 def test_a_run_can_go_on_for_as_long_again_whatever_ended_it(tmp_path, limits, changes, what):
     line = {"step": 10, "data": {"training/epoch": 1}}
     (tmp_path / "metrics-1.jsonl").write_text(json.dumps(line) + "\n")
+    (tmp_path / "checkpoints" / "global_step_10").mkdir(parents=True)
     *_, last = next_commands(tmp_path, choices_of(configuration(*limits)))
     assert last.endswith(f"leafe.seed=1 {changes}   # train on, up to {what}")
 
@@ -58,3 +61,50 @@ def test_an_evaluation_plays_what_the_run_played(tmp_path):
 
 def test_a_run_of_one_step_on_all_tasks_is_not_told_to_train_on(tmp_path):
     assert "train on" not in "\n".join(next_commands(tmp_path, choices_of(configuration(collect="all"))))
+
+
+def test_more_attempts_are_of_the_tasks_that_the_run_validated(tmp_path):
+    (tmp_path / "checkpoints" / "global_step_2").mkdir(parents=True)
+    some = "\n".join(next_commands(tmp_path, choices_of(configuration(tasks=64))))
+    assert "/evaluation --max-tasks 64   # more attempts" in some
+    assert "--max-tasks" not in "\n".join(next_commands(tmp_path, choices_of(configuration())))
+
+
+def test_an_evaluation_ends_actions_as_the_run_did(tmp_path):
+    (tmp_path / "checkpoints" / "global_step_2").mkdir(parents=True)
+    choices = choices_of(configuration(stop_at=None))
+    for given in (["preset=paper"], ["leafe.generation.stop_at=null"]):
+        (told,) = [each for each in next_commands(tmp_path, {**choices, "overrides": given}) if " evaluate " in each]
+        assert told.count("leafe.generation.stop_at=null") == 1
+
+
+def test_a_run_that_saved_nothing_is_not_told_to_train_on(tmp_path):
+    assert "train on" not in "\n".join(next_commands(tmp_path, choices_of(configuration())))
+
+
+def test_without_metrics_the_checkpoints_say_how_far_a_run_got(tmp_path):
+    for step in (2, 10):
+        (tmp_path / "checkpoints" / f"global_step_{step}").mkdir(parents=True)
+    *_, last = next_commands(tmp_path, choices_of(configuration(10)))
+    assert last.endswith("trainer.total_training_steps=20   # train on, up to step 20")
+
+
+def test_a_report_is_opened_by_what_this_machine_has(tmp_path, monkeypatch):
+    (tmp_path / "report.html").touch()
+    choices = choices_of(configuration())
+    for there, said in (["xdg-open", "open"], "xdg-open "), (["open"], "open "), ([], "leafe-verl watch "):
+        monkeypatch.setattr(ending.shutil, "which", lambda name, there=there: name if name in there else None)
+        first = [*next_commands(tmp_path, choices)][2]
+        assert said in first and str(tmp_path) in first
+
+
+def test_our_own_environment_is_known_through_a_link(tmp_path, monkeypatch):
+    checkout, link = tmp_path / "checkout", tmp_path / "link"
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    (checkout / ".venv" / "bin" / "leafe-verl").touch()
+    link.symlink_to(checkout)
+    monkeypatch.setattr(ending, "CHECKOUT", checkout)
+    monkeypatch.setattr(ending.sys, "prefix", str(link / ".venv"))
+    monkeypatch.setattr(ending.sys, "executable", str(link / ".venv" / "bin" / "python"))
+    first = [*next_commands(tmp_path, choices_of(configuration()))][2]
+    assert first.strip().startswith(str(link / ".venv" / "bin" / "leafe-verl"))

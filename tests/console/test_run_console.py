@@ -42,7 +42,7 @@ def test_a_good_end_says_what_the_run_came_to_and_what_to_do_next(tmp_path):
         "Pass@1 rose by 25.0 points, from 25.0 to 50.0 %",
         "report: report.html",
         "log: log.txt",
-        "  open report.html   #",
+        "next:",
         "evaluate --model checkpoints/global_step_1 --attempts 32 --out evaluation   #",
         "recipes/leafe_mbpp.sh leafe.seed=1 trainer.total_training_steps=2   # train on, up to step 2",
     ):

@@ -434,6 +434,10 @@ class TestChat:
     def test_check_says_the_same(self, model, capsys):
         assert check._model_state(str(model)).startswith("turns are appended by verl's builder 'auto'")
 
+    def test_check_takes_a_checkpoint(self, model, tmp_path, monkeypatch):
+        monkeypatch.setattr("leafe_verl.checkpoints.hf_folder", lambda path: str(model))
+        assert check._model_state(str(tmp_path / "global_step_2")).startswith("turns are appended")
+
     def test_check_names_what_is_missing(self, tmp_path, capsys):
         (write_model(tmp_path) / "chat_template.jinja").unlink()
         with pytest.raises(ValueError, match="no chat template"):

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.debug import marked_timer
@@ -34,6 +34,7 @@ class CheckpointingTrainer(PPOTrainerSync):  # type: ignore[misc]  # verl is Any
 
     trains_weights: bool = True
     """False: the weights stay as they are, so that null saves nothing and validates after the last step only."""
+    total_training_steps: int
 
     @functools.cached_property
     def activity(self) -> ActivityFile:
@@ -42,7 +43,25 @@ class CheckpointingTrainer(PPOTrainerSync):  # type: ignore[misc]  # verl is Any
 
     def _init_dataloader(self) -> None:
         super()._init_dataloader()
+        self._end_with_the_epochs(self.config)
         self._plan_checkpoints(self.config.trainer)
+
+    def _end_with_the_epochs(self, config: DictConfig) -> None:
+        """Count no steps beyond trainer.total_epochs, which end verl's loop without a last save and validation."""
+        planned, held = int(self.total_training_steps), self.steps_per_epoch * config.trainer.total_epochs
+        if not 0 < held < planned:
+            return
+        logger.warning(
+            "trainer.total_epochs=%s of %s steps each ends this run after step %s, not trainer.total_training_steps=%s",
+            config.trainer.total_epochs,
+            self.steps_per_epoch,
+            held,
+            planned,
+        )
+        self.total_training_steps = held
+        if OmegaConf.select(config, "actor_rollout_ref.actor.optim"):
+            with open_dict(config):
+                config.actor_rollout_ref.actor.optim.total_training_steps = held
 
     def _plan_checkpoints(self, trainer: DictConfig) -> None:
         """Replace null by numbers, now that the number of steps is known, and take over verl's rotation."""

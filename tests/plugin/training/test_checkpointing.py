@@ -221,21 +221,28 @@ class TestHooks:
         monkeypatch.setattr(PPOTrainerSync, "_validate", lambda self: {"val-core/a/pass@1": self.scores.pop(0)})
         monkeypatch.setattr(checkpointing_trainer.time, "monotonic", lambda: clock.now)
 
-        def play(total, scores, *, minutes=0.0, trains=True, settings=None, **trainer_config):
+        def play(total, scores, *, minutes=0.0, trains=True, settings=None, epochs=1, **trainer_config):
             """verl's fit, as far as saving and validation go. Returns the steps that were saved and validated."""
             saved.clear()
             trainer = object.__new__(type("Trainer", (CheckpointingTrainer,), {"trains_weights": trains}))
-            chosen = {"save_freq": None, "test_freq": None, "default_local_dir": str(tmp_path), **trainer_config}
+            chosen = {
+                "save_freq": None,
+                "test_freq": None,
+                "default_local_dir": str(tmp_path),
+                "total_epochs": epochs,
+                **trainer_config,
+            }
             trainer.config = OmegaConf.create(
                 {"run_dir": str(tmp_path), "trainer": chosen, "leafe": {"checkpoints": settings or {}}}
             )
             trainer.total_training_steps, trainer.scores, trainer.global_steps = total, [0.9, *scores], 0
+            trainer.steps_per_epoch = 100
             validated = []
             trainer._init_dataloader()
             trainer._load_checkpoint()
             trainer._validate()
             trainer.on_train_begin()
-            chosen = trainer.config.trainer
+            chosen, total = trainer.config.trainer, min(total, 100 * epochs)
             for step in range(1, total + 1):
                 trainer.global_steps, clock.now = step, clock.now + minutes * MINUTE
                 trainer.step({}, {})
@@ -247,6 +254,10 @@ class TestHooks:
             return list(saved), validated
 
         return play
+
+    def test_a_run_that_its_epochs_end_saves_and_validates_at_its_end(self, run):
+        saved, validated = run(1000, [0.5] * 20, epochs=1)
+        assert saved[-1] == validated[-1] == 100
 
     def test_two_steps_save_and_validate_once_at_the_end(self, run, folder):
         assert run(2, [0.1]) == ([2], [2])
