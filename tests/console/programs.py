@@ -18,6 +18,8 @@ choices = {
     "environment": "mbpp",
     "overrides": ["environment=mbpp", "leafe.seed=1"],
     "variables": {},
+    "val_max_samples": -1,
+    "stop_at": "fence",
     "limits": {"steps": 1, "epochs": 30, "collect": "batch"},
 }
 console = RunConsole(Path(sys.argv[1]), choices)
