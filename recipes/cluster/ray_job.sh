@@ -22,5 +22,8 @@ variables=()
 for name in RUN_DIR MODEL TRAIN_FILES VAL_FILES LEAFE_CPU_DTYPE; do
     [ -z "${!name:-}" ] || variables+=("$name=${!name}")
 done
+# Ray 2.60 makes a token in the first run on a machine, and asks every client of the clusters that start later for it. Its
+# other commands send it; `ray job` must be told to.
+if [ -z "${RAY_AUTH_MODE:-}" ] && [ -e "${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}" ]; then export RAY_AUTH_MODE=token; fi
 exec ray job submit --address "${RAY_API_SERVER_ADDRESS:-http://127.0.0.1:8265}" --working-dir . -- \
     env "${variables[@]}" bash "$recipe" trainer.nnodes="${NODES:-1}" trainer.n_gpus_per_node="${GPUS:-8}" "$@"
