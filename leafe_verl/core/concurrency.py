@@ -35,5 +35,8 @@ async def unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T
             return working.result()
     finally:
         stopped.cancel()
-        working.cancel()
+        # asyncio.wait_for, before Python 3.12, swallows a cancellation that comes together with what it waits for.
+        while not working.done():
+            working.cancel()
+            await asyncio.wait({working}, timeout=1)
     raise Interrupted("the training step ended first; leafe.collection.share sets when")

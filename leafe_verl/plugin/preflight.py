@@ -50,7 +50,7 @@ def find_problems(config: DictConfig) -> list[str]:
     with_hub = not model_problems(config.actor_rollout_ref.model.path)
     problems += _environment_problems(values.get("environment"), config.data, with_hub)
     # How long an attempt becomes is known of a run alone that is valid otherwise.
-    return problems or memory_problems(config, settings)
+    return problems or [*_budget_problems(config, settings), *memory_problems(config, settings)]
 
 
 def _environment_problems(section: Any, data: DictConfig, with_hub: bool) -> list[str]:
@@ -150,6 +150,23 @@ def _context_problems(config: DictConfig, settings: Settings) -> list[str]:
     return [
         f"leafe.context.window is {settings.context.window}, which makes several sequences of an attempt, and "
         f"algorithm.adv_estimator is {estimator!r}; expected grpo, or leafe.context.window=null"
+    ]
+
+
+def _budget_problems(config: DictConfig, settings: RunSettings) -> list[str]:
+    """Without the steps of one attempt no tree would begin."""
+    environment, steps = settings.environment, settings.exploration_budget.environment_steps
+    if steps is None or config.trainer.v1.trainer_mode == "grpo":
+        return []
+    tried = make(environment.name, **environment.options)
+    tried.close()
+    horizon = environment.horizon or tried.horizon
+    if steps >= horizon:
+        return []
+    kept = settings.distillation.max_recoveries
+    return [
+        f"leafe.budget.environment_steps is {settings.budget.environment_steps}, of which {kept} are kept for recovery "
+        f"targets; expected at least {horizon + kept}, since an attempt may take {horizon} (leafe.environment.horizon)"
     ]
 
 

@@ -63,7 +63,7 @@ def test_leafe_trains_on_examples_of_every_kind(leafe_run):
     assert sum(first[step]["leafe/examples/counterfactual"] for step in (1, 2)) > 0
     assert sum(first[step]["leafe/examples/rehearsal"] for step in (1, 2)) > 0
     assert sum(first[step]["leafe/examples/recovery"] for step in (1, 2)) > 0
-    assert sum(first[step]["actor/loss_recovery"] for step in (1, 2)) > 0
+    assert sum(first[step].get("actor/loss_recovery", 0) for step in (1, 2)) > 0
     assert "actor/entropy" not in first[1], "SFT makes no log-prob pass"
 
 

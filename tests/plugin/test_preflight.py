@@ -256,6 +256,14 @@ def test_forked_workers_are_for_runs_without_a_gpu_that_start_ray_themselves(con
     monkeypatch.delenv("RAY_RUNTIME_ENV_HOOK")
 
 
+@pytest.mark.parametrize(("steps", "refused"), [(5, True), (6, False)])
+def test_a_budget_without_the_steps_of_one_attempt_is_refused(config, steps, refused):
+    given = (f"leafe.budget.environment_steps={steps}", "leafe.environment.horizon=2", "leafe.memory.refuse=false")
+    problems = find_problems(config(*given, "leafe.distillation.recovery_targets=4"))
+    said = f"leafe.budget.environment_steps is {steps}, of which 4 are kept for recovery targets; expected at least 6"
+    assert [problem.startswith(said) for problem in problems] == [True] * refused
+
+
 def test_a_checkpoint_without_weights_is_refused_as_a_model(config, tmp_path):
     with pytest.raises(SystemExit, match="is no model: expected a Hugging Face folder"):
         PrepareModel().on_run_start(config(f"actor_rollout_ref.model.path={tmp_path}"))

@@ -169,7 +169,7 @@ class ReplayLoop(ExploreLoop):
     """Reads the stored trees of a task instead of exploring it, to run stage 2 alone."""
 
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> list[AgentLoopOutput]:
-        """Return the rows of all stored trees of the task; no rows if the store has no tree of it.
+        """Return the rows of all stored trees of the task; if the store has none, a row that trains nothing.
 
         Recovery targets of trees that were collected without any are confirmed now, by replay.
         """
@@ -181,7 +181,8 @@ class ReplayLoop(ExploreLoop):
             if tree.recoveries is None:
                 await explorer.confirm_recoveries(tree)
             rows += self.rows(tree, await self.examples(tree, policy), None, number)
-        return rows
+        # verl's replay buffer would end a run in which none of a step's tasks gives a row.
+        return rows or [self._summary_row(None, TreeRecord({TREES_UNKEPT: 0}), success=0.0)]
 
 
 def find_mask_token(tokenizer: Any) -> int:

@@ -127,10 +127,12 @@ class RolloutManager(AgentLoopManagerTQ):  # type: ignore[misc]  # verl is Any t
         """A ping that waits for its answer, and the time when it was sent, by the worker's number."""
         self._task_ends: dict[int, ray.ObjectRef[None]] = {}
         self._checked_at = 0.0
+        self._stopped: int | None = None
+        """The training step whose trees were cut short, until the next tasks are sent."""
 
     def generate_sequences(self, prompts: TensorDict) -> None:
         """Send each worker its share of the tasks, and remember which. Returns before they are played."""
-        self._sent = {}
+        self._sent, self._stopped = {}, None
         self._replace_leaking()
         if get_non_tensor_data(prompts, "validate", False):
             rows = zip(prompts["uid"], prompts["extra_info"], strict=True)
@@ -152,6 +154,7 @@ class RolloutManager(AgentLoopManagerTQ):  # type: ignore[misc]  # verl is Any t
 
     def stop_exploring(self, step: int) -> None:
         """Tell all workers to cut short the trees of a training step."""
+        self._stopped = step
         for worker in self.agent_loop_workers:
             worker.stop_exploring.remote(step)
 
@@ -186,7 +189,8 @@ class RolloutManager(AgentLoopManagerTQ):  # type: ignore[misc]  # verl is Any t
         except (RayActorError, GetTimeoutError):  # it died between two steps, so no task is to blame
             self._note_death(worker)
             self._replace(worker)
-            ray.get(self.agent_loop_workers[worker].generate_sequences.remote(share))
+            # Where no worker can be started at all, as without its node, nothing else would end the wait.
+            ray.get(self.agent_loop_workers[worker].generate_sequences.remote(share), timeout=STUCK_SECONDS)
 
     def _is_dead(self, worker: int) -> bool:
         if worker not in self._pings:
@@ -257,6 +261,8 @@ class RolloutManager(AgentLoopManagerTQ):  # type: ignore[misc]  # verl is Any t
             name=f"agent_loop_worker_{worker}_{uuid4().hex[:8]}",
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True) if node else "DEFAULT",
         ).remote(self.config, self.llm_client, self.teacher_client, self.reward_loop_worker_handles)
+        if self._stopped is not None:
+            self.agent_loop_workers[worker].stop_exploring.remote(self._stopped)
 
     def _play_again(self, worker: int, share: TensorDict, unfinished: set[str], partition_id: str) -> None:
         uids = [str(uid) for uid in share["uid"]]

@@ -84,10 +84,10 @@ class ServerPolicy:
         return self.chat.builder
 
     async def begin(self, messages: Sequence[Message]) -> History:
-        opening = self.chat.opening(messages)
-        spoken = [dict(message) for message in opening]
+        """Open a history. Its messages are those of the environment, whatever form the template takes them in."""
+        spoken = [dict(message) for message in self.chat.opening(messages)]
         token_ids = await asyncio.to_thread(self.builder.build_initial_tokens, spoken, **self._tools())
-        return History(tuple(token_ids), tuple(opening))
+        return History(tuple(token_ids), tuple(messages))
 
     async def extend(self, history: History, turn: Turn, observation: str) -> History:
         """Extend a history as `Policy.extend` does; see `ChatFormat.prompt_with` for what is shown of the turn.
@@ -96,11 +96,12 @@ class ServerPolicy:
         """
         drops = self.chat.drops_thoughts(self.generation.earlier_thoughts)
         closed = self.chat.prompt_with(history.token_ids, turn, thoughts=not drops)
-        spoken = [*map(dict, history.messages), {"role": "assistant", "content": turn.text}]
+        said: Message = {"role": "assistant", "content": turn.text}
         called = self.calls is not None and await asyncio.to_thread(self.calls.answers_call, turn.text)
-        answered = [*spoken, {"role": "tool" if called else "user", "content": observation}]
+        answer: Message = {"role": "tool" if called else "user", "content": observation}
+        spoken = [*map(dict, self.chat.opening(history.messages)), said]
         merge = functools.partial(self.builder.merge_context_tokens, **self._tools())
-        merged = await asyncio.to_thread(merge, spoken, answered, list(closed))
+        merged = await asyncio.to_thread(merge, spoken, [*spoken, answer], list(closed))
         if tuple(merged.token_ids[: len(closed)]) != closed:
             raise PolicyFailure(
                 "verl's continuous-token builder rewrote sampled tokens; name another family in "
@@ -112,7 +113,7 @@ class ServerPolicy:
                 f"a history of {len(merged.token_ids)} tokens is longer than the window of {self.window}; raise "
                 "data.max_prompt_length or data.max_response_length"
             )
-        return History(tuple(merged.token_ids), tuple(answered), (history, turn))
+        return History(tuple(merged.token_ids), (*history.messages, said, answer), (history, turn))
 
     def _tools(self) -> dict[str, Any]:
         return {"tools": list(self.calls.schemas)} if self.calls else {}

@@ -56,19 +56,23 @@ def _lengths(batch: KVBatchMeta) -> dict[str, int]:
 def _repeated(
     examples: Records, uses: Mapping[str, int], lengths: Mapping[str, int]
 ) -> Iterator[tuple[str, ExampleRecord]]:
-    """Yield the rows that are used, in the order of `uses`, each with its record.
+    """Yield the rows that are used, round by round and in a round in the order of `uses`, each with its record.
 
-    A copy shares all its tokens with the row before it. What a row shares with the last one that is used, where those
-    between them are not, is the least of what each of these shares with the one before it.
+    The copies of a round count as trees of their own, since side by side they would fill whole mini-batches with one
+    example. What a row shares with the last one that is used, where those between them are not, is the least of what
+    each of these shares with the one before it.
     """
-    tree, shared = None, 0
-    for key, number in uses.items():
-        record = examples[key]
-        shared = min(shared, record.shared_tokens) if record.origin[:2] == tree else 0
-        tree = record.origin[:2]
-        for copy in range(1, number + 1):
-            yield copy_key(key, copy), dataclasses.replace(record, shared_tokens=shared)
-            shared = lengths[key]
+    trees = 1 + max((record.tree for record in examples.values()), default=0)
+    for number in range(1, max(uses.values(), default=0) + 1):
+        tree, shared = None, 0
+        for key, times in uses.items():
+            record = examples[key]
+            shared = min(shared, record.shared_tokens) if record.origin[:2] == tree else 0
+            tree = record.origin[:2]
+            if times >= number:
+                copied_tree = record.tree + (number - 1) * trees
+                yield copy_key(key, number), dataclasses.replace(record, tree=copied_tree, shared_tokens=shared)
+                shared = lengths[key]
 
 
 def _copied(batch: KVBatchMeta, keys: list[str], number: int) -> KVBatchMeta:

@@ -80,7 +80,9 @@ def distillation_loss(
     }
     shares = term_shares(info, tokens)
     loss = torch.stack([weight * shares[name] * terms[name] for name, weight in weights.items()]).sum()
-    metrics = {f"loss_{name}": Metric(AggregationType.SUM, term.detach()) for name, term in terms.items()}
+    # verl takes the mean over mini-batches: one without a term's tokens says nothing of it.
+    told = {name: terms[name] for name, number in zip(weights, tokens, strict=True) if number}
+    metrics = {f"loss_{name}": Metric(AggregationType.SUM, term.detach()) for name, term in told.items()}
     if TEACHER_IDS in data:
         metrics |= teacher_metrics(model_output, data)
     if MARGIN in data and (pairs := tokens[[*weights].index(Kind.PREFERENCE.value)]):

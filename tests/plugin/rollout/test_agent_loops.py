@@ -189,7 +189,7 @@ def stored(*walks):
     return tree
 
 
-def replayed(trees, tokenizer=None, **distillation):
+def replayed(trees, tokenizer=None, task=None, **distillation):
     """The rows that stage 2 alone makes of stored trees."""
     loop = object.__new__(ReplayLoop)
     loop.rollout_config = SimpleNamespace(calculate_log_probs=False)
@@ -198,7 +198,7 @@ def replayed(trees, tokenizer=None, **distillation):
     loop.settings = RunSettings.from_mapping({"distillation": {"rehearsal_share": 0.0, **distillation}})
     loop._store = lambda: SimpleNamespace(find_all=lambda key: trees)
     loop.explorer = lambda *_: (Explorer(Quiz, ScriptedPolicy({}), loop.settings), None)
-    row = {"extra_info": {TASK_FIELD: json.dumps(dataclasses.asdict(trees[0].task))}}
+    row = {"extra_info": {TASK_FIELD: json.dumps(dataclasses.asdict(task or trees[0].task))}}
     rows = asyncio.run(loop.run({}, **row, global_steps=1, session_id=0))
     return [(row, read_record(row.extra_fields)) for row in rows]
 
@@ -208,6 +208,11 @@ def test_stage_two_confirms_the_recovery_targets_that_a_store_lacks():
     assert (summary.counts["confirmations"], summary.counts["replayed_steps"]) == (1, 1)
     assert example.kind is Kind.RECOVERY and text_of(row.prompt_ids) == "<u>?<end><a>x<end><u>x!<end><a>"
     assert text_of(row.response_ids) == "a<end>" and row.response_mask == [1, 1]
+
+
+def test_stage_two_trains_nothing_on_a_task_without_stored_trees():
+    ((row, summary),) = replayed([], task=stored(["a"]).task)
+    assert sum(row.response_mask) == 0 and summary.counts == {"trees_unkept": 0}
 
 
 def test_stage_two_takes_what_a_tree_holds_as_it_is():

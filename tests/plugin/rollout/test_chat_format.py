@@ -153,7 +153,8 @@ def test_verls_builder_is_taken_where_it_appends_what_the_template_renders(name,
 def test_a_system_prompt_that_the_template_refuses_opens_the_users_turn():
     chat = ask(FAMILIES["gemma2"])
     opening = play(chat, [chat.end_of_turn])[0]
-    assert opening.messages == ({"role": "user", "content": f"{SYSTEM}\n\n{TASK}"},)
+    assert chat.opening(opening.messages) == [{"role": "user", "content": f"{SYSTEM}\n\n{TASK}"}]
+    assert [message["content"] for message in opening.messages] == [SYSTEM, TASK], "as a replay compares them"
 
 
 def test_what_was_found_is_said():

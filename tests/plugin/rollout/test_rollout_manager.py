@@ -1,6 +1,7 @@
 """Rollout workers that die, with Ray replaced by objects that answer at once."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -44,6 +45,7 @@ class Worker:
         self.ping = self.next_end = Method(self, lambda: None)
         self.held = ProcessUsage(memory=100, descriptors=0.1, losses={"sandboxes_lost": 1}, node=NODE)
         self.usage = Method(self, lambda: self.held)
+        self.stop_exploring = SimpleNamespace(remote=self.stopped.append)
         self.generate_sequences = Method(self, lambda share: self.played.append([str(uid) for uid in share["uid"]]))
 
     def hang(self, _share):
@@ -185,6 +187,17 @@ def test_a_worker_that_hangs_when_it_is_given_tasks_is_replaced(manager, ray):
     stuck.generate_sequences = Method(stuck, stuck.hang)
     manager.generate_sequences(tasks(2))
     assert stuck.dead and ray.made[0].played == [["u0"]]
+
+
+def test_a_worker_that_is_replaced_after_the_stop_is_stopped_too(manager, ray):
+    manager.generate_sequences(tasks(4))
+    manager.stop_exploring(3)
+    manager.agent_loop_workers[0].dead = True
+    look(manager, {"u0", "u1"})
+    assert ray.made[-1].stopped == [3] and len(ray.made[-1].played) == 1
+    manager.generate_sequences(tasks(4))
+    manager._replace(1)
+    assert ray.made[-1].stopped == [], "another step"
 
 
 def test_a_worker_is_replaced_on_its_own_node(manager, ray):

@@ -67,11 +67,11 @@ def test_every_example_stands_as_often_as_it_is_trained_on(queue):
     assert sum(record.trained_tokens for record in records.values()) == 80
 
 
-def test_copies_share_the_whole_example(queue):
+def test_copies_are_trees_of_their_own_so_that_no_mini_batch_is_one_example(queue):
     _, records = matched(tokens=60)
-    assert [(key, record.shared_tokens) for key, record in records.items()] == [
-        *[("a0", 0), ("copy2-a0", 30), ("a1", 7), ("copy2-a1", 40)],
-        *[("b0", 0), ("copy2-b0", 50)],
+    assert [(key, record.origin[:2], record.shared_tokens) for key, record in records.items()] == [
+        *[("a0", ("a", 0), 0), ("a1", ("a", 0), 7), ("b0", ("b", 0), 0)],
+        *[("copy2-a0", ("a", 1), 0), ("copy2-a1", ("a", 1), 7), ("copy2-b0", ("b", 1), 0)],
     ]
 
 
