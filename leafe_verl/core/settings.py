@@ -201,6 +201,9 @@ class DistillationSettings(Section):
     """Early Experience: epochs over a step's observations before the successful attempts are imitated."""
     share_prefixes: Annotated[bool, OURS] = True
     """Whether a prefix that several examples share is computed once. Loss and gradients are the same either way."""
+    mix_trees: Annotated[bool, OURS] = True
+    """Whether a mini-batch draws its examples from all of the step's trees, as SFT does. False: it takes whole trees,
+    which share more prefixes, so that a small one trains on one task alone."""
     loss: Annotated[
         Literal["nll", "dpo", "kl"],
         Source("paper; `dpo` is a control of ours, arXiv 2305.18290, and `kl` is ours, beyond the paper"),

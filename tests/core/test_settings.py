@@ -53,6 +53,7 @@ INVALID = {
     "leafe.distillation.thoughts": ["false", None],
     "leafe.distillation.world_model_epochs": [0, 1.5],
     "leafe.distillation.share_prefixes": ["false", None],
+    "leafe.distillation.mix_trees": ["false", None],
     "leafe.distillation.loss": ["ipo", None],
     "leafe.distillation.kl_top_k": [0, 2.5, None],
     "leafe.distillation.kl_share": [0, 1.5, None],

@@ -1,4 +1,4 @@
-"""Assigns examples to mini-batches and ranks, so that trees stay together and ranks have equal work."""
+"""Assigns examples to mini-batches and ranks, so that what shares a prefix is adjacent and ranks have equal work."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from leafe_verl.plugin.training.prefix_tree import cut_into, merged_length
 
@@ -55,24 +55,55 @@ class BatchLayout:
         return sum(map(max, tokens)) * len(tokens[0]) / sum(map(sum, tokens))
 
 
-def lay_out(rows: Sequence[ExampleRow], *, mini_batches: int, ranks: int, draw: random.Random | None) -> BatchLayout:
+def lay_out(
+    rows: Sequence[ExampleRow], *, mini_batches: int, ranks: int, draw: random.Random | None, mixed: bool = False
+) -> BatchLayout:
     """Divide rows into mini-batches, and each mini-batch over the ranks.
 
     The numbers of examples of two mini-batches differ by at most one, where joined rows count as one example. Ranks
-    are balanced by the number of tokens that they compute after merging shared prefixes. A tree is cut only where a
-    mini-batch or a rank ends within it.
+    are balanced by the number of tokens that they compute after merging shared prefixes.
 
     Args:
         rows: Rows ordered by tree, and within a tree in shared-prefix order (`sort_by_shared_prefix`).
-        draw: Shuffles the trees; None keeps them in the given order.
+        draw: Shuffles; None keeps the given order.
+        mixed: Whether examples are shuffled, so that a mini-batch holds those of many trees. Else trees are, and one is
+            cut only where a mini-batch or a rank ends within it.
     """
-    trees = [list(tree) for _, tree in itertools.groupby(rows, key=lambda row: row.tree)]
+    examples = [*_with_joined(rows)]
+    groups = [[each] for each in examples] if mixed else _by_tree(examples)
     if draw:
-        draw.shuffle(trees)
-    ordered = list(itertools.chain(*trees))
-    begins = [index for index, row in enumerate(ordered) if not row.joined]
-    bounds = [begins[len(begins) * i // mini_batches] for i in range(mini_batches)] + [len(ordered)]
-    return BatchLayout(tuple(_over_ranks(ordered[begin:end], ranks) for begin, end in itertools.pairwise(bounds)))
+        draw.shuffle(groups)
+    ordered = list(itertools.chain(*groups))
+    bounds = [len(ordered) * i // mini_batches for i in range(mini_batches + 1)]
+    parts = [list(itertools.chain(*ordered[begin:end])) for begin, end in itertools.pairwise(bounds)]
+    if mixed:
+        parts = [_side_by_side(rows, {row.key for row in part}) for part in parts]
+    return BatchLayout(tuple(_over_ranks(part, ranks) for part in parts))
+
+
+def _with_joined(rows: Sequence[ExampleRow]) -> Iterator[list[ExampleRow]]:
+    """Yield each example: its row, and those that are joined to it."""
+    begins = [index for index, row in enumerate(rows) if not row.joined]
+    yield from (list(rows[begin:end]) for begin, end in itertools.pairwise([*begins, len(rows)]))
+
+
+def _by_tree(examples: Sequence[list[ExampleRow]]) -> list[list[list[ExampleRow]]]:
+    return [list(tree) for _, tree in itertools.groupby(examples, key=lambda example: example[0].tree)]
+
+
+def _side_by_side(rows: Sequence[ExampleRow], keys: set[str]) -> list[ExampleRow]:
+    """Return the rows of these keys in the order of all, with what each still shares with the one before it.
+
+    That is the least of what those between them, and it, share with the row before.
+    """
+    found: list[ExampleRow] = []
+    shared = 0
+    for before, row in zip([None, *rows], rows, strict=False):
+        shared = min(shared, row.shared) if before and before.tree == row.tree else 0
+        if row.key in keys:
+            found.append(replace(row, shared=shared))
+            shared = row.length
+    return found
 
 
 def _over_ranks(rows: Sequence[ExampleRow], ranks: int) -> tuple[tuple[ExampleRow, ...], ...]:

@@ -117,7 +117,8 @@ class PhaseBuilder:
     ) -> Phase:
         actor = self.config.actor_rollout_ref.actor
         draw = random.Random(f"{actor.data_loader_seed}:{self.step}:{name}") if actor.shuffle else None
-        layout = lay_out(self._rows(batch, examples), mini_batches=mini_batches, ranks=self.ranks, draw=draw)
+        rows, mixed = self._rows(batch, examples), self.config.leafe.distillation.mix_trees
+        layout = lay_out(rows, mini_batches=mini_batches, ranks=self.ranks, draw=draw, mixed=mixed)
         padded, rows_per_rank = self._padded(batch, layout, mini_batches, examples)
         _put_terms(padded, [*weights], examples)
         pairs = _put_pairs(padded, examples)

@@ -1,4 +1,4 @@
-"""Mini-batches hold every example once, keep trees together and balance the computed tokens of ranks."""
+"""Mini-batches hold every example once, keep together what shares a prefix, and balance the computed tokens of ranks."""
 
 from __future__ import annotations
 
@@ -47,6 +47,40 @@ def test_the_order_is_drawn_by_trees(seed):
     grouped = [list(group) for _, group in itertools.groupby(drawn, key=lambda row: row.tree)]
     assert sorted(grouped, key=lambda group: group[0].key) == trees
     assert lay_out(rows, mini_batches=1, ranks=1, draw=None).cells[0][0] == tuple(rows)
+
+
+def shared_before(rows, keys):
+    """What each row of `keys` shares with the one before it in `keys`, worked out from whole sequences."""
+    texts, found, last = {}, [], None
+    for before, row in zip([None, *rows], rows, strict=False):
+        head = texts[before.key][: row.shared] if before and before.tree == row.tree else ()
+        texts[row.key] = (*head, *((row.key, number) for number in range(row.length - len(head))))
+        if row.key in keys:
+            pairs = zip(texts[last], texts[row.key], strict=False) if last else ()
+            found.append((row.key, sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))))
+            last = row.key
+    return found
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_mixed_mini_batches_hold_every_example_once_with_what_they_still_share(seed, ranks):
+    rows = list(itertools.chain(*random_trees(seed)))
+    mini_batches = -(-len(rows) // 4)
+    layout = lay_out(rows, mini_batches=mini_batches, ranks=ranks, draw=random.Random(seed), mixed=True)
+    assert sorted(row.key for row in itertools.chain(*itertools.chain(*layout.cells))) == sorted(r.key for r in rows)
+    for mini_batch in layout.cells:
+        drawn = list(itertools.chain(*mini_batch))
+        assert len(drawn) <= 4
+        assert [(row.key, row.shared) for row in drawn] == shared_before(rows, {row.key for row in drawn})
+
+
+def test_a_mixed_mini_batch_is_of_many_trees():
+    rows = list(itertools.chain(*(tree(f"t{n}.", *[(50, 40)] * 4) for n in range(16))))
+    for mixed, expected in ((False, 1), (True, 3)):
+        layout = lay_out(rows, mini_batches=16, ranks=1, draw=random.Random(0), mixed=mixed)
+        trees = [len({row.tree for row in cell}) for (cell,) in layout.cells]
+        assert sum(trees) / len(trees) >= expected and (mixed or max(trees) == 1)
 
 
 def test_ranks_are_balanced_by_what_is_left_to_compute():
