@@ -156,3 +156,27 @@ def started(
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, 9)
+
+
+def evaluate(model: Path, source: tuple[str, Path], out: Path, attempts: int, *overrides: str) -> str:
+    """Run `leafe-verl evaluate` on `--tasks FILE` or `--from STORE` and return what it printed. Fails with its end."""
+    command = [sys.executable, "-m", "leafe_verl", "evaluate", "--device", "cpu", "--attempts", str(attempts)]
+    command += ["--model", str(model), *map(str, source), "--out", str(out)]
+    command += ["leafe.environment.name=end_to_end.letters:Letters", "leafe.generation.max_tokens=24"]
+    command += [
+        "leafe.reflection.max_tokens=24",
+        "data.max_prompt_length=768",
+        "data.max_response_length=256",
+        *overrides,
+    ]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{TESTS}:{TESTS.parent}",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        command, env=environment, cwd=out.parent, capture_output=True, text=True, timeout=LIMIT_SECONDS
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    return done.stdout

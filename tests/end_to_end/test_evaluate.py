@@ -1,8 +1,5 @@
 """leafe-verl evaluate with verl and vLLM on a tiny random model: collect, lose a tree, extend; go on from failures."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +7,7 @@ import pytest
 pytest.importorskip("vllm", reason="vllm is not installed; recipes/setup.sh installs it")
 pytest.importorskip("verl", reason="verl is not installed; recipes/setup.sh installs it")
 
-from end_to_end.launch import LIMIT_SECONDS, TESTS, write_tasks
+from end_to_end.launch import evaluate, write_tasks
 from end_to_end.letters import Letters
 from end_to_end.tiny_model import make_tiny_model
 from fakes import ScriptedPolicy, grow
@@ -19,25 +16,6 @@ from leafe_verl.evaluation.results import missing_attempts, read_evaluation
 from leafe_verl.trees import Provenance, TreeWriter, read_trees
 
 pytestmark = pytest.mark.end_to_end
-
-
-def evaluate(model: Path, source: tuple[str, Path], out: Path, attempts: int) -> str:
-    """Run the verb on `--tasks FILE` or `--from STORE` and return what it printed. Fails with its end."""
-    command = [sys.executable, "-m", "leafe_verl", "evaluate", "--device", "cpu", "--attempts", str(attempts)]
-    command += ["--model", str(model), *map(str, source), "--out", str(out)]
-    command += ["leafe.environment.name=end_to_end.letters:Letters", "leafe.generation.max_tokens=24"]
-    command += ["leafe.reflection.max_tokens=24", "data.max_prompt_length=768", "data.max_response_length=256"]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{TESTS}:{TESTS.parent}",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": "1",
-    }
-    done = subprocess.run(
-        command, env=environment, cwd=out.parent, capture_output=True, text=True, timeout=LIMIT_SECONDS
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
-    return done.stdout
 
 
 def test_what_is_missing_is_collected_and_nothing_twice(tmp_path):

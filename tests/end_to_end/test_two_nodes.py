@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -11,9 +12,10 @@ pytest.importorskip("verl", reason="verl is not installed; recipes/setup.sh inst
 
 from ray.cluster_utils import Cluster
 
-from end_to_end.launch import LIMIT_SECONDS, TESTS, launch, started
+from end_to_end.launch import LIMIT_SECONDS, TESTS, evaluate, launch, started, write_tasks
 from end_to_end.tiny_model import make_tiny_model
 from leafe_verl.checkpoints import STEP, is_whole
+from leafe_verl.evaluation.results import read_evaluation
 from leafe_verl.trees import index
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.costly]
@@ -73,6 +75,14 @@ def test_the_first_update_is_that_of_one_node_with_as_many_ranks(model, explored
 def test_grpo_trains_on_both(model, cluster, tmp_path):
     metrics = launch("grpo", model, tmp_path / "grpo", *TWO_NODES, "trainer.total_training_steps=1")[1]
     assert metrics["leafe/environment_steps"] > 0 and metrics["leafe/updates"] >= 1
+
+
+def test_an_evaluation_plays_on_both(model, cluster, tmp_path):
+    tasks, out = ("--tasks", write_tasks(tmp_path / "tasks.jsonl", 4)), tmp_path / "out"
+    assert "Pass@2" in evaluate(model, tasks, out, 2, *TWO_NODES)
+    assert len(read_evaluation(out)) == 8
+    servers = set(re.findall(r"\(vLLMHttpServer pid=\d+", (out / "log.txt").read_text(errors="replace")))
+    assert len(servers) == 2, "a server on each node"
 
 
 def test_a_killed_node_costs_the_step_in_which_it_dies(model, cluster, tmp_path):

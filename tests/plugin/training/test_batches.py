@@ -1,4 +1,4 @@
-"""Mini-batches hold every example once, keep together what shares a prefix, and balance the computed tokens of ranks."""
+"""Mini-batches hold every example once, keep shared prefixes together, and balance the computed tokens of ranks."""
 
 from __future__ import annotations
 
