@@ -105,6 +105,7 @@ def test_the_best_checkpoint_is_named(leafe_run, leafe_dir):
 
 def test_tensorboard_has_branches_of_every_step(leafe_run, leafe_dir):
     pytest.importorskip("tensorboard", reason="tensorboard is missing; pip install tensorboard")
+    pytest.importorskip("matplotlib", reason="matplotlib is missing, without which trees are no pictures")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(leafe_dir / "tensorboard"))
