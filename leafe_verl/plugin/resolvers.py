@@ -21,6 +21,7 @@ from leafe_verl.checkpoints import tree_store
 from leafe_verl.embedded import DATA, is_embedded, model_folder
 from leafe_verl.model_config import ModelShape
 from leafe_verl.plugin.cpu.platform import cpu_dtype
+from leafe_verl.plugin.cpu.vllm_build import block_size
 from leafe_verl.plugin.ray_cores import ray_cpus
 from leafe_verl.plugin.ray_job import require_named
 
@@ -85,6 +86,7 @@ def weight_bucket(model: str) -> int:
 
 RESOLVERS: dict[str, Callable[..., Any]] = {
     "leafe_basename": lambda path: Path(path).name,
+    "leafe_block_size": block_size,
     "leafe_cores": lambda: str(len(os.sched_getaffinity(0))),
     "leafe_cpu_dtype": cpu_dtype,
     "leafe_data": lambda name: str(DATA / f"{name}.jsonl"),

@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from leafe_verl import embedded
 from leafe_verl.plugin.cpu.platform import cpu_dtype
+from leafe_verl.plugin.cpu.vllm_build import block_size
 from leafe_verl.plugin.cpu.vllm_sampling import sample
 from leafe_verl.task_files import read_tasks
 
@@ -57,7 +58,11 @@ def measure(options: argparse.Namespace) -> dict[str, list[float]]:
     from vllm.v1.sample.ops import topk_topp_sampler
 
     engine = LLM(
-        str(options.model), dtype=cpu_dtype(), enforce_eager=True, max_num_seqs=options.requests, block_size=16
+        str(options.model),
+        dtype=cpu_dtype(),
+        enforce_eager=True,
+        max_num_seqs=options.requests,
+        block_size=block_size(),
     )
     samplers: dict[str, Callable[..., Any]] = {"vLLM's own": topk_topp_sampler.compiled_random_sample, "ours": sample}
     asked = SamplingParams(temperature=0.6, max_tokens=options.tokens, ignore_eos=True)

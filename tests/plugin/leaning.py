@@ -284,6 +284,9 @@ CODE = {
     "vllm/model_executor/layers/utils.py:dispatch_cpu_unquantized_gemm": {
         "remove_weight: bool": "the patch refuses to start"
     },
+    "vllm/v1/attention/backends/cpu_attn.py:CPUAttentionBackend.get_supported_kernel_block_sizes": {
+        "return [MultipleOf(": "the prefix cache has blocks of 32 tokens, which may be more than it needs"
+    },
     "vllm/v1/sample/ops/topk_topp_sampler.py:TopKTopPSampler.forward_cpu": {
         "compiled_random_sample(logits)": "vLLM's CPU build samples at half the speed"
     },

