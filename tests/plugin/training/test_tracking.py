@@ -51,6 +51,7 @@ def test_branches_are_drawn_up_where_a_tracker_wants_them(trackers, branches, tr
 
 def test_tensorboard_has_the_table_and_the_pictures(tmp_path):
     pytest.importorskip("tensorboard", reason="tensorboard is missing; pip install tensorboard")
+    pytest.importorskip("matplotlib", reason="matplotlib is missing, without which trees are no pictures")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from verl.utils.tracking import Tracking
 
@@ -113,6 +114,7 @@ def test_long_lines_are_wrapped():
 
 def test_wandb_has_the_table_with_the_pictures(tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="wandb is missing; pip install wandb")
+    pytest.importorskip("matplotlib", reason="matplotlib is missing, without which trees are no pictures")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     from verl.utils.tracking import Tracking
