@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from leafe_verl.plugin.training.prefix_tree import cut_into, merged_length
+from leafe_verl.plugin.training.prefix_tree import cut_into, merged_length, still_shared
 
 
 @dataclass(frozen=True)
@@ -92,18 +92,11 @@ def _by_tree(examples: Sequence[list[ExampleRow]]) -> list[list[list[ExampleRow]
 
 
 def _side_by_side(rows: Sequence[ExampleRow], keys: set[str]) -> list[ExampleRow]:
-    """Return the rows of these keys in the order of all, with what each still shares with the one before it.
-
-    That is the least of what those between them, and it, share with the row before.
-    """
-    found: list[ExampleRow] = []
-    shared = 0
-    for before, row in zip([None, *rows], rows, strict=False):
-        shared = min(shared, row.shared) if before and before.tree == row.tree else 0
-        if row.key in keys:
-            found.append(replace(row, shared=shared))
-            shared = row.length
-    return found
+    """Return the rows of these keys in the order of all, with what each still shares with the one before it."""
+    kept = [row.key in keys for row in rows]
+    facts = ((row.tree, row.shared, row.length) for row in rows)
+    chosen = (row for row, is_kept in zip(rows, kept, strict=True) if is_kept)
+    return [replace(row, shared=shared) for row, shared in zip(chosen, still_shared(facts, kept), strict=True)]
 
 
 def _over_ranks(rows: Sequence[ExampleRow], ranks: int) -> tuple[tuple[ExampleRow, ...], ...]:

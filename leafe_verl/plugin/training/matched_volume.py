@@ -11,6 +11,7 @@ from transfer_queue import KVBatchMeta
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from leafe_verl.core.controls import matched_uses
+from leafe_verl.plugin.training.prefix_tree import still_shared
 from leafe_verl.plugin.training.records import join_batches, select_rows
 from leafe_verl.plugin.wire import ExampleRecord
 
@@ -59,20 +60,15 @@ def _repeated(
     """Yield the rows that are used, round by round and in a round in the order of `uses`, each with its record.
 
     The copies of a round count as trees of their own, since side by side they would fill whole mini-batches with one
-    example. What a row shares with the last one that is used, where those between them are not, is the least of what
-    each of these shares with the one before it.
+    example.
     """
     trees = 1 + max((record.tree for record in examples.values()), default=0)
     for number in range(1, max(uses.values(), default=0) + 1):
-        tree, shared = None, 0
-        for key, times in uses.items():
-            record = examples[key]
-            shared = min(shared, record.shared_tokens) if record.origin[:2] == tree else 0
-            tree = record.origin[:2]
-            if times >= number:
-                copied_tree = record.tree + (number - 1) * trees
-                yield copy_key(key, number), dataclasses.replace(record, tree=copied_tree, shared_tokens=shared)
-                shared = lengths[key]
+        facts = ((examples[key].origin[:2], examples[key].shared_tokens, lengths[key]) for key in uses)
+        used = [key for key, times in uses.items() if times >= number]
+        for key, shared in zip(used, still_shared(facts, [times >= number for times in uses.values()]), strict=True):
+            tree = examples[key].tree + (number - 1) * trees
+            yield copy_key(key, number), dataclasses.replace(examples[key], tree=tree, shared_tokens=shared)
 
 
 def _copied(batch: KVBatchMeta, keys: list[str], number: int) -> KVBatchMeta:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from leafe_verl.core.shared_prefix import sort_by_shared_prefix
@@ -107,3 +107,21 @@ def cut_into(lengths: Sequence[int], shared: Sequence[int], parts: int) -> list[
             least = limit + 1
     pieces = cut_at(lengths, shared, least)
     return pieces + [range(len(lengths), len(lengths))] * (parts - len(pieces))
+
+
+def still_shared(rows: Iterable[tuple[Hashable, int, int]], kept: Sequence[bool]) -> Iterator[int]:
+    """Yield how many leading tokens each kept row shares with the kept row before it in its tree; 0 for a tree's first.
+
+    Where rows between two are left out, that is the least of what these, and the second, share with the row before.
+
+    Args:
+        rows: Tree, tokens shared with the row before, and length of each row, in shared-prefix order.
+        kept: Whether each row is kept.
+    """
+    last, shared = None, 0
+    for (tree, with_last, length), is_kept in zip(rows, kept, strict=True):
+        shared = min(shared, with_last) if tree == last else 0
+        last = tree
+        if is_kept:
+            yield shared
+            shared = length
