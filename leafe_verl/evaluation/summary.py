@@ -79,9 +79,9 @@ def _pass_table(metrics: Metrics) -> str:
     shares = [recovery_shares(validated[step]) for step in (first, last)]
     for source, figure in sorted({key for each in shares for key in each}, key=figure_order):
         rows.append(_pass_row(f"{source} {FIGURES[figure]}", *(each.get((source, figure)) for each in shares)))
-    unscored, left = (sum(v for k, v in validated[step].items() if k.endswith("/unscored")) for step in (first, last))
-    if unscored or left:
-        rows.append(("unscored attempts", f"{unscored:.0f}", f"{left:.0f}", ""))
+    lost, lost_after = (sum(v for k, v in validated[step].items() if k.endswith("/unscored")) for step in (first, last))
+    if lost or lost_after:
+        rows.append(("unscored attempts", f"{lost:.0f}", f"{lost_after:.0f}", ""))
     return text_table(rows if first < last else [row[:2] for row in rows])
 
 

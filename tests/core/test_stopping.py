@@ -8,7 +8,7 @@ from leafe_verl.core.concurrency import Interrupted, unless_stopped
 
 
 def test_work_that_swallows_a_cancellation_has_ended_when_the_stop_is_told():
-    """As asyncio.wait_for does before Python 3.12, where what it waits for is done in the same moment."""
+    """asyncio.wait_for swallows one before Python 3.12, where what it waits for is done in the same moment."""
     steps = []
 
     async def stubborn():
