@@ -25,7 +25,8 @@ class Activity:
     """One thing that a run does, and how much of it is done."""
 
     name: str
-    """`starting`, `validating`, `collecting`, `distilling`, `training`, `saving`, or how the run ended."""
+    """`starting`, `validating`, `collecting`, `distilling`, `training`, `saving`, `sending weights`, or how the run
+    ended."""
     step: int = 0
     """Training step; 0 before the first one."""
     steps: int | None = None

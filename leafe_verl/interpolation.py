@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from leafe_verl.checkpoints import hf_folder
-from leafe_verl.model_config import StoredTensor, read_headers
+from leafe_verl.model_config import StoredTensor, read_headers, weight_files
 
 WEIGHTS = "*.safetensors"
 
@@ -44,7 +44,7 @@ def interpolate(before: str, after: str, share: float, out: Path) -> Path:
     partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
     try:
         shutil.copytree(last, partial, ignore=shutil.ignore_patterns(WEIGHTS))
-        for file in last.glob(WEIGHTS):
+        for file in weight_files(last):
             save_file(_between(tensors, file, share), partial / file.name, metadata={"format": "pt"})
         partial.rename(out)
     finally:
@@ -53,8 +53,8 @@ def interpolate(before: str, after: str, share: float, out: Path) -> Path:
 
 
 def _local_folder(model: str) -> Path:
-    if Path(model).is_dir():
-        return Path(model)
+    if (folder := Path(model).expanduser()).is_dir():
+        return folder
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(model, allow_patterns=[WEIGHTS, "*.json", "*.jinja", "*.txt", "*.model"]))

@@ -123,7 +123,7 @@ def _dense_parameters(sizes: Mapping[str, int], tied: bool) -> int:
 
 
 def count_parameters(folder: Path) -> int | None:
-    """Return the numbers in all *.safetensors files of a folder, from their headers; None without such a file."""
+    """Return the numbers in a folder's *.safetensors files, from their headers; None without such a file."""
     return sum(math.prod(tensor.shape) for tensor in read_headers(folder).values()) or None
 
 
@@ -139,10 +139,24 @@ class StoredTensor:
     """Place of its first byte in the file."""
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """Return the *.safetensors files of a folder that transformers would load.
+
+    Some models come with a second copy of the weights in one file, under other names.
+    """
+    try:
+        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        named = {folder / name for name in index["weight_map"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        whole = folder / "model.safetensors"
+        return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
+    return sorted(filter(Path.is_file, named))
+
+
 def read_headers(folder: Path) -> dict[str, StoredTensor]:
-    """Return the tensors in all *.safetensors files of a folder, by name; those of a broken file are left out."""
+    """Return the tensors in a folder's *.safetensors files, by name; those of a broken file are left out."""
     found: dict[str, StoredTensor] = {}
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in weight_files(folder):
         with suppress(ValueError, KeyError, TypeError), file.open("rb") as opened:
             (length,) = struct.unpack("<Q", opened.read(8).ljust(8, b"\xff"))
             header = json.loads(opened.read(length)) if length <= SAFETENSORS_HEADER_MOST else {}

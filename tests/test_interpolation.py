@@ -39,6 +39,15 @@ def test_a_model_lies_between_two_however_their_files_are_cut(tmp_path, capsys):
     assert (tmp_path / "out" / "config.json").is_file()
 
 
+def test_a_second_copy_of_the_weights_and_a_home_folder_are_no_matter(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    before = model(tmp_path / "before", {"a": [0.0]}, {"consolidated": [0.0]})
+    (before / "model.safetensors.index.json").write_text('{"weight_map": {"a": "0.safetensors"}}')
+    model(tmp_path / "after", {"a": [4.0]})
+    assert interpolate("~/before", "~/after", tmp_path / "out") == 0
+    assert {name: tensor.tolist() for name, tensor in weights(tmp_path / "out").items()} == {"a": [1.0]}
+
+
 @pytest.mark.parametrize(
     ("other", "share", "said"),
     [

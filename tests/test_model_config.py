@@ -74,6 +74,18 @@ def test_parameters_are_counted_over_all_files(tmp_path):
     assert count_parameters(tmp_path) == 111
 
 
+def test_a_second_copy_of_the_weights_is_not_counted(tmp_path):
+    write_weights(tmp_path / "consolidated.safetensors", other=[10, 10])
+    write_weights(tmp_path / "model-00001-of-00001.safetensors", a=[10, 10])
+    assert count_parameters(tmp_path) == 200
+    names = {"a": "model-00001-of-00001.safetensors", "b": "missing.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    assert count_parameters(tmp_path) == 100
+    (tmp_path / "model.safetensors.index.json").write_text("[]")
+    write_weights(tmp_path / "model.safetensors", a=[5, 5])
+    assert count_parameters(tmp_path) == 25
+
+
 @pytest.mark.parametrize("inside", ["", "merged", "huggingface", "actor/huggingface"])
 def test_the_configuration_of_a_checkpoint_is_found(tmp_path, inside):
     write_config(tmp_path / inside, QWEN)

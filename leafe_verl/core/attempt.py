@@ -30,6 +30,7 @@ from leafe_verl.core.reflection import experience_note
 from leafe_verl.core.rollback import roll_back
 from leafe_verl.core.settings import Settings
 from leafe_verl.core.task import Task
+from leafe_verl.core.text import without_surrogates
 from leafe_verl.core.tree import Attempt, Outcome, StepRecord, repeats_failure
 
 OUTCOMES: dict[type[Exception], Outcome] = {
@@ -138,7 +139,7 @@ class AttemptRun:
         if self.given:
             return await self._go_on(environment, self.given)
         observation, _ = await self._call("reset", environment.reset, self.task, self.settings.seed)
-        self._check_length(observation)
+        self._check_text(observation)
         return await self._open(environment, observation)
 
     async def _go_on(self, environment: Environment, given: GivenHistory) -> History:
@@ -163,7 +164,7 @@ class AttemptRun:
         snapshot = await self._call("snapshot", environment.snapshot)
         action = self.action or await self.policy.act(prompt, self.request)
         step = await self._call("step", environment.step, action.text)
-        self._check_length(step.observation)
+        self._check_text(step.observation)
         error, command = bool(step.info.get("error")), step.info.get("action")
         command = command if isinstance(command, str) else None  # of an environment that means something else by it
         told = (step.observation, step.reward, error, snapshot, command)
@@ -197,10 +198,15 @@ class AttemptRun:
             return step
         return dataclasses.replace(step, answered=answered)
 
-    def _check_length(self, observation: str) -> None:
+    def _check_text(self, observation: str) -> None:
         if not isinstance(observation, str):
             raise EnvironmentFailure(
                 f"{self.task.environment}: an observation is of type {type(observation).__name__}; expected a text"
+            )
+        if without_surrogates(observation) != observation:
+            raise EnvironmentFailure(
+                f"{self.task.environment}: an observation holds half of a character (a lone surrogate), which no "
+                "tokenizer takes; expected leafe_verl.core.text.without_surrogates(observation)"
             )
         limit = self.settings.environment.max_characters
         if len(observation) > limit:

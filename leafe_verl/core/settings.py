@@ -138,14 +138,15 @@ class DistillationSettings(Section):
         Literal["leafe", "early_experience"], Source("paper; `early_experience` is a baseline, arXiv 2510.08558")
     ] = "leafe"
     """How attempts become examples: as in LEAFE, or as in Early Experience (implicit world modelling: predict the
-    observations of every attempt, then imitate the successful attempts)."""
+    observations of every attempt, then imitate the successful attempts). Trees that LEAFE stored lack the last
+    observation of each attempt as tokens, which Early Experience then does not train on."""
     events: Annotated[
         Literal["improved", "every", "success"], Source("ours; the paper can be read as `every` or as `success`")
     ] = "improved"
     """Which branches give counterfactual examples: those whose best return exceeds that of the attempt they left, all
     of them, or those that ended in success."""
     events_per_task: Annotated[int, Field(ge=0), PAPER] = 3
-    """Maximum number of branches drawn for counterfactual examples from one task. 0: rehearsal only."""
+    """Maximum number of branches drawn for counterfactual examples from one tree. 0: rehearsal only."""
     target: Annotated[Literal["action", "suffix"], Source("paper, which can be read both ways")] = "action"
     """Counterfactual target: the revised action (a'_tau), or every action of the branch."""
     rehearsal_share: Annotated[float, Field(ge=0, le=1), PAPER] = 0.2
@@ -168,7 +169,7 @@ class DistillationSettings(Section):
     """What L_reh rehearses: all actions of successful attempts; or root attempts that succeeded without a failed turn,
     which for code are first turns that were right. An action counts as often as it was sampled."""
     recovery_targets: Annotated[int, Field(ge=0), BEYOND] = 0
-    """LEAFE: maximum number of recovery targets of one task. Each is an action that succeeded elsewhere in the tree,
+    """LEAFE: maximum number of recovery targets of one tree. Each is an action that succeeded elsewhere in the tree,
     executed after a failed turn and kept if the environment confirms it. At most twice as many are executed. They count
     as environment steps, and `budget.environment_steps` keeps room for them. 0: none."""
     recovery_weight: Annotated[float, Field(ge=0), BEYOND] = 1.0
@@ -202,8 +203,9 @@ class DistillationSettings(Section):
     share_prefixes: Annotated[bool, OURS] = True
     """Whether a prefix that several examples share is computed once. Loss and gradients are the same either way."""
     mix_trees: Annotated[bool, OURS] = True
-    """Whether a mini-batch draws its examples from all of the step's trees, as SFT does. False: it takes whole trees,
-    which share more prefixes, so that a small one trains on one task alone."""
+    """Whether a mini-batch draws its examples from all of the step's trees, as SFT does. False, and wherever
+    actor_rollout_ref.actor.shuffle is false: it takes whole trees, which share more prefixes, so that a small one
+    trains on one task alone."""
     loss: Annotated[
         Literal["nll", "dpo", "kl"],
         Source("paper; `dpo` is a control of ours, arXiv 2305.18290, and `kl` is ours, beyond the paper"),
@@ -220,9 +222,9 @@ class DistillationSettings(Section):
     dpo_beta: Annotated[float, Field(gt=0), Source("DPO, arXiv 2305.18290")] = 0.1
     """How strongly DPO holds the policy to its reference (beta in its paper)."""
     control: Annotated[Literal["rehearsal"] | None, OURS] = None
-    """`rehearsal`: the control with matched volume. A step trains on its successful attempts alone, each as often as
-    the others, with as many trained tokens and optimiser steps as the examples of LEAFE that they replace. null: none.
-    """
+    """`rehearsal`: the control with matched volume. A step trains on its successful attempts alone, those that
+    `rehearsal` names, each as often as the others, with as many trained tokens and optimiser steps as the examples of
+    LEAFE that they replace. null: none."""
 
     @model_validator(mode="after")
     def _controls_stand_alone(self) -> Self:

@@ -93,11 +93,11 @@ class Example:
 def build_examples(
     tree: ExplorationTree, settings: DistillationSettings, seed: int, mask_id: int | None = None
 ) -> list[Example]:
-    """Return the examples of a tree. What is drawn at random is seeded by `seed` and the task's key.
+    """Return the examples of a tree. What is drawn at random is seeded by `seed`, the task's key and its first actions.
 
-    The control of rehearsal gets every successful attempt; the trainer draws from those of all trees, so that its
-    volume is matched over the step (core/controls.py). `mask_id` is the token that `settings.context_mask` puts into
-    histories; None leaves the histories as they were.
+    The control of rehearsal gets every attempt that may be rehearsed; the trainer draws from those of all trees, so
+    that its volume is matched over the step (core/controls.py). `mask_id` is the token that `settings.context_mask`
+    puts into histories; None leaves the histories as they were.
     """
     draw = _seeded(tree, f"{seed}")
     if settings.method == "early_experience":
@@ -113,8 +113,10 @@ def build_examples(
 
 
 def _seeded(tree: ExplorationTree, seed: str) -> random.Random:
+    """Return a generator that is the same whenever this tree is read, and another one for another tree of the task."""
+    firsts = [attempt.steps[0].action.text for attempt in tree.attempts if attempt.branch is None and attempt.steps]
     # Bytes, since Random fails on a text with a lone surrogate, which UTF-8 cannot encode.
-    return random.Random(f"{seed}:{tree.task.key}".encode("utf-8", "surrogatepass"))
+    return random.Random("\n".join([f"{seed}:{tree.task.key}", *firsts]).encode("utf-8", "surrogatepass"))
 
 
 def _trained(settings: DistillationSettings) -> dict[str, bool]:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from leafe_verl.core.environment import EnvironmentFailure, ReplayEnvironment, ReplaySnapshot, Step
 from leafe_verl.core.task import Task
+from leafe_verl.core.text import without_surrogates
 from leafe_verl.environments.gymnasium_state import set_state, take_state
 from leafe_verl.environments.options import SETTING, require_at_least
 from leafe_verl.environments.react import FORM, NO_ACTION, extract_action
@@ -170,7 +171,7 @@ class GymnasiumText(ReplayEnvironment):
 def _text(observation: Any) -> str:
     if not isinstance(observation, str):
         raise TypeError(f"the observation is a {type(observation).__name__}; expected a text: wrap the environment")
-    return observation
+    return without_surrogates(observation)
 
 
 def import_callable(path: str, option: str) -> Callable[..., Any]:

@@ -33,14 +33,13 @@ def read_figures(store: Path) -> Figures:
     if manifest is None:
         raise ValueError(f"no evaluation in {store}; expected the --out of leafe-verl evaluate")
     run = read_run(store.name, store)
-    told = {"dtype": manifest.dtype, **_passes(run)}
-    if manifest.given:
-        return {**told, **_given_figures(store, manifest), **_spent(run)}
+    if manifest.given:  # Pass@k is that of attempts from the start
+        return {"dtype": manifest.dtype, **_given_figures(store, manifest), **_spent(run)}
     recovery = {name: _as_list(each) for name, each in recovery_estimates(run.recovery).items()}
     tasks = {key: {"attempts": len(found), "solved": sum(found)} for key, found in run.results.items()}
     counted = {key: {**each, "recovery": dict(run.recovery.get(key, {}))} for key, each in tasks.items()}
     kept = {"manifest": dataclasses.asdict(manifest), "tasks": counted}
-    return {**told, "recovery": recovery, **ratios(run.counts), **_spent(run), **kept}
+    return {"dtype": manifest.dtype, **_passes(run), "recovery": recovery, **ratios(run.counts), **_spent(run), **kept}
 
 
 def read_cells(file: Path) -> dict[str, Figures]:
@@ -67,7 +66,10 @@ def read_cell(name: str, reference: str) -> EvaluationRun:
     results = {key: _outcomes(task) for key, task in cell["tasks"].items()}
     recovery = {key: task["recovery"] for key, task in cell["tasks"].items() if task["recovery"]}
     counts = {key: cell[key] for key in SPENT}
-    manifest = Manifest.from_mapping(cell["manifest"])
+    try:
+        manifest = Manifest.from_mapping(cell["manifest"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{name}: the cell {wanted!r} of {file} is of another version: {error}") from error
     return EvaluationRun(name, manifest, results, counts, len(results), recovery, earlier=0)
 
 

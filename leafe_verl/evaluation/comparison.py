@@ -13,7 +13,7 @@ from pathlib import Path
 
 from leafe_verl.core.statistics import ratios
 from leafe_verl.evaluation.bootstrap import Estimate, bootstrap
-from leafe_verl.evaluation.manifest import Manifest, read_manifest
+from leafe_verl.evaluation.manifest import Manifest, read_manifest, refuse_mixed_precision
 from leafe_verl.evaluation.pass_at_k import ks_up_to
 from leafe_verl.evaluation.recovery import TaskCounts, count_failures, recovery_differences, recovery_estimates
 from leafe_verl.evaluation.report import pass_estimates, pass_values
@@ -114,7 +114,7 @@ def compare_runs(runs: Sequence[EvaluationRun], baseline: str | None, ks: Sequen
     Raises ValueError for a k beyond what the attempts allow, for one that shares no task with the baseline, and for
     evaluations that were computed in different precisions.
     """
-    _refuse_mixed_precision(runs)
+    refuse_mixed_precision({run.name: run.manifest for run in runs})
     base = next((run for run in runs if run.name == baseline), runs[0])
     explores = base.manifest.explores
     chosen = SOLVED if explores else _checked_ks(runs, ks)
@@ -134,17 +134,6 @@ def compare_runs(runs: Sequence[EvaluationRun], baseline: str | None, ks: Sequen
         diagnostics={run.name: ratios(run.counts) for run in runs if run.manifest.explores},
         notes=[note for run in runs for note in _notes(run, base, chosen)],
     )
-
-
-def _refuse_mixed_precision(runs: Sequence[EvaluationRun]) -> None:
-    """Raise ValueError if two of the evaluations were computed in different precisions. Unknown ones are accepted."""
-    known = {run.name: run.manifest.dtype for run in runs if run.manifest.dtype}
-    if len({*known.values()}) > 1:
-        told = ", ".join(f"{name} in {dtype}" for name, dtype in known.items())
-        raise ValueError(
-            f"the evaluations were computed in different precisions: {told}. Expected one for all: evaluate again, "
-            "without a GPU with LEAFE_CPU_DTYPE=float32 or bfloat16 for all of them"
-        )
 
 
 def training_cost(runs: Sequence[str]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from leafe_verl.evaluation.given import (
     notes,
     shares_by_history,
 )
+from leafe_verl.evaluation.manifest import refuse_mixed_precision
 from leafe_verl.evaluation.recovery import UNKNOWN
 from leafe_verl.evaluation.tables import Rows, estimate_cell
 
@@ -47,8 +48,10 @@ class GivenComparison:
 def compare_given(runs: Sequence[GivenRun], baseline: str | None) -> GivenComparison:
     """Compare evaluations from given histories. The first is the baseline if `baseline` names none of them.
 
-    Raises ValueError for evaluations from other histories than the baseline's, and for one without a scored attempt.
+    Raises ValueError for evaluations from other histories than the baseline's or in different precisions, and for one
+    without a scored attempt.
     """
+    refuse_mixed_precision({run.name: run.manifest for run in runs})
     base = next((run for run in runs if run.name == baseline), runs[0])
     found = {run.name: estimates(run) for run in runs}
     for run in runs:

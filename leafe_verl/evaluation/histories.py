@@ -7,6 +7,7 @@ go on after its source has grown, moved or gone.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections import Counter, defaultdict
@@ -21,6 +22,8 @@ from leafe_verl.evaluation.manifest import FILE, hash_lines
 from leafe_verl.trees import Provenance, TreeWriter, index, read_tree
 from leafe_verl.trees.reader import batch_reader, files, read_counted_trees
 
+_Policy = tuple[str, str | None, int | None]
+"""Task, run and training step of the trees that one policy made."""
 FOLDER = "histories"
 """Name of the folder in that of the evaluation."""
 KEPT_BATCHES = 64
@@ -75,20 +78,24 @@ def draw_histories(store: Path, turn: int, per_task: int, seed: int) -> list[Dra
     Raises ValueError if the store holds none, and for a tree that does not say with which seed it was played.
     """
     found: dict[str, dict[str, DrawnHistory]] = defaultdict(dict)
-    first_turns: dict[str, Counter[str]] = defaultdict(Counter)
+    first_turns: dict[_Policy, Counter[str]] = defaultdict(Counter)
+    failures: Counter[str] = Counter()
     for tree, provenance in _read_source(store):
-        first_turns[tree.task.key].update(_count_first_turns(tree))
+        first_turns[_policy(tree, provenance)].update(_count_first_turns(tree))
         for steps in failed_beginnings(tree, turn):
-            first_turns[tree.task.key]["failures"] += 1
+            failures[tree.task.key] += 1
             history = GivenHistory(tree.task, steps, _seed(store, tree, provenance))
             drawn = DrawnHistory(history, provenance, FirstTurns(0, 0, 0))
             found[tree.task.key].setdefault(history.key, drawn)
     if not found:
-        raise ValueError(_nothing_found(store, turn, len(first_turns)))
+        raise ValueError(_nothing_found(store, turn, len({key for key, *_ in first_turns})))
     return [
-        DrawnHistory(history, of_task[history.key].provenance, _without_one(first_turns[key]))
+        dataclasses.replace(
+            drawn, fresh=_without_one(first_turns[_policy(drawn.history, drawn.provenance)], failures[key])
+        )
         for key, of_task in sorted(found.items())
         for history in choose_histories([each.history for each in of_task.values()], per_task, seed)
+        for drawn in [of_task[history.key]]
     ]
 
 
@@ -147,9 +154,14 @@ def _count_first_turns(tree: ExplorationTree) -> dict[str, int]:
     return {"number": len(roots), "solved": len(solved)}
 
 
-def _without_one(first_turns: Mapping[str, int]) -> FirstTurns:
+def _policy(source: ExplorationTree | GivenHistory, provenance: Provenance) -> _Policy:
+    """Return what the first turns of one policy share. A run's policy changes with every training step."""
+    return source.task.key, provenance.run, provenance.step
+
+
+def _without_one(first_turns: Mapping[str, int], failures: int) -> FirstTurns:
     """Leave out the first turn of the history itself, which did not solve the task."""
-    return FirstTurns(first_turns["number"] - 1, first_turns["solved"], first_turns["failures"])
+    return FirstTurns(first_turns["number"] - 1, first_turns["solved"], failures)
 
 
 def _from_counts(counts: Mapping[str, int]) -> FirstTurns:

@@ -88,6 +88,17 @@ class Manifest:
         ]
 
 
+def refuse_mixed_precision(manifests: Mapping[str, Manifest]) -> None:
+    """Raise ValueError if two of the named evaluations have different precisions. Unknown ones are accepted."""
+    known = {name: manifest.dtype for name, manifest in manifests.items() if manifest.dtype}
+    if len({*known.values()}) > 1:
+        told = ", ".join(f"{name} in {dtype}" for name, dtype in known.items())
+        raise ValueError(
+            f"the evaluations were computed in different precisions: {told}. Expected one for all: evaluate again, "
+            "without a GPU with LEAFE_CPU_DTYPE=float32 or bfloat16 for all of them"
+        )
+
+
 def fingerprint(tasks: Iterable[Task]) -> str:
     """Return the number of tasks and a hash of their content and order."""
     return hash_lines([json.dumps(dataclasses.asdict(task), sort_keys=True) for task in tasks])

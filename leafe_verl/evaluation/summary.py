@@ -47,19 +47,31 @@ BESIDE = {
 
 
 def read_metrics(run_dir: Path) -> Metrics:
-    """Read and merge the metrics files of a run in the order they were begun. A resumed run writes a new one.
+    """Read and merge the metrics files of a run in the order they were begun.
 
-    A line that a killed process cut short is skipped. A value that is no finite number is a gap, as `metric_lines`
-    says. Raises ValueError if there are no metrics.
+    Each process writes a file of its own. One that resumes the run, or begins it anew, takes the place of what earlier
+    ones did from its first step on. A line that a killed process cut short is skipped. A value that is no finite number
+    is a gap, as `metric_lines` says. Raises ValueError if there are no metrics.
     """
     merged: Metrics = {}
     for path in sorted(run_dir.glob("metrics-*.jsonl")):
-        for line in path.read_bytes().split(b"\n"):
-            if parsed := parse_line(line):
-                merged.setdefault(parsed[0], {}).update(parsed[1])
+        found = _read_file(path)
+        begun = min(found, default=None)
+        if begun is not None:
+            merged = {step: values for step, values in merged.items() if step <= begun}
+        for step, values in found.items():
+            merged.setdefault(step, {}).update(values)
     if not merged:
         raise ValueError(f"no metrics in {run_dir}; expected metrics-*.jsonl, as trainer.logger=[console,file] writes")
     return dict(sorted(merged.items()))
+
+
+def _read_file(path: Path) -> Metrics:
+    found: Metrics = {}
+    for line in path.read_bytes().split(b"\n"):
+        if parsed := parse_line(line):
+            found.setdefault(parsed[0], {}).update(parsed[1])
+    return found
 
 
 def render_summary(metrics: Metrics) -> str:

@@ -58,16 +58,21 @@ def append_validation(folder: Path, step: int, validation: Validation) -> None:
 
 
 def read_validations(folder: Path) -> dict[int, Validation]:
-    """Return step -> validation, in the order of steps. A step that a resumed run repeats counts as it was last."""
+    """Return step -> validation, in the order of steps.
+
+    A run that resumes, or begins anew in its folder, goes back in the steps: what was found after that step is of
+    weights that the run no longer has.
+    """
     found: dict[int, Validation] = {}
     path = folder / FILE
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             record = json.loads(line)
-            found[int(record["step"])] = Validation.from_mapping(record)
+            step, validation = int(record["step"]), Validation.from_mapping(record)
         except (ValueError, KeyError, TypeError, AttributeError):  # half a line of a killed process
             continue
-    return dict(sorted(found.items()))
+        found = {earlier: kept for earlier, kept in found.items() if earlier < step} | {step: validation}
+    return found
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from pathlib import Path
 from leafe_verl.evaluation.cells import Figures, read_figures
 from leafe_verl.evaluation.comparison import training_cost
 from leafe_verl.experiments.budget import describe_misses
-from leafe_verl.experiments.ledger import Ledger, Shell
+from leafe_verl.experiments.ledger import Ledger, Shell, keep_plan
 from leafe_verl.experiments.plan import AFTER_GRPO, FEW, UNTRAINED, Plan
 from leafe_verl.experiments.splits import draw_splits
 from leafe_verl.experiments.training import Trained, Trainings, after_grpo
+from leafe_verl.run_lock import hold
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,10 @@ def main(overrides: Sequence[str]) -> None:
     """Run the comparison that the environment variables describe; see `recipes/compare_mbpp.sh`."""
     try:
         plan = Plan.read(os.environ, overrides)
+        plan.run_dir.mkdir(parents=True, exist_ok=True)
+        if not hold(plan.run_dir):
+            raise ValueError(f"another comparison is at work in {plan.run_dir}; wait for it, or choose another RUN_DIR")
+        keep_plan(plan.run_dir, plan.decisive)
         files = draw_splits(plan.source, plan.sizes, plan.split_seed, plan.run_dir / "tasks")
         late = plan.run_dir / "tasks" / "late.jsonl"
         rows = files["train"].read_text(encoding="utf-8").splitlines(keepends=True)

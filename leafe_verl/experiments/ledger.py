@@ -11,11 +11,14 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from leafe_verl.evaluation.cells import Figures, read_cells
 from leafe_verl.processes import end_with_parent, leaving_ctrl_c_to_the_child
 
 FILE = "cells.jsonl"
+PLAN = "plan.json"
+"""In the RUN_DIR of a comparison: what all its cells share."""
 
 
 class Shell:
@@ -86,6 +89,22 @@ class Ledger:
             raise ValueError(
                 f"{cell} was computed in {figures['dtype']}, and the cells before in {self.dtype}; expected one "
                 f"precision for all: remove what {cell} left in RUN_DIR, and compute it in {self.dtype}"
+            )
+
+
+def keep_plan(run_dir: Path, decisive: Mapping[str, Any]) -> None:
+    """Write what all cells share. Raises ValueError if the comparison in `run_dir` began with other choices."""
+    path = run_dir / PLAN
+    if not path.is_file():
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(decisive, indent=2) + "\n", encoding="utf-8")
+        partial.replace(path)
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in decisive.items():
+        if kept.get(name) != value:
+            raise ValueError(
+                f"{name} is {value!r}, and the comparison in {run_dir} began with {kept.get(name)!r} ({path}); "
+                "expected the same, or another RUN_DIR"
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 DISTILLED = {
     "reh_matched": ("preset=paper", "leafe.distillation.control=rehearsal"),
@@ -59,6 +60,12 @@ class Plan:
     def __post_init__(self) -> None:
         if self.sizes["train"] % (2 * self.batch):
             raise ValueError(f"TRAIN_TASKS is {self.sizes['train']}; expected a multiple of 2 x BATCH={self.batch}")
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """The choices that all cells of a comparison share, as JSON takes them. The tasks are checked by themselves."""
+        sizes = {"BUDGET": self.budget, "BATCH": self.batch, "BATCH_EPISODES": self.small_batch}
+        return {"MODEL": self.model, **sizes, "overrides": [*self.overrides]}
 
     @property
     def baseline(self) -> str:

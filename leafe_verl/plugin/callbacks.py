@@ -169,8 +169,8 @@ def _heading(config: DictConfig) -> Iterator[str]:
         yield f"joins the Ray cluster at {address}, with that cluster's own CPUs and GPUs"
     if not trainer.val_only and not os.environ.get("RUN_DIR") and (unfinished := find_unfinished(run_dir)):
         yield f"a new run; RUN_DIR={quoted(unfinished)} before the command goes on with the last one, which did not end"
-    step = resumed_step(Path(trainer.default_local_dir))
-    if trainer.resume_mode != "disable" and step is not None:
+    step = resumed_step(Path(trainer.default_local_dir)) if trainer.resume_mode != "disable" else None
+    if step is not None:
         yield f"goes on after step {step}, from its checkpoint"
     if trees := _count_stored(config, (step or 0) + 1):
         yield f"takes the {trees:,} trees that step {(step or 0) + 1} has stored already, and collects the rest"

@@ -22,6 +22,7 @@ IGNORED = {
         "token-mean",
         "; LEAFE's terms are averaged as leafe.distillation.loss_agg_mode says",
     ),
+    "critic.enable": (False, "; there is no critic"),
     "distillation.enabled": (
         False,
         "; LEAFE's own teachers are leafe.distillation.loss, recovery_loss or hold_loss=kl",
@@ -30,12 +31,15 @@ IGNORED = {
 """verl's settings of the loss that GRPO alone uses, with their defaults, and what LEAFE has in their place."""
 
 
+FILTERS = ("algorithm.filter_groups.enable", "trainer.v1.sampler.sync_refill_failed_groups")
+"""verl's settings that sample further groups in the place of some."""
 REWARD_PATHS = ("reward.custom_reward_function.path", "custom_reward_function.path")
 
 
 def training_problems(config: DictConfig) -> list[str]:
     """Return what is wrong with how verl is asked to train: what came, what was expected, and the setting."""
-    return [*_loss_problems(config), *_reward_problems(config), *_schedule_problems(config), *_resume_problems(config)]
+    checks = _loss_problems, _filter_problems, _reward_problems, _schedule_problems, _resume_problems
+    return [problem for check in checks for problem in check(config)]
 
 
 def _loss_problems(config: DictConfig) -> list[str]:
@@ -44,11 +48,24 @@ def _loss_problems(config: DictConfig) -> list[str]:
     if mode == "grpo":
         return []
     found = {key: OmegaConf.select(config, key) for key in IGNORED}
+    if found["critic.enable"] is None and config.algorithm.adv_estimator == "gae":
+        return [
+            f"algorithm.adv_estimator is 'gae', for which verl would train a critic; {mode} has none: expected grpo"
+        ]
     return [
         f"{key} is {json.dumps(value)}, which trainer.v1.trainer_mode {mode!r} does not use; expected "
         f"{json.dumps(IGNORED[key][0])}{IGNORED[key][1] if mode == 'leafe' else ''}"
         for key, value in found.items()
         if value not in (None, IGNORED[key][0])
+    ]
+
+
+def _filter_problems(config: DictConfig) -> list[str]:
+    """verl gives these settings to its own sampler alone, and not to one that `custom_sampler` names, as ours is."""
+    return [
+        f"{key} is true, which the sampler of leafe-verl does not do; expected false"
+        for key in FILTERS
+        if OmegaConf.select(config, key)
     ]
 
 

@@ -19,7 +19,7 @@ from leafe_verl.run_settings import CONFIGURATION, read_configuration, read_exam
 from leafe_verl.trees.reader import arrow_files
 
 TREES = Path("checkpoints", "trees")
-"""Where earlier versions kept the trees of a run."""
+"""The tree store of a run, in its folder."""
 TOKENIZERS = "checkpoints/global_step_*/actor/huggingface/tokenizer.json"
 
 

@@ -111,7 +111,7 @@ def _free_path(wanted: Path) -> Path:
 
 
 def _write(locations: Iterable[Location], out: Path) -> None:
-    """Copy records. The files get their names once they are whole: a killed copy does not leave half a store."""
+    """Copy records. The files get their names once all are whole: a killed copy does not leave half a store."""
     make_folder(out)
     copies: dict[bytes, _Copy] = {}
     read = batch_reader()
@@ -123,6 +123,8 @@ def _write(locations: Iterable[Location], out: Path) -> None:
         copies[columns].append(record)
     for copy in copies.values():
         copy.close()
+    for copy in copies.values():
+        copy.name()
     sync_folder(out)
 
 
@@ -143,6 +145,9 @@ class _Copy:
     def close(self) -> None:
         self._flush()
         self._file.close()
+
+    def name(self) -> None:
+        """Make the file, which is whole, part of the store."""
         os.replace(self._part, self._path)
 
     def _flush(self) -> None:

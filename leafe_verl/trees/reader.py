@@ -213,7 +213,11 @@ def _read_from(source: pa.NativeFile, schema: pa.Schema, path: Path, offset: int
         batch = pa.ipc.read_record_batch(pa.ipc.read_message(source), schema)
         batch.validate(full=True)
     except (OSError, pa.ArrowInvalid) as error:
-        raise ValueError(f"{Location(path, offset)}: no record ({error})") from error
+        # A process that still writes has put its last trees into one batch since they were found.
+        raise ValueError(
+            f"{Location(path, offset)}: no record ({error}); where something is still being written there, the same "
+            "command works again"
+        ) from error
     return batch
 
 

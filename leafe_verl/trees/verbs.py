@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -87,9 +88,14 @@ def _example_settings(options: argparse.Namespace) -> DistillationSettings:
     hold, in either case with what the options say."""
     names = ("events", "target", "events_per_task", "rehearsal_share", "recovery_targets", "thoughts")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    path = Path(options.store).resolve().parent.parent / CONFIGURATION  # the store is RUN_DIR/checkpoints/trees
+    # The store is RUN_DIR/checkpoints/trees, and `checkpoints` may be a link to a larger disk.
+    stores = Path(os.path.abspath(options.store)), Path(options.store).resolve()
+    beside = [store.parent.parent / CONFIGURATION for store in stores]
+    path = next(filter(Path.is_file, beside), None)
     base: dict[str, object] = {"recovery_targets": sys.maxsize}
-    if path.is_file():
+    if path is None and stores[0].parent.name == "checkpoints":
+        print(f"settings of examples: the defaults, with all recovery targets, since there is no {beside[0]}")
+    if path is not None:
         chosen = read_example_settings(read_configuration(path))
         if chosen.note is None:
             # Rows are trained on by -log pi alone, and DPO's pairs and the matched volume of a control are no rows.

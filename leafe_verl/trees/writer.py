@@ -104,7 +104,12 @@ class RecordFile:
         self._file = path.open("xb", buffering=0)
         self._ends: list[int] = []
         """Offsets in bytes behind the schema and behind each whole batch."""
-        self._write(self._head)
+        try:
+            self._write(self._head)
+        except OSError:  # readers would warn of an empty file, and each attempt to begin one leaves another
+            self._file.close()
+            path.unlink(missing_ok=True)
+            raise
 
     def append(self, record: pa.RecordBatch) -> None:
         """Write a batch, whole or not at all."""
@@ -125,9 +130,10 @@ class RecordFile:
         compact.append(merged)
         compact.sync()
         os.replace(part, self.path)
-        sync_folder(self.path.parent)
+        # From here on the old file has no name, and what is written to it would be lost.
         self._file.close()
         self._file, self._ends = compact._file, [*kept, compact._ends[-1]]
+        sync_folder(self.path.parent)
 
     def sync(self) -> None:
         os.fsync(self._file.fileno())

@@ -628,6 +628,15 @@ class TestFailures:
         assert tree.attempts[0].outcome is Outcome.ENVIRONMENT_FAILURE
         assert "an observation is of type NoneType; expected a text" in tree.attempts[0].error
 
+    def test_half_a_character_which_no_tokenizer_takes_is_a_failure_of_the_environment(self):
+        class Torn(Corridor):
+            def step(self, action):
+                return super().step(action)._replace(observation="\ud83d")
+
+        tree = grow(ScriptedPolicy(lazy), World(Torn), budget={"depth": 0})
+        assert tree.attempts[0].outcome is Outcome.ENVIRONMENT_FAILURE
+        assert "half of a character (a lone surrogate)" in tree.attempts[0].error
+
     def test_an_action_of_another_meaning_is_no_command(self):
         class Other(Corridor):
             def step(self, action):

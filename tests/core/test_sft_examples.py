@@ -256,6 +256,20 @@ class TestEvents:
 
 
 class TestRehearsal:
+    def test_each_tree_of_a_task_is_drawn_from_for_itself(self):
+        settings = ALL.model_copy(update={"events_per_task": 0, "rehearsal_share": 0.5})
+        trees = []
+        for number in range(40):
+            tree = rescued()
+            step, *later = tree.attempts[0].steps
+            action = dataclasses.replace(step.action, text=f"way {number}")
+            steps = dataclasses.replace(step, action=action), *later
+            tree.attempts[0] = dataclasses.replace(tree.attempts[0], steps=steps)
+            trees.append(tree)
+        drawn = [bool(build_examples(tree, settings, seed=0)) for tree in trees]
+        assert {*drawn} == {True, False}, "a later pass over the task may rehearse what an earlier one did not"
+        assert drawn == [bool(build_examples(tree, settings, seed=0)) for tree in trees]
+
     def test_is_of_successful_attempts_only(self):
         assert [example.attempt for example in only(varied(), Kind.REHEARSAL)] == [1]
 

@@ -146,6 +146,13 @@ def test_other_histories_are_refused(base, tmp_path):
         compare({"base": base, "new": write_given(tmp_path / "new", other, {"p": ["a+"]})}, tmp_path / "made")
 
 
+def test_two_precisions_are_refused(base, source, tmp_path):
+    first = write_given(tmp_path / "first", source, {"p": ["a+"]}, dtype="float32")
+    second = write_given(tmp_path / "second", source, {"p": ["a+"]}, dtype="bfloat16")
+    with pytest.raises(ValueError, match="different precisions: first in float32, second in bfloat16"):
+        compare({"first": first, "second": second}, tmp_path / "made")
+
+
 def test_another_horizon_is_noted(base, source, tmp_path, capsys):
     longer = write_given(tmp_path / "longer", source, {"p": ["a+"]}, horizon=8)
     compare({"base": base, "longer": longer}, tmp_path / "made")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from evaluation.given_stores import histories_of, texts, write_given, write_source
-from evaluation.stores import task, write_trees
+from evaluation.given_stores import histories_of, played, texts, write_given, write_source
+from evaluation.stores import OUTCOMES, task, write_trees
+from leafe_verl.core import ExplorationTree
 from leafe_verl.evaluation.histories import (
     FirstTurns,
     draw_histories,
@@ -14,7 +15,7 @@ from leafe_verl.evaluation.histories import (
     read_histories,
     write_histories,
 )
-from leafe_verl.trees import TreeWriter, read_trees
+from leafe_verl.trees import Provenance, TreeWriter, read_trees
 from trees.stores import provenance, wandered
 
 
@@ -37,6 +38,17 @@ def test_beside_each_history_stands_what_other_first_turns_solved(source):
     assert [each.fresh for each in drawn] == [FirstTurns(5, 3, 2), FirstTurns(5, 3, 2), FirstTurns(1, 1, 1)]
     (lonely,) = draw_histories(write_source(source.parent / "lonely", {"a": ["xy-"]}), 1, 4, 0)
     assert lonely.fresh.share is None
+
+
+def test_a_first_turn_of_another_policy_is_none_of_the_one_that_failed(tmp_path):
+    with TreeWriter(tmp_path / "run") as writer:
+        for at, attempts in ((1, ["xy-", "s-", "t+"]), (20, ["u+", "v+"])):
+            tree = ExplorationTree(task("a"))
+            for text in attempts:
+                tree.add(played(text[:-1], OUTCOMES[text[-1]]))
+            writer.append(tree, Provenance(run="run", step=at, seed=5, has_tokens=False))
+    (drawn,) = draw_histories(tmp_path / "run", 1, 4, 0)
+    assert drawn.fresh == FirstTurns(2, 1, 1), "the policy of step 20 solves it at once, but it did not fail"
 
 
 def test_at_most_so_many_histories_of_each_task(source):

@@ -17,6 +17,16 @@ def test_a_resumed_run_is_one_run(tmp_path):
     assert read_metrics(tmp_path) == {0: {"val-core/mbpp/pass@1": 0.25}, 1: {"leafe/trees": 5}, 2: {"leafe/trees": 6}}
 
 
+def test_what_an_earlier_process_did_beyond_the_step_where_the_next_begins_is_no_part_of_the_run(tmp_path):
+    write(tmp_path / "metrics-1.jsonl", *((step, {"leafe/trees": 4}) for step in range(1, 21)))
+    write(tmp_path / "metrics-2.jsonl", (10, {"val-core/mbpp/pass@1": 0.5}), (11, {"leafe/trees": 5}))
+    metrics = read_metrics(tmp_path)
+    assert [*metrics] == [*range(1, 12)] and metrics[11] == {"leafe/trees": 5}
+    assert metrics[10] == {"leafe/trees": 4, "val-core/mbpp/pass@1": 0.5}
+    (tmp_path / "metrics-3.jsonl").touch()
+    assert read_metrics(tmp_path) == metrics, "a process that has not begun yet"
+
+
 def test_a_line_cut_short_is_passed_over(tmp_path):
     write(tmp_path / "metrics-1.jsonl", (1, {"leafe/trees": 4}))
     with (tmp_path / "metrics-1.jsonl").open("a") as file:

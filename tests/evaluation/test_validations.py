@@ -15,10 +15,18 @@ from leafe_verl.evaluation.validations import (
 
 def test_what_is_kept_is_read_in_the_order_of_steps(tmp_path):
     last = Validation({"0": [True, False]}, {"0": {"recovery/failures": 1.0}})
-    append_validation(tmp_path, 2, last)
     append_validation(tmp_path, 0, Validation({"0": [False, False]}))
+    append_validation(tmp_path, 2, last)
     assert read_validations(tmp_path) == {0: Validation({"0": [False, False]}), 2: last}
     assert [*read_validations(tmp_path)] == [0, 2]
+
+
+def test_what_a_run_found_beyond_the_step_that_it_goes_back_to_is_of_other_weights(tmp_path):
+    for step in (0, 10, 20, 10):
+        append_validation(tmp_path, step, Validation({"0": [True]}))
+    assert [*read_validations(tmp_path)] == [0, 10]
+    append_validation(tmp_path, 0, Validation({"1": [True]}))
+    assert read_validations(tmp_path) == {0: Validation({"1": [True]})}, "a run that began anew"
 
 
 def test_a_step_that_a_resumed_run_repeats_counts_as_it_was_last(tmp_path):

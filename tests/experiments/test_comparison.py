@@ -71,6 +71,7 @@ def launcher(monkeypatch):
     fake = FakeLauncher()
     monkeypatch.setattr(ledger.subprocess, "run", fake)
     monkeypatch.setattr(training, "hf_folder", lambda model: model)
+    monkeypatch.setattr(comparison, "hold", lambda run_dir: True)  # a lock is held until its process ends
     monkeypatch.delenv("LEAFE_CPU_DTYPE", raising=False)
     return fake
 
@@ -217,6 +218,23 @@ def test_a_cell_that_fails_is_not_finished(launcher, compare, variables):
     assert "seed0/dpo/default" not in cells(Path(variables["RUN_DIR"]))
     launcher.fail = None
     assert "seed0/dpo/default" in cells(compare(METHODS="dpo"))
+
+
+@pytest.mark.parametrize("changed", [{"MODEL": "another"}, {"BUDGET": "5"}, {"BATCH": "32"}, {"BATCH_EPISODES": "4"}])
+def test_a_comparison_goes_on_with_the_choices_that_it_began_with(launcher, compare, changed):
+    compare("trainer.save_freq=1", METHODS="leafe")
+    (name, value), *_ = changed.items()
+    with pytest.raises(SystemExit, match=f"{name} is .*{value}.*, and the comparison in .* began with"):
+        compare("trainer.save_freq=1", METHODS="leafe", **changed)
+    with pytest.raises(SystemExit, match=r"overrides is \[\], and the comparison in .* began with \['trainer"):
+        compare(METHODS="leafe")
+
+
+def test_one_process_at_a_time_compares_in_a_folder(launcher, compare, monkeypatch):
+    monkeypatch.setattr(comparison, "hold", lambda run_dir: False)
+    with pytest.raises(SystemExit, match="another comparison is at work in"):
+        compare(METHODS="leafe")
+    assert not launcher.calls
 
 
 def test_a_machine_that_goes_on_computes_in_the_precision_of_the_first_cell(launcher, compare):

@@ -200,6 +200,7 @@ def test_a_schedule_over_one_training_step_is_refused_where_it_cannot_count_opti
             "actor_rollout_ref.actor.loss_agg_mode=token-sum",
             ['expected "token-mean"; ', "leafe.distillation.loss_agg_mode"],
         ),
+        ("critic.enable=true", ["is true, which", "there is no critic"]),
         ("distillation.enabled=true", ["is true, which", "leafe.distillation.loss, recovery_loss or hold_loss=kl"]),
     ],
 )
@@ -210,6 +211,20 @@ def test_what_verl_would_take_for_the_loss_is_refused_where_it_is_not_used(confi
     (problem,) = find_problems(config(override, name="ace"))
     assert problem.startswith(key) and "'ace' does not use; expected" in problem and "leafe.distillation" not in problem
     assert find_problems(config(override, name="grpo")) == []
+
+
+def test_a_critic_that_nothing_would_train_is_refused(config):
+    (problem,) = find_problems(config("algorithm.adv_estimator=gae"))
+    assert problem.startswith("algorithm.adv_estimator is 'gae', for which verl would train a critic; leafe has none")
+    assert find_problems(config("algorithm.adv_estimator=gae", "critic.enable=false")) == []
+
+
+@pytest.mark.parametrize("key", ["algorithm.filter_groups.enable", "trainer.v1.sampler.sync_refill_failed_groups"])
+@pytest.mark.parametrize("name", ["leafe", "grpo"])
+def test_what_verl_s_own_sampler_alone_does_is_refused(config, key, name):
+    (problem,) = find_problems(config(f"{key}=true", name=name))
+    assert problem == f"{key} is true, which the sampler of leafe-verl does not do; expected false"
+    assert find_problems(config(f"{key}=false", name=name)) == []
 
 
 def test_several_sequences_of_an_attempt_are_refused_where_verl_would_take_them_for_attempts(config):

@@ -167,3 +167,9 @@ def test_the_examples_of_a_run_are_exported_as_it_drew_them(run_dir, capsys):
     assert said.startswith("settings of examples: those of ") and ", 2 rehearsal, 2 recovery, " in said
     assert export_by_command(run_dir, "--recovery-targets", "3") == 0
     assert ", 2 rehearsal, 3 recovery, " in capsys.readouterr().out
+    elsewhere = run_dir.rename(run_dir.with_name("disk"))
+    run_dir.mkdir()
+    (run_dir / "checkpoints").symlink_to(elsewhere / "checkpoints")
+    (elsewhere / "hydra").rename(run_dir / "hydra")
+    assert export_by_command(run_dir) == 0
+    assert ", 2 rehearsal, 2 recovery, " in capsys.readouterr().out, "checkpoints may lie on another disk"

@@ -12,6 +12,7 @@ from leafe_verl.trees import TreeWriter, read_trees
 from leafe_verl.trees.rows import from_row, to_row
 from leafe_verl.trees.text import escape, unescape
 from leafe_verl.trees.verification import verify
+from leafe_verl.trees.writer import COMPACTED, RecordFile
 from trees.stores import provenance, rescued, wandered, write
 
 
@@ -172,6 +173,32 @@ def test_a_writer_takes_trees_of_one_kind(tmp_path):
         writer.append(rescued(), provenance())
         with pytest.raises(ValueError, match="must all have tokens or all have none"):
             writer.append(rescued(), provenance(has_tokens=False))
+
+
+def test_trees_after_a_compaction_that_the_disk_did_not_confirm_are_in_the_file(tmp_path, monkeypatch):
+    texts = provenance(has_tokens=False)
+    with TreeWriter(tmp_path) as writer:
+        writer.append(rescued("0"), texts)
+
+        def fail(folder):
+            raise OSError("too many open files")
+
+        monkeypatch.setattr("leafe_verl.trees.writer.sync_folder", fail)
+        for number in range(1, COMPACTED + 2):
+            writer.append(rescued(str(number)), texts)
+        assert [tree.task.key for tree, _ in read_trees(tmp_path)] == [str(number) for number in range(COMPACTED + 2)]
+
+
+def test_a_file_that_cannot_be_begun_is_not_left_behind(tmp_path, monkeypatch):
+    def full(self, data):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(RecordFile, "_write", full)
+    writer = TreeWriter(tmp_path)
+    for _ in range(2):
+        with pytest.raises(OSError, match="no space left"):
+            writer.append(rescued(), provenance())
+    assert not [*tmp_path.iterdir()]
 
 
 def test_log_probs_are_kept_to_the_bit_or_absent(tmp_path):

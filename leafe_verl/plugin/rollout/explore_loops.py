@@ -16,6 +16,7 @@ from leafe_verl.core.sft_examples import PHASES, Kind, build_examples
 from leafe_verl.core.shared_prefix import sort_by_shared_prefix
 from leafe_verl.core.statistics import count
 from leafe_verl.core.teacher import with_teachers
+from leafe_verl.plugin.engine_check import sequence_parallel_size
 from leafe_verl.plugin.precision import find_precision
 from leafe_verl.plugin.rollout.collected import CollectedTrees, find_fingerprint
 from leafe_verl.plugin.rollout.dataset import read_task
@@ -66,7 +67,24 @@ class ExploreLoop(TaskLoop):
         distillation = self.settings.distillation
         mask_id = find_mask_token(self.tokenizer) if distillation.context_mask else None
         examples = build_examples(tree, distillation, self.settings.seed, mask_id)
-        return await with_teachers(policy, tree, examples, self.settings)
+        return await with_teachers(policy, tree, self._that_fit(tree, examples), self.settings)
+
+    def _that_fit(self, tree: ExplorationTree, examples: list[Example]) -> list[Example]:
+        """Leave out the examples that no micro-batch holds: a stored tree may be of a run with a larger window."""
+        actor = self.config.actor_rollout_ref.actor
+        if not actor.use_dynamic_bsz:
+            return examples
+        most = actor.ppo_max_token_len_per_gpu * sequence_parallel_size(self.config)
+        fitting = [example for example in examples if len(example.sequence.token_ids) <= most]
+        if left_out := len(examples) - len(fitting):
+            logger.warning(
+                "task %r: %d examples of more than %d tokens are left out; to train on them, raise "
+                "actor_rollout_ref.actor.ppo_max_token_len_per_gpu",
+                tree.task.key,
+                left_out,
+                most,
+            )
+        return fitting
 
     def rows(
         self, tree: ExplorationTree, examples: list[Example], policy: ServerPolicy | None, number: int = 0

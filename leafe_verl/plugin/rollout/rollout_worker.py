@@ -22,6 +22,7 @@ from verl.utils.tensordict_utils import get_non_tensor_data, index_select_tensor
 
 from leafe_verl.core.statistics import total
 from leafe_verl.environments.simulator import processes_lost
+from leafe_verl.plugin.rollout.dataset import read_task
 from leafe_verl.plugin.rollout.evaluation import validation_loop
 from leafe_verl.plugin.rollout.explore_loops import EXPLORE, REPLAY
 from leafe_verl.plugin.rollout.task_loop import warn_once_about_model_types
@@ -38,7 +39,8 @@ PING_SECONDS = 5.0
 STUCK_SECONDS = 600.0
 """A worker that gives no answer for this long, including the time it takes to start, counts as dead."""
 MAX_DEATHS_PER_TASK = 2
-"""A task is given up once this many workers have died while they played it, since it may be what kills them."""
+"""A task is given up once this many workers have died while they played it and before they had finished any, since it
+may be what kills them."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,9 @@ class RolloutManager(AgentLoopManagerTQ):  # type: ignore[misc]  # verl is Any t
         self._sent: dict[int, list[TensorDict]] = {}
         """Tasks sent to each worker in this step, by the worker's number."""
         self._deaths_by_task: Counter[str] = Counter()
-        self.task_indices: dict[str, int] = {}
-        """Index in the validation set of each task that was sent, by the uid that verl gave it for this time."""
+        self.task_names: dict[str, str] = {}
+        """Name of each task that was sent for validation, by the uid that verl gave it for this time: its place in the
+        validation set, and its key, which other files may have, too."""
         self._nodes: dict[int, str] = {}
         """Ray's id of the node of each worker that has answered, by the worker's number."""
         self._pings: dict[int, tuple[ray.ObjectRef[None], float]] = {}
@@ -136,7 +139,7 @@ class RolloutManager(AgentLoopManagerTQ):  # type: ignore[misc]  # verl is Any t
         self._replace_leaking()
         if get_non_tensor_data(prompts, "validate", False):
             rows = zip(prompts["uid"], prompts["extra_info"], strict=True)
-            self.task_indices.update({str(uid): int(extra_info["index"]) for uid, extra_info in rows})
+            self.task_names.update({str(uid): f"{each['index']} {read_task(each).key}" for uid, each in rows})
         for worker, share in enumerate(prompts.chunk(len(self.agent_loop_workers))):
             self._send(worker, share)
 
@@ -179,8 +182,10 @@ class RolloutManager(AgentLoopManagerTQ):  # type: ignore[misc]  # verl is Any t
                 self._note_death(worker)
                 lost = self._sent.pop(worker, [])
                 self._replace(worker)
+                # One that has finished tasks, as where an environment leaks, will finish more when it is replaced.
+                progressed = any(str(uid) not in unfinished for share in lost for uid in share["uid"])
                 for share in lost:
-                    self._play_again(worker, share, unfinished, partition_id)
+                    self._play_again(worker, share, unfinished, partition_id, blamed=not progressed)
 
     def _send(self, worker: int, share: TensorDict) -> None:
         self._sent.setdefault(worker, []).append(share)
@@ -264,10 +269,14 @@ class RolloutManager(AgentLoopManagerTQ):  # type: ignore[misc]  # verl is Any t
         if self._stopped is not None:
             self.agent_loop_workers[worker].stop_exploring.remote(self._stopped)
 
-    def _play_again(self, worker: int, share: TensorDict, unfinished: set[str], partition_id: str) -> None:
+    def _play_again(
+        self, worker: int, share: TensorDict, unfinished: set[str], partition_id: str, *, blamed: bool
+    ) -> None:
+        """Play the unfinished tasks of a dead worker again. `blamed`: what it died of may be any of them."""
         uids = [str(uid) for uid in share["uid"]]
         lost = [uid for uid in uids if uid in unfinished]
-        self._deaths_by_task.update(lost)
+        if blamed:
+            self._deaths_by_task.update(lost)
         given_up = [uid for uid in lost if self._deaths_by_task[uid] >= MAX_DEATHS_PER_TASK]
         for uid in given_up:
             logger.error("a task is given up: %d rollout workers died while they played it", MAX_DEATHS_PER_TASK)

@@ -93,7 +93,7 @@ class EpisodeTrainer(CheckpointingTrainer):
     def on_validate_begin(self) -> None:
         super().on_validate_begin()
         self._attach()
-        self.agent_loop_manager.task_indices.clear()
+        self.agent_loop_manager.task_names.clear()
         self.activity.begin("validating", step=self.global_steps, total=len(self.val_dataset), unit="tasks")
 
     def on_sample_begin(self) -> None:
@@ -178,10 +178,10 @@ class EpisodeTrainer(CheckpointingTrainer):
 
     def _keep_validation(self, outcomes: Outcomes, recovery: TaskCounts) -> None:
         """Keep what a validation found by task. verl gives each task a new uid in every validation."""
-        indices = self.agent_loop_manager.task_indices
+        names = self.agent_loop_manager.task_names
         found = Validation(
-            {str(indices[uid]): outcomes[uid] for uid in sorted(outcomes, key=indices.__getitem__)},
-            {str(indices[uid]): recovery[uid] for uid in sorted(recovery, key=indices.__getitem__)},
+            {names[uid]: outcomes[uid] for uid in sorted(outcomes, key=names.__getitem__)},
+            {names[uid]: recovery[uid] for uid in sorted(recovery, key=names.__getitem__)},
         )
         try:
             append_validation(Path(self.config.run_dir), self.global_steps, found)

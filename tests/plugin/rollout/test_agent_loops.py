@@ -72,6 +72,10 @@ def test_a_window_gives_an_output_for_each_prompt_that_begins_anew():
     assert {output.reward_score for output in outputs} == {3.0}
 
 
+ACTOR = {"actor": {"use_dynamic_bsz": True, "ppo_max_token_len_per_gpu": 1000}}
+TRACKED = {"trainer": {"logger": ["console"]}, "leafe": {"tracking": {"branches": 0}}, "actor_rollout_ref": ACTOR}
+
+
 class Tokenizer:
     eos_token_id, chat_template = 0, ""
 
@@ -88,7 +92,7 @@ def test_a_tree_that_cannot_be_kept_is_counted_and_not_trained_on(tmp_path, capl
     loop.rollout_config, loop.tokenizer = SimpleNamespace(calculate_log_probs=False, n=1), Tokenizer()
     loop.settings = RunSettings.from_mapping({"collection": {"store": str(store)}})
     loop.config = OmegaConf.create(
-        {"trainer": {"experiment_name": "run"}, "actor_rollout_ref": {"model": {"path": "m"}}}
+        {"trainer": {"experiment_name": "run"}, "actor_rollout_ref": {"model": {"path": "m"}, **ACTOR}}
     )
     loop.explorer = lambda *_: (Explorer(World(), policy, loop.settings), policy)
     loop.server_manager = SimpleNamespace(worker_state=WorkerState())
@@ -106,7 +110,7 @@ def test_the_trees_of_another_run_are_explored_again_and_those_of_this_run_are_n
         loop.rollout_config, loop.tokenizer = SimpleNamespace(calculate_log_probs=False, n=1), Tokenizer()
         loop.settings = RunSettings.from_mapping({"collection": {"store": str(tmp_path)}})
         given = {"trainer": {"experiment_name": run, "logger": []}, "leafe": {"tracking": {"branches": 0}}}
-        loop.config = OmegaConf.create({**given, "actor_rollout_ref": {"model": {"path": "m"}}})
+        loop.config = OmegaConf.create({**given, "actor_rollout_ref": {"model": {"path": "m"}, **ACTOR}})
         loop.explorer = lambda *_: (Explorer(World(), policy, loop.settings), policy)
         loop.server_manager = SimpleNamespace(worker_state=WorkerState())
         row = {"extra_info": {TASK_FIELD: json.dumps(dataclasses.asdict(TASK))}, "global_steps": 1, "session_id": 0}
@@ -152,7 +156,7 @@ def taught(**distillation):
     loop = object.__new__(ExploreLoop)
     loop.rollout_config = SimpleNamespace(calculate_log_probs=False)
     loop.tokenizer = SimpleNamespace(eos_token_id=4)
-    loop.config = OmegaConf.create({"trainer": {"logger": ["console"]}, "leafe": {"tracking": {"branches": 0}}})
+    loop.config = OmegaConf.create(TRACKED)
     loop.settings = RunSettings.from_mapping({"distillation": {"rehearsal_share": 1.0, **distillation}})
     examples = asyncio.run(loop.examples(tree, policy))
     rows = [(row, read_record(row.extra_fields)) for row in loop.rows(tree, examples, None)]
@@ -194,7 +198,7 @@ def replayed(trees, tokenizer=None, task=None, **distillation):
     loop = object.__new__(ReplayLoop)
     loop.rollout_config = SimpleNamespace(calculate_log_probs=False)
     loop.tokenizer = tokenizer or SimpleNamespace(bos_token_id=None, eos_token_id=4, pad_token_id=9)
-    loop.config = OmegaConf.create({"trainer": {"logger": ["console"]}, "leafe": {"tracking": {"branches": 0}}})
+    loop.config = OmegaConf.create(TRACKED)
     loop.settings = RunSettings.from_mapping({"distillation": {"rehearsal_share": 0.0, **distillation}})
     loop._store = lambda: SimpleNamespace(find_all=lambda key: trees)
     loop.explorer = lambda *_: (Explorer(Quiz, ScriptedPolicy({}), loop.settings), None)
@@ -220,6 +224,13 @@ def test_stage_two_takes_what_a_tree_holds_as_it_is():
     tree.recoveries = []
     assert len(replayed([tree], recovery_targets=4)) == 1
     assert len(replayed([stored(["x", "y"], ["a"])])) == 1, "targets are a setting"
+
+
+def test_stored_examples_that_no_micro_batch_holds_are_left_out_and_told(monkeypatch, caplog):
+    monkeypatch.setitem(ACTOR["actor"], "ppo_max_token_len_per_gpu", 10)
+    ((_, summary),) = replayed([stored(["x", "y"], ["a"])], recovery_targets=4)
+    assert summary.counts["examples/recovery"] == 0
+    assert "1 examples of more than 10 tokens are left out" in caplog.text
 
 
 def test_failed_turns_are_masked_in_the_context_with_the_padding_token():

@@ -216,9 +216,17 @@ def test_a_task_that_kills_every_worker_is_given_up(manager, ray, given_up):
     manager.generate_sequences(tasks(4))
     for _ in range(MAX_DEATHS_PER_TASK):
         manager.agent_loop_workers[0].dead = True
-        look(manager, {"u0"})
-    assert given_up == [("u0", "failure")]
-    assert [worker.played for worker in ray.made] == [[["u0"]], []]
+        look(manager, {"u0", "u1"})
+    assert given_up == [("u0", "failure"), ("u1", "failure")]
+    assert [worker.played for worker in ray.made] == [[["u0", "u1"]], []]
+
+
+def test_the_tasks_of_a_worker_that_finishes_some_before_it_dies_are_not_to_blame(manager, ray, given_up):
+    manager.generate_sequences(tasks(8))
+    for left in ({"u1", "u2", "u3"}, {"u2", "u3"}, {"u3"}):
+        manager.agent_loop_workers[0].dead = True
+        look(manager, left)
+    assert given_up == [] and ray.made[-1].played == [["u3"]], "an environment leaks, and every play gets further"
 
 
 def test_a_worker_that_died_between_steps_is_replaced_before_it_plays(manager, ray):
