@@ -25,8 +25,9 @@ REMOVED = "removed_"
 
 
 def validation_interval(total_steps: int, validations: int) -> int:
-    """Return the steps between validations, at least 2: verl validates after the last step in any case."""
-    return max(2, math.ceil(total_steps / validations))
+    """Return the steps between validations: at least 2, so that a run of 3 steps is validated at its end alone, which verl
+    does in any case."""
+    return math.ceil(total_steps / max(1, min(validations, total_steps // 2)))
 
 
 @dataclass(frozen=True)

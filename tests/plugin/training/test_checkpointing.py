@@ -59,7 +59,7 @@ class TestSettings:
 
 @pytest.mark.parametrize(
     ("total", "validations", "interval"),
-    [(1, 10, 2), (2, 10, 2), (3, 10, 2), (20, 10, 2), (25, 10, 3), (1000, 10, 100), (100, 1, 100)],
+    [(1, 10, 1), (2, 10, 2), (3, 10, 3), (5, 10, 3), (20, 10, 2), (25, 10, 3), (1000, 10, 100), (100, 1, 100)],
 )
 def test_validation_follows_the_length_of_the_run(total, validations, interval):
     assert validation_interval(total, validations) == interval
