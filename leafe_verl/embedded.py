@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 from pathlib import Path
 
 from leafe_verl.model_config import read_config
@@ -31,10 +32,12 @@ get the same settings."""
 
 
 def model_folder() -> Path:
-    """Return where the embedded model is kept: in models/ of a checkout, else in the user's cache."""
+    """Return where the embedded model is kept: in models/ of a checkout if that can be written, else in the user's
+    cache."""
     checkout = Path(__file__).parents[1]
-    if (checkout / "recipes").is_dir():
-        return checkout / "models" / MODEL
+    kept = checkout / "models" / MODEL
+    if kept.is_dir() or ((checkout / "recipes").is_dir() and os.access(checkout, os.W_OK)):
+        return kept
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "leafe_verl" / MODEL
 
@@ -59,7 +62,7 @@ def prepare_model(directory: Path) -> Path:
     """
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"{directory} is a file; expected a folder, which need not exist")
-    if (directory / "config.json").exists() and (directory / "model.safetensors").exists():
+    if is_prepared(directory):
         return directory
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -71,10 +74,23 @@ def prepare_model(directory: Path) -> Path:
     tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"
     for settings in (model.config, model.generation_config):
         settings.eos_token_id = settings.pad_token_id = tokenizer.eos_token_id
-    directory.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(directory)
-    model.save_pretrained(directory)
+    # Under another name meanwhile: a killed process must not leave half a file of weights that looks whole.
+    partial = directory.with_name(f"{directory.name}.partial-{os.getpid()}")
+    try:
+        tokenizer.save_pretrained(partial)
+        model.save_pretrained(partial)
+        if directory.is_dir() and not is_prepared(directory):
+            shutil.rmtree(directory)
+        if not directory.exists():  # else another process was faster
+            partial.rename(directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return directory
+
+
+def is_prepared(directory: Path) -> bool:
+    """Return whether a folder holds the model."""
+    return (directory / "config.json").exists() and (directory / "model.safetensors").exists()
 
 
 def _gguf_file() -> Path:

@@ -16,6 +16,8 @@ from leafe_verl.json_rows import Rows, is_json, read_json_rows, refuse_mistaken
 HUB = "hub:"
 UNREAD = ("solutions", "incorrect_solutions")
 """Columns of CodeContests with hundreds of programs per row. No task uses them, and reading them is slow."""
+SEVERAL = {*",[] "}
+"""Characters of what is meant as several files, and is one."""
 FORMS = "a .jsonl or .json file (also .gz), a .parquet file"
 KEEP, LEAVE_OUT = "keep", "leave_out"
 """What becomes of tasks with several right answers."""
@@ -69,7 +71,10 @@ def _read_rows(source: str) -> Rows:
     path = Path(source).expanduser()
     if not path.is_file():
         what = "is a folder; expected a file in it:" if path.is_dir() else "does not exist; expected"
-        raise ValueError(f"{source} {what} {FORMS}, or {HUB}REPOSITORY/...")
+        several = (
+            "; several files are 'data.train_files=[A,B]' or 'data.val_files=[A,B]'" if SEVERAL & {*source} else ""
+        )
+        raise ValueError(f"{source} {what} {FORMS}, or {HUB}REPOSITORY/...{several}")
     refuse_mistaken(path)
     if path.suffix.lower() == ".parquet":
         return Rows(enumerate(_parquet_rows(path), start=1))

@@ -19,12 +19,17 @@ util.find_spec("vllm") or exit(1)' "$@" >/dev/null 2>&1; }
 
 # _python LOWEST WHAT: the lowest minor version, and what needs it.
 _python() {
-    local candidate
-    for candidate in "${PYTHON:-}" python3.11 python3.12 python3.10 python3; do
-        if [ -n "$candidate" ] && "$candidate" -c "import sys; sys.exit(not (3, $1) <= sys.version_info[:2] < (3, 13))" \
-            >/dev/null 2>&1; then
-            echo "$candidate"
+    local candidate path
+    for candidate in ${PYTHON:+"$PYTHON"} python3.11 python3.12 python3.10 python3; do
+        if "$candidate" -c "import sys; sys.exit(not (3, $1) <= sys.version_info[:2] < (3, 13))" >/dev/null 2>&1; then
+            path=$(command -v "$candidate")
+            # The links in .venv, which may be active, are made anew.
+            case $path in "$ROOT/.venv/"*) path=$(readlink -f "$path") ;; esac
+            echo "$path"
             return
+        elif [ "$candidate" = "${PYTHON:-}" ]; then
+            echo "PYTHON is $PYTHON, which is no Python 3.$1 to 3.12 that runs here; $2 needs one" >&2
+            return 1
         fi
     done
     echo "no Python 3.$1 to 3.12 found, which $2 needs ($(python3 --version 2>/dev/null || echo no python3) is" \
@@ -214,6 +219,11 @@ _require_device() {
 
 setup() {
     local venv="$ROOT/.venv"
+    case ${SETUP_DEVICE:-cpu} in cpu | gpu) ;; *)
+        echo "SETUP_DEVICE is $SETUP_DEVICE; expected cpu or gpu" >&2
+        return 1
+        ;;
+    esac
     if _has leafe-verl verl; then
         if [ "${VIRTUAL_ENV:-}" = "$venv" ]; then _require_device "$venv"; fi
         return
@@ -223,7 +233,11 @@ setup() {
         _require_verl
         echo "installing leafe-verl, and nothing else, beside verl and vLLM: pip install --no-deps -e $ROOT"
         if python -c 'import pip' 2>/dev/null; then
-            python -m pip install -q --no-deps -e "$ROOT"
+            # A node without a network cannot fetch setuptools, which need not be fetched where it is new enough.
+            local isolation=()
+            if python -c 'from importlib.metadata import version
+int(version("setuptools").split(".")[0]) >= 77 or exit(1)' 2>/dev/null; then isolation=(--no-build-isolation); fi
+            python -m pip install -q --no-deps "${isolation[@]}" -e "$ROOT"
         else  # as uv makes environments
             uv pip install -q --no-deps --python "$(command -v python)" -e "$ROOT"
         fi
@@ -236,7 +250,9 @@ setup() {
         }
         # pip holds the lock as well: a set-up is waited for even if its shell alone was killed.
         exec 9> "$venv/lock"
-        flock -n 9 || { echo "another set-up is at work in $venv; waiting for it" && flock 9; }
+        local lock=0
+        flock -n -E 75 9 2>/dev/null || lock=$?  # some file systems have no locks
+        if [ "$lock" = 75 ]; then echo "another set-up is at work in $venv; waiting for it" && flock 9; fi
         if [ ! -e "$venv/ready" ]; then _make_environment "$venv"; fi
         exec 9>&-
     fi

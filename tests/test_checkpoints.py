@@ -195,7 +195,15 @@ def test_what_to_do_next_names_a_checkpoint_and_no_copy_of_one(tmp_path):
     touch(tmp_path / "checkpoints" / "global_step_10_backup", "data.pt")
     limits = {"steps": 2, "epochs": 30, "collect": "batch"}
     played = {"val_max_samples": -1, "stop_at": "fence"}
-    choices = {"config": "leafe", "environment": "mbpp", "overrides": [], "variables": {}, "limits": limits, **played}
+    choices = {
+        "config": "leafe",
+        "environment": "mbpp",
+        "overrides": [],
+        "variables": {},
+        "limits": limits,
+        "submit": None,
+        **played,
+    }
     told = "\n".join(next_commands(tmp_path, choices))
     assert "--model" in told and "global_step_2 " in told and "backup" not in told
 

@@ -116,12 +116,13 @@ def test_a_run_dir_that_is_missing_or_relative_is_refused(script, name, given):
     assert f"RUN_DIR is {given.get('RUN_DIR', 'missing')}; expected an absolute folder" in done.stderr
 
 
-def test_a_job_is_submitted_with_its_variables_in_the_command(script):
+def test_a_job_is_submitted_with_its_variables_in_the_command(script, tmp_path):
     given = {"RUN_DIR": "/shared/runs/x", "MODEL": "owner/name", "NODES": "4", "LEAFE_CPU_DTYPE": "float32"}
     done, said = script("ray_job.sh", "recipes/grpo_mbpp.sh", "trainer.total_epochs=3", **given)
     assert done.returncode == 0, done.stderr
     assert said == [
         "ray@here job submit --address http://127.0.0.1:8265 --working-dir . -- "
         "env RUN_DIR=/shared/runs/x MODEL=owner/name LEAFE_CPU_DTYPE=float32 "
+        f"LEAFE_SUBMIT=NODES=4 GPUS=8 bash {tmp_path}/spool/ray_job.sh recipes/grpo_mbpp.sh "
         "bash recipes/grpo_mbpp.sh trainer.nnodes=4 trainer.n_gpus_per_node=8 trainer.total_epochs=3"
     ]

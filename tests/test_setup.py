@@ -21,6 +21,7 @@ case "$*" in
     "-c import pip") [ -z "${NO_PIP:-}" ] ;;
     "-c "*" verl") [ -n "${HAS_VERL:-}" ] ;;
     *"print(VERL)") echo ">=0.9.1,<0.10" ;;
+    *'version("setuptools")'*) [ -n "${NEW_SETUPTOOLS:-}" ] ;;
     *"takes_verl(version"*) echo "${HAS_VERL:-}"; [ "${HAS_VERL:-}" = 0.9.1 ] ;;
     "-m pip "*) echo "python $*" >> "$STUBS/calls" ;;
     -) echo a-requirement ;;
@@ -222,6 +223,34 @@ def test_flash_attn_is_built_where_nvcc_is_and_may_fail(set_up, given, said):
     assert said in done.stdout and (set_up.checkout / ".venv" / "ready").exists()
 
 
+def test_another_python_than_was_named_is_not_taken(set_up):
+    done = set_up(PYTHON="python3.12")
+    assert (
+        done.returncode == 1 and "PYTHON is python3.12, which is no Python 3.10 to 3.12 that runs here" in done.stderr
+    )
+    assert not (set_up.checkout / ".venv" / "bin").exists()
+
+
+def test_a_device_that_is_none_is_refused(set_up):
+    done = set_up(SETUP_DEVICE="cuda")
+    assert done.returncode == 1 and done.stderr == "SETUP_DEVICE is cuda; expected cpu or gpu\n"
+
+
+def test_the_python_of_an_active_venv_is_found_behind_its_link(set_up):
+    linked = set_up.checkout / ".venv" / "bin" / "python3.11"
+    linked.parent.mkdir(parents=True)
+    linked.symlink_to(set_up.stubs / "python3.11")
+    done = set_up(PATH=f"{linked.parent}:{set_up.stubs}:{os.environ['PATH']}")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_folder_without_locks_is_set_up_all_the_same(set_up):
+    (set_up.stubs / "flock").write_text("#!/bin/bash\nexit 71\n")
+    (set_up.stubs / "flock").chmod(0o755)
+    done = set_up()
+    assert done.returncode == 0 and "another set-up" not in done.stdout
+
+
 def test_flash_attn_can_be_left_out(set_up):
     (set_up.stubs / "nvcc").write_text("#!/bin/bash\n")
     done = set_up(SETUP_DEVICE="gpu", FLASH_ATTN="0")
@@ -240,6 +269,8 @@ def test_an_environment_with_verl_and_vllm_gets_the_package_alone(set_up):
     assert calls(set_up) == ["python -m pip install -q --no-deps -e ROOT"]
     assert "installing leafe-verl, and nothing else, beside verl and vLLM" in done.stdout
     assert not (set_up.checkout / ".venv").exists()
+    set_up(HAS_VERL="0.9.1", NEW_SETUPTOOLS="1")
+    assert calls(set_up)[-1] == "python -m pip install -q --no-deps --no-build-isolation -e ROOT", "needs no network"
 
 
 def test_an_environment_of_uv_has_no_pip(set_up):

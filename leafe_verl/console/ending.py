@@ -27,6 +27,10 @@ VARIABLES = (
 )
 """Environment variables that decide what a run trains and how, and the memory it takes. A command that goes on with it
 must set them again."""
+SUBMIT = "LEAFE_SUBMIT"
+"""Environment variable in which the scripts of recipes/cluster say how the run was submitted, up to its recipe."""
+OF_THE_JOB = ("RAY_ADDRESS", "trainer.nnodes", "trainer.n_gpus_per_node")
+"""What these scripts set themselves. The cluster of a job ends with it."""
 OPENERS = ("xdg-open", "open")
 """Commands that show a file in the desktop's browser; a server has neither."""
 PLAYED = ("leafe.environment.", "leafe.generation.", "leafe.context.", "data.val_files", "data.max_")
@@ -122,6 +126,9 @@ def again(run_dir: Path, choices: Mapping[str, Any], *changes: str) -> str:
     changed = {text.partition("=")[0] for text in changes}
     given = [text for text in choices["overrides"] if text.partition("=")[0] not in changed] + [*changes]
     overrides = [text for text in given if not text.startswith("environment=")]
+    if submit := choices["submit"]:
+        own = (text for text in overrides if text.partition("=")[0] not in OF_THE_JOB)
+        return _with_variables(f"RUN_DIR={quoted(run_dir)} {submit} {shlex.join(own)}".rstrip(), choices)
     if recipe := _find_recipe(f"{choices['config']}_{choices['environment']}.sh"):
         command = ["bash", shown(recipe), *overrides]
     else:
@@ -157,14 +164,17 @@ def choices_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a command that goes on with the run needs of its configuration, with Hydra's own in it.
 
     `config` and `environment` are the names of the configurations, `overrides` all of the command's, `variables` the
-    environment variables that were set of `VARIABLES`, and `limits` says what ends the run. `val_max_samples` tasks are
-    validated, all if it is negative, and `stop_at` ends an action.
+    environment variables that were set of `VARIABLES`, `submit` how a script of recipes/cluster was called, if one was,
+    and `limits` says what ends the run. `val_max_samples` tasks are validated, all if it is negative, and `stop_at`
+    ends an action.
     """
     hydra = config["hydra"]
     overrides: Sequence[str] = hydra["overrides"]["task"]
     chosen = hydra["runtime"]["choices"]
     names = {"config": hydra["job"]["config_name"], "environment": chosen["environment"]}
-    variables = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
+    submit = os.environ.get(SUBMIT)
+    set_again = [name for name in VARIABLES if not submit or name not in OF_THE_JOB]
+    variables = {name: os.environ[name] for name in set_again if os.environ.get(name)}
     trainer, schedule = config["trainer"], config["leafe"]["schedule"]
     limits = {
         "steps": trainer["total_training_steps"],
@@ -172,4 +182,5 @@ def choices_of(config: Mapping[str, Any]) -> dict[str, Any]:
         "collect": schedule["collect"],
     }
     played = {"val_max_samples": config["data"]["val_max_samples"], "stop_at": config["leafe"]["generation"]["stop_at"]}
-    return {**names, **played, "overrides": list(overrides), "variables": variables, "limits": limits}
+    how = {"overrides": list(overrides), "variables": variables, "submit": submit}
+    return {**names, **played, **how, "limits": limits}

@@ -29,15 +29,16 @@ def roll_back(environment: Environment, task: Task, seed: int, path: Sequence[St
         observation, _ = environment.reset(task, seed)
         _check(task, seed, 1, observation, path[0].history.messages[-1]["content"])
     for t in range(known, step):
-        observation = environment.step(path[t - 1].action.text).observation
-        _check(task, seed, t + 1, observation, path[t - 1].observation)
+        recorded, replayed_step = path[t - 1], environment.step(path[t - 1].action.text)
+        _check(task, seed, t + 1, replayed_step.observation, recorded.observation)
+        _check(task, seed, t + 1, f"reward {float(replayed_step.reward)}", f"reward {float(recorded.reward)}")
     return replayed + step - known
 
 
 def _check(task: Task, seed: int, t: int, observation: str, recorded: str) -> None:
     if observation != recorded:
         raise ReplayDivergence(
-            f"task {task.key!r}, seed {seed}: after {t - 1} replayed actions the observation is {observation[:200]!r}, "
-            f"not {recorded[:200]!r} as recorded. {task.environment!r} must be deterministic given task, seed and "
-            "actions; leafe.seed and leafe.environment.options must be those of the recording"
+            f"task {task.key!r}, seed {seed}: after {t - 1} replayed actions the environment says "
+            f"{observation[:200]!r}, not {recorded[:200]!r} as recorded. {task.environment!r} must be deterministic "
+            "given task, seed and actions; leafe.seed and leafe.environment.options must be those of the recording"
         )

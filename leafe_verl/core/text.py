@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 
 def without_surrogates(text: str) -> str:
     """Return a text with `?` for each lone surrogate, half of a character that a tokenizer cut or that JSON spells.
@@ -9,6 +12,17 @@ def without_surrogates(text: str) -> str:
     No tokenizer takes one, and neither does UTF-8.
     """
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def read_json(text: str) -> Any:
+    """Return what JSON says, with `?` for each lone surrogate, which JSON may spell as an escape.
+
+    Raises ValueError for what is no JSON, and for brackets or numbers beyond Python's limits.
+    """
+    try:
+        return json.loads(without_surrogates(json.dumps(json.loads(text), ensure_ascii=False)))
+    except RecursionError:
+        raise ValueError("too many brackets within one another") from None
 
 
 def counted(number: int, noun: str) -> str:

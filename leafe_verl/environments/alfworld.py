@@ -145,7 +145,9 @@ class ALFWorld(SimulatorEnvironment):
                 f"recorded one; has the game changed?"
             )
         if snapshot.operators and snapshot.operators[-1] is not None:
-            self._check(snapshot, len(snapshot.actions), self._shown(state["observation"], state))
+            shown = self._shown(state["observation"], state)
+            step = Step(shown, float(state["won"]), state["won"], False, {})
+            self._check(snapshot, len(snapshot.actions), shown, step)
         self._record = ReplaySnapshot(snapshot.task, snapshot.seed, snapshot.actions, snapshot.digests)
         self._operators = snapshot.operators
         self._take_in(state)

@@ -10,7 +10,7 @@ from typing import Any
 
 from leafe_verl.core.environment import ReplayEnvironment, Step
 from leafe_verl.core.task import Task
-from leafe_verl.core.text import without_surrogates
+from leafe_verl.core.text import read_json, without_surrogates
 from leafe_verl.environments.extras import require_extra
 from leafe_verl.environments.options import SETTING, require_at_least
 from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key
@@ -112,8 +112,8 @@ class OpenEnv(ReplayEnvironment):
         if self._action_field is not None:
             return {self._action_field: readable}
         try:
-            made = json.loads(readable)
-        except (ValueError, RecursionError):  # no JSON, numbers of too many digits, or too many brackets
+            made = read_json(readable)
+        except ValueError:  # no JSON, numbers of too many digits, or too many brackets
             made = None
         if not isinstance(made, dict):
             raise _IllFormed(
@@ -126,7 +126,7 @@ class OpenEnv(ReplayEnvironment):
         if self._observation_field is not None:
             shown = {self._observation_field: observation[self._observation_field]}
         only = next(iter(shown.values())) if len(shown) == 1 else shown
-        return only if isinstance(only, str) else json.dumps(only, ensure_ascii=False)
+        return without_surrogates(only if isinstance(only, str) else json.dumps(only, ensure_ascii=False))
 
 
 class _IllFormed(Exception):

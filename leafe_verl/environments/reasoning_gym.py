@@ -83,7 +83,10 @@ class ReasoningGym(StateEnvironment[ReasoningState]):
         if not answer:
             return Step(NO_ANSWER, 0.0, False, False, {"success": False, "error": True, "failed": True})
         dataset, entry = _load(self.state.task.data)
-        score = float(dataset.score_answer(answer, entry))
+        try:
+            score = float(dataset.score_answer(answer, entry))
+        except Exception:  # some verifiers fail on an answer of another form than they expect, which is a wrong answer
+            score = 0.0
         solved = score >= 1
         told = "That is right." if solved else f"That is not right; its score is {score:.2g} of 1. Answer again."
         info = {"success": solved, "error": False, "failed": not solved, "action": answer}

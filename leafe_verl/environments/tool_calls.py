@@ -14,11 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from leafe_verl.core.text import read_json
 from leafe_verl.environments import environment_class, make
 from leafe_verl.environments.options import SETTING
 
 LLAMA3 = "llama3_json"
 """Calls as Llama 3.1 writes them: {"name": ..., "parameters": {...}}."""
+DEPTH = 50
+"""How deep the arguments of a call may be nested."""
 Schema = Mapping[str, Any]
 """A tool in OpenAI's form: {"type": "function", "function": {"name", "description", "parameters"}}."""
 
@@ -68,15 +71,28 @@ class CallReader:
         if name not in self.tools:
             raise IllFormedCall(f"There is no tool {name!r:.100}. The tools are: {', '.join(self.tools)}.")
         try:
-            arguments = json.loads(written)
-        except json.JSONDecodeError as error:
+            arguments = read_json(written)
+        except ValueError as error:
             raise IllFormedCall(f"The arguments of {name} are not JSON: {error}.") from None
+        if _depth(arguments) > DEPTH:
+            raise IllFormedCall(f"The arguments of {name} are nested more than {DEPTH} deep.")
         schema = {"type": "object", **(self.tools[name].get("parameters") or {})}
         wrong = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(arguments))
         if wrong is not None:
             where = "".join(f"[{each!r}]" for each in wrong.absolute_path)
             raise IllFormedCall(f"The arguments{where} of {name} do not fit its schema: {wrong.message:.300}.")
         return ToolCall(name, arguments)
+
+
+def _depth(value: Any) -> int:
+    """Return how deep lists and objects are nested, without recursion."""
+    deepest, left = 0, [(value, 0)]
+    while left:
+        each, depth = left.pop()
+        deepest = max(deepest, depth)
+        if isinstance(each, dict | list):
+            left += [(inner, depth + 1) for inner in (each.values() if isinstance(each, dict) else each)]
+    return deepest
 
 
 def find_calls(environment: str, options: Mapping[str, Any]) -> CallReader | None:

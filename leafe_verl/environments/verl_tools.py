@@ -11,6 +11,7 @@ from typing import Any
 
 from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
+from leafe_verl.core.text import without_surrogates
 from leafe_verl.environments.judged_calls import JudgedCalls, Judgement
 from leafe_verl.environments.tool_calls import CallReader, ToolCall
 
@@ -87,16 +88,17 @@ class VerlTools(JudgedCalls):
         tool, arguments = self._present[call.name], dict(call.arguments)
         try:
             if isinstance(tool, FunctionTool):
-                return normalize_function_tool_return(await tool.call(arguments))[0].text or "", False
+                said = normalize_function_tool_return(await tool.call(arguments))[0].text
+                return without_surrogates(said or ""), False
             created = (self._kwargs.get(call.name) or {}).get("create_kwargs") or {}
             instance, _ = await tool.create(create_kwargs=created)
             try:
                 response, *_ = await tool.execute(instance, arguments, agent_data=self._agent_data)
             finally:
                 await tool.release(instance)
-            return response.text or "", False
+            return without_surrogates(response.text or ""), False
         except Exception as error:  # of any kind, as in ToolAgentLoop
-            return f"{call.name} failed: {type(error).__name__}: {error}", True
+            return without_surrogates(f"{call.name} failed: {type(error).__name__}: {error}"), True
 
     def _load_tools(self) -> list[Any]:
         from verl.tools.tool_registry import load_all_tools

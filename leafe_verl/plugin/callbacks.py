@@ -16,6 +16,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationResolutionError
+from verl.plugin.platform import set_platform
 
 from leafe_verl.checkpoints import hf_folder, resumed_step
 from leafe_verl.console.ending import choices_of
@@ -25,6 +26,8 @@ from leafe_verl.embedded import model_folder, prepare_model
 from leafe_verl.plugin.chat_check import describe_chat
 from leafe_verl.plugin.cluster import find_cluster_problems, joined_cluster, leave_out_sizes
 from leafe_verl.plugin.cpu.fork_server import with_fork_server
+from leafe_verl.plugin.cpu.platform import CpuPlatform
+from leafe_verl.plugin.engine_check import require_cpu_engine
 from leafe_verl.plugin.memory_check import describe_memory
 from leafe_verl.plugin.precision import record_precision
 from leafe_verl.plugin.preflight import find_problems
@@ -191,6 +194,7 @@ class PrepareModel(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         model = config.actor_rollout_ref.model
         with _refusing(), open_dict(model):
+            require_cpu_engine(config)
             if model.path == str(model_folder()):
                 prepare_model(model_folder())
             path = Path(hf_folder(model.path)).expanduser()
@@ -208,6 +212,14 @@ class Preflight(Callback):
         _say([describe_chat(config, config.leafe.generation.chat_family), describe_memory(config)])
         if not config.trainer.val_only:
             record_precision(config)
+
+
+class ChoosePlatform(Callback):
+    """Keeps verl from taking a GPU that a run with `device=cpu` was not meant for. Its workers are told by cpu.yaml."""
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if config.trainer.device == "cpu":
+            set_platform(CpuPlatform())
 
 
 class ForkWorkers(Callback):

@@ -145,6 +145,8 @@ def find_cluster_problems(config: DictConfig, ask: Ask | None = None) -> list[st
             answers = (ask or ask_nodes)(address, places, nodes * wanted)
         except ClusterBusy as error:
             return [str(error)]
+        except ConnectionError as error:
+            return [_describe_silence(address, error)]
     # verl spreads rollout workers over all nodes of the cluster, whatever trainer.nnodes is.
     asked = answers if len(answers) > 1 else ()
     problems = [f"node {answer.node}: {problem}" for answer in asked for problem in answer.problems]
@@ -165,6 +167,14 @@ def find_cluster_problems(config: DictConfig, ask: Ask | None = None) -> list[st
 def _storage_units(config: DictConfig) -> int:
     """Return the number of TransferQueue's storage units, which have a core of Ray's each, spread over the nodes."""
     return int(OmegaConf.select(config, "transfer_queue.backend.SimpleStorage.num_data_storage_units") or 0)
+
+
+def _describe_silence(address: str, error: ConnectionError) -> str:
+    return (
+        f"the Ray cluster at {address} does not answer ({error}); RAY_ADDRESS names it, or an earlier `ray start` on "
+        "this machine has left it behind. Expected a cluster that lives, `ray stop`, which forgets one that does not, "
+        "or RAY_ADDRESS=local before the command, which starts a Ray of its own"
+    )
 
 
 def _describe_size(nodes: int, wanted: int, answers: Sequence[NodeAnswer], device: str) -> str:

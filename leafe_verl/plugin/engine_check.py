@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from importlib.metadata import version
 from importlib.util import find_spec
 
 from omegaconf import DictConfig
 
+from leafe_verl.plugin.cpu.vllm_build import cpu_version
 from leafe_verl.plugin.rollout.engine_requests import ENGINES
 from leafe_verl.versions import TESTED_VERL
 
@@ -22,6 +25,21 @@ def sequence_parallel_size(config: DictConfig) -> int:
     deprecated: int = actor.get("ulysses_sequence_parallel_size", 1)
     size: int = (actor.get("fsdp_config") or {}).get("ulysses_sequence_parallel_size", 1)
     return deprecated if deprecated > 1 else size
+
+
+def require_cpu_engine(config: DictConfig) -> None:
+    """Raise ValueError if a run without a GPU would meet a vLLM that needs one."""
+    if config.trainer.device != "cpu" or config.actor_rollout_ref.rollout.name != "vllm" or cpu_version():
+        return
+    if find_spec("vllm") is None or "cpu" in version("vllm"):
+        return
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    told = "" if hidden is None else f" (CUDA_VISIBLE_DEVICES is {hidden!r})"
+    raise ValueError(
+        f"torch sees no GPU here{told}, or device=cpu was asked for, and the vLLM that is installed needs one; "
+        "expected a GPU that torch sees, for which nvidia-smi shows the driver, or an environment without GPUs: "
+        "SETUP_DEVICE=cpu before a recipe makes one in a checkout of its own"
+    )
 
 
 def engine_problems(config: DictConfig) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -15,6 +17,7 @@ from leafe_verl.plugin.gpu_memory import GpuSizes, describe_gpu, estimate_gpu, g
 from leafe_verl.plugin.memory import GIB, MemoryNeed, RunSizes, estimate, remedies
 from leafe_verl.plugin.settings import RunSettings
 
+BUCKET = "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes"
 ESTIMATED = "a run on one machine that joins no cluster, with a model whose sizes are known"
 
 
@@ -82,7 +85,24 @@ def memory_problems(config: DictConfig, settings: RunSettings) -> list[str]:
         return _gpu_problems(config, settings)
     check = check_memory(config, settings)
     problem = check.problem() if check else None
-    return [problem] if problem else []
+    return [*([problem] if problem else []), *_shared_memory_problems(config)]
+
+
+def _shared_memory_problems(config: DictConfig, folder: str = "/dev/shm") -> list[str]:
+    """Return why the weights cannot travel to the inference server, which they do through shared memory.
+
+    verl makes the bucket without asking for its room: the first write beyond it would end the trainer.
+    """
+    bucket = OmegaConf.select(config, BUCKET)
+    if not bucket or not Path(folder).is_dir():
+        return []
+    free = shutil.disk_usage(folder).free / 2**20
+    if free >= bucket:
+        return []
+    return [
+        f"{folder} has {free:.0f} MiB free, and weights travel through {bucket} of them ({BUCKET}); give it more, in a "
+        "container by docker run --shm-size=2g (Kubernetes: an emptyDir of medium Memory there)"
+    ]
 
 
 def _gpu_problems(config: DictConfig, settings: RunSettings) -> list[str]:

@@ -78,7 +78,7 @@ def _told_failure(lines: list[bytes]) -> str | None:
 
 
 def _claim(content: Any) -> str:
-    """Return what a process says of its own failure, never in the words that the judge alone may use."""
+    """Return what a process says of a failure of its own, never in the words that the judge alone may use."""
     text = _text(content)
     return f"it said {text!r}" if text in JUDGES_WORDS or text.startswith(KILLED) else text
 
@@ -101,10 +101,10 @@ def _results(answers: list[Any]) -> Iterator[CallResult]:
         if kind == "value":
             yield CallResult(CallOutcome.VALUE, decode(content))
         elif kind == "raised":
-            text, *exceptions = map(_text, content)
-            yield CallResult(CallOutcome.RAISED, text=text, exceptions=tuple(exceptions))
+            text, *exceptions = content
+            yield CallResult(CallOutcome.RAISED, text=_claim(text), exceptions=tuple(map(_text, exceptions)))
         else:
-            yield CallResult(CallOutcome[kind.upper()], text=_text(content))
+            yield CallResult(CallOutcome[kind.upper()], text=_claim(content))
 
 
 def _text(content: Any) -> str:

@@ -21,7 +21,7 @@ from leafe_verl.sandbox.asserts import (
 )
 from leafe_verl.sandbox.raising import SplitRaises, split_test
 
-ADVICE = "import or define it in test_setup_code"
+ADVICE = "define it in test_setup_code, or import it there from a module of Python's own (the sandbox has no others)"
 TOLERANCE_ADVICE = "write math.isclose(returned, expected, rel_tol=1e-6)"
 
 
@@ -34,6 +34,7 @@ def refuse_unsound(text: str, setup: str = "") -> None:
     calls = [ast.parse(call, mode="eval").body for call in split.calls]
     check = ast.parse(split.check, mode="eval").body
     problem = _member_of_nothing(calls, written) or _own_verdict(calls, check, written)
+    problem = problem or _compared_with_itself(calls, check, written)
     if problem := problem or _changed_value(calls, check, setup):
         raise ValueError(f"{text[:200]!r}: {problem}")
 
@@ -67,9 +68,20 @@ def _own_verdict(calls: list[ast.expr], check: ast.expr, written: frozenset[str]
             helper, inside = chain_root(call), ast.unparse(inner[0])
             return (
                 f"only asks whether {helper} says so of {inside}, and nothing defines {helper}, so it would be the "
-                f"solution's; {ADVICE} as a function"
+                f"solution's; {ADVICE}"
             )
     return None
+
+
+def _compared_with_itself(calls: list[ast.expr], check: ast.expr, written: frozenset[str]) -> str | None:
+    """Return what is wrong with a check like `f(3) == reference(3)`, in which nothing but the solution says a value."""
+    outer = {id(call) for call in calls}
+    unknown = ((call, root) for call, root in _calls_of_unknown_names(calls, written) if not root[0].isupper())
+    roots = sorted({root for call, root in unknown if id(call) in outer})
+    values = [node for node in ast.walk(check) if not isinstance(node, ast.Compare | ast.cmpop | ast.expr_context)]
+    if len(roots) < 2 or not all(isinstance(node, ast.Name) and node.id.startswith("returned_") for node in values):
+        return None
+    return f"compares what {' and '.join(roots)} say, and nothing defines any of them; {ADVICE}"
 
 
 def _arguments(call: ast.expr) -> list[ast.expr]:

@@ -22,6 +22,9 @@ variables=()
 for name in RUN_DIR MODEL TRAIN_FILES VAL_FILES LEAFE_CPU_DTYPE; do
     [ -z "${!name:-}" ] || variables+=("$name=${!name}")
 done
+# What the run prints at its end is to be typed where this was, and not in the job.
+printf -v again 'NODES=%s GPUS=%s bash %q %q' "${NODES:-1}" "${GPUS:-8}" "$0" "$recipe"
+variables+=("LEAFE_SUBMIT=$again")
 # Ray 2.60 makes a token in the first run on a machine, and asks every client of the clusters that start later for it. Its
 # other commands send it; `ray job` must be told to.
 if [ -z "${RAY_AUTH_MODE:-}" ] && [ -e "${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}" ]; then export RAY_AUTH_MODE=token; fi

@@ -57,5 +57,9 @@ for node in "${nodes[@]:1}"; do
     on "$node" ray start --address="$RAY_ADDRESS" --num-gpus="$gpus" --block &
 done
 
+# What the run prints at its end is to be typed after this job, whose cluster is gone by then.
+printf -v LEAFE_SUBMIT 'sbatch --nodes=%s %q %q' "${#nodes[@]}" "$(dirname "$recipe")/cluster/slurm.sh" "$recipe"
+export LEAFE_SUBMIT
+
 # The run waits for nodes that are still joining, and checks that each of them sees RUN_DIR and the model.
 bash "$recipe" trainer.nnodes="${#nodes[@]}" trainer.n_gpus_per_node="$gpus" "$@"

@@ -18,6 +18,7 @@ choices = {
     "environment": "mbpp",
     "overrides": ["environment=mbpp", "leafe.seed=1"],
     "variables": {},
+    "submit": None,
     "val_max_samples": -1,
     "stop_at": "fence",
     "limits": {"steps": 1, "epochs": 30, "collect": "batch"},

@@ -30,6 +30,20 @@ def test_going_on_needs_the_environment_variables_of_the_run(monkeypatch):
     assert command.endswith("recipes/leafe_mbpp.sh leafe.seed=2")
 
 
+def test_what_was_submitted_is_submitted_again(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:24567")
+    monkeypatch.setenv("LEAFE_SUBMIT", "sbatch --nodes=4 recipes/cluster/slurm.sh recipes/leafe_mbpp.sh")
+    monkeypatch.setenv("MODEL", "m")
+    choices = choices_of(configuration())
+    own = ["trainer.nnodes=4", "trainer.n_gpus_per_node=8", "leafe.seed=1"]
+    command = again(Path("runs/1"), {**choices, "overrides": own}, "trainer.total_training_steps=4")
+    assert "RAY_ADDRESS" not in command, "the job's cluster has ended with it"
+    assert command.startswith("MODEL=m ") and command.endswith(
+        "RUN_DIR=runs/1 sbatch --nodes=4 recipes/cluster/slurm.sh recipes/leafe_mbpp.sh leafe.seed=1 "
+        "trainer.total_training_steps=4"
+    )
+
+
 @pytest.mark.parametrize(
     ("limits", "changes", "what"),
     [

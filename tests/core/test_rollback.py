@@ -41,8 +41,19 @@ def test_what_the_environment_did_before_does_not_matter():
 def test_a_replay_that_shows_something_else_is_refused():
     world = World(DriftingCorridor)
     path = recorded(world, snapshots=False)
-    with pytest.raises(ReplayDivergence, match="after 1 replayed actions the observation is '1 drift 2', not '1 drif"):
+    with pytest.raises(
+        ReplayDivergence, match="after 1 replayed actions the environment says '1 drift 2', not '1 drif"
+    ):
         roll_back(world(), TASK, 0, path, 2)
+
+
+def test_a_replay_that_looks_alike_and_rewards_something_else_is_refused():
+    path = recorded(World(), snapshots=False)
+    path[0] = dataclasses.replace(path[0], reward=path[0].reward + 1)
+    with pytest.raises(
+        ReplayDivergence, match="after 1 replayed actions the environment says 'reward .*', not 'reward"
+    ):
+        roll_back(World()(), TASK, 0, path, 2)
 
 
 def test_another_first_observation_is_refused():

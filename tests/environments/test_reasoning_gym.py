@@ -32,6 +32,13 @@ def test_a_wrong_answer_is_told_its_score_and_may_be_corrected() -> None:
     assert right.terminated and right.info["success"] and right.reward == 1
 
 
+def test_an_answer_that_a_verifier_fails_on_is_wrong() -> None:
+    environment = ReasoningGym()
+    environment.reset(ReasoningGym.task({"dataset": "game_of_life"}), 0)
+    step = environment.step("<answer>{}</answer>")
+    assert (step.reward, step.info["failed"], step.terminated) == (0.0, True, False)
+
+
 @pytest.mark.parametrize(
     ("row", "problem"),
     [

@@ -60,6 +60,15 @@ def test_the_feedback_says_what_is_wrong(answer: str, feedback: str) -> None:
         CallReader([ADD], "hermes").read(answer)
 
 
+def test_arguments_hold_what_tokenizers_and_json_schema_take() -> None:
+    noted = '<tool_call>{"name": "note", "arguments": {"text": "\\ud83d!"}}</tool_call>'
+    (call,) = CallReader([LOOSE], "hermes").read(noted)
+    assert call.arguments == {"text": "?!"}, "JSON spells half a character"
+    deep = noted.replace('"\\ud83d!"', '"", "x": ' + "[" * 60 + "]" * 60)
+    with pytest.raises(IllFormedCall, match="nested more than 50 deep"):
+        CallReader([LOOSE], "hermes").read(deep)
+
+
 LOOSE = {
     "type": "function",
     "function": {

@@ -181,6 +181,16 @@ def test_a_cluster_with_a_run_of_verl_takes_no_other(config, monkeypatch):
     assert problem.startswith("another run of verl is at work in this Ray cluster")
 
 
+def test_a_cluster_that_has_gone_is_said_with_what_to_do(config, monkeypatch):
+    def ask(address, places, gpus):
+        raise ConnectionError("Could not find any running Ray instance")
+
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.5:6379")
+    (problem,) = find_cluster_problems(config(), ask)
+    assert problem.startswith("the Ray cluster at 10.0.0.5:6379 does not answer (Could not find")
+    assert "`ray stop`" in problem and "RAY_ADDRESS=local before the command" in problem
+
+
 def test_several_nodes_without_a_cluster_are_refused_with_how_to_start_one(config):
     (problem,) = find_cluster_problems(config("trainer.nnodes=2"))
     assert "trainer.nnodes is 2, and there is no Ray cluster" in problem and "ray start --head" in problem

@@ -20,7 +20,16 @@ from leafe_verl.activity import ActivityFile
 from leafe_verl.checkpoints import TRACKER
 from leafe_verl.embedded import HELDOUT_FILE, TRAIN_FILE
 from leafe_verl.plugin import engine_check
-from leafe_verl.plugin.callbacks import ForkWorkers, Preflight, PrepareModel, ResolveConfiguration, ShowRun, _heading
+from leafe_verl.plugin.callbacks import (
+    ChoosePlatform,
+    ForkWorkers,
+    Preflight,
+    PrepareModel,
+    ResolveConfiguration,
+    ShowRun,
+    _heading,
+)
+from leafe_verl.plugin.engine_check import require_cpu_engine
 from leafe_verl.plugin.evaluate import _quoted as quoted
 from leafe_verl.plugin.preflight import _verl_problems, find_problems
 from leafe_verl.plugin.rollout.collected import find_fingerprint
@@ -256,6 +265,37 @@ def test_all_problems_are_reported_at_once_and_end_the_process(config):
     with pytest.raises(SystemExit) as refusal:
         Preflight().on_job_start(broken)
     assert str(refusal.value).count("\n- ") == 3
+
+
+def test_a_run_without_a_gpu_keeps_off_one_that_nvidia_smi_shows(config, monkeypatch):
+    chosen = []
+    monkeypatch.setattr("leafe_verl.plugin.callbacks.set_platform", chosen.append)
+    ChoosePlatform().on_job_start(config(device="gpu"))
+    assert chosen == []
+    ChoosePlatform().on_job_start(config())
+    assert [platform.device_name for platform in chosen] == ["cpu"]
+    assert config().ray_kwargs.ray_init.runtime_env.env_vars.LEAFE_DEVICE == "cpu", "its workers"
+
+
+def test_a_vllm_that_needs_a_gpu_is_refused_without_one(config, monkeypatch):
+    require_cpu_engine(config())
+    monkeypatch.setattr(engine_check, "cpu_version", lambda: None)
+    monkeypatch.setattr(engine_check, "version", lambda name: "0.24.0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(SystemExit, match=r"torch sees no GPU here \(CUDA_VISIBLE_DEVICES is ''\)"):
+        PrepareModel().on_run_start(config())
+    require_cpu_engine(config(device="gpu"))
+    monkeypatch.setattr(engine_check, "version", lambda name: "0.24.0+cpu")
+    require_cpu_engine(config())
+
+
+def test_weights_need_room_in_shared_memory(config, tmp_path, monkeypatch):
+    usage = SimpleNamespace(free=64 * 2**20)
+    monkeypatch.setattr("leafe_verl.plugin.memory_check.shutil.disk_usage", lambda folder: usage)
+    (problem,) = find_problems(config())
+    assert problem.startswith("/dev/shm has 64 MiB free, and weights travel through") and "--shm-size=2g" in problem
+    usage.free = 4 * 2**30
+    assert find_problems(config()) == []
 
 
 def test_forked_workers_are_for_runs_without_a_gpu_that_start_ray_themselves(config, monkeypatch):

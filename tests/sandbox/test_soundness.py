@@ -26,6 +26,7 @@ NUMPY = "calls np.allclose, and nothing defines np"
         ("assert textwrap.dedent(f(1)) == 'x'", "calls textwrap.dedent"),
         ("assert f(1) == pytest.approx(3.0)", "calls pytest.approx.*math.isclose"),
         ("assert unittest.TestCase().assertEqual(f(1), 2) is None", "calls unittest.TestCase"),
+        ("assert f(3) == reference(3)", "compares what f and reference say, and nothing defines any of them"),
         ("assert almost_equal(f(1), 7.25)", r"only asks whether almost_equal says so of f\(1\)"),
         ("assert almost_equal(expected=7.25, came=f(1))", "only asks whether almost_equal"),
         ("assert not differ(f(1), 2) and close(f(2), 4) is True", "only asks whether differ"),

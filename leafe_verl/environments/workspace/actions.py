@@ -142,7 +142,7 @@ _VERBS = {
 }
 """Words that models use -> the actions that they mean."""
 _COMMAND = re.compile(rf"[\s*_`#>-]*\b({'|'.join(_VERBS)})\b[\s:(\[]*(.*)", re.IGNORECASE | re.DOTALL)
-_BARE = re.compile(r"^[\s*_`#>-]*(?:(?:read|search|edit)\b.+|test\W*)$", re.IGNORECASE | re.MULTILINE)
+_BARE = re.compile(r"^[ \t*_`#>-]*(?:(?:read|search|edit)\b.+|test\W*)$", re.IGNORECASE | re.MULTILINE)
 """A line that begins with an action, in an answer without `Action:`."""
 _FENCE = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
 _GUTTER = re.compile(r"^ *\d+\| ?", re.MULTILINE)
@@ -156,8 +156,10 @@ def parse_action(answer: str) -> Action:
     around words, other words for the same action, and the form of a call, as in `read("a.py", 3)`, are understood.
     """
     answer = without_thoughts(answer)
-    bare = _BARE.search(answer)
-    words = extract_action(answer) or (clean(bare[0]) if bare else "")
+    words = extract_action(answer)
+    if not words:
+        bare = _BARE.search(answer)
+        words = clean(bare[0]) if bare else ""
     command = _COMMAND.match(words)
     if command is None:
         raise Refused(NO_ACTION)

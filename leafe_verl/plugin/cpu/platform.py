@@ -121,15 +121,21 @@ class CpuPlatform(PlatformBase):  # type: ignore[misc]  # verl is Any to mypy
         return None
 
 
-def select_platform() -> None:
-    """Select the CPU platform if verl found no accelerator. VERL_PLATFORM overrides the choice, as it does in verl.
+DEVICE = "LEAFE_DEVICE"
+"""Environment variable of a run's workers, which `device=cpu` sets to `cpu`."""
 
-    verl falls back to `nvidia` if it finds nothing, and may have done so before it loads plugins.
+
+def select_platform() -> None:
+    """Select the CPU platform if verl found no accelerator, or the run has `device=cpu`. VERL_PLATFORM overrides it.
+
+    verl falls back to `nvidia` if it finds nothing, and may have done so before it loads plugins. It also takes it
+    where nvidia-smi answers and torch sees no GPU.
     """
     chosen = os.environ.get("VERL_PLATFORM", "").strip().lower()
     if chosen not in ("", "cpu") or isinstance(get_platform(), CpuPlatform):
         return
-    if chosen == "cpu" or not get_platform().is_platform_available(use_smi_check=True):
+    on_cpu = "cpu" in (chosen, os.environ.get(DEVICE))
+    if on_cpu or not get_platform().is_platform_available(use_smi_check=True):
         set_platform(CpuPlatform())
 
 

@@ -25,8 +25,8 @@ REMOVED = "removed_"
 
 
 def validation_interval(total_steps: int, validations: int) -> int:
-    """Return the steps between validations: at least 2, so that a run of 3 steps is validated at its end alone, which verl
-    does in any case."""
+    """Return the steps between validations: at least 2, so that a run of 3 steps is validated at its end alone. verl
+    does that in any case."""
     return math.ceil(total_steps / max(1, min(validations, total_steps // 2)))
 
 
