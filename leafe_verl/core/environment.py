@@ -173,7 +173,8 @@ async def call_within(seconds: float, what: str, function: Callable[..., T], *ar
     """Run a blocking environment call. Raises EnvironmentFailure if it raises, EnvironmentTimeout after `seconds`.
 
     Each call runs in a daemon thread of its own, since a hung call can be neither cancelled nor waited for, and would
-    occupy a thread of a pool forever. An environment that is made when nobody waits for it any more is closed.
+    occupy a thread of a pool forever. An environment that is made when nobody waits for it any more is closed, and so is
+    one that a call returns from by then: what it has opened since it was closed would stay open.
     """
     result = _start_in_thread(what, function, *arguments)
     try:
@@ -191,8 +192,12 @@ def _start_in_thread(what: str, function: Callable[..., T], *arguments: Any) -> 
     def deliver(setter: Callable[[Any], None], value: Any) -> None:
         if not result.done():
             setter(value)
-        elif hasattr(value, "close"):  # not in this thread, which is the loop's
-            threading.Thread(target=_close_late, args=(what, value), daemon=True).start()
+        else:  # not in this thread, which is the loop's
+            threading.Thread(target=close_late, args=(value,), daemon=True).start()
+
+    def close_late(value: Any) -> None:
+        for each in (value, getattr(function, "__self__", None), *arguments):
+            _close_late(what, each)
 
     def run() -> None:
         try:
@@ -202,14 +207,14 @@ def _start_in_thread(what: str, function: Callable[..., T], *arguments: Any) -> 
         try:
             loop.call_soon_threadsafe(deliver, *outcome)
         except RuntimeError:  # the loop has closed while the call hung
-            _close_late(what, outcome[1])
+            close_late(outcome[1])
 
     threading.Thread(target=run, name=f"environment {what}", daemon=True).start()
     return result
 
 
 def _close_late(what: str, value: Any) -> None:
-    """Close what a call returned too late, if it is an environment."""
+    """Close what a call that came too late returned or worked on, if it is an environment."""
     try:
         getattr(value, "close", lambda: None)()
     except Exception as error:

@@ -24,8 +24,9 @@ class VerlTools(JudgedCalls):
     Rollback makes new tools and repeats the calls: a tool whose answers then differ, because it reads a clock or a
     server that others change, is refused by the check of replays. As in verl's ToolAgentLoop, each call has an instance
     of its own (`create`, `execute`, `release`), with the `create_kwargs` of the row. What lasts beyond a call is in the
-    tool itself, which is new in each attempt. A tool that raises, or a call that does not fit its schema,
-    is an error. Only texts are shown of what tools return.
+    tool itself, which is new in each attempt. Functions of `function_tool_path` must keep nothing: what they put into
+    their module's variables is shared by all attempts of the worker, and is not rolled back. A tool that raises, or a
+    call that does not fit its schema, is an error. Only texts are shown of what tools return.
     """
 
     name = NAME

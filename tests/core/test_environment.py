@@ -136,6 +136,33 @@ class TestCallWithin:
         asyncio.run(late())
         assert closed.is_set()
 
+    @pytest.mark.parametrize("how", ["its own method", "a function of it"])
+    def test_what_an_environment_opens_after_it_was_closed_is_closed(self, how):
+        going_on, closed = threading.Event(), threading.Event()
+
+        class Slow:
+            session = None
+
+            def reset(self):
+                going_on.wait(20)
+                self.session = "open"
+
+            def close(self):
+                if self.session:
+                    closed.set()
+
+        async def late():
+            environment = Slow()
+            call = (environment.reset,) if how == "its own method" else (Slow.reset, environment)
+            with pytest.raises(EnvironmentFailure):
+                await call_within(0.01, "reset", *call)
+            environment.close()
+            going_on.set()
+            await asyncio.get_running_loop().run_in_executor(None, closed.wait, 20)
+
+        asyncio.run(late())
+        assert closed.is_set()
+
     def test_an_environment_that_was_made_after_the_loop_had_closed_is_closed(self):
         made, closed = threading.Event(), threading.Event()
 
