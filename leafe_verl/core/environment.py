@@ -173,8 +173,8 @@ async def call_within(seconds: float, what: str, function: Callable[..., T], *ar
     """Run a blocking environment call. Raises EnvironmentFailure if it raises, EnvironmentTimeout after `seconds`.
 
     Each call runs in a daemon thread of its own, since a hung call can be neither cancelled nor waited for, and would
-    occupy a thread of a pool forever. An environment that is made when nobody waits for it any more is closed, and so is
-    one that a call returns from by then: what it has opened since it was closed would stay open.
+    occupy a thread of a pool forever. An environment that is made when nobody waits for it any more is closed, and so
+    is one that a call returns from by then: what it has opened since it was closed would stay open.
     """
     result = _start_in_thread(what, function, *arguments)
     try:
