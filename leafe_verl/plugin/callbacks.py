@@ -194,7 +194,6 @@ class PrepareModel(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         model = config.actor_rollout_ref.model
         with _refusing(), open_dict(model):
-            require_cpu_engine(config)
             if model.path == str(model_folder()):
                 prepare_model(model_folder())
             path = Path(hf_folder(model.path)).expanduser()
@@ -215,7 +214,14 @@ class Preflight(Callback):
 
 
 class ChoosePlatform(Callback):
-    """Keeps verl from taking a GPU that a run with `device=cpu` was not meant for. Its workers are told by cpu.yaml."""
+    """Keeps verl from taking a GPU that `device=cpu` was not meant for, and refuses an inference engine that needs one.
+
+    The workers of the run are told by cpu.yaml.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        with _refusing():
+            require_cpu_engine(config)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.trainer.device == "cpu":

@@ -278,12 +278,13 @@ def test_a_run_without_a_gpu_keeps_off_one_that_nvidia_smi_shows(config, monkeyp
 
 
 def test_a_vllm_that_needs_a_gpu_is_refused_without_one(config, monkeypatch):
+    monkeypatch.setattr(engine_check, "cpu_version", lambda: "0.28.0")
     require_cpu_engine(config())
     monkeypatch.setattr(engine_check, "cpu_version", lambda: None)
     monkeypatch.setattr(engine_check, "version", lambda name: "0.24.0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(SystemExit, match=r"torch sees no GPU here \(CUDA_VISIBLE_DEVICES is ''\)"):
-        PrepareModel().on_run_start(config())
+        ChoosePlatform().on_run_start(config())
     require_cpu_engine(config(device="gpu"))
     monkeypatch.setattr(engine_check, "version", lambda name: "0.24.0+cpu")
     require_cpu_engine(config())
