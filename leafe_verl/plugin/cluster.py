@@ -173,7 +173,8 @@ def _describe_silence(address: str, error: ConnectionError) -> str:
     return (
         f"the Ray cluster at {address} does not answer ({error}); RAY_ADDRESS names it, or an earlier `ray start` on "
         "this machine has left it behind. Expected a cluster that lives, `ray stop`, which forgets one that does not, "
-        "or RAY_ADDRESS=local before the command, which starts a Ray of its own"
+        "RAY_AUTH_MODE=token if it asks for the token of ~/.ray, or RAY_ADDRESS=local before the command, which starts "
+        "a Ray of its own"
     )
 
 

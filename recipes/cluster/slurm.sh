@@ -30,6 +30,10 @@ gpus=${GPUS:-${SLURM_GPUS_ON_NODE:-1}}
 # on NODE COMMAND...: become a command on a node of this job, beside what runs there already and with all cores.
 on() { exec srun --overlap --cpu-bind=none --nodes=1 --ntasks=1 --nodelist="$1" "${@:2}"; }
 
+# As in ray_job.sh: a head asks for the token that an earlier run has made, and a node or client with an explicit address
+# does not send it by itself.
+if [ -z "${RAY_AUTH_MODE:-}" ] && [ -e "${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}" ]; then export RAY_AUTH_MODE=token; fi
+
 # The address of the first node that others can reach: some systems map a host's name to itself, as 127.0.1.1.
 ip=$(on "${nodes[0]}" bash -c 'hostname --ip-address; hostname --all-ip-addresses' | tr ' ' '\n' \
     | grep -E '^[0-9]+(\.[0-9]+){3}$' | grep -m 1 -v '^127\.')
