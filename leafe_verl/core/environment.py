@@ -128,7 +128,7 @@ class ReplayEnvironment(ABC):
     def step(self, action: str) -> Step:
         step = self.advance(action)
         record = self._record
-        digests = (*record.digests, _digest(step.observation, step))
+        digests = (*record.digests, _digest(describe_step(step)))
         self._record = ReplaySnapshot(record.task, record.seed, (*record.actions, action), digests)
         return step
 
@@ -140,33 +140,31 @@ class ReplayEnvironment(ABC):
         observation, _ = self.reset(snapshot.task, snapshot.seed)
         self._check(snapshot, 0, observation)
         for index, action in enumerate(snapshot.actions, start=1):
-            step = self.step(action)
-            self._check(snapshot, index, step.observation, step)
+            self._check(snapshot, index, describe_step(self.step(action)))
         return len(snapshot.actions)
 
     def close(self) -> None:  # noqa: B027 - optional to override
         """Do nothing: the base class holds no resources."""
 
     @staticmethod
-    def _check(snapshot: ReplaySnapshot, index: int, observation: str, step: Step | None = None) -> None:
-        """Raise ReplayDivergence if an observation, or the step that ended with it, is not the recorded one."""
-        if _digest(observation, step) != snapshot.digests[index]:
+    def _check(snapshot: ReplaySnapshot, index: int, said: str) -> None:
+        """Raise ReplayDivergence if the first observation, or what `describe_step` says, is not the recorded one."""
+        if _digest(said) != snapshot.digests[index]:
             raise ReplayDivergence(
                 f"task {snapshot.task.key!r}, seed {snapshot.seed}: after {index} replayed actions the observation, "
                 f"the reward or the end differs from the recorded one. {snapshot.task.environment!r} must be "
-                f"deterministic given task, seed and actions; it now shows: {observation[:200]!r} {_outcome(step)}"
+                f"deterministic given task, seed and actions; it now shows: {said[:200]!r}"
             )
 
 
-def _outcome(step: Step | None) -> str:
-    """Return what a step says beside its observation: states that differ may look alike."""
-    if step is None:
-        return ""
-    return f"(reward {float(step.reward)}, terminated {bool(step.terminated)}, truncated {bool(step.truncated)})"
+def describe_step(step: Step) -> str:
+    """Return what a replay must repeat of a step: states that differ may look alike."""
+    ends = f"terminated {bool(step.terminated)}, truncated {bool(step.truncated)}"
+    return f"reward {float(step.reward)}, {ends}: {step.observation}"
 
 
-def _digest(observation: str, step: Step | None = None) -> str:
-    return hashlib.sha256(f"{observation}{_outcome(step)}".encode("utf-8", "surrogatepass")).hexdigest()
+def _digest(said: str) -> str:
+    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 async def call_within(seconds: float, what: str, function: Callable[..., T], *arguments: Any) -> T:

@@ -29,16 +29,16 @@ def roll_back(environment: Environment, task: Task, seed: int, path: Sequence[St
         observation, _ = environment.reset(task, seed)
         _check(task, seed, 1, observation, path[0].history.messages[-1]["content"])
     for t in range(known, step):
-        recorded, replayed_step = path[t - 1], environment.step(path[t - 1].action.text)
-        _check(task, seed, t + 1, replayed_step.observation, recorded.observation)
-        _check(task, seed, t + 1, f"reward {float(replayed_step.reward)}", f"reward {float(recorded.reward)}")
+        recorded, again = path[t - 1], environment.step(path[t - 1].action.text)
+        _check(task, seed, t + 1, again.observation, recorded.observation)
+        _check(task, seed, t + 1, f"reward {float(again.reward)}", f"reward {float(recorded.reward)}")
     return replayed + step - known
 
 
-def _check(task: Task, seed: int, t: int, observation: str, recorded: str) -> None:
-    if observation != recorded:
+def _check(task: Task, seed: int, t: int, said: str, recorded: str) -> None:
+    if said != recorded:
         raise ReplayDivergence(
             f"task {task.key!r}, seed {seed}: after {t - 1} replayed actions the environment says "
-            f"{observation[:200]!r}, not {recorded[:200]!r} as recorded. {task.environment!r} must be deterministic "
+            f"{said[:200]!r}, not {recorded[:200]!r} as recorded. {task.environment!r} must be deterministic "
             "given task, seed and actions; leafe.seed and leafe.environment.options must be those of the recording"
         )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leafe_verl.core.environment import ReplayDivergence, ReplaySnapshot, Step
+from leafe_verl.core.environment import ReplayDivergence, ReplaySnapshot, Step, describe_step
 from leafe_verl.core.task import Task
 from leafe_verl.environments.alfworld_commands import MOVE, as_offered, placing_form
 from leafe_verl.environments.alfworld_games import KINDS
@@ -145,9 +145,8 @@ class ALFWorld(SimulatorEnvironment):
                 f"recorded one; has the game changed?"
             )
         if snapshot.operators and snapshot.operators[-1] is not None:
-            shown = self._shown(state["observation"], state)
-            step = Step(shown, float(state["won"]), state["won"], False, {})
-            self._check(snapshot, len(snapshot.actions), shown, step)
+            last = Step(self._shown(state["observation"], state), float(state["won"]), state["won"], False, {})
+            self._check(snapshot, len(snapshot.actions), describe_step(last))
         self._record = ReplaySnapshot(snapshot.task, snapshot.seed, snapshot.actions, snapshot.digests)
         self._operators = snapshot.operators
         self._take_in(state)

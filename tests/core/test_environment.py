@@ -219,7 +219,9 @@ class TestReplayEnvironment:
     def test_a_replay_that_differs_is_refused(self):
         snapshot = self.played("RR", DriftingCorridor).snapshot()
         drifted = DriftingCorridor(Ledger(made=1))
-        with pytest.raises(ReplayDivergence, match="after 1 replayed actions .*must be deterministic.*'1 drift 2'"):
+        with pytest.raises(
+            ReplayDivergence, match="after 1 replayed actions .*must be deterministic.*reward 1.0, .*: 1 drift 2'"
+        ):
             drifted.restore(snapshot)
 
     def test_a_start_that_differs_is_refused(self):
