@@ -1,4 +1,4 @@
-"""From a training checkpoint of verl, ours or its own, to a Hugging Face folder that can be trained on or served."""
+"""What a RUN_DIR holds beside trees, and the way from a checkpoint of verl to a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ MERGER_LINES = 20
 MERGED = "merged"
 """Name of the Hugging Face folder beside a checkpoint's `actor`."""
 STEP = "global_step_"
+PRECISION = "precision.json"
+"""The record of the precision that a training run computes in, in its RUN_DIR."""
 TRACKER = "latest_checkpointed_iteration.txt"
 _NUMBER = re.compile("0|[1-9][0-9]{0,17}")
 
@@ -25,6 +27,15 @@ def tree_store(checkpoints: Path) -> Path:
     """Return the folder of a run's trees. A run that an earlier version began has them in `experience`."""
     store, former = checkpoints / "trees", checkpoints / "experience"
     return former if former.is_dir() and not store.is_dir() else store
+
+
+def read_precision(run_dir: Path) -> str | None:
+    """Return the precision of the run in a folder; None if there is none, or if a kill left the record empty."""
+    try:
+        dtype: str = json.loads((run_dir / PRECISION).read_text(encoding="utf-8"))["dtype"]
+    except (OSError, ValueError):
+        return None
+    return dtype
 
 
 def hf_folder(model: str) -> str:

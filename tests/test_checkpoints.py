@@ -11,7 +11,7 @@ import pytest
 from leafe_verl import checkpoints
 from leafe_verl.checkpoints import TRACKER, hf_folder, repair_tracker, resumed_step, saved_steps
 from leafe_verl.cli import main
-from leafe_verl.console.ending import next_commands
+from leafe_verl.console.ending import RunChoices, next_commands
 from leafe_verl.experiments.budget import trained_steps
 from leafe_verl.plugin.training.checkpointing import CheckpointFolder
 from leafe_verl.report.progress import RunFollower
@@ -193,17 +193,7 @@ def test_what_lies_beside_checkpoints_is_none(tmp_path, name):
 def test_what_to_do_next_names_a_checkpoint_and_no_copy_of_one(tmp_path):
     touch(tmp_path / "checkpoints" / "global_step_2", "data.pt")
     touch(tmp_path / "checkpoints" / "global_step_10_backup", "data.pt")
-    limits = {"steps": 2, "epochs": 30, "collect": "batch"}
-    played = {"val_max_samples": -1, "stop_at": "fence"}
-    choices = {
-        "config": "leafe",
-        "environment": "mbpp",
-        "overrides": [],
-        "variables": {},
-        "limits": limits,
-        "submit": None,
-        **played,
-    }
+    choices = RunChoices("leafe", "mbpp", steps=2, epochs=30, stop_at="fence")
     told = "\n".join(next_commands(tmp_path, choices))
     assert "--model" in told and "global_step_2 " in told and "backup" not in told
 

@@ -6,7 +6,8 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,51 @@ PLAYED = ("leafe.environment.", "leafe.generation.", "leafe.context.", "data.val
 """How overrides begin that decide what an attempt is."""
 
 
+@dataclass(frozen=True)
+class RunChoices:
+    """What a command that goes on with a run needs to know of it."""
+
+    config: str
+    """Name of the configuration, such as `leafe`."""
+    environment: str
+    """Name of the environment's configuration."""
+    overrides: tuple[str, ...] = ()
+    """All overrides of the command."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """The environment variables of `VARIABLES` that were set."""
+    submit: str | None = None
+    """How a script of recipes/cluster was called; None if none was."""
+    steps: int | None = None
+    """trainer.total_training_steps."""
+    epochs: int = 1
+    """trainer.total_epochs."""
+    collect: str = "batch"
+    """leafe.schedule.collect."""
+    val_max_samples: int = -1
+    """Number of tasks that are validated; negative for all."""
+    stop_at: str | None = None
+    """leafe.generation.stop_at: what ends an action."""
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> RunChoices:
+        """Read them from the configuration of a run, with Hydra's own in it."""
+        hydra, trainer, leafe = config["hydra"], config["trainer"], config["leafe"]
+        submit = os.environ.get(SUBMIT)
+        set_again = [name for name in VARIABLES if not submit or name not in OF_THE_JOB]
+        return cls(
+            config=hydra["job"]["config_name"],
+            environment=hydra["runtime"]["choices"]["environment"],
+            overrides=tuple(hydra["overrides"]["task"]),
+            variables={name: os.environ[name] for name in set_again if os.environ.get(name)},
+            submit=submit,
+            steps=trainer["total_training_steps"],
+            epochs=trainer["total_epochs"],
+            collect=leafe["schedule"]["collect"],
+            val_max_samples=config["data"]["val_max_samples"],
+            stop_at=leafe["generation"]["stop_at"],
+        )
+
+
 def ending(run_dir: Path) -> Iterator[str]:
     """Yield the lines that say what a run came to, and write its report."""
     try:
@@ -58,8 +104,8 @@ def _report(run_dir: Path) -> Iterator[str]:
         yield f"report: {shown(out)} ({counted(trees, 'tree')})"
 
 
-def next_commands(run_dir: Path, choices: Mapping[str, Any]) -> Iterator[str]:
-    """Yield three things to do next, as commands."""
+def next_commands(run_dir: Path, choices: RunChoices) -> Iterator[str]:
+    """Yield an empty line, a heading, and up to three things to do next, as commands."""
     verb = _verb()
     best = run_dir / "checkpoints" / "best"
     saved = sorted(saved_steps(run_dir / "checkpoints").values(), key=lambda path: path.stat().st_mtime)
@@ -70,38 +116,38 @@ def next_commands(run_dir: Path, choices: Mapping[str, Any]) -> Iterator[str]:
         commands = [(f"{opener} {quoted(run_dir / REPORT)}", "every task's tree, in a browser")]
     if model:
         options = ["--model", quoted(model), "--attempts 32", "--out", quoted(run_dir / "evaluation")]
-        if choices["val_max_samples"] > 0:
-            options.append(f"--max-tasks {choices['val_max_samples']}")
+        if choices.val_max_samples > 0:
+            options.append(f"--max-tasks {choices.val_max_samples}")
         command = " ".join([f"{verb} evaluate", *options, *map(shlex.quote, _played(choices))])
         commands.append((_with_variables(command, choices, but="MODEL"), "more attempts"))
     # ACE saves nothing to go on from, and collecting all tasks is one step, whatever else is asked for.
-    if saved and choices["limits"]["collect"] != "all":
-        changes, what = _twice_as_long(run_dir, choices["limits"])
+    if saved and choices.collect != "all":
+        changes, what = _twice_as_long(run_dir, choices)
         commands.append((again(run_dir, choices, *changes), f"train on, up to {what}"))
     yield from ["", "next:"]
     yield from (f"  {command}   # {what}" for command, what in commands)
 
 
-def _played(choices: Mapping[str, Any]) -> Iterator[str]:
+def _played(choices: RunChoices) -> Iterator[str]:
     """Yield the overrides of a run that decide what an attempt is. An evaluation without any plays mbpp."""
-    if choices["environment"] != "mbpp":
-        yield f"environment={choices['environment']}"
-    if choices["stop_at"] is None:
+    if choices.environment != "mbpp":
+        yield f"environment={choices.environment}"
+    if choices.stop_at is None:
         yield "leafe.generation.stop_at=null"
-    played = (text for text in choices["overrides"] if text.lstrip("+").startswith(PLAYED))
+    played = (text for text in choices.overrides if text.lstrip("+").startswith(PLAYED))
     yield from (text for text in played if text != "leafe.generation.stop_at=null")
 
 
-def _twice_as_long(run_dir: Path, limits: Mapping[str, Any]) -> tuple[list[str], str]:
+def _twice_as_long(run_dir: Path, choices: RunChoices) -> tuple[list[str], str]:
     """Return the overrides that let a run that has ended go on for as long again, and up to what that is.
 
     verl's loop ends at the first of trainer.total_training_steps and trainer.total_epochs.
     """
     last, epoch = _last_step(run_dir)
-    epochs = 2 * limits["epochs"]
-    if limits["steps"] is None or last < limits["steps"]:
+    epochs = 2 * choices.epochs
+    if choices.steps is None or last < choices.steps:
         return [f"trainer.total_epochs={epochs}"], f"epoch {epochs}"
-    too_few = epoch is not None and limits["epochs"] < 2 * (epoch + 1)
+    too_few = epoch is not None and choices.epochs < 2 * (epoch + 1)
     changes = [f"trainer.total_training_steps={2 * last}", *([f"trainer.total_epochs={epochs}"] if too_few else [])]
     return changes, f"step {2 * last}"
 
@@ -117,23 +163,22 @@ def _last_step(run_dir: Path) -> tuple[int, int | None]:
     return max(1, last), None if epoch is None else int(epoch)
 
 
-def again(run_dir: Path, choices: Mapping[str, Any], *changes: str) -> str:
+def again(run_dir: Path, choices: RunChoices, *changes: str) -> str:
     """Return the command that goes on with a run: its recipe if there is one, else verl's launcher.
 
-    `choices` is what `choices_of` returns.
     `changes` are overrides that take the place of those with the same key.
     """
     changed = {text.partition("=")[0] for text in changes}
-    given = [text for text in choices["overrides"] if text.partition("=")[0] not in changed] + [*changes]
+    given = [text for text in choices.overrides if text.partition("=")[0] not in changed] + [*changes]
     overrides = [text for text in given if not text.startswith("environment=")]
-    if submit := choices["submit"]:
+    if submit := choices.submit:
         own = (text for text in overrides if text.partition("=")[0] not in OF_THE_JOB)
         return _with_variables(f"RUN_DIR={quoted(run_dir)} {submit} {shlex.join(own)}".rstrip(), choices)
-    if recipe := _find_recipe(f"{choices['config']}_{choices['environment']}.sh"):
+    if recipe := _find_recipe(f"{choices.config}_{choices.environment}.sh"):
         command = ["bash", shown(recipe), *overrides]
     else:
         launcher = ["python", "-m", "verl.trainer.main_ppo", "--config-path", "pkg://leafe_verl.plugin.config"]
-        command = [*launcher, "--config-name", choices["config"], *given]
+        command = [*launcher, "--config-name", choices.config, *given]
     return _with_variables(f"RUN_DIR={quoted(run_dir)} {shlex.join(command)}", choices)
 
 
@@ -146,9 +191,9 @@ def _find_recipe(name: str) -> Path | None:
     return recipe if recipe.is_file() else None
 
 
-def _with_variables(command: str, choices: Mapping[str, Any], but: str = "") -> str:
+def _with_variables(command: str, choices: RunChoices, but: str = "") -> str:
     """Return a command that sets the environment variables of the run, all but one."""
-    told = [f"{name}={shlex.quote(value)}" for name, value in choices["variables"].items() if name != but]
+    told = [f"{name}={shlex.quote(value)}" for name, value in choices.variables.items() if name != but]
     return " ".join([*told, command])
 
 
@@ -158,29 +203,3 @@ def _verb() -> str:
     # A checkout that was reached by a link has its environment at that path, and `.venv` itself may be a link.
     ours = Path(sys.prefix).parent.resolve() == CHECKOUT.resolve()
     return quoted(script) if script.is_file() and ours else "leafe-verl"
-
-
-def choices_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a command that goes on with the run needs of its configuration, with Hydra's own in it.
-
-    `config` and `environment` are the names of the configurations, `overrides` all of the command's, `variables` the
-    environment variables that were set of `VARIABLES`, `submit` how a script of recipes/cluster was called, if one was,
-    and `limits` says what ends the run. `val_max_samples` tasks are validated, all if it is negative, and `stop_at`
-    ends an action.
-    """
-    hydra = config["hydra"]
-    overrides: Sequence[str] = hydra["overrides"]["task"]
-    chosen = hydra["runtime"]["choices"]
-    names = {"config": hydra["job"]["config_name"], "environment": chosen["environment"]}
-    submit = os.environ.get(SUBMIT)
-    set_again = [name for name in VARIABLES if not submit or name not in OF_THE_JOB]
-    variables = {name: os.environ[name] for name in set_again if os.environ.get(name)}
-    trainer, schedule = config["trainer"], config["leafe"]["schedule"]
-    limits = {
-        "steps": trainer["total_training_steps"],
-        "epochs": trainer["total_epochs"],
-        "collect": schedule["collect"],
-    }
-    played = {"val_max_samples": config["data"]["val_max_samples"], "stop_at": config["leafe"]["generation"]["stop_at"]}
-    how = {"overrides": list(overrides), "variables": variables, "submit": submit}
-    return {**names, **played, **how, "limits": limits}

@@ -19,7 +19,8 @@ HEARTBEATS = (60.0, 180.0, 300.0)
 """Seconds from one line to the next while nothing ends. The last one repeats."""
 PAST = {"collecting": "collected", "distilling": "distilled", "training": "trained on"}
 """Phases whose end is told at once, with their past tense. The end of validation is told with its metrics."""
-LOSS = re.compile(r"\w+/loss")
+TOTAL_LOSS = re.compile(r"\w+/loss")
+"""Without its terms, `loss_*`."""
 
 
 @dataclass
@@ -70,7 +71,7 @@ class Narrator:
 
 def _losses(values: Mapping[str, float]) -> Iterator[str]:
     for name, loss in sorted(values.items()):
-        if LOSS.fullmatch(name):
+        if TOTAL_LOSS.fullmatch(name):
             yield f"{'loss' if name == 'actor/loss' else name} {loss:.3g}"
 
 

@@ -7,18 +7,17 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
 
 from leafe_verl.activity import ENDED, FAILED, STOPPED, ActivityFile
 from leafe_verl.console.capture import Capture
 from leafe_verl.console.display import Display
-from leafe_verl.console.ending import again, ending, next_commands
+from leafe_verl.console.ending import RunChoices, again, ending, next_commands
 from leafe_verl.console.failure import describe_failure, engine_cause
 from leafe_verl.console.log_tail import LogTail
 from leafe_verl.report.present import seconds_text
@@ -40,7 +39,7 @@ class _Terminal(Console):
 class RunConsole:
     """Shows one run. Without a display, because the run is verbose or no log can be written, it says the end alone."""
 
-    def __init__(self, run_dir: Path, choices: Mapping[str, Any]) -> None:
+    def __init__(self, run_dir: Path, choices: RunChoices) -> None:
         self._run_dir, self._choices = run_dir, choices
         self._capture = Capture(run_dir / LOG)
         self._display: Display | None = None
@@ -120,7 +119,7 @@ class RunConsole:
         return [f"log: {shown(self._capture.log)}"] if self._display else []
 
     def _again_lines(self) -> list[str]:
-        if self._choices["config"] == "evaluate":  # leafe-verl evaluate, which started this launcher, says how
+        if self._choices.config == "evaluate":  # leafe-verl evaluate, which started this launcher, says how
             return []
         return ["to go on from its last checkpoint, if there is one:", f"  {again(self._run_dir, self._choices)}"]
 

@@ -22,6 +22,8 @@ from leafe_verl.core.environment import (
     ReplayDivergence,
     call_within,
     close_within,
+    read_reset,
+    read_step,
     read_verdict,
 )
 from leafe_verl.core.given import GivenHistory
@@ -110,7 +112,7 @@ class AttemptRun:
     async def _play_to_the_end(self) -> None:
         environment: Environment = await self._call("make", self.make_environment)
         self.environment = environment
-        environment.horizon = self.settings.environment.horizon or environment.horizon
+        await self._call("horizon", self._set_horizon, environment)
         history = await self._start(environment)
         prompt, note = history, None
         if self.rollback and self.rollback.experience is not None:
@@ -138,8 +140,9 @@ class AttemptRun:
             return path[step - 1].history
         if self.given:
             return await self._go_on(environment, self.given)
-        observation, _ = await self._call("reset", environment.reset, self.task, self.settings.seed)
-        self._check_text(observation)
+        returned = await self._call("reset", environment.reset, self.task, self.settings.seed)
+        observation = read_reset(returned, self.task.environment)
+        self._check_observation(observation)
         return await self._open(environment, observation)
 
     async def _go_on(self, environment: Environment, given: GivenHistory) -> History:
@@ -155,7 +158,9 @@ class AttemptRun:
 
     async def _open(self, environment: Environment, observation: str) -> History:
         """Return h_1, the opening prompt with the first observation."""
-        system = "\n\n".join(filter(None, (environment.system_prompt, self.playbook)))
+        own = environment.system_prompt or ""
+        self._check_text(own, "system_prompt")
+        system = "\n\n".join(filter(None, (own, self.playbook)))
         messages = [{"role": "system", "content": system}] if system else []
         return await self.policy.begin([*messages, {"role": "user", "content": observation}])
 
@@ -163,18 +168,27 @@ class AttemptRun:
         """Sample an action, execute and record it. Returns whether the environment ended the attempt."""
         snapshot = await self._call("snapshot", environment.snapshot)
         action = self.action or await self.policy.act(prompt, self.request)
-        step = await self._call("step", environment.step, action.text)
-        self._check_text(step.observation)
+        step = read_step(await self._call("step", environment.step, action.text), self.task.environment)
+        self._check_observation(step.observation)
         error, command = bool(step.info.get("error")), step.info.get("action")
         command = command if isinstance(command, str) else None  # of an environment that means something else by it
-        told = (step.observation, step.reward, error, snapshot, command)
-        timed_out = bool(step.info.get("timed_out"))
-        self.steps.append(StepRecord(history, action, *told, failed=read_verdict(step), timed_out=timed_out))
+        record = StepRecord(
+            history=history,
+            action=action,
+            observation=step.observation,
+            reward=step.reward,
+            error=error,
+            snapshot=snapshot,
+            command=command,
+            failed=read_verdict(step),
+            timed_out=bool(step.info.get("timed_out")),
+        )
+        self.steps.append(record)
         if step.terminated:
             self.outcome = Outcome.SUCCESS if step.info.get("success") else Outcome.FAILURE
         elif step.truncated:
             self.unplayed_steps = 0
-        return bool(step.terminated or step.truncated)
+        return step.terminated or step.truncated
 
     async def _next_prompts(
         self, history: History, prompt: History, note: PromptNote | None
@@ -198,16 +212,22 @@ class AttemptRun:
             return step
         return dataclasses.replace(step, answered=answered)
 
-    def _check_text(self, observation: str) -> None:
-        if not isinstance(observation, str):
+    def _set_horizon(self, environment: Environment) -> None:
+        environment.horizon = int(self.settings.environment.horizon or environment.horizon)
+
+    def _check_text(self, text: str, what: str) -> None:
+        if not isinstance(text, str):
             raise EnvironmentFailure(
-                f"{self.task.environment}: an observation is of type {type(observation).__name__}; expected a text"
+                f"{self.task.environment}: {what} is of type {type(text).__name__}; expected a text"
             )
-        if without_surrogates(observation) != observation:
+        if without_surrogates(text) != text:
             raise EnvironmentFailure(
-                f"{self.task.environment}: an observation holds half of a character (a lone surrogate), which no "
-                "tokenizer takes; expected leafe_verl.core.text.without_surrogates(observation)"
+                f"{self.task.environment}: {what} holds half of a character (a lone surrogate), which no tokenizer "
+                "takes; expected leafe_verl.core.text.without_surrogates of it"
             )
+
+    def _check_observation(self, observation: str) -> None:
+        self._check_text(observation, "an observation")
         limit = self.settings.environment.max_characters
         if len(observation) > limit:
             raise EnvironmentFlood(
@@ -224,8 +244,5 @@ class AttemptRun:
 
     async def _call(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
         async with self.environment_slots:  # waiting for a slot does not count against the time limit
-            return await self._within_limit(what, function, *arguments)
-
-    async def _within_limit(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        seconds = self.settings.environment.step_timeout
-        return await call_within(seconds, f"{self.task.environment}.{what}", function, *arguments)
+            seconds = self.settings.environment.step_timeout
+            return await call_within(seconds, f"{self.task.environment}.{what}", function, *arguments)

@@ -97,7 +97,7 @@ def _opening(steps: Sequence[StepRecord], past: int, note: PromptNote | None) ->
 
 def _line(t: int, step: StepRecord, characters: int, with_feedback: bool) -> str:
     number = f"{t}. "
-    action = " ".join((step.action.text if step.command is None else step.command).split())
+    action = " ".join(step.executed.split())
     room = max(characters - len(number) - len(ARROW), 0)
     if not with_feedback:
         return f"{number}{shorten(action, room)}"[:characters]

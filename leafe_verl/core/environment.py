@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -48,6 +49,34 @@ def read_verdict(step: Step) -> bool | None:
     return True if error else None
 
 
+def read_step(returned: Any, environment: str) -> Step:
+    """Return what `step` has returned. Raises EnvironmentFailure, which says what came, for what is no step."""
+    try:
+        observation, reward, terminated, truncated, info = returned
+        step = Step(observation, float(reward), bool(terminated), bool(truncated), info)
+        if not isinstance(info, Mapping):
+            raise TypeError(f"info is of type {type(info).__name__}")
+        if not math.isfinite(step.reward):
+            raise ValueError(f"the reward is {step.reward}")
+        read_verdict(step)
+    except Exception as error:  # values of any kind, which may refuse to be numbers or truth values
+        raise EnvironmentFailure(
+            f"{environment}.step returned {returned!r:.200}: {error}; expected the observation, a finite reward, "
+            "terminated, truncated, and a mapping"
+        ) from error
+    return step
+
+
+def read_reset(returned: Any, environment: str) -> str:
+    """Return the first observation of what `reset` has returned. Raises EnvironmentFailure for anything else."""
+    if isinstance(returned, tuple | list) and len(returned) == 2:
+        observation: str = returned[0]
+        return observation
+    raise EnvironmentFailure(
+        f"{environment}.reset returned {returned!r:.200}; expected the first observation, and a mapping"
+    )
+
+
 class EnvironmentFailure(Exception):
     """The environment failed: it raised, hung or died. The attempt is unscored: neither a success nor a zero reward."""
 
@@ -61,7 +90,7 @@ class EnvironmentFlood(EnvironmentFailure):
 
 
 class ReplayDivergence(EnvironmentFailure):
-    """Replaying the same actions gave another observation, so that the rollback point cannot be reached."""
+    """Replaying the same actions gave another observation, reward or end: the rollback point cannot be reached."""
 
 
 class Environment(Protocol):
@@ -100,11 +129,11 @@ class ReplaySnapshot:
     seed: int
     actions: tuple[str, ...]
     digests: tuple[str, ...]
-    """SHA-256 of the first observation and of the one after each action; len(actions) + 1 digests."""
+    """SHA-256 of the first observation, and of what `describe_step` says of each step; len(actions) + 1 digests."""
 
 
 class ReplayEnvironment(ABC):
-    """Base class for environments without snapshots: `restore` resets, replays, and checks every observation.
+    """Base class for environments without snapshots: `restore` resets, replays, and checks every step.
 
     A subclass implements `start` and `advance`; this class records the actions and observations.
     """
@@ -136,7 +165,7 @@ class ReplayEnvironment(ABC):
         return self._record
 
     def restore(self, snapshot: ReplaySnapshot) -> int:
-        """Replay the actions of `snapshot`. Raises ReplayDivergence if an observation differs."""
+        """Replay the actions of `snapshot`. Raises ReplayDivergence if a step is not the recorded one."""
         observation, _ = self.reset(snapshot.task, snapshot.seed)
         self._check(snapshot, 0, observation)
         for index, action in enumerate(snapshot.actions, start=1):

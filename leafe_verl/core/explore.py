@@ -39,7 +39,7 @@ from leafe_verl.core.tree import Attempt, ExplorationTree, Outcome, StepRecord
 
 @dataclass(frozen=True)
 class Explorer:
-    """Grows exploration trees. Each tree has an explorer of its own, which is cheap to make."""
+    """Grows an exploration tree, or confirms the recovery targets of stored ones. It is cheap to make."""
 
     make_environment: Callable[[], Environment]
     policy: Policy
@@ -74,9 +74,9 @@ class Explorer:
         branches = await growth.add_branches(node, attempt, wanted=len(times) * each)
         shares = [branches[first : first + each] for first in range(0, len(branches), each)]
         # The budget may hold the branches of fewer reflections than there are times to reflect.
-        looks = enumerate(zip(times, shares, strict=False))
+        planned = enumerate(zip(times, shares, strict=False))
         await gather_or_cancel(
-            self._reflect_and_branch(task, growth, node, number, t, share) for number, (t, share) in looks
+            self._reflect_and_branch(task, growth, node, number, t, share) for number, (t, share) in planned
         )
 
     async def _reflect_and_branch(
@@ -113,15 +113,15 @@ class Explorer:
         whether it ends once a turn repeats a failed one, which exploring alone asks for.
         """
         attempt = AttemptRun(
-            task,
-            self.make_environment,
-            self.policy,
-            self.settings,
-            self.environment_slots,
-            self.stop,
-            f"attempt {name}",
-            self.playbook,
-            rollback,
+            task=task,
+            make_environment=self.make_environment,
+            policy=self.policy,
+            settings=self.settings,
+            environment_slots=self.environment_slots,
+            stop=self.stop,
+            request=f"attempt {name}",
+            playbook=self.playbook,
+            rollback=rollback,
             action=action,
             given=given,
             ends_upon_repetition=ends_upon_repetition,
@@ -149,7 +149,10 @@ class Explorer:
         return await unless_stopped(self.stop, self.policy.reflect(prompt, schema, request))
 
     def _reflection_times(self, node: Node, attempt: Attempt) -> list[int]:
-        """Return the steps t after which to reflect: every K of the attempt's own, and its last one upon failure."""
+        """Return the steps t after which to reflect: every K of the attempt's own, and its last one upon failure.
+
+        Each stands there as often as there are samples of its reflection.
+        """
         reflection = self.settings.reflection
         solved = attempt.outcome is Outcome.SUCCESS
         if node.depth >= self.settings.budget.depth or not attempt.outcome.scored:

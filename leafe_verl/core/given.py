@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from leafe_verl.core.task import Task
+from leafe_verl.core.text import seeded_random
 from leafe_verl.core.tree import ExplorationTree, Outcome, StepRecord
 
 KEY_LENGTH = 16
@@ -68,9 +68,7 @@ def choose_histories(histories: Sequence[GivenHistory], number: int, seed: int) 
     Histories whose executed actions differ from those of all before them are preferred. Equal histories count once.
     """
     known = {history.key: history for history in histories}
-    # Bytes, since Random fails on a text with a lone surrogate.
-    texts = [f"{seed}:{history.task.key}" for history in histories[:1]]
-    draw = random.Random("".join(texts).encode("utf-8", "surrogatepass"))
+    draw = seeded_random("".join(f"{seed}:{history.task.key}" for history in histories[:1]))
     shuffled = draw.sample(sorted(known), len(known))
     programs = {key: tuple(step.executed for step in known[key].steps) for key in shuffled}
     first = {program: key for key, program in reversed(programs.items())}

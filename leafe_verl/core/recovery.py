@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-import random
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -20,6 +19,7 @@ from leafe_verl.core.attempt import RollbackPoint
 from leafe_verl.core.concurrency import gather_or_cancel
 from leafe_verl.core.policy import Turn
 from leafe_verl.core.settings import Settings
+from leafe_verl.core.text import seeded_random
 from leafe_verl.core.tree import Attempt, ExplorationTree, Outcome, RecoveryTarget
 
 Execute = Callable[[RollbackPoint, str, Turn], Coroutine[Any, Any, Attempt]]
@@ -53,8 +53,7 @@ async def confirm_recoveries(
 
 def draw_pairs(tree: ExplorationTree, settings: Settings) -> Iterator[Pair]:
     """Yield every place with every action but the one that failed there, in an order that uses both evenly."""
-    # Bytes, since Random fails on a text with a lone surrogate, which UTF-8 cannot encode.
-    draw = random.Random(f"recovery {settings.seed}:{tree.task.key}".encode("utf-8", "surrogatepass"))
+    draw = seeded_random(f"recovery {settings.seed}:{tree.task.key}")
     places = distinct_failures(tree)
     sources = distinct_successes(tree, incomplete=settings.distillation.incomplete_actions)
     draw.shuffle(places)

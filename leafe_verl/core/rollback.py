@@ -13,7 +13,8 @@ def roll_back(environment: Environment, task: Task, seed: int, path: Sequence[St
     """Take an environment to E_t, the state before step t of `path`, and return how many steps were replayed.
 
     It restores the latest snapshot up to step t and replays what follows. A tree that was read from a store has no
-    snapshots, so it is replayed from the start. Raises ReplayDivergence if an observation is not the recorded one.
+    snapshots, so it is replayed from the start. Raises ReplayDivergence if an observation or a reward
+    is not the recorded one.
 
     Args:
         environment: An environment of the task. Its present state does not matter.

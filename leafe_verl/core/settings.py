@@ -153,6 +153,10 @@ class DistillationSettings(Section):
     """Share of the successful attempts that are rehearsed, drawn at random. 0: counterfactual examples only."""
     beta: Annotated[float, Field(ge=0), OURS] = 1.0
     """Weight of the rehearsal loss L_reh."""
+    temperature: Annotated[float, Field(gt=0), BEYOND] = 1.0
+    """Losses and teachers read softmax(logits / T), with T this temperature. At 1, targets that were sampled at a lower
+    temperature sharpen the policy in every step, and Pass@k at large k suffers. verl's GRPO trains at the temperature
+    of its rollouts."""
     loss_agg_mode: Annotated[
         Literal["term-mean", "token-mean"], Source("paper, as we read it; `token-mean` is ours, beyond the paper")
     ] = "term-mean"
@@ -169,9 +173,9 @@ class DistillationSettings(Section):
     """What L_reh rehearses: all actions of successful attempts; or root attempts that succeeded without a failed turn,
     which for code are first turns that were right. An action counts as often as it was sampled."""
     recovery_targets: Annotated[int, Field(ge=0), BEYOND] = 0
-    """LEAFE: maximum number of recovery targets of one tree. Each is an action that succeeded elsewhere in the tree,
-    executed after a failed turn and kept if the environment confirms it. At most twice as many are executed. They count
-    as environment steps, and `budget.environment_steps` keeps room for them. 0: none."""
+    """With `method=leafe`: maximum number of recovery targets of one tree. Each is an action that succeeded elsewhere
+    in the tree, executed after a failed turn and kept if the environment confirms it. At most twice as many are
+    executed. They count as environment steps, and `budget.environment_steps` keeps room for them. 0: none."""
     recovery_weight: Annotated[float, Field(ge=0), BEYOND] = 1.0
     """Weight of the loss of recovery targets."""
     recovery_loss: Annotated[Literal["nll", "kl"], BEYOND] = "nll"
@@ -184,8 +188,8 @@ class DistillationSettings(Section):
     hold_share: Annotated[float, Field(ge=0, le=1), BEYOND] = 0.0
     """Share of the root attempts, drawn at random, whose actions up to the first failed turn hold the policy still,
     successful or not. The policy sampled them itself, so that their cross-entropy is, but for a constant, an unbiased
-    estimate of the KL divergence from the policy that explored; no reference model is needed. At a sampling temperature
-    below 1 it also sharpens the policy, since the samples are sharper than the policy. 0: none."""
+    estimate of the KL divergence from the policy that explored; no reference model is needed. Sampled at a
+    temperature below `temperature`, they also sharpen the policy. 0: none."""
     hold_weight: Annotated[float, Field(ge=0), BEYOND] = 1.0
     """Weight of the loss that holds the policy still."""
     hold_loss: Annotated[Literal["nll", "kl"], BEYOND] = "nll"
@@ -199,7 +203,7 @@ class DistillationSettings(Section):
     """Whether the thoughts before an answer are trained on, or the answer alone. Thoughts that were sampled with an
     experience in the prompt may speak of it."""
     world_model_epochs: Annotated[int, Field(ge=1), OURS] = 1
-    """Early Experience: epochs over a step's observations before the successful attempts are imitated."""
+    """With `method=early_experience`: epochs over a step's observations before the successful attempts are imitated."""
     share_prefixes: Annotated[bool, OURS] = True
     """Whether a prefix that several examples share is computed once. Loss and gradients are the same either way."""
     mix_trees: Annotated[bool, OURS] = True
@@ -218,7 +222,7 @@ class DistillationSettings(Section):
     """`kl`, in whichever loss: number of most probable tokens that the teacher is cut to, at each token of the action.
     The rest of its mass is divided among them; `actor/teacher_mass` says how much they had."""
     kl_share: Annotated[float, Field(gt=0, le=1), OURS] = 1.0
-    """`loss=kl` and `recovery_loss=kl`: its share in the loss; -log pi of the target has the rest. 0.5: both."""
+    """Share of the KL divergence in `loss=kl` and `recovery_loss=kl`; -log pi of the target has the rest. 0.5: both."""
     dpo_beta: Annotated[float, Field(gt=0), Source("DPO, arXiv 2305.18290")] = 0.1
     """How strongly DPO holds the policy to its reference (beta in its paper)."""
     control: Annotated[Literal["rehearsal"] | None, OURS] = None

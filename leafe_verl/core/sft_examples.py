@@ -23,6 +23,7 @@ from enum import Enum
 
 from leafe_verl.core.policy import History
 from leafe_verl.core.settings import DistillationSettings
+from leafe_verl.core.text import seeded_random
 from leafe_verl.core.token_sequences import (
     TokenSequence,
     build_sequence,
@@ -115,8 +116,7 @@ def build_examples(
 def _seeded(tree: ExplorationTree, seed: str) -> random.Random:
     """Return a generator that is the same whenever this tree is read, and another one for another tree of the task."""
     firsts = [attempt.steps[0].action.text for attempt in tree.attempts if attempt.branch is None and attempt.steps]
-    # Bytes, since Random fails on a text with a lone surrogate, which UTF-8 cannot encode.
-    return random.Random("\n".join([f"{seed}:{tree.task.key}", *firsts]).encode("utf-8", "surrogatepass"))
+    return seeded_random("\n".join([f"{seed}:{tree.task.key}", *firsts]))
 
 
 def _trained(settings: DistillationSettings) -> dict[str, bool]:
@@ -219,8 +219,8 @@ def _recovery(
 
 
 def _hold(tree: ExplorationTree, settings: DistillationSettings, draw: random.Random) -> list[Example]:
-    """-log pi(a_t | h_t, q), or the divergence of their teachers, for the actions of a random share of the roots, up to
-    the first failed turn.
+    """Return the actions of a random share of the scored roots, up to the first failed turn. The loss is -log pi, or
+    with `hold_loss=kl` the divergence from the policy before the training step.
 
     Nothing is left out for what it led to, nor for being cut: the mean over all samples of a policy estimates the
     cross-entropy, and so the KL divergence, between that policy and the one that is trained. A token that was added is
@@ -228,8 +228,8 @@ def _hold(tree: ExplorationTree, settings: DistillationSettings, draw: random.Ra
     """
     examples = []
     for index, attempt in enumerate(tree.attempts):
-        whole = attempt.branch is None and attempt.outcome.scored and bool(attempt.steps)
-        if whole and draw.random() < settings.hold_share:
+        is_scored_root = attempt.branch is None and attempt.outcome.scored and bool(attempt.steps)
+        if is_scored_root and draw.random() < settings.hold_share:
             last = next((t for t, step in enumerate(attempt.steps, start=1) if step.failed), len(attempt.steps))
             added = settings.hold_loss == "nll"
             found = build_sequences(attempt.steps[:last], added_tokens=added, thoughts=settings.thoughts)

@@ -32,9 +32,9 @@ async def with_teachers(
 ) -> list[Example]:
     """Return the examples, those whose loss is `kl` with their teachers.
 
-    An example stays without a teacher, and so is trained by -log pi, where its action was sampled from the example's
-    own prompt, since the branch has no experience, and where the prompt with the experience cannot be built. `policy`
-    tokenises prompts and samples nothing.
+    A counterfactual example or a recovery target stays without a teacher, and so is trained by -log pi, where its
+    action was sampled from the example's own prompt, since the branch has no experience, and where the prompt with the
+    experience cannot be built. `policy` tokenises prompts and samples nothing.
     """
     losses = {
         Kind.COUNTERFACTUAL: settings.distillation.loss,

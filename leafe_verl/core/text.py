@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 
@@ -23,6 +24,11 @@ def read_json(text: str) -> Any:
         return json.loads(without_surrogates(json.dumps(json.loads(text), ensure_ascii=False)))
     except RecursionError:
         raise ValueError("too many brackets within one another") from None
+
+
+def seeded_random(text: str) -> random.Random:
+    """Return a generator of random numbers that a text seeds, also one with a lone surrogate."""
+    return random.Random(text.encode("utf-8", "surrogatepass"))
 
 
 def counted(number: int, noun: str) -> str:

@@ -31,7 +31,7 @@ class Outcome(str, Enum):
     ENVIRONMENT_FLOOD = "environment_flood"
     """An observation was too long."""
     REPLAY_DIVERGENCE = "replay_divergence"
-    """Replaying the same actions for a rollback gave another observation than before."""
+    """Replaying the same actions for a rollback gave another observation, reward or end than before."""
     POLICY_FAILURE = "policy_failure"
     """The inference servers failed."""
     POLICY_TIMEOUT = "policy_timeout"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from leafe_verl.environments.codecontests_rows import (
     time_limit_seconds,
 )
 from leafe_verl.environments.extraction import Extraction, extract_program
-from leafe_verl.environments.options import SETTING, require_at_least
+from leafe_verl.environments.options import LEAST_MEMORY_MB, require_at_least
 from leafe_verl.sandbox import (
     CodeVerdict,
     Limits,
@@ -37,17 +38,17 @@ MAX_GENERATED_TESTS = 20
 CPU_SECONDS = Limits.cpu_seconds
 TIME_FACTOR = 3.0
 BATCH = 3
-"""Tests that run before the environment looks whether one of them ran into its time limit. If each of them does, a step
-takes up to BATCH times the wall-clock limit, which must stay below leafe.environment.step_timeout."""
-LEAST_MEMORY = 64 * 2**20
-"""Bytes; an interpreter does not start with less."""
+"""Tests that run before the environment looks whether one of them, or all of them together, took too long."""
+ALL_SECONDS = 55.0
+"""Seconds for all tests of a program. leafe.environment.step_timeout must be more: there the attempt would be unscored,
+which a program could choose."""
 
 
 class CodeContests(CodeEnvironment):
     """The tests are a problem's public tests, which the agent may see, and its hidden private and generated ones.
 
-    The agent learns nothing about the hidden tests except how many fail. Once a test has run into its time limit, the
-    tests after its batch are not run and count as failed.
+    The agent learns nothing about the hidden tests except how many fail. Once a test has run into its time limit, or
+    all of them have run for `ALL_SECONDS`, the tests after its batch are not run and count as failed.
     """
 
     def __init__(
@@ -82,8 +83,7 @@ class CodeContests(CodeEnvironment):
         require_at_least(1, horizon=horizon)
         require_at_least(100, feedback_characters=feedback_characters)
         require_at_least(0, absolute_tolerance=absolute_tolerance, relative_tolerance=relative_tolerance)
-        if not time_factor > 0:
-            raise ValueError(f"{SETTING}.time_factor is {time_factor!r}; expected a number above 0")
+        require_at_least(0.01, time_factor=time_factor)
         if max_generated_tests is not None:
             require_at_least(1, max_generated_tests=max_generated_tests)
         self.system_prompt = system_prompt
@@ -92,6 +92,8 @@ class CodeContests(CodeEnvironment):
         self.max_generated_tests = max_generated_tests
         self.time_factor = time_factor
         self._comparison = OutputComparison(absolute_tolerance, relative_tolerance)
+        require_at_least(0.1, cpu_seconds=cpu_seconds)
+        require_at_least(LEAST_MEMORY_MB, memory_mb=memory_mb)
         self._cap = Limits(cpu_seconds, memory_bytes=memory_mb * 2**20)
         self._sandbox = sandbox or default_pool(sandbox_workers, allow_unconfined)
         self.remember_failures = remember_failures
@@ -150,10 +152,14 @@ def judge_code(
     """Run a program on tests. Without one, `TestResult.error` is NO_CODE for each test."""
     if not code.strip():
         return CodeVerdict(tuple(_failed(test, NO_CODE) for test in tests))
-    results = list[TestResult]()
+    results, begun = list[TestResult](), time.monotonic()
     while len(results) < len(tests) and all(result.error != TIMEOUT for result in results):
-        batch = tests[len(results) : len(results) + BATCH]
-        results += judge_program(code, batch, sandbox, limits, comparison).tests
+        left = tests[len(results) :]
+        fitting = int((ALL_SECONDS - (time.monotonic() - begun)) // limits.wall_seconds)
+        if batch := left[: min(BATCH, fitting) if results else BATCH]:
+            results += judge_program(code, batch, sandbox, limits, comparison).tests
+        else:
+            results.append(_failed(left[0], TIMEOUT))
     return CodeVerdict((*results, *(_failed(test, NOT_RUN) for test in tests[len(results) :])))
 
 
@@ -166,7 +172,7 @@ def tightest_limits(data: Mapping[str, Any], cap: Limits, time_factor: float = T
     """Return the limits of one test: the problem's own, its time times `time_factor`, where tighter than `cap`."""
     own = time_limit_seconds(data)
     cpu_seconds = cap.cpu_seconds if own is None else min(time_factor * own, cap.cpu_seconds)
-    memory = max(min(data["memory_limit_bytes"] or cap.memory_bytes, cap.memory_bytes), LEAST_MEMORY)
+    memory = max(min(data["memory_limit_bytes"] or cap.memory_bytes, cap.memory_bytes), LEAST_MEMORY_MB * 2**20)
     return Limits(cpu_seconds, 2 * cpu_seconds + 1, memory, cap.output_bytes)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from leafe_verl.core.task import Task
 from leafe_verl.environments.rows import is_amount, parse_ground_truth, read_fields, read_strings, task_key
 from leafe_verl.environments.several_answers import find_several_answers
-from leafe_verl.sandbox import ProgramTest
+from leafe_verl.sandbox import OutputComparison, ProgramTest
 
 NAME = "codecontests"
 GROUPS = ("public_tests", "private_tests", "generated_tests")
@@ -123,7 +123,11 @@ def _tolerance(fields: Mapping[str, Any]) -> dict[str, float]:
     return {key: float(value) for key, value in stated.items() if value is not None}
 
 
-_RELATIVE_ERROR = re.compile(r"\brelative\b[^.]{0,40}\berror\b(.{0,120})", re.DOTALL | re.IGNORECASE)
+_RELATIVE_ERROR = re.compile(
+    r"(\babsolute\b[^.]{0,20}\bor\b[^.]{0,20})?\brelative\b([^.]{0,40})\berror\b(.{0,120})", re.DOTALL | re.IGNORECASE
+)
+"""What may stand before it, behind it, and the text in which its size is named."""
+_SENTENCE_END = re.compile(r"\.(?=\s|$)|\n\s*\n")
 _SMALL_NUMBER = re.compile(
     r"(?<![\w.])(?:10\s*(?:\^|\*\*)?\s*[{(]?\s*[-\u2212\u2013]\s*|1(?:\.0*)?e-)(\d{1,2})\b|(?<![\w.])0\.(0*1)\b",
     re.IGNORECASE,
@@ -132,8 +136,11 @@ _SMALL_NUMBER = re.compile(
 
 
 def _stated_tolerance(statement: str) -> dict[str, float]:
-    """Return the relative error that a statement allows; nothing where it does not say so with a number."""
-    for sentence in _RELATIVE_ERROR.finditer(statement):
-        if found := _SMALL_NUMBER.search(sentence[1]):
-            return {"relative": 10.0 ** -int(found[1] or len(found[2]))}
+    """Return the error that a statement allows; nothing where it does not say so with a number in one sentence."""
+    for before, behind, rest in _RELATIVE_ERROR.findall(statement):
+        if found := _SMALL_NUMBER.search(_SENTENCE_END.split(rest, 1)[0]):
+            error = 10.0 ** -int(found[1] or len(found[2]))
+            is_either = before or re.match(r"\s*(?:error\s*)?or\b.*\babsolute\b", behind, re.IGNORECASE)
+            is_wider = is_either and error > OutputComparison.absolute
+            return {"relative": error, **({"absolute": error} if is_wider else {})}
     return {}

@@ -14,7 +14,7 @@ from leafe_verl.core.text import without_surrogates
 from leafe_verl.environments.gymnasium_state import set_state, take_state
 from leafe_verl.environments.options import SETTING, require_at_least
 from leafe_verl.environments.react import FORM, NO_ACTION, extract_action
-from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key
+from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key, without_nulls
 
 NAME = "gymnasium"
 SNAPSHOTS = ("auto", "state", "copy", "replay")
@@ -86,7 +86,7 @@ class GymnasiumText(ReplayEnvironment):
         seed, options = read_count(fields, "seed"), fields.get("options")
         if options is not None and not isinstance(options, Mapping):
             raise ValueError(f"options is {options!r:.80}; expected an object for reset, or none")
-        data = {**({} if seed is None else {"seed": seed}), **({} if options is None else {"options": dict(options)})}
+        data = without_nulls({"seed": seed, "options": None if options is None else without_nulls(options)})
         return Task(task_key(fields, default_key), str(fields.get("text") or ""), cls.name, data)
 
     @classmethod
@@ -105,7 +105,7 @@ class GymnasiumText(ReplayEnvironment):
     def advance(self, action: str) -> Step:
         if self._environment is None:
             raise RuntimeError("no task is being played; call reset or restore first")
-        command = extract_action(action) if self.react else action
+        command = extract_action(action, longest=None) if self.react else action
         if command is None:
             return Step(NO_ACTION, 0.0, False, False, {"success": False, "error": True})
         observation, reward, terminated, truncated, info = self._environment.step(command)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from leafe_verl.core.environment import ReplayEnvironment, Step
 from leafe_verl.core.task import Task
+from leafe_verl.core.text import without_surrogates
 from leafe_verl.environments.options import require_at_least
 from leafe_verl.environments.rows import build_verl_row, read_fields, read_object, task_key, to_plain
 from leafe_verl.environments.tool_calls import CallReader, IllFormedCall, ToolCall
@@ -145,17 +146,26 @@ def _load_reward(path: str | None, name: str) -> Any:
 
 def _read_prompt(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
     prompt = _plain(fields.get("prompt"))
-    if not isinstance(prompt, list) or not prompt or not all(map(_is_message, prompt)):
+    if not isinstance(prompt, list) or not prompt:
         raise ValueError(f"prompt is {prompt!r:.80}; expected a list of messages with role and content, as verl's")
-    return prompt
+    return [{**message, "content": _read_content(message)} for message in prompt]
 
 
-def _is_message(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("role"), str) and "content" in value
+def _read_content(message: Any) -> str:
+    """Return a message's text, which may stand in parts. Raises ValueError for any other message."""
+    content = message.get("content") if isinstance(message, dict) and isinstance(message.get("role"), str) else None
+    parts = content if isinstance(content, list) else [content]
+    found = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    texts = [text for text in found if isinstance(text, str)]
+    if len(texts) < len(found):
+        raise ValueError(
+            f"a message of prompt is {message!r:.80}; expected a list of messages with role and content, which is text"
+        )
+    return without_surrogates("\n\n".join(texts))
 
 
 def _text_of(prompt: Sequence[Mapping[str, Any]]) -> str:
-    return "\n\n".join(str(each["content"]) for each in prompt if each["role"] != "system")
+    return "\n\n".join(each["content"] for each in prompt if each["role"] != "system")
 
 
 def _plain(value: Any) -> Any:

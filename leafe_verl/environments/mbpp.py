@@ -12,7 +12,7 @@ from leafe_verl.environments.extraction import Extraction, extract_function
 from leafe_verl.environments.hidden_tests import limits_after
 from leafe_verl.environments.mbpp_rows import build_request, parse_task
 from leafe_verl.environments.mbpp_verdict import judge_plus
-from leafe_verl.environments.options import require_at_least
+from leafe_verl.environments.options import LEAST_MEMORY_MB, require_at_least
 from leafe_verl.sandbox import (
     CodeVerdict,
     Limits,
@@ -71,6 +71,8 @@ class MBPP(CodeEnvironment):
         self.feedback_characters = feedback_characters
         self._sandbox = sandbox or default_pool(sandbox_workers, allow_unconfined)
         self._tolerance = Tolerance(absolute_tolerance, relative_tolerance)
+        require_at_least(0.1, cpu_seconds=cpu_seconds, wall_seconds=wall_seconds)
+        require_at_least(LEAST_MEMORY_MB, memory_mb=memory_mb)
         self._limits = Limits(cpu_seconds, wall_seconds, memory_mb * 2**20)
         self.remember_failures = remember_failures
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import importlib.metadata
 import re
@@ -22,7 +23,7 @@ from leafe_verl.environments.mcp_config import read_config
 from leafe_verl.environments.mcp_connection import ServerLimits
 from leafe_verl.environments.mcp_servers import ServerPrograms, Servers
 from leafe_verl.environments.options import SETTING, require_at_least
-from leafe_verl.environments.rows import read_strings
+from leafe_verl.environments.rows import read_strings, without_nulls
 from leafe_verl.environments.simulator import SimulatorEnvironment, SimulatorPool
 from leafe_verl.environments.tool_calls import CallReader, ToolCall
 
@@ -103,8 +104,12 @@ class McpTools(JudgedCalls, SimulatorEnvironment):
     def task(cls, row: Mapping[str, Any], *, default_key: str | None = None) -> Task:
         """Return the task of a row of verl's. `extra_info.files` are the files of the servers' folder: path to text."""
         task = super().task(row, default_key=default_key)
-        _check_files(task.data["extra_info"].get("files") or {})
-        return task
+        extra = task.data["extra_info"]
+        files = extra.get("files") or {}
+        if isinstance(files, Mapping):
+            files = without_nulls(files)
+        _check_files(files)
+        return dataclasses.replace(task, data={**task.data, "extra_info": {**extra, "files": files}})
 
     def begin(self, task: Task) -> None:
         self._made: list[dict[str, Any]] = []

@@ -13,7 +13,7 @@ from leafe_verl.core.task import Task
 from leafe_verl.core.text import read_json, without_surrogates
 from leafe_verl.environments.extras import require_extra
 from leafe_verl.environments.options import SETTING, require_at_least
-from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key
+from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key, without_nulls
 
 NAME = "openenv"
 EXTRA = {"openenv": "openenv"}
@@ -69,7 +69,7 @@ class OpenEnv(ReplayEnvironment):
         seed, options = read_count(fields, "seed"), fields.get("options") or {}
         if not isinstance(options, Mapping):
             raise ValueError(f"options is {options!r:.80}; expected an object for reset, or none")
-        data = {**({} if seed is None else {"seed": seed}), "options": dict(options)}
+        data = {**({} if seed is None else {"seed": seed}), "options": without_nulls(options)}
         return Task(task_key(fields, default_key), str(fields.get("text") or ""), NAME, data)
 
     @classmethod

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 SETTING = "leafe.environment.options"
 """Prefix of an environment's options in the configuration, for messages."""
+LEAST_MEMORY_MB = 64
+"""An interpreter does not start with less."""
 
 
-def require_at_least(least: float, **options: float) -> None:
-    """Raise a ValueError that names the setting of the first option below `least`."""
+def require_at_least(least: float, **options: Any) -> None:
+    """Raise a ValueError that names the setting of the first option that is no number, or below `least`."""
     for name, value in options.items():
-        if value < least:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
             raise ValueError(f"{SETTING}.{name} is {value!r}; expected at least {least}")

@@ -11,6 +11,8 @@ from typing import Any
 import numpy
 
 _lock = threading.RLock()
+PATIENCE = 45.0
+"""Seconds that a move waits for those of others."""
 
 
 class OwnRandomness:
@@ -25,7 +27,13 @@ class OwnRandomness:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        with _lock:
+        """Raises TimeoutError if another game stays in use."""
+        if not _lock.acquire(timeout=PATIENCE):
+            raise TimeoutError(
+                f"another game or its opponent has not ended a move for {PATIENCE:g} s, and games that share the "
+                "global random generators move one at a time; expected a game, and an options.opponent, that return"
+            )
+        try:
             outside = _take()
             _set(self._state)
             try:
@@ -33,6 +41,8 @@ class OwnRandomness:
             finally:
                 self._state = _take()
                 _set(outside)
+        finally:
+            _lock.release()
 
 
 def _take() -> Any:

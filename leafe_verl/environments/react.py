@@ -38,7 +38,9 @@ LINES_BELOW = 4
 """Lines below a label in which its action may stand: a blank line and an opening fence may come before it."""
 
 
-def extract_action(answer: str, form: re.Pattern[str] | None = None) -> str | None:
+def extract_action(
+    answer: str, form: re.Pattern[str] | None = None, longest: int | None = MAX_CHARACTERS
+) -> str | None:
     """Return the action in the line `Action: ...` of an answer; None if there is none.
 
     The label is read as models write it: numbered, in bold, as a heading, with a full-width colon, with the action in
@@ -48,13 +50,14 @@ def extract_action(answer: str, form: re.Pattern[str] | None = None) -> str | No
 
     `form`: a pattern for actions that cannot be confused with the words of a thought. The action is then the first
     match in the line; in an answer without such a line, it is the last match. None: the action is the rest of the
-    line. Runs of white space become one blank, and characters that a tokenizer refuses are replaced.
+    line, and cut to `longest` characters; None does not cut it. Runs of white space become one blank, and characters
+    that a tokenizer refuses are replaced.
     """
     lines = _lines(answer)
     label = _find_label(lines)
     if form is None:
         words = "" if label is None else _words_of(lines, label)
-        return clean(_without_brackets(words.strip(_AROUND)))[:MAX_CHARACTERS].strip() or None
+        return clean(_without_brackets(words.strip(_AROUND)))[:longest].strip() or None
     if label is None:
         return _last(form, answer)
     words = _words_in(lines[label])

@@ -14,7 +14,7 @@ from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
 from leafe_verl.environments.extras import require_extra
 from leafe_verl.environments.options import require_at_least
-from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key
+from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key, without_nulls
 from leafe_verl.environments.state_environment import StateEnvironment
 
 NAME = "reasoning_gym"
@@ -63,7 +63,7 @@ class ReasoningGym(StateEnvironment[ReasoningState]):
             )
         seed, index = (read_count(fields, name) or 0 for name in ("seed", "index"))
         size = max(read_count(fields, "size") or 500, index + 1)
-        data = {"dataset": dataset, "seed": seed, "size": size, "index": index, "config": dict(config)}
+        data = {"dataset": dataset, "seed": seed, "size": size, "index": index, "config": without_nulls(config)}
         default_key = f"{dataset}-{seed}-{index}" if default_key is None else default_key
         return Task(task_key(fields, default_key), _load(data)[1]["question"].strip(), NAME, data)
 

@@ -48,6 +48,11 @@ def read_object(row: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return value or {}
 
 
+def without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that are set. In parquet, an object has the fields of all rows, those of the others as null."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 def parse_ground_truth(ground_truth: str | Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the task's data from verl's ground truth: an object or its JSON. Raises ValueError for anything else."""
     if isinstance(ground_truth, str):

@@ -12,7 +12,15 @@ from leafe_verl.core.task import Task
 from leafe_verl.environments.options import SETTING, require_at_least
 from leafe_verl.environments.react import FORM, extract_action
 from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key
-from leafe_verl.environments.sokoban_rooms import DIM_ROOM, MOVES, NUM_BOXES, Room, find_size_problem, make_room
+from leafe_verl.environments.sokoban_rooms import (
+    DIM_ROOM,
+    MAX_DIM,
+    MOVES,
+    NUM_BOXES,
+    Room,
+    find_size_problem,
+    make_room,
+)
 from leafe_verl.environments.state_environment import StateEnvironment
 
 NAME = "sokoban"
@@ -71,7 +79,8 @@ class Sokoban(StateEnvironment[SokobanState]):
         data = {name: number for name, number in numbers.items() if number is not None}
         if "seed" not in data:
             raise ValueError("no seed; expected the integer that a room is made from")
-        if problem := find_size_problem(data.get("dim_room", DIM_ROOM), data.get("num_boxes", NUM_BOXES)):
+        # What the row does not name, the options do.
+        if problem := find_size_problem(data.get("dim_room", MAX_DIM), data.get("num_boxes", 1)):
             raise ValueError(problem)
         return Task(task_key(fields, "-".join(["room", *map(str, data.values())])), INSTRUCTION, NAME, data)
 

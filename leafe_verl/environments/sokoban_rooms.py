@@ -152,7 +152,7 @@ def find_size_problem(dim_room: int, num_boxes: int) -> str | None:
     """Return why there are no rooms of this size, with what was expected; None if there are."""
     if not MIN_DIM <= dim_room <= MAX_DIM:
         return f"dim_room is {dim_room!r}; expected {MIN_DIM} to {MAX_DIM}"
-    most = (dim_room - 2) ** 2 // 4
+    most = ((dim_room - 2) ** 2 - 3) // 4
     if not 1 <= num_boxes <= most:
         return f"num_boxes is {num_boxes!r}; expected 1 to {most} where dim_room is {dim_room}"
     return None

@@ -45,9 +45,10 @@ class CallReader:
     """Reads the calls in an answer. Equal answers give equal calls."""
 
     def __init__(self, tools: Sequence[Schema], form: str) -> None:
-        """Raises ValueError for an unknown form."""
+        """Raises ValueError for an unknown form, and for a schema that is none."""
         self.schemas = tuple(tools)
         self.tools = {tool["function"]["name"]: tool["function"] for tool in tools}
+        self._validators = {name: _validator(name, tool.get("parameters")) for name, tool in self.tools.items()}
         self._parse, self._mark = _find_parser(form)
 
     def read(self, answer: str) -> list[ToolCall]:
@@ -66,7 +67,7 @@ class CallReader:
             return False
 
     def _checked(self, name: str, written: str) -> ToolCall:
-        import jsonschema
+        from jsonschema.exceptions import best_match
 
         if name not in self.tools:
             raise IllFormedCall(f"There is no tool {name!r:.100}. The tools are: {', '.join(self.tools)}.")
@@ -76,12 +77,29 @@ class CallReader:
             raise IllFormedCall(f"The arguments of {name} are not JSON: {error}.") from None
         if _depth(arguments) > DEPTH:
             raise IllFormedCall(f"The arguments of {name} are nested more than {DEPTH} deep.")
-        schema = {"type": "object", **(self.tools[name].get("parameters") or {})}
-        wrong = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(arguments))
+        wrong = best_match(self._validators[name].iter_errors(arguments))
         if wrong is not None:
             where = "".join(f"[{each!r}]" for each in wrong.absolute_path)
             raise IllFormedCall(f"The arguments{where} of {name} do not fit its schema: {wrong.message:.300}.")
         return ToolCall(name, arguments)
+
+
+def _validator(name: str, parameters: Mapping[str, Any] | None) -> Any:
+    """Return what checks the arguments of a tool, by the draft of JSON Schema that its schema names."""
+    from jsonschema.exceptions import SchemaError
+    from jsonschema.validators import Draft202012Validator, validator_for
+
+    schema = {"type": "object", **(parameters or {})}
+    draft = validator_for(schema, default=Draft202012Validator)
+    try:
+        draft.check_schema(schema)
+    except SchemaError as error:
+        where = "".join(f"[{each!r}]" for each in error.absolute_path)
+        raise ValueError(
+            f"the schema of the tool {name!r} is no JSON Schema of {draft.META_SCHEMA['$schema']}: parameters{where}: "
+            f"{error.message:.200}; expected one, or one that names its draft in $schema"
+        ) from None
+    return draft(schema)
 
 
 def _depth(value: Any) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import copy
 import sys
+import threading
 from collections.abc import Awaitable, Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ from leafe_verl.environments.judged_calls import JudgedCalls, Judgement
 from leafe_verl.environments.tool_calls import CallReader, ToolCall
 
 NAME = "verl_tools"
+
+_redirecting = threading.Lock()
 
 
 class VerlTools(JudgedCalls):
@@ -104,7 +107,8 @@ class VerlTools(JudgedCalls):
     def _load_tools(self) -> list[Any]:
         from verl.tools.tool_registry import load_all_tools
 
-        with contextlib.redirect_stdout(sys.stderr):  # BaseTool prints its schema
+        # BaseTool prints its schema. Two threads that redirect at once would leave sys.stdout redirected.
+        with _redirecting, contextlib.redirect_stdout(sys.stderr):
             return list(load_all_tools(*self._paths))
 
     def _new_tools(self) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -173,7 +174,8 @@ class WebShop(StateEnvironment[WebShopState]):
 
     def _buy(self, state: WebShopState, asin: str) -> Step:
         goal = self._goal(state)
-        score = score_purchase(self.catalogue[asin], dict(state.chosen), goal, self.catalogue[goal.asin])
+        shop = self.catalogue
+        score = score_purchase(shop[asin], dict(state.chosen), goal, shop[goal.asin], shop.exact_options)
         success = score.reward >= 1
         return Step(
             observation=SEPARATOR.join(_receipt(score, goal)),
@@ -260,8 +262,17 @@ def _receipt(score: Score, goal: Goal) -> list[str]:
     ]
 
 
-@functools.lru_cache(maxsize=2)
+_reading = threading.Lock()
+"""Held while a catalogue is read: the original's takes gigabytes, which each of many attempts would read at once."""
+
+
 def _catalogue(product_file: str | None, goal_file: str | None, attribute_file: str | None) -> Catalogue:
+    with _reading:
+        return _read_once(product_file, goal_file, attribute_file)
+
+
+@functools.lru_cache(maxsize=2)
+def _read_once(product_file: str | None, goal_file: str | None, attribute_file: str | None) -> Catalogue:
     if product_file is None or goal_file is None:
         return generated_catalogue()
     return read_catalogue(product_file, goal_file, attribute_file)

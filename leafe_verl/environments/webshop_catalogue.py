@@ -81,6 +81,8 @@ class Score:
 class Catalogue:
     products: Sequence[Product]
     goals: Sequence[Goal]
+    exact_options: bool = False
+    """Whether an option counts only if it is the goal's, and not by the original's fuzzy match."""
     _by_asin: dict[str, Product] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -111,17 +113,23 @@ class Catalogue:
 # --- Reward ---
 
 
-def score_purchase(product: Product, chosen: Mapping[str, str], goal: Goal, wanted: Product) -> Score:
+def score_purchase(
+    product: Product, chosen: Mapping[str, str], goal: Goal, wanted: Product, exact_options: bool = False
+) -> Score:
     """Return how well `product`, bought with the options `chosen`, fulfils `goal`, whose own product is `wanted`.
 
     The rules are the original's (`engine/goal.py` of princeton-nlp/WebShop) with three exceptions. The words of a title
     take the place of the nouns that spaCy finds in it. Colours are not mapped to basic ones, because the fuzzy match
     finds `blue` in `navy blue`. No more options count than the goal has, so that no reward exceeds 1.
     """
+
+    def fits(option: tuple[str, str]) -> bool:
+        return option[1] in goal.options if exact_options else _fits(product, *option, goal)
+
     return Score(
         type_factor=_type_factor(product, wanted),
         attributes=sum(_has_attribute(product, attribute) for attribute in goal.attributes),
-        options=min(sum(_fits(product, *option, goal) for option in chosen.items()), len(goal.options)),
+        options=min(sum(map(fits, chosen.items())), len(goal.options)),
         in_budget=product.price <= goal.price_upper,
         total=len(goal.attributes) + len(goal.options) + 1,
     )

@@ -26,6 +26,17 @@ def read_catalogue(product_file: str, goal_file: str, attribute_file: str | None
     The original draws a price from a price range and a goal's price limit without a seed; here the product's asin and
     the goal's number are the seeds. Raises ValueError that names the setting of a file that cannot be read.
     """
+    try:
+        return _read(product_file, goal_file, attribute_file)
+    except (AttributeError, KeyError, IndexError, TypeError) as error:
+        raise ValueError(
+            f"{SETTING}.product_file is {product_file!r}, goal_file {goal_file!r} and attribute_file "
+            f"{attribute_file!r}: they do not hold what WebShop's files hold ({type(error).__name__}: {error}); "
+            "expected items_shuffle.json or items_shuffle_1000.json, items_human_ins.json, and items_ins_v2.json"
+        ) from error
+
+
+def _read(product_file: str, goal_file: str, attribute_file: str | None) -> Catalogue:
     attributes = _json("attribute_file", attribute_file) if attribute_file else {}
     products: dict[str, Product] = {}
     for row in _json("product_file", product_file):

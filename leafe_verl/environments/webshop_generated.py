@@ -52,7 +52,8 @@ def generated_catalogue(seed: int = SEED) -> Catalogue:
     ]
     goals = [_goal(randomness, product) for product in products]
     randomness.shuffle(goals)
-    return Catalogue(products, goals)
+    # Sizes such as "model 11" and "model 12" are alike to a fuzzy match.
+    return Catalogue(products, goals, exact_options=True)
 
 
 def _product(randomness: random.Random, kind: ProductKind, code: str, number: int) -> Product:

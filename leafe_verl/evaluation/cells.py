@@ -15,7 +15,7 @@ from typing import Any
 from leafe_verl.core.statistics import ratios
 from leafe_verl.evaluation.bootstrap import Estimate
 from leafe_verl.evaluation.comparison import EvaluationRun, read_run
-from leafe_verl.evaluation.given import beyond_fresh, estimates, fresh_estimate, read_given_run
+from leafe_verl.evaluation.given import beyond_fresh, estimate_measures, fresh_estimate, read_given_run
 from leafe_verl.evaluation.manifest import Manifest, read_manifest
 from leafe_verl.evaluation.pass_at_k import ks_up_to
 from leafe_verl.evaluation.recovery import recovery_estimates
@@ -98,7 +98,7 @@ def _given_figures(store: Path, manifest: Manifest) -> Figures:
     """Return the shares from given histories. Their tasks are left out, since the histories are not kept."""
     run = read_given_run(store.name, store, manifest)
     beside = {"fresh": fresh_estimate(run), "beyond_fresh": beyond_fresh(run)}
-    return {name: _as_list(each) for name, each in {**estimates(run), **beside}.items() if each}
+    return {name: _as_list(each) for name, each in {**estimate_measures(run), **beside}.items() if each}
 
 
 def _spent(run: EvaluationRun) -> Figures:

@@ -14,9 +14,9 @@ from pathlib import Path
 from leafe_verl.core.statistics import ratios
 from leafe_verl.evaluation.bootstrap import Estimate, bootstrap
 from leafe_verl.evaluation.manifest import Manifest, read_manifest, refuse_mixed_precision
-from leafe_verl.evaluation.pass_at_k import ks_up_to
+from leafe_verl.evaluation.pass_at_k import ks_up_to, pass_values
 from leafe_verl.evaluation.recovery import TaskCounts, count_failures, recovery_differences, recovery_estimates
-from leafe_verl.evaluation.report import pass_estimates, pass_values
+from leafe_verl.evaluation.report import pass_estimates
 from leafe_verl.evaluation.results import read_evaluation, recovery_counts, successes_by_task, total_counts
 from leafe_verl.evaluation.summary import read_metrics
 

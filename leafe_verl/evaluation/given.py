@@ -52,9 +52,15 @@ class GivenRun:
 
     @property
     def fresh(self) -> dict[str, float]:
-        """Task key -> share of the failed policy's other first turns that solved it; tasks without one are left out."""
-        shares = {drawn.history.task.key: drawn.fresh.share for drawn in self.histories}
-        return {key: share for key, share in shares.items() if share is not None}
+        """Task key -> share of the failed policy's other first turns that solved it; tasks without one are left out.
+
+        A training run has several policies: the mean is that over the histories, each with the policy that failed.
+        """
+        shares: dict[str, list[float]] = defaultdict(list)
+        for drawn in self.histories:
+            if (share := drawn.fresh.share) is not None:
+                shares[drawn.history.task.key].append(share)
+        return {key: _mean(of_task) for key, of_task in shares.items()}
 
     def estimate(self, values: Mapping[str, float]) -> Estimate | None:
         """Return the mean of values by task, weighted by the task's failures; None if there are none."""
@@ -84,7 +90,7 @@ def task_means(shares: ByHistory) -> dict[str, float]:
     return {task: _mean(list(of_task.values())) for task, of_task in shares.items()}
 
 
-def estimates(run: GivenRun) -> dict[str, Estimate]:
+def estimate_measures(run: GivenRun) -> dict[str, Estimate]:
     """Return each measure over tasks; no measure if there is no scored attempt."""
     means = {measure: task_means(shares_by_history(run.trees, measure)) for measure in MEASURES}
     found = {measure: run.estimate(values) for measure, values in means.items()}
@@ -106,7 +112,7 @@ def beyond_fresh(run: GivenRun) -> Estimate | None:
 def figure_rows(run: GivenRun) -> Rows:
     """Return a table with a row for each figure; the heading alone if there is no scored attempt."""
     rows = [("", "%", "95 % interval over tasks", "tasks")]
-    found = estimates(run)
+    found = estimate_measures(run)
     labels = {**MEASURES, HORIZON: f"{MEASURES[HORIZON]} of {run.manifest.horizon} turns"}
     rows += [_row(labels[measure], estimate) for measure, estimate in found.items()]
     if (fresh := fresh_estimate(run)) and (beyond := beyond_fresh(run)):
@@ -120,7 +126,7 @@ def describe_histories(run: GivenRun) -> str:
     return f"{len(run.histories)} histories of {len(tasks)} tasks, whose turn {run.turn} has failed"
 
 
-def notes(run: GivenRun) -> list[str]:
+def describe_divergence(run: GivenRun) -> list[str]:
     """Return what a reader must know of one evaluation."""
     diverged = sum(tree.counts.get(f"outcome/{Outcome.REPLAY_DIVERGENCE.value}", 0) for tree in run.trees)
     if not diverged:
@@ -139,7 +145,7 @@ def render_given(run: GivenRun) -> str:
     replayed = sum(tree.counts.get("replayed_steps", 0) for tree in run.trees)
     played = len({tree.history_key for tree in run.trees})
     collected = [*collected_rows(run.trees), ("histories", f"{played:,}"), ("replayed given steps", f"{replayed:,}")]
-    return "\n\n".join([*parts, text_table(collected), *map("note: {}".format, notes(run))])
+    return "\n\n".join([*parts, text_table(collected), *map("note: {}".format, describe_divergence(run))])
 
 
 def _holds(tree: EvaluatedTree, measure: str) -> bool:

@@ -12,10 +12,10 @@ from leafe_verl.evaluation.given import (
     MEASURES,
     GivenRun,
     beyond_fresh,
+    describe_divergence,
     describe_histories,
-    estimates,
+    estimate_measures,
     fresh_estimate,
-    notes,
     shares_by_history,
 )
 from leafe_verl.evaluation.manifest import refuse_mixed_precision
@@ -53,7 +53,7 @@ def compare_given(runs: Sequence[GivenRun], baseline: str | None) -> GivenCompar
     """
     refuse_mixed_precision({run.name: run.manifest for run in runs})
     base = next((run for run in runs if run.name == baseline), runs[0])
-    found = {run.name: estimates(run) for run in runs}
+    found = {run.name: estimate_measures(run) for run in runs}
     for run in runs:
         _require_same_histories(run, base)
         if not found[run.name]:
@@ -132,7 +132,7 @@ def _num_shared(run: GivenRun, base: GivenRun) -> int:
 
 
 def _notes(run: GivenRun, base: GivenRun) -> list[str]:
-    found = [f"{run.name}: {note}" for note in notes(run)]
+    found = [f"{run.name}: {note}" for note in describe_divergence(run)]
     own = [d for d in run.manifest.differences(base.manifest) if not d.startswith(("model ", "leafe.playbook"))]
     if own:
         found.append(f"{run.name} was evaluated differently from {base.name}: {'; '.join(own)}")

@@ -23,15 +23,16 @@ def ks_up_to(num_samples: int) -> list[int]:
     return sorted({2**i for i in range(num_samples.bit_length()) if 2**i <= num_samples} | {num_samples})
 
 
-def mean_pass_at_k(successes: Mapping[str, Sequence[bool]], ks: Sequence[int]) -> dict[int, float]:
-    """Return k -> pass@k averaged over tasks, from each task's scored attempts.
+def pass_values(successes: Mapping[str, Sequence[bool]], k: int) -> dict[str, float]:
+    """Return task key -> pass@k, from each task's scored attempts.
 
-    Tasks with fewer than k scored attempts have no estimate and are left out of that k's mean, and a k that no task can
-    estimate is left out. Report such tasks separately; they are not failures.
+    Tasks with fewer than k scored attempts have no estimate and are left out. Report them separately; they are not
+    failures.
     """
-    means = {}
-    for k in ks:
-        estimates = [pass_at_k(len(s), sum(map(bool, s)), k) for s in successes.values() if len(s) >= k]
-        if estimates:
-            means[k] = sum(estimates) / len(estimates)
-    return means
+    return {key: pass_at_k(len(s), sum(map(bool, s)), k) for key, s in successes.items() if len(s) >= k}
+
+
+def mean_pass_at_k(successes: Mapping[str, Sequence[bool]], ks: Sequence[int]) -> dict[int, float]:
+    """Return k -> the mean of `pass_values` over tasks. A k that no task can estimate is left out."""
+    values = {k: pass_values(successes, k).values() for k in ks}
+    return {k: sum(found) / len(found) for k, found in values.items() if found}

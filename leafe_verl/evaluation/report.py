@@ -7,15 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from leafe_verl.core import Outcome
 from leafe_verl.evaluation.bootstrap import Estimate, bootstrap
 from leafe_verl.evaluation.manifest import Manifest
-from leafe_verl.evaluation.pass_at_k import ks_up_to, pass_at_k
+from leafe_verl.evaluation.pass_at_k import ks_up_to, pass_values
 from leafe_verl.evaluation.recovery import UNKNOWN, count_failures, recovery_estimates, recovery_rows
 from leafe_verl.evaluation.results import EvaluatedTree, recovery_counts, successes_by_task, total_counts
 from leafe_verl.evaluation.tables import percent, percent_interval, text_table
-
-
-def pass_values(results: Mapping[str, Sequence[bool]], k: int) -> dict[str, float]:
-    """Return task key -> Pass@k. Tasks with fewer than k scored attempts are left out."""
-    return {key: pass_at_k(len(found), sum(found), k) for key, found in results.items() if len(found) >= k}
 
 
 def pass_estimates(results: Mapping[str, Sequence[bool]], ks: Sequence[int]) -> dict[int, Estimate]:

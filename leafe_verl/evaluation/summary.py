@@ -80,18 +80,25 @@ def render_summary(metrics: Metrics) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def validated_steps(metrics: Metrics) -> dict[str, int]:
+    """Return "before" and "after" -> the steps of the first and the last validation; "validation" if there is one."""
+    steps = sorted(step for step, values in metrics.items() if pass_at_k_values(values))
+    if len(steps) > 1:
+        return {"before": steps[0], "after": steps[-1]}
+    return {"validation": steps[0]} if steps else {}
+
+
 def _pass_table(metrics: Metrics) -> str:
-    validated = {step: values for step, values in metrics.items() if pass_at_k_values(values)}
-    if not validated:
+    if not (validated := [*validated_steps(metrics).values()]):
         return ""
-    first, last = min(validated), max(validated)
-    before, after = pass_at_k_values(validated[first]), pass_at_k_values(validated[last])
+    first, last = validated[0], validated[-1]
+    before, after = pass_at_k_values(metrics[first]), pass_at_k_values(metrics[last])
     rows = [("held-out", f"step {first}", f"step {last}", "change")]
     rows += [_pass_row(f"{source} Pass@{k}", value, after.get((source, k))) for (source, k), value in before.items()]
-    shares = [recovery_shares(validated[step]) for step in (first, last)]
+    shares = [recovery_shares(metrics[step]) for step in (first, last)]
     for source, figure in sorted({key for each in shares for key in each}, key=figure_order):
         rows.append(_pass_row(f"{source} {FIGURES[figure]}", *(each.get((source, figure)) for each in shares)))
-    lost, lost_after = (sum(v for k, v in validated[step].items() if k.endswith("/unscored")) for step in (first, last))
+    lost, lost_after = (sum(v for k, v in metrics[step].items() if k.endswith("/unscored")) for step in (first, last))
     if lost or lost_after:
         rows.append(("unscored attempts", f"{lost:.0f}", f"{lost_after:.0f}", ""))
     return text_table(rows if first < last else [row[:2] for row in rows])

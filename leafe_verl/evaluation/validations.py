@@ -15,9 +15,8 @@ from typing import Any
 
 from leafe_verl.core.text import counted
 from leafe_verl.evaluation.bootstrap import Estimate, bootstrap
-from leafe_verl.evaluation.pass_at_k import ks_up_to
+from leafe_verl.evaluation.pass_at_k import ks_up_to, pass_values
 from leafe_verl.evaluation.recovery import TaskCounts, recovery_differences, recovery_estimates
-from leafe_verl.evaluation.report import pass_values
 from leafe_verl.evaluation.tables import percent
 
 FILE = "validations.jsonl"

@@ -39,16 +39,18 @@ class Comparison:
     def run(self) -> None:
         """Run every cell, say which methods missed the budget, and write the comparison."""
         first, *others = self.plan.seeds
-        evaluated = {method: self._evaluated(method, method, first) for method in self.plan.methods}
+        evaluated = {method: self._train_and_evaluate(method, method, first) for method in self.plan.methods}
         misses = self._misses(first, evaluated)
         for seed in others:
-            more = {f"{m}_seed{seed}": self._evaluated(f"{m}_seed{seed}", m, seed) for m in self.plan.methods[1:]}
+            more = {
+                f"{m}_seed{seed}": self._train_and_evaluate(f"{m}_seed{seed}", m, seed) for m in self.plan.methods[1:]
+            }
             misses += self._misses(seed, more)
             evaluated |= more
         print("\n".join(f"note: {miss}" for miss in misses))
         self._compare(evaluated)
 
-    def _evaluated(self, name: str, method: str, seed: int) -> Evaluated:
+    def _train_and_evaluate(self, name: str, method: str, seed: int) -> Evaluated:
         """Train a method and evaluate it on the held-out tasks, and from the failures of the base model.
 
         The rate is part of the cells' names: another set of rates may choose another one.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from leafe_verl.checkpoints import STEP, hf_folder
+from leafe_verl.checkpoints import STEP, hf_folder, read_precision
 from leafe_verl.environments import make
 from leafe_verl.evaluation.cells import Figures
 from leafe_verl.evaluation.comparison import training_cost
@@ -77,13 +76,14 @@ class Trainings:
         if method in DISTILLED:
             return self._distil(method, seed, rate, DISTILLED[method], self.explore(seed), self.plan.model)
         if method == "early_experience":
-            return self._policy_gradient(method, seed, rate)
-        half = self._policy_gradient("grpo", seed, rate if method == "grpo" else grpo_rate, half=True)
+            return self._train_to_budget(method, seed, rate)
+        half = self._train_to_budget("grpo", seed, rate if method == "grpo" else grpo_rate, half=True)
         if method == "leafe_rl":
             return self._leafe_after_grpo(seed, rate, half, after_grpo(grpo_rate))
         if method == "ace":
             return self._ace_after_grpo(seed, half, after_grpo(grpo_rate))
-        return self._policy_gradient(method, seed, rate)
+        # GRPO goes on from its own half.
+        return self._train_to_budget(method, seed, rate)
 
     def explore(self, seed: int) -> Path:
         """Run stage 1 once, for all methods that distil what the same policy explored. Return its RUN_DIR."""
@@ -128,7 +128,7 @@ class Trainings:
         self._finish(self._leafe(folder, seed, model, tasks, given))
         return Trained(checkpoint(folder), (str(folder),))
 
-    def _policy_gradient(self, method: str, seed: int, rate: str | None, *, half: bool = False) -> Trained:
+    def _train_to_budget(self, method: str, seed: int, rate: str | None, *, half: bool = False) -> Trained:
         """Train GRPO, or Early Experience, until half of the budget or all of it is spent.
 
         GRPO's weights at half of it are kept, since other methods go on from them.
@@ -193,9 +193,7 @@ class Trainings:
         shell.run([*command, *self.plan.overrides, *run.overrides], **variables)
 
     def _figures(self, folder: Path, seed: int, last: int | None = None) -> Figures:
-        record = folder / "precision.json"
-        dtype = json.loads(record.read_text())["dtype"] if record.is_file() else None
-        return {"seed": seed, "dtype": dtype, **spent(folder, last)}
+        return {"seed": seed, "dtype": read_precision(folder), **spent(folder, last)}
 
     def _rate(self, rate: str | None) -> tuple[str, ...]:
         return (f"actor_rollout_ref.actor.optim.lr={rate}",) if rate else ()

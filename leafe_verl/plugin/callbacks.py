@@ -18,8 +18,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationResolutionError
 from verl.plugin.platform import set_platform
 
-from leafe_verl.checkpoints import hf_folder, resumed_step
-from leafe_verl.console.ending import choices_of
+from leafe_verl.checkpoints import STEP, hf_folder, resumed_step
+from leafe_verl.console.ending import RunChoices
 from leafe_verl.console.marks import mark_warnings
 from leafe_verl.console.run_console import LOG, VERBOSE, RunConsole, is_verbose
 from leafe_verl.embedded import model_folder, prepare_model
@@ -32,10 +32,11 @@ from leafe_verl.plugin.memory_check import describe_memory
 from leafe_verl.plugin.precision import record_precision
 from leafe_verl.plugin.preflight import find_problems
 from leafe_verl.plugin.ray_job import require_kept
+from leafe_verl.plugin.rollout.collected import index_steps
 from leafe_verl.plugin.rollout.playbook_file import writes_playbook
 from leafe_verl.run_lock import find_unfinished, hold
 from leafe_verl.shell import quoted, shown
-from leafe_verl.trees import index
+from leafe_verl.trees.restarts import record_restart
 
 
 def _refuse(text: str) -> NoReturn:
@@ -144,7 +145,7 @@ class ShowRun(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         with _refusing():
-            ShowRun.console = RunConsole(Path(config.run_dir), choices_of(config))
+            ShowRun.console = RunConsole(Path(config.run_dir), RunChoices.of(config))
             ShowRun.console.open(_heading(config))
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -172,7 +173,7 @@ def _heading(config: DictConfig) -> Iterator[str]:
         yield f"joins the Ray cluster at {address}, with that cluster's own CPUs and GPUs"
     if not trainer.val_only and not os.environ.get("RUN_DIR") and (unfinished := find_unfinished(run_dir)):
         yield f"a new run; RUN_DIR={quoted(unfinished)} before the command goes on with the last one, which did not end"
-    step = resumed_step(Path(trainer.default_local_dir)) if trainer.resume_mode != "disable" else None
+    step = _resumed_step(config)
     if step is not None:
         yield f"goes on after step {step}, from its checkpoint"
     if trees := _count_stored(config, (step or 0) + 1):
@@ -181,11 +182,26 @@ def _heading(config: DictConfig) -> Iterator[str]:
         yield f"verl, Ray and vLLM print to {shown(run_dir / LOG)}; {VERBOSE}=1 shows all of it here"
 
 
+def _resumed_step(config: DictConfig) -> int | None:
+    """Return the step whose checkpoint the run goes on from; None if it begins anew."""
+    trainer = config.trainer
+    if trainer.resume_mode == "resume_path":
+        name = Path(str(trainer.resume_from_path)).name
+        number = name.removeprefix(STEP)
+        return int(number) if name.startswith(STEP) and number.isdecimal() else None
+    return None if trainer.resume_mode == "disable" else resumed_step(Path(trainer.default_local_dir))
+
+
+def _collects(config: DictConfig) -> bool:
+    return bool(config.leafe.collection.store) and config.leafe.schedule.stages != "distil"
+
+
 def _count_stored(config: DictConfig, step: int) -> int:
     """Return how many trees a step of this run finds that was interrupted; 0 where nothing is collected or stored."""
-    store, run = config.leafe.collection.store, str(config.trainer.experiment_name)
-    collects = store and config.leafe.schedule.stages != "distil"
-    return sum((key.run, key.step) == (run, step) for key in index(Path(store))) if collects else 0
+    if not _collects(config) or config.trainer.resume_mode != "auto":
+        return 0
+    found = index_steps(config.leafe.collection.store, str(config.trainer.experiment_name), step)
+    return sum(stored == step for stored, _ in found)
 
 
 class PrepareModel(Callback):
@@ -211,6 +227,9 @@ class Preflight(Callback):
         _say([describe_chat(config, config.leafe.generation.chat_family), describe_memory(config)])
         if not config.trainer.val_only:
             record_precision(config)
+            if _collects(config) and config.trainer.resume_mode != "auto":
+                store, run = Path(config.leafe.collection.store), str(config.trainer.experiment_name)
+                record_restart(store, run, _resumed_step(config) or 0)
 
 
 class ChoosePlatform(Callback):

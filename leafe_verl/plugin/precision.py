@@ -7,13 +7,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from leafe_verl.checkpoints import resumed_step
+from leafe_verl.checkpoints import PRECISION, read_precision, resumed_step
 from leafe_verl.trees import read_rows
 
 NAMES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
 """Other names that vLLM and verl take for a precision."""
-FILE = "precision.json"
-"""The record of a training run's precision, in its RUN_DIR."""
 
 
 def find_precision(config: DictConfig) -> str:
@@ -41,7 +39,7 @@ def precision_problems(config: DictConfig) -> list[str]:
     """
     here, run_dir = find_precision(config), Path(str(OmegaConf.select(config, "run_dir") or "."))
     problems = []
-    if (there := _read_run(run_dir)) and there != here and _has_begun(config):
+    if (there := read_precision(run_dir)) and there != here and _has_begun(config):
         problems.append(describe_mixing(f"the run in {run_dir}", there, here))
     if store := OmegaConf.select(config, "leafe.collection.store"):
         found = {row["dtype"] for _, row in read_rows(store, ("dtype",))} - {None, here}
@@ -53,16 +51,7 @@ def record_precision(config: DictConfig) -> None:
     """Write the precision of a training run into its RUN_DIR, where a resumed run finds it."""
     folder = Path(config.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_text(json.dumps({"dtype": find_precision(config)}) + "\n", encoding="utf-8")
-
-
-def _read_run(run_dir: Path) -> str | None:
-    """Return the precision of the run in a folder; None if there is none, or if a kill left the record empty."""
-    try:
-        dtype: str = json.loads((run_dir / FILE).read_text(encoding="utf-8"))["dtype"]
-    except (OSError, ValueError):
-        return None
-    return dtype
+    (folder / PRECISION).write_text(json.dumps({"dtype": find_precision(config)}) + "\n", encoding="utf-8")
 
 
 def _has_begun(config: DictConfig) -> bool:

@@ -48,12 +48,12 @@ def find_problems(config: DictConfig) -> list[str]:
         problems += _chat_problems(config, settings) or _token_problems(config, settings)
     # A run without a model is refused anyway, and what is on the hub takes a while.
     with_hub = not model_problems(config.actor_rollout_ref.model.path)
-    problems += _environment_problems(values.get("environment"), config.data, with_hub)
+    problems += _environment_problems(values.get("environment"), config, with_hub)
     # How long an attempt becomes is known of a run alone that is valid otherwise.
     return problems or [*_budget_problems(config, settings), *memory_problems(config, settings)]
 
 
-def _environment_problems(section: Any, data: DictConfig, with_hub: bool) -> list[str]:
+def _environment_problems(section: Any, config: DictConfig, with_hub: bool) -> list[str]:
     """Try the environment and read its tasks, whether or not the settings of other sections are valid."""
     try:
         environment = RunSettings.from_mapping({"environment": section}).environment
@@ -63,7 +63,7 @@ def _environment_problems(section: Any, data: DictConfig, with_hub: bool) -> lis
         make(environment.name, **environment.options).close()
     except Exception as error:
         return [str(error)]
-    return _data_problems(data, environment.name, with_hub)
+    return _data_problems(config, environment.name, with_hub)
 
 
 def _verl_problems(installed: str) -> list[str]:
@@ -237,8 +237,9 @@ def _thought_problems(config: DictConfig, settings: Settings) -> list[str]:
     return []
 
 
-def _data_problems(data: DictConfig, environment: str, with_hub: bool) -> list[str]:
+def _data_problems(config: DictConfig, environment: str, with_hub: bool) -> list[str]:
     """Read the task files, those on the hub only if `with_hub`."""
+    data = config.data
     if data.get("given"):  # the tasks are those of the given histories, and no file is read
         return []
     problems = []
@@ -261,9 +262,18 @@ def _data_problems(data: DictConfig, environment: str, with_hub: bool) -> list[s
                 )
             known |= keys
             sizes.append(len(keys))
-        if key == "train_files" and len(sizes) == len(sources) and sum(sizes) < data.train_batch_size:
-            problems.append(
-                f"data.train_files hold {sum(sizes)} tasks, fewer than one batch of data.train_batch_size "
-                f"{data.train_batch_size}"
-            )
+        if key == "train_files" and len(sizes) == len(sources):
+            problems += _too_few_tasks(config, sum(sizes))
     return problems
+
+
+def _too_few_tasks(config: DictConfig, tasks: int) -> list[str]:
+    """verl makes no batch of fewer tasks. With `collect=all` the trainer sets the size of the only one."""
+    most, batch = config.data.get("train_max_samples", -1), config.data.train_batch_size
+    if config.trainer.v1.trainer_mode == "leafe" and config.leafe.schedule.collect == "all":
+        return []
+    if 0 < most < min(tasks, batch):
+        return [f"data.train_max_samples is {most}, fewer than one batch of data.train_batch_size {batch}"]
+    if tasks < batch:
+        return [f"data.train_files hold {tasks} tasks, fewer than one batch of data.train_batch_size {batch}"]
+    return []

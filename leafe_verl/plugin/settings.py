@@ -63,11 +63,12 @@ class CurriculumSettings(Section):
 
 
 class MemorySettings(Section):
-    """The estimate of memory that a run without a GPU prints before it starts."""
+    """The estimate of memory that a run prints before it starts."""
 
     refuse: Annotated[bool, OURS] = True
-    """Whether a run is refused that is estimated to need more than is free. Ray would kill it later: it ends workers
-    once 95 % of the machine's memory are in use."""
+    """Whether a run is refused that would not fit: without a GPU one that is estimated to need more memory than is
+    free, which Ray would kill later, or more of /dev/shm; with GPUs one whose weights, gradients and moments exceed
+    them."""
 
 
 class CheckpointSettings(Section):

@@ -33,12 +33,13 @@ IGNORED = {
 
 FILTERS = ("algorithm.filter_groups.enable", "trainer.v1.sampler.sync_refill_failed_groups")
 """verl's settings that sample further groups in the place of some."""
+OURS = "pkg://leafe_verl.plugin.rollout"
 REWARD_PATHS = ("reward.custom_reward_function.path", "custom_reward_function.path")
 
 
 def training_problems(config: DictConfig) -> list[str]:
     """Return what is wrong with how verl is asked to train: what came, what was expected, and the setting."""
-    checks = _loss_problems, _filter_problems, _reward_problems, _schedule_problems, _resume_problems
+    checks = _loss_problems, _filter_problems, _reward_problems, _data_problems, _schedule_problems, _resume_problems
     return [problem for check in checks for problem in check(config)]
 
 
@@ -78,6 +79,33 @@ def _reward_problems(config: DictConfig) -> list[str]:
         for key, path in found.items()
         if path
     ]
+
+
+UNUSED = {
+    "data.filter_overlong_prompts": "an attempt whose prompt leaves no room for a turn ends as context_overflow",
+    "actor_rollout_ref.rollout.multi_turn.tool_config_path": "leafe.environment.name=verl_tools has "
+    "+leafe.environment.options.tool_config_path",
+    "actor_rollout_ref.rollout.multi_turn.function_tool_path": "leafe.environment.name=verl_tools has "
+    "+leafe.environment.options.function_tool_path",
+}
+"""verl's settings that our task files and agent loops do not use, and what there is in their place."""
+
+
+def _data_problems(config: DictConfig) -> list[str]:
+    """Tasks come from our data set, and tools from the environment, in every mode."""
+    found = {key: OmegaConf.select(config, key) for key in UNUSED}
+    problems = [
+        f"{key} is {value}, which is not used here; expected {'false' if value is True else 'null'}: {UNUSED[key]}"
+        for key, value in found.items()
+        if value
+    ]
+    custom = config.data.custom_cls
+    if not str(custom.path).startswith(OURS):
+        problems.append(
+            f"data.custom_cls.path is {custom.path}, a data set whose rows carry no task; expected {OURS}.dataset, and "
+            "data.train_files and val_files with rows of the environment (leafe.environment.name)"
+        )
+    return problems
 
 
 def _resume_problems(config: DictConfig) -> list[str]:

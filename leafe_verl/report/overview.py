@@ -16,7 +16,7 @@ from leafe_verl.evaluation.metric_lines import LOSS
 from leafe_verl.evaluation.pass_at_k import ks_up_to
 from leafe_verl.evaluation.recovery import recovery_estimates
 from leafe_verl.evaluation.report import pass_estimates
-from leafe_verl.evaluation.summary import SUMMED, Metrics, count_updates, pass_at_k_values
+from leafe_verl.evaluation.summary import SUMMED, Metrics, count_updates, pass_at_k_values, validated_steps
 from leafe_verl.evaluation.tables import percent, percent_interval
 from leafe_verl.report.recovery import (
     COLLECTED,
@@ -66,12 +66,6 @@ def select_counts(values: Mapping[str, float]) -> dict[str, float]:
     return {key.removeprefix(PREFIX): value for key, value in values.items() if key.startswith(PREFIX)}
 
 
-def _validated(metrics: Metrics) -> dict[int, dict[tuple[str, int], float]]:
-    """Return training step -> (data source, k) -> Pass@k, for the first and the last validation only."""
-    found = {step: pass_at_k_values(values) for step, values in metrics.items() if pass_at_k_values(values)}
-    return {step: found[step] for step in sorted({min(found), max(found)})} if found else {}
-
-
 def _pass_figures(run: ReportedRun) -> list[list[str]]:
     if run.results:
         estimates = pass_estimates(run.results, [1])
@@ -82,10 +76,10 @@ def _pass_figures(run: ReportedRun) -> list[list[str]]:
 
 def validation_figures(metrics: Metrics) -> list[list[str]]:
     """Return label, value and explanation of each Pass@k and of recovery, from the first validation to the last."""
-    validated = _validated(metrics)
+    validated = [pass_at_k_values(metrics[step]) for step in validated_steps(metrics).values()]
     figures = []
-    for source, k in validated[min(validated)] if validated else ():
-        values = [found[source, k] for found in validated.values() if (source, k) in found]
+    for source, k in validated[0] if validated else ():
+        values = [found[source, k] for found in validated if (source, k) in found]
         figures.append(changed_figure(f"Pass@{k}, {source}", values))
     return [*figures, *validated_recovery(metrics)]
 
@@ -101,13 +95,14 @@ def share_figures(counts: Mapping[str, float]) -> list[list[str]]:
 
 def _pass_charts(metrics: Metrics) -> Iterable[dict[str, Any]]:
     """Yield a chart of Pass@k over k, before and after training, for each data source."""
-    validated = _validated(metrics)
+    validated = {
+        f"{name} (step {step})": pass_at_k_values(metrics[step]) for name, step in validated_steps(metrics).items()
+    }
     for source in sorted({source for found in validated.values() for source, _ in found}):
         ks = sorted({k for found in validated.values() for name, k in found if name == source})
-        names = ["before", "after"] if len(validated) > 1 else ["validation"]
         series = [
-            {"label": f"{name} (step {step})", "values": [_times_100(found.get((source, k))) for k in ks]}
-            for name, (step, found) in zip(names, validated.items(), strict=True)
+            {"label": label, "values": [_times_100(found.get((source, k))) for k in ks]}
+            for label, found in validated.items()
         ]
         yield {"title": f"Pass@k, held-out tasks of {source}", "x": "k", "unit": "%", "xs": ks, "series": series}
 

@@ -10,7 +10,7 @@ from leafe_verl.core.recovery_figures import share_parts
 from leafe_verl.core.text import counted
 from leafe_verl.evaluation.bootstrap import Estimate
 from leafe_verl.evaluation.recovery import FIGURES, recovery_rows, turns_of
-from leafe_verl.evaluation.summary import Metrics, figure_order, pass_at_k_values, recovery_shares
+from leafe_verl.evaluation.summary import Metrics, figure_order, recovery_shares, validated_steps
 from leafe_verl.evaluation.tables import percent, percent_interval
 
 LABELS = {
@@ -46,20 +46,19 @@ def recovery_charts(metrics: Metrics, estimates: Estimates) -> Iterator[dict[str
     by_turn = {label: _by_turn(estimates, figure) for figure, label in CHARTED.items()}
     if any(by_turn.values()):
         yield _chart("Recovery by failed turn", by_turn)
-    steps = _validated_steps(metrics)
-    names = ["before", "after"] if len(steps) > 1 else ["validation"]
-    for source in sorted({source for step in steps for source, _ in _shares_by_turn(metrics[step])}):
+    steps = validated_steps(metrics)
+    for source in sorted({source for step in steps.values() for source, _ in _shares_by_turn(metrics[step])}):
         series = {
             f"{label}, {name} (step {step})": _shares_by_turn(metrics[step]).get((source, figure), {})
             for figure, label in CHARTED.items()
-            for name, step in zip(names, steps, strict=True)
+            for name, step in steps.items()
         }
         yield _chart(f"Recovery by failed turn, held-out tasks of {source}", series)
 
 
 def validated_recovery(metrics: Metrics) -> list[list[str]]:
     """Return label, value and explanation of each figure, from the first validation to the last."""
-    found = [recovery_shares(metrics[step]) for step in _validated_steps(metrics)]
+    found = [recovery_shares(metrics[step]) for step in validated_steps(metrics).values()]
     keys = sorted({key for each in found for key in each}, key=figure_order)
     return [
         changed_figure(f"{FIGURES[key[1]]}, {key[0]}", [each[key] for each in found if key in each]) for key in keys
@@ -70,12 +69,6 @@ def changed_figure(label: str, values: Sequence[float]) -> list[str]:
     """Return a figure of one or two validations, with its change."""
     change = f"{100 * (values[-1] - values[0]):+.1f} points" if len(values) > 1 else "one validation"
     return [label, " → ".join(f"{percent(value)} %" for value in values), change]
-
-
-def _validated_steps(metrics: Metrics) -> list[int]:
-    """Return the steps of the first and the last validation."""
-    validated = [step for step, values in metrics.items() if pass_at_k_values(values)]
-    return sorted({min(validated), max(validated)}) if validated else []
 
 
 def _by_turn(estimates: Estimates, figure: str) -> dict[int, float]:

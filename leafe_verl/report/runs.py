@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from leafe_verl.checkpoints import tree_store
-from leafe_verl.evaluation.given import GivenRun, describe_histories, notes, read_given_run
+from leafe_verl.evaluation.given import GivenRun, describe_divergence, describe_histories, read_given_run
 from leafe_verl.evaluation.manifest import FILE, read_manifest
 from leafe_verl.evaluation.results import read_evaluation, recovery_counts, successes_by_task, total_counts
 from leafe_verl.evaluation.summary import Metrics, read_metrics
@@ -87,7 +87,8 @@ def _evaluation(folder: Path) -> ReportedRun:
 def _given_notes(given: GivenRun | None) -> list[str]:
     if given is None:
         return []
-    return [f"Every attempt goes on from one of {describe_histories(given)}.", *(f"{note}." for note in notes(given))]
+    notes = (f"{note}." for note in describe_divergence(given))
+    return [f"Every attempt goes on from one of {describe_histories(given)}.", *notes]
 
 
 def _training(folder: Path, store: Path | None, configuration: Mapping[str, Any], metrics: Metrics) -> ReportedRun:

@@ -110,13 +110,6 @@ def batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[
             raise DamagedFile(path, whole, offset, error) from error
 
 
-def records(path: Path) -> Iterator[tuple[Location, pa.RecordBatch]]:
-    """Read the trees of an Arrow file, each as a record batch of one row. Raises as `batches` does."""
-    for offset, batch in batches(path):
-        for row in range(batch.num_rows):
-            yield Location(path, offset, row), batch.slice(row, 1)
-
-
 def read_file(path: Path, columns: Sequence[str] = ALL_COLUMNS) -> Iterator[tuple[Location, Row]]:
     """Read the trees of a file as rows of the given columns. Raises DamagedFile and ValueError as `batches` does."""
     if legacy_attempts.is_legacy(path):

@@ -177,8 +177,14 @@ def _attempt_from_row(tree: ExplorationTree, row: Row) -> Attempt:
     branch = _branch_from_row(tree, row["branch"]) if row["branch"] else None
     before = tree.given[-1] if tree.given and branch is None else None
     steps = _steps_from_rows(row["steps"], _first_base(tree, branch), before)
-    counts = (row["replayed_steps"], row.get("unplayed_steps") or 0)
-    return Attempt(branch, steps, Outcome(row["outcome"]), row.get("error"), *counts)
+    return Attempt(
+        branch=branch,
+        steps=steps,
+        outcome=Outcome(row["outcome"]),
+        error=row.get("error"),
+        replayed_steps=row["replayed_steps"],
+        unplayed_steps=row.get("unplayed_steps") or 0,
+    )
 
 
 def _first_base(tree: ExplorationTree, branch: Branch | None) -> History:
@@ -246,8 +252,17 @@ def _step_from_row(row: Row, base: History, before: StepRecord | None) -> StepRe
     error, failed, command = row["error"], row.get("failed"), row.get("command")
     if failed is None and error:  # a store of an earlier version, which has no verdicts
         failed = True
-    told = (row["observation"], row["reward"], error, None, command)
-    step = StepRecord(history, turn, *told, failed=failed, timed_out=bool(row.get("timed_out")))
+    step = StepRecord(
+        history=history,
+        action=turn,
+        observation=row["observation"],
+        reward=row["reward"],
+        error=error,
+        snapshot=None,
+        command=command,
+        failed=failed,
+        timed_out=bool(row.get("timed_out")),
+    )
     if answered := row.get("answered"):
         return dataclasses.replace(step, answered=_history_from_row(answered, continuation(step), step))
     return step

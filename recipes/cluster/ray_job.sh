@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A recipe as a job of a Ray cluster that runs already. Its nodes must have the environment (start Ray from it on each of
-# them), and must see RUN_DIR and MODEL. Run it in the checkout, which goes to the cluster without what .gitignore names:
+# them), and must see RUN_DIR and MODEL. Run it in the checkout, which goes to the cluster without what .gitignore names, with
+# the environment active (. .venv/bin/activate):
 #   RUN_DIR=/shared/runs/mine NODES=4 bash recipes/cluster/ray_job.sh recipes/leafe_mbpp.sh [OVERRIDE...]
 #
 #   MODEL, TRAIN_FILES, VAL_FILES   as for the recipe; so is LEAFE_CPU_DTYPE

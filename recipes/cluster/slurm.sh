@@ -12,6 +12,7 @@
 #
 #   MODEL, TRAIN_FILES, VAL_FILES, ...   as for the recipe; sbatch hands the environment on
 #   GPUS       GPUs of a node (default: what Slurm gives; without GPUs 1, which is a logical one)
+#   NUM_CPUS   Ray's cores of a node, which are logical ones (default: what it has; a run with 8 GPUs needs up to 34)
 #   RAY_PORT   port of Ray's head (default: one that follows from the job's number)
 #
 # The same command goes on with a run that was stopped, as by a time limit or a node that failed.
@@ -26,6 +27,7 @@ shift
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 gpus=${GPUS:-${SLURM_GPUS_ON_NODE:-1}}
+resources=(--num-gpus="$gpus" ${NUM_CPUS:+--num-cpus="$NUM_CPUS"})
 
 # on NODE COMMAND...: become a command on a node of this job, beside what runs there already and with all cores.
 on() { exec srun --overlap --cpu-bind=none --nodes=1 --ntasks=1 --nodelist="$1" "${@:2}"; }
@@ -48,7 +50,7 @@ end() {
 }
 trap end EXIT
 
-on "${nodes[0]}" ray start --head --node-ip-address="$ip" --port="${RAY_ADDRESS##*:}" --num-gpus="$gpus" --block &
+on "${nodes[0]}" ray start --head --node-ip-address="$ip" --port="${RAY_ADDRESS##*:}" "${resources[@]}" --block &
 tries=0
 until ray status --address "$RAY_ADDRESS" >/dev/null 2>&1; do
     if [ $((tries += 1)) -gt 60 ] || ! kill -0 $! 2>/dev/null; then
@@ -58,7 +60,7 @@ until ray status --address "$RAY_ADDRESS" >/dev/null 2>&1; do
     sleep 2
 done
 for node in "${nodes[@]:1}"; do
-    on "$node" ray start --address="$RAY_ADDRESS" --num-gpus="$gpus" --block &
+    on "$node" ray start --address="$RAY_ADDRESS" "${resources[@]}" --block &
 done
 
 # What the run prints at its end is to be typed after this job, whose cluster is gone by then.

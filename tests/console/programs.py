@@ -10,19 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 
 OPENED = """
-import os, sys
+import dataclasses, os, sys
 from pathlib import Path
+from leafe_verl.console.ending import RunChoices
 from leafe_verl.console.run_console import RunConsole
-choices = {
-    "config": "leafe",
-    "environment": "mbpp",
-    "overrides": ["environment=mbpp", "leafe.seed=1"],
-    "variables": {},
-    "submit": None,
-    "val_max_samples": -1,
-    "stop_at": "fence",
-    "limits": {"steps": 1, "epochs": 30, "collect": "batch"},
-}
+overrides = ("environment=mbpp", "leafe.seed=1")
+choices = RunChoices("leafe", "mbpp", overrides, steps=1, epochs=30, stop_at="fence")
 console = RunConsole(Path(sys.argv[1]), choices)
 console.open(["a heading"])
 print("noise of Python"); os.system("echo noise of a child; echo an error of a child >&2")

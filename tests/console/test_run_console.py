@@ -162,7 +162,7 @@ console.say(["into the pipe"]); print("still logged"); console.succeed(trained=F
 
 
 def test_a_stopped_evaluation_gives_no_command_of_its_launcher(tmp_path):
-    evaluating = 'choices["config"] = "evaluate"; console.stop()'
+    evaluating = 'console._choices = dataclasses.replace(choices, config="evaluate"); console.stop()'
     assert "main_ppo" not in run(evaluating, tmp_path).stdout
 
 

@@ -628,6 +628,55 @@ class TestFailures:
         assert tree.attempts[0].outcome is Outcome.ENVIRONMENT_FAILURE
         assert "an observation is of type NoneType; expected a text" in tree.attempts[0].error
 
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"info": None}, "info is of type NoneType"),
+            ({"reward": float("nan")}, "the reward is nan"),
+            ({"reward": float("inf")}, "the reward is inf"),
+            ({"reward": "much"}, "could not convert string to float"),
+        ],
+    )
+    def test_what_is_no_step_is_the_environment_s_failure(self, changes, said):
+        class Odd(Corridor):
+            def step(self, action):
+                return super().step(action)._replace(**changes)
+
+        tree = grow(ScriptedPolicy(lazy), World(Odd), budget={"depth": 0})
+        assert tree.attempts[0].outcome is Outcome.ENVIRONMENT_FAILURE and said in tree.attempts[0].error
+        assert (
+            "corridor.step returned" in tree.attempts[0].error and "expected the observation" in tree.attempts[0].error
+        )
+
+    def test_gymnasium_s_plain_tuple_is_a_step_and_a_bare_text_is_no_reset(self):
+        class Plain(Corridor):
+            def step(self, action):
+                return tuple(super().step(action))
+
+        class Bare(Corridor):
+            def reset(self, task, seed):
+                return super().reset(task, seed)[0]
+
+        plain, bare = (grow(ScriptedPolicy(lazy), World(kind), budget={"depth": 0}) for kind in (Plain, Bare))
+        assert plain.attempts[0].outcome is Outcome.HORIZON
+        assert bare.attempts[0].outcome is Outcome.ENVIRONMENT_FAILURE
+        assert "corridor.reset returned" in bare.attempts[0].error
+
+    def test_a_horizon_that_cannot_be_set_is_the_environment_s_failure(self):
+        class Fixed(Corridor):
+            horizon = property(lambda self: 3)
+
+        tree = grow(ScriptedPolicy(lazy), World(Fixed), budget={"depth": 0})
+        assert tree.attempts[0].outcome is Outcome.ENVIRONMENT_FAILURE and "horizon raised" in tree.attempts[0].error
+
+    def test_half_a_character_in_a_system_prompt_is_a_failure_of_the_environment(self):
+        class Torn(Corridor):
+            system_prompt = "kind \ud83d"
+
+        tree = grow(ScriptedPolicy(lazy), World(Torn), budget={"depth": 0})
+        assert tree.attempts[0].outcome is Outcome.ENVIRONMENT_FAILURE
+        assert "system_prompt holds half of a character" in tree.attempts[0].error
+
     def test_half_a_character_which_no_tokenizer_takes_is_a_failure_of_the_environment(self):
         class Torn(Corridor):
             def step(self, action):

@@ -56,6 +56,7 @@ INVALID = {
     "leafe.distillation.mix_trees": ["false", None],
     "leafe.distillation.loss": ["ipo", None],
     "leafe.distillation.kl_top_k": [0, 2.5, None],
+    "leafe.distillation.temperature": [0, -1, None, "hot"],
     "leafe.distillation.kl_share": [0, 1.5, None],
     "leafe.distillation.dpo_beta": [0, None],
     "leafe.distillation.control": ["cf", True],

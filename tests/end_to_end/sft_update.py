@@ -60,7 +60,7 @@ def examples() -> list[Row]:
     return rows
 
 
-def batch(rows: list[Row], *, share_prefixes: bool = False, **plain: Any) -> TensorDict:
+def batch(rows: list[Row], *, share_prefixes: bool = False, temperature: float = 1.0, **plain: Any) -> TensorDict:
     """Return a mini-batch as verl's worker gets it. `plain` are entries that are no tensors."""
     prompts, responses, masks, terms = map(list, zip(*rows, strict=True))
     whole = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
@@ -77,7 +77,7 @@ def batch(rows: list[Row], *, share_prefixes: bool = False, **plain: Any) -> Ten
         batch_size=len(rows),
     )
     info = DistillationInfo({"rehearsal": 0.5, "counterfactual": 1.0}, updates=100, share_prefixes=share_prefixes)
-    return tu.assign_non_tensor(data, temperature=1.0, **info.to_extra_info(), **plain)
+    return tu.assign_non_tensor(data, temperature=temperature, **info.to_extra_info(), **plain)
 
 
 PADDING: tuple[Row, int, int] = (([2], [2], [0], 0), 0, 0)

@@ -6,16 +6,26 @@ import json
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from leafe_verl.core.environment import Step
 from leafe_verl.core.settings import EnvironmentSettings
-from leafe_verl.environments import codecontests_rows
-from leafe_verl.environments.codecontests import BATCH, CLOSING, CPU_SECONDS, CodeContests, tightest_limits
+from leafe_verl.environments import codecontests, codecontests_rows
+from leafe_verl.environments.codecontests import (
+    BATCH,
+    CLOSING,
+    CPU_SECONDS,
+    CodeContests,
+    judge_code,
+    tightest_limits,
+)
 from leafe_verl.environments.codecontests_rows import ANSWER_FORM
-from leafe_verl.sandbox import Limits, ProgramResult
+from leafe_verl.sandbox import Limits, OutputComparison, ProgramResult, ProgramTest
+from leafe_verl.sandbox.programs import NOT_RUN
+from leafe_verl.sandbox.protocol import TIMEOUT
 from leafe_verl.task_files import read_tasks
 
 DATA = Path(__file__).parents[2] / "leafe_verl" / "data"
@@ -122,9 +132,13 @@ STATED = "Your answer is considered correct if its absolute or relative error do
         ({}, {}),
         ({"description": STATED}, {"relative": 1e-6}),
         ({"description": STATED.replace("10 - 6", "10^{-9}")}, {"relative": 1e-9}),
-        ({"description": STATED.replace("10 - 6", "10^-4")}, {"relative": 1e-4}),
+        ({"description": STATED.replace("10 - 6", "10^-4")}, {"relative": 1e-4, "absolute": 1e-4}),
+        ({"description": "The relative or absolute error is at most 10^-3."}, {"relative": 1e-3, "absolute": 1e-3}),
+        ({"description": "The relative error is at most 10^-3."}, {"relative": 1e-3}),
+        ({"description": "The relative error must be small.\n\nInput\n\nOne number x (0.1 <= x)."}, {}),
+        ({"description": "Keep the relative error small. All numbers have 0.1 or more."}, {}),
         ({"description": STATED.replace("10 - 6", "1e-6")}, {"relative": 1e-6}),
-        ({"description": STATED.replace("10 - 6", "0.0001")}, {"relative": 1e-4}),
+        ({"description": STATED.replace("10 - 6", "0.0001")}, {"relative": 1e-4, "absolute": 1e-4}),
         ({"description": STATED.replace("10 - 6", "10\N{MINUS SIGN}6")}, {"relative": 1e-6}),
         ({"description": "The relative or absolute error should be below $$$10^{-5}$$$."}, {"relative": 1e-5}),
         ({"description": "The absolute error must be at most 10^-6."}, {}),
@@ -164,7 +178,7 @@ def test_the_factor_of_time_is_an_option() -> None:
         return sandbox.limits[0].cpu_seconds
 
     assert (seconds(), seconds(time_factor=2), seconds(cpu_seconds=1)) == (4.5, 3.0, 1.0)
-    with pytest.raises(ValueError, match=r"leafe\.environment\.options\.time_factor is 0; expected a number above 0"):
+    with pytest.raises(ValueError, match=r"leafe\.environment\.options\.time_factor is 0; expected at least 0.01"):
         CodeContests(time_factor=0)
 
 
@@ -179,6 +193,24 @@ class Noting:
         future: Future[ProgramResult] = Future()
         future.set_result(ProgramResult("", None))
         return future
+
+
+def test_a_program_that_all_tests_together_would_keep_too_long_has_run_out_of_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seconds = [0.0]
+
+    class Slow(Noting):
+        def execute(self, code: str, stdin: str, limits: Limits) -> Future[ProgramResult]:
+            seconds[0] += 7
+            return super().execute(code, stdin, limits)
+
+    sandbox = Slow()
+    monkeypatch.setattr(codecontests, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
+    tests = [ProgramTest("", "")] * 30
+    verdict = judge_code("x", tests, sandbox, Limits(8, 17), OutputComparison())  # type: ignore[arg-type]
+    assert len(sandbox.limits) == 6 and seconds[0] < codecontests.ALL_SECONDS < EnvironmentSettings().step_timeout
+    assert [result.error for result in verdict.tests[5:9]] == [None, TIMEOUT, NOT_RUN, NOT_RUN]
 
 
 @pytest.mark.parametrize("action", ["", "  \n"])

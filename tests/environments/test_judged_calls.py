@@ -31,12 +31,25 @@ def test_objects_may_be_json_and_are_checked(environment: type[JudgedCalls]) -> 
 
 
 @pytest.mark.parametrize("environment", [VerlTools, McpTools])
+def test_texts_in_parts_are_joined_and_halves_of_characters_replaced(environment: type[JudgedCalls]) -> None:
+    parts = [{"type": "text", "text": "Be kind \ud83d"}, {"type": "text", "text": "always"}]
+    task = environment.task(
+        {**ROW, "prompt": [{"role": "system", "content": parts}, {"role": "user", "content": "go"}]}
+    )
+    assert task.data["prompt"][0] == {"role": "system", "content": "Be kind ?\n\nalways"}
+    assert task.instruction == "go"
+
+
+@pytest.mark.parametrize("environment", [VerlTools, McpTools])
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
         ({"extra_info": "yes"}, "extra_info is 'yes', which is not JSON; expected an object"),
         ({"extra_info": True}, "extra_info is True; expected an object"),
         ({"reward_model": "5"}, "reward_model is '5'; expected an object"),
+        ({"prompt": "hi"}, "prompt is 'hi'; expected a list of messages"),
+        ({"prompt": [{"role": "user", "content": [{"type": "image"}]}]}, "content, which is text"),
+        ({"prompt": [{"role": "system", "content": 3}]}, "content, which is text"),
         ({"prompt": [{}]}, "prompt is .*; expected a list of messages with role and content"),
         ({"prompt": [{"from": "human", "value": "hi"}]}, "expected a list of messages with role and content"),
     ],

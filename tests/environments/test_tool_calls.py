@@ -105,3 +105,27 @@ def test_an_environment_says_how_its_actions_call_tools_if_they_do() -> None:
     assert calls is not None and list(calls.tools) == ["add", "clock"]
     assert calls is find_calls("verl_tools", {"tool_config_path": str(TOOLS)})
     assert find_calls("sokoban", {}) is None
+
+
+def with_schema(**parameters):
+    return {"type": "function", "function": {"name": "turn", "parameters": {"type": "object", **parameters}}}
+
+
+def test_a_schema_is_read_by_the_draft_that_it_names():
+    pair = {"type": "array", "items": [{"type": "number"}, {"type": "number"}]}
+    tool = with_schema(properties={"at": pair}, **{"$schema": "http://json-schema.org/draft-07/schema#"})
+    reader = CallReader([tool], "hermes")
+    called = '<tool_call>{"name": "turn", "arguments": {"at": %s}}</tool_call>'
+    assert reader.read(called % "[1, 2]") == [ToolCall("turn", {"at": [1, 2]})]
+    with pytest.raises(IllFormedCall, match=r"\['at'\]\[1\] of turn do not fit its schema"):
+        reader.read(called % '[1, "x"]')
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"type": "float"}, {"type": "array", "items": [{"type": "number"}]}, {"pattern": "(?<"}]
+)
+def test_a_schema_that_is_none_is_refused_before_a_model_is_blamed(wrong):
+    with pytest.raises(
+        ValueError, match=r"the schema of the tool 'turn' is no JSON Schema of .*\['properties'\]\['at'\]"
+    ):
+        CallReader([with_schema(properties={"at": wrong})], "hermes")

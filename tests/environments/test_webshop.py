@@ -183,6 +183,18 @@ def test_the_goals_product_earns_the_full_reward() -> None:
         assert step.info == {"success": True, "error": False, "action": "click[Buy Now]"}
 
 
+def test_another_option_of_the_generated_shop_is_never_the_wanted_one() -> None:
+    shop = SHOP.catalogue
+    for goal in shop.goals:
+        product = shop[goal.asin]
+        chosen = dict(zip(product.options, goal.options, strict=True))
+        assert score_purchase(product, chosen, goal, product, shop.exact_options).reward == 1
+        for name, values in product.options.items():
+            for value in set(values) - {chosen[name]}:
+                other = score_purchase(product, {**chosen, name: value}, goal, product, shop.exact_options)
+                assert other.options == len(goal.options) - 1 and other.reward < 1
+
+
 def test_a_purchase_without_its_options_is_scored_in_part_and_told() -> None:
     step = play(*ITEM, "click[burgundy]", "click[Buy Now]")
     assert step.reward == pytest.approx(4 / 5) and step.terminated and not step.info["success"]

@@ -415,7 +415,6 @@ def test_a_tree_is_explored_with_rollback() -> None:
             {"files": {"a": {"text": "", "mode": 644}}},
             'a has mode 644; expected .* such as "755", and .* 644 is 1204 in',
         ),
-        ({"files": {"a": {"text": "", "mode": None}}}, "a has mode None; expected a string of three octal digits"),
         ({"files": {"a": {"text": "", "mode": "4755"}}}, "a has mode '4755'; expected a string of three octal digits"),
         ({"files": {"a": {"link": ""}}}, "a links to ''; expected a path of 1 to 1024 bytes"),
         ({"files": {"a": {"link": "b" * 2000}}}, "expected a path of 1 to 1024 bytes"),

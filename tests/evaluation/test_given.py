@@ -9,14 +9,17 @@ import pytest
 pytest.importorskip("matplotlib", reason="matplotlib is not installed; the extra `plots` has it")
 pytest.importorskip("plotext", reason="plotext is not installed; the extra `plots` has it")
 
-from evaluation.given_stores import write_given, write_source
-from evaluation.stores import write_store
+from evaluation.given_stores import played, write_given, write_source
+from evaluation.stores import OUTCOMES, task, write_store
 from leafe_verl.cli import main
+from leafe_verl.core import ExplorationTree
+from leafe_verl.core.statistics import count
 from leafe_verl.evaluation.bootstrap import Ratio, bootstrap_ratio
 from leafe_verl.evaluation.compare import compare
-from leafe_verl.evaluation.given import beyond_fresh, estimates, fresh_estimate, read_given_run, render_given
+from leafe_verl.evaluation.given import beyond_fresh, estimate_measures, fresh_estimate, read_given_run, render_given
 from leafe_verl.evaluation.manifest import read_manifest
 from leafe_verl.evaluation.results import missing_attempts, read_evaluation
+from leafe_verl.trees import Provenance, TreeWriter
 
 
 @pytest.fixture
@@ -42,16 +45,28 @@ def run(folder):
 
 def test_a_figure_is_the_mean_over_failures_of_the_mean_over_a_task_s_histories(base, better):
     # Two attempts at a failed, and one at b.
-    found = estimates(run(base))
+    found = estimate_measures(run(base))
     means = {"next_turn": 0, "horizon": (2 * 0.25 + 0) / 3, "repeated": (2 * 0.25 + 0.5) / 3}
     assert {name: each.mean for name, each in found.items()} == pytest.approx(means)
     assert found["horizon"] == bootstrap_ratio(Ratio([2 * 0.25, 0.0], [2, 1]))
-    assert estimates(run(better))["next_turn"].mean == pytest.approx((2 * 0.75 + 0.5) / 3)
+    assert estimate_measures(run(better))["next_turn"].mean == pytest.approx((2 * 0.75 + 0.5) / 3)
 
 
 def test_a_fresh_first_turn_is_compared_on_the_same_tasks(base, better):
     assert fresh_estimate(run(base)).mean == pytest.approx((2 * 1 / 2 + 3 / 4) / 3)
     assert beyond_fresh(run(better)).mean == pytest.approx((2 * 0.25 - 0.25) / 3)
+
+
+def test_each_failure_of_a_training_run_is_compared_with_the_policy_that_failed(tmp_path):
+    source = write_source(tmp_path / "source", {})
+    with TreeWriter(source) as writer:
+        for number, attempts in enumerate((["pq-", "x+", "y+"], ["uv-", "wq-", "z-"]), start=1):
+            tree = ExplorationTree(task("a"))
+            for attempt in attempts:
+                tree.add(played(attempt[:-1], OUTCOMES[attempt[-1]]))
+            writer.append(tree, Provenance(run="r", step=number, seed=5), count(tree, []))
+    out = write_given(tmp_path / "out", source, {"p": ["a-"], "u": ["a-"], "w": ["a-"]})
+    assert run(out).fresh == {"a": pytest.approx((1 + 0 + 0) / 3)}
 
 
 def test_a_fresh_first_turn_solves_what_the_policy_does(tmp_path):

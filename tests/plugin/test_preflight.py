@@ -91,7 +91,11 @@ def test_the_shipped_configurations_are_accepted(config, name, device):
         ("leafe.playbook.path=/no/such/playbook.json", "no playbook at /no/such/playbook.json"),
         ("trainer.v1.trainer_mode=ace", "leafe.playbook.path is null; expected the file"),
         ("data.train_files=/no/such/file.jsonl", "data.train_files: /no/such/file.jsonl does not exist"),
-        ("data.train_batch_size=97", "fewer than one batch"),
+        ("data.train_batch_size=97", "data.train_files hold 96 tasks, fewer than one batch"),
+        ("data.train_max_samples=3", "data.train_max_samples is 3, fewer than one batch of data.train_batch_size 16"),
+        ("data.filter_overlong_prompts=true", "data.filter_overlong_prompts is True, which is not used here"),
+        ("actor_rollout_ref.rollout.multi_turn.tool_config_path=t.yaml", "leafe.environment.name=verl_tools has"),
+        ("data.custom_cls.path=mine.py", "data.custom_cls.path is mine.py, a data set whose rows carry no task"),
     ],
 )
 def test_each_bad_setting_is_named(config, override, said):

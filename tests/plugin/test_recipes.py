@@ -212,7 +212,8 @@ def test_the_recommended_preset_is_the_default_and_teaches_to_recover(compose):
     other = compose("leafe", "device=cpu", "actor_rollout_ref.model.path=other/model").leafe.distillation
     assert (other.recovery_loss, other.hold_loss, other.hold_share, other.events) == ("kl", "kl", 0.25, "success")
     actor = composed.actor_rollout_ref.actor
-    assert (actor.ppo_epochs, actor.ppo_mini_batch_size) == (2, 2), "the embedded model's"
+    assert (actor.ppo_epochs, actor.ppo_mini_batch_size) == (1, 1), "the embedded model's"
+    assert composed.leafe.distillation.temperature == 0.6, "at which it is validated"
     assert compose("leafe", "leafe.distillation.recovery_targets=2").leafe.distillation.recovery_targets == 2
 
 

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from leafe_verl.trees import StoreFollower, TreeWriter, read_tree
-from leafe_verl.trees.reader import records
+from leafe_verl.trees.reader import read_file
 from leafe_verl.trees.schema import SCHEMA
 from trees.stores import provenance, rescued, write
 
@@ -29,7 +29,7 @@ def test_every_tree_is_named_once(tmp_path):
 
 def test_a_tree_that_is_being_written_waits_until_it_is_whole(tmp_path):
     path = write(tmp_path, *((rescued(key), provenance()) for key in "ab"))
-    content, second = path.read_bytes(), [place.offset for place, _ in records(path)][1]
+    content, second = path.read_bytes(), [place.offset for place, _ in read_file(path)][1]
     follower = StoreFollower(tmp_path)
     named = []
     for end in [0, 7, 300, second, second + 4, second + 99, len(content) - 99, len(content)]:

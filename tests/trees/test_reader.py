@@ -7,7 +7,7 @@ import pytest
 
 from leafe_verl.trees import TreeKey, TreeWriter, index, read_summaries, read_tree, read_trees
 from leafe_verl.trees.errors import DamagedFile
-from leafe_verl.trees.reader import records
+from leafe_verl.trees.reader import read_file
 from leafe_verl.trees.rows import to_row
 from leafe_verl.trees.schema import SCHEMA, VERSION_KEY
 from trees.stores import provenance, rescued, wandered, write
@@ -69,7 +69,7 @@ def test_a_fresh_store_has_no_trees(tmp_path):
 def test_a_tree_cut_anywhere_loses_itself_alone(tmp_path, caplog):
     path = write(tmp_path, *((rescued(), provenance(step)) for step in range(3)))
     content = path.read_bytes()
-    begins = [place.offset for place, _ in records(path)]
+    begins = [place.offset for place, _ in read_file(path)]
     for cut in [*range(begins[2] + 1, len(content) - 8, 900), len(content) - 9]:
         path.write_bytes(content[:cut])
         caplog.clear()
@@ -91,7 +91,7 @@ def test_a_file_without_a_whole_schema_has_no_trees(tmp_path, caplog, length):
 def test_the_rest_of_a_file_behind_a_changed_byte_is_passed_over(tmp_path, caplog):
     path = write(tmp_path, *((wandered(0), provenance(step)) for step in range(3)))
     write(tmp_path, (rescued(), provenance(step=7)))
-    begins = [place.offset for place, _ in records(path)]
+    begins = [place.offset for place, _ in read_file(path)]
     content = bytearray(path.read_bytes())
     header = begins[1] + 8  # which says where each column is: what is not compressed shows no other damage
     content[header : header + 64] = bytes(byte ^ 0xFF for byte in content[header : header + 64])
@@ -99,7 +99,7 @@ def test_the_rest_of_a_file_behind_a_changed_byte_is_passed_over(tmp_path, caplo
     assert sorted(steps(tmp_path)) == [0, 7]
     assert f"{path}: unreadable from byte {begins[1]} on, behind 1 whole records" in caplog.text
     with pytest.raises(DamagedFile):
-        list(records(path))
+        list(read_file(path))
 
 
 def test_a_tree_that_the_disk_does_not_take_leaves_whole_trees(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from evaluation.stores import write_store
 from leafe_verl.cli import main
 from leafe_verl.trees import index, read_trees
-from leafe_verl.trees.reader import records
+from leafe_verl.trees.reader import batches
 from leafe_verl.trees.rows import to_row
 from leafe_verl.trees.schema import SCHEMA
 from trees.stores import provenance, rescued, wandered, write
@@ -136,9 +136,9 @@ def test_merge_keeps_columns_that_it_does_not_know(store, tmp_path):
         stream.write_batch(record)
     out = tmp_path / "out"
     run("merge", store, "--out", out)
-    found = [record for path in out.iterdir() for _, record in records(path)]
+    found = [row for path in out.iterdir() for _, batch in batches(path) for row in batch.to_pylist()]
     assert len(found) == 4 and len(list(out.iterdir())) == 2
-    assert [r["weather"].to_pylist() for r in found if "weather" in r.schema.names] == [["fine"]]
+    assert [row["weather"] for row in found if "weather" in row] == ["fine"]
 
 
 def test_verify_counts(store, capsys):

@@ -12,7 +12,7 @@ from typing import Any
 from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
 from leafe_verl.environments.failed_verdicts import failed_verdicts
-from leafe_verl.environments.options import require_at_least
+from leafe_verl.environments.options import LEAST_MEMORY_MB, require_at_least
 from leafe_verl.environments.rows import build_verl_row
 from leafe_verl.environments.state_environment import StateEnvironment
 from leafe_verl.environments.workspace import suite
@@ -91,6 +91,8 @@ class Workspace(StateEnvironment[WorkspaceState]):
         self.feedback_characters = feedback_characters
         self.remember_failures = remember_failures
         self._sandbox = sandbox or default_pool(sandbox_workers, allow_unconfined, with_folder=True)
+        require_at_least(0.1, cpu_seconds=cpu_seconds, wall_seconds=wall_seconds)
+        require_at_least(LEAST_MEMORY_MB, memory_mb=memory_mb)
         self._limits = Limits(cpu_seconds, wall_seconds, memory_mb * 2**20)
 
     @classmethod

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from leafe_verl.core.task import Task
-from leafe_verl.environments.rows import read_fields, read_source, read_strings, task_key
+from leafe_verl.environments.rows import read_fields, read_source, read_strings, task_key, without_nulls
 from leafe_verl.environments.workspace.snapshots import MAX_FILE_BYTES, MAX_FILES, MAX_PATH_BYTES, Folder
 from leafe_verl.sandbox import File, Files, Link, split_test
 
@@ -32,7 +32,7 @@ def parse_task(row: Mapping[str, Any], default_key: str | None) -> Task:
     files = fields.get("files")
     if not isinstance(files, Mapping) or not files:
         raise ValueError(f"files is {files!r:.80}; expected an object of paths and texts")
-    data = {"files": dict(files), "imports": read_source("imports", fields.get("imports"))}
+    data = {"files": without_nulls(files), "imports": read_source("imports", fields.get("imports"))}
     _check_sizes(build_folder(data))
     for name in ("fail_to_pass", "pass_to_pass"):
         data[name] = read_strings(name, fields.get(name) or [])
@@ -60,6 +60,8 @@ def build_folder(data: Mapping[str, Any]) -> Folder:
 def _entry(path: str, entry: Any) -> File | Link:
     if isinstance(entry, str):
         return File(entry.encode())
+    if isinstance(entry, Mapping):
+        entry = without_nulls(entry)
     if isinstance(entry, Mapping) and isinstance(entry.get("link"), str):
         target = entry["link"]
         if not 0 < len(target.encode()) <= MAX_PATH_BYTES or "\0" in target:

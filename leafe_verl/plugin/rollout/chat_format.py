@@ -203,7 +203,7 @@ def _ask(tokenizer: Any, template: str, family: str | None, model_type: str | No
         )
     given = {"chat_template_kwargs": json.loads(options)}
     reader = TextKeepingTokenizer(tokenizer)
-    reference = _built("our builder", lambda: TemplateBuilder(reader, **given))
+    reference = _reference(reader, given)
     _refuse_unsupported_thoughts(reference)
     problems = []
     for name in [family] if family else _families(reader, model_type, template):
@@ -232,17 +232,17 @@ def _refuse_unsupported_thoughts(reference: TemplateBuilder) -> None:
         )
 
 
-def _built(name: str, build: Any) -> TemplateBuilder:
+def _reference(reader: TextKeepingTokenizer, given: dict[str, Any]) -> TemplateBuilder:
+    """Return the builder whose tokens others are compared with: the template's own."""
     try:
-        builder: TemplateBuilder = build()
+        return TemplateBuilder(reader, **given)
     except ChatRefused:
         raise
-    except Exception as error:
+    except Exception as error:  # templates raise whatever they like
         raise ChatRefused(
             f"the chat template cannot render a user's turn, an answer and another turn: {type(error).__name__}: "
             f"{error}; give another one in actor_rollout_ref.model.custom_chat_template"
         ) from error
-    return builder
 
 
 def _families(tokenizer: Any, model_type: str | None, template: str) -> Iterator[str]:

@@ -6,11 +6,16 @@ import functools
 import hashlib
 import threading
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 from leafe_verl.core import ExplorationTree
-from leafe_verl.trees import Location, Provenance, TreeWriter, index, read_summaries, read_tree
-from leafe_verl.trees.reader import KEY, Folder, earliest
+from leafe_verl.trees import Location, Provenance, TreeWriter, read_summaries, read_tree
+from leafe_verl.trees.reader import KEY, Folder, Row, earliest
+from leafe_verl.trees.restarts import abandoned_by
+
+SCORED = "num_scored"
+"""Column with the number of a tree's scored attempts."""
 
 
 class CollectedTrees:
@@ -37,7 +42,7 @@ class CollectedTrees:
         """Return the tree that this run's step `step` collected for a task before this process began, if any."""
         with self._reading:
             if self._first_step is None or step < self._first_step:
-                self._first_step, self._by_step = step, _index_steps(self._folder, self._run, step)
+                self._first_step, self._by_step = step, index_steps(self._folder, self._run, step)
             location = self._by_step.get((step, task_key))
         return None if location is None else self._read(location)
 
@@ -46,7 +51,7 @@ class CollectedTrees:
         with self._reading:
             if self._by_task is None:
                 self._by_task = defaultdict(list)
-                for key, location in index(self._folder).items():
+                for key, location in earliest(_scored(self._folder)).items():
                     self._by_task[key.task_key].append(location)
             locations = self._by_task.get(task_key, [])
         return [self._read(location) for location in locations]
@@ -76,13 +81,29 @@ class CollectedTrees:
             ) from error
 
 
-def _index_steps(store: Folder, run: str, first: int) -> dict[tuple[int, str], Location]:
-    """Return where the trees are that a run's step `first` and later ones have collected."""
-    rows = (each for each in read_summaries(store, KEY) if each[1]["run"] == run and (each[1]["step"] or 0) >= first)
+def index_steps(store: Folder, run: str, first: int) -> dict[tuple[int, str], Location]:
+    """Return step and task key -> where the tree is that a run's step `first` or a later one has collected.
+
+    Those that the run has given up since are left out, see restarts.py, and those without a scored attempt, as an
+    outage leaves them.
+    """
+    is_abandoned = abandoned_by(store)
+    rows = (
+        each
+        for each in _scored(store)
+        if each[1]["run"] == run and (each[1]["step"] or 0) >= first and not is_abandoned(each[1])
+    )
     found: dict[tuple[int, str], Location] = {}
     for key, location in earliest(rows).items():
         found.setdefault((key.step or 0, key.task_key), location)
     return found
+
+
+def _scored(store: Folder) -> Iterator[tuple[Location, Row]]:
+    """Yield the trees with a scored attempt. Stores of earlier versions do not count them."""
+    for location, row in read_summaries(store, (*KEY, SCORED)):
+        if row[SCORED] != 0:
+            yield location, row
 
 
 def describe_foreign(what: object, there: str | None, model: str | None, here: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import datasets
 from omegaconf import DictConfig
-from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput, register
+from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
 
 from leafe_verl.core import Example, ExplorationTree
 from leafe_verl.core.given import GivenHistory, count_after_given
@@ -43,7 +43,7 @@ class RecordingLoop(TaskLoop):
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> list[AgentLoopOutput]:
         """Play, and return one empty output, also for unscored attempts: the store records how they ended."""
         await super().run(sampling_params, **kwargs)
-        return [self._empty_output()]
+        return [self.empty_output()]
 
     def finished(self, tree: ExplorationTree, examples: list[Example]) -> None:
         """Append the tree to the store of the evaluation."""
@@ -66,19 +66,6 @@ class RecordingLoop(TaskLoop):
     def environment_seed(self) -> int:
         """Seed that the tree's environments are reset with."""
         return self.settings.seed
-
-    def _empty_output(self) -> AgentLoopOutput:
-        token = self.tokenizer.eos_token_id
-        return AgentLoopOutput(
-            prompt_ids=[token],
-            response_ids=[token],
-            response_mask=[0],
-            response_logprobs=[0.0] if self.rollout_config.calculate_log_probs else None,
-            reward_score=0.0,
-            num_turns=0,
-            metrics=AgentLoopMetrics(),
-            extra_fields={"reward_extra_info": {}, "min_global_steps": 0, "max_global_steps": 0},
-        )
 
 
 @register(f"{RECORD}episode")
@@ -107,7 +94,7 @@ class RecordedGivenLoop(RecordingLoop):
         (attempt,) = tree.attempts
         if not attempt.outcome.scored:
             logger.warning("task %r: unscored attempt, %s: %s", tree.task.key, attempt.outcome.value, attempt.error)
-        return [self._empty_output()]
+        return [self.empty_output()]
 
     def counts(self, tree: ExplorationTree, examples: list[Example]) -> dict[str, int]:
         """Add what the attempt did in the turn after the given history."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
 
-from leafe_verl.core import Example, ExplorationTree, Outcome, Task, TokenSequence
+from leafe_verl.core import Example, ExplorationTree, Outcome, Task
 from leafe_verl.core.controls import Volume
 from leafe_verl.core.recovery_figures import plain_attempts
 from leafe_verl.core.sft_examples import PHASES, Kind, build_examples
@@ -59,7 +61,7 @@ class ExploreLoop(TaskLoop):
             await asyncio.to_thread(self._keep, tree, step, policy)  # so that other trees do not wait for the disk
         except OSError as error:
             logger.error("%s", error)
-            return [self._summary_row(policy, TreeRecord({TREES_UNKEPT: 1}), success=0.0)]
+            return [self._summary_row(policy, TreeRecord({TREES_UNKEPT: 1}))]
         return self.rows(tree, await self.examples(tree, policy), policy)
 
     async def examples(self, tree: ExplorationTree, policy: ServerPolicy) -> list[Example]:
@@ -67,15 +69,20 @@ class ExploreLoop(TaskLoop):
         distillation = self.settings.distillation
         mask_id = find_mask_token(self.tokenizer) if distillation.context_mask else None
         examples = build_examples(tree, distillation, self.settings.seed, mask_id)
-        return await with_teachers(policy, tree, self._that_fit(tree, examples), self.settings)
+        return self._that_fit(tree, await with_teachers(policy, tree, examples, self.settings))
 
     def _that_fit(self, tree: ExplorationTree, examples: list[Example]) -> list[Example]:
-        """Leave out the examples that no micro-batch holds: a stored tree may be of a run with a larger window."""
+        """Leave out the examples, and the teachers, that no micro-batch holds: a stored tree may be of a run with a
+        larger window. Of a pair both rows are left out."""
         actor = self.config.actor_rollout_ref.actor
         if not actor.use_dynamic_bsz:
             return examples
         most = actor.ppo_max_token_len_per_gpu * sequence_parallel_size(self.config)
-        fitting = [example for example in examples if len(example.sequence.token_ids) <= most]
+        fits = [len(example.sequence.token_ids) <= most for example in examples]
+        for row, example in enumerate(examples):
+            if example.rejected:  # the row before it is the preferred one
+                fits[row - 1] = fits[row] = fits[row - 1] and fits[row]
+        fitting = [_with_fitting_teacher(example, most) for example in itertools.compress(examples, fits)]
         if left_out := len(examples) - len(fitting):
             logger.warning(
                 "task %r: %d examples of more than %d tokens are left out; to train on them, raise "
@@ -113,11 +120,8 @@ class ExploreLoop(TaskLoop):
         volume = Volume.of(build_examples(tree, leafe, self.settings.seed))
         return {REPLACED_EXAMPLES: volume.examples, REPLACED_TOKENS: volume.tokens}
 
-    def _summary_row(self, policy: ServerPolicy | None, record: TreeRecord, success: float) -> AgentLoopOutput:
-        """Return a row that carries `record` and no token to train on."""
-        token = self.tokenizer.eos_token_id
-        nothing = TokenSequence((token, token), (0, 0), (0.0, 0.0), prompt_length=1)
-        return self.output(nothing, policy, success, 0, {"acc": success}, record.to_extra_fields())
+    def _summary_row(self, policy: ServerPolicy | None, record: TreeRecord, success: float = 0.0) -> AgentLoopOutput:
+        return self.empty_output(policy, success, {"acc": success}, record.to_extra_fields())
 
     def _example_rows(
         self, tree: ExplorationTree, examples: list[Example], policy: ServerPolicy | None, number: int
@@ -200,7 +204,7 @@ class ReplayLoop(ExploreLoop):
                 await explorer.confirm_recoveries(tree)
             rows += self.rows(tree, await self.examples(tree, policy), None, number)
         # verl's replay buffer would end a run in which none of a step's tasks gives a row.
-        return rows or [self._summary_row(None, TreeRecord({TREES_UNKEPT: 0}), success=0.0)]
+        return rows or [self._summary_row(None, TreeRecord({TREES_UNKEPT: 0}))]
 
 
 def find_mask_token(tokenizer: Any) -> int:
@@ -218,3 +222,11 @@ def find_mask_token(tokenizer: Any) -> int:
         "the tokenizer has no mask, padding or unknown token besides those that begin and end a text; set "
         "leafe.distillation.context_mask=0"
     )
+
+
+def _with_fitting_teacher(example: Example, most: int) -> Example:
+    """Return the example, without its teacher if that reads more than `most` tokens. It is then trained by -log pi."""
+    answer = len(example.sequence.token_ids) - example.sequence.prompt_length
+    if example.teacher and len(example.teacher.prompt) + answer > most:
+        return dataclasses.replace(example, teacher=None)
+    return example

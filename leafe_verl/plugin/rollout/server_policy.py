@@ -56,8 +56,6 @@ class ServerPolicy:
     """verl's sticky-session key. Requests with the same key go to the same replica and share its prefix cache."""
     generation: GenerationSettings
     reflection: ReflectionSettings
-    grammar: bool = False
-    """Whether reflections are decoded under their JSON schema."""
     seed: str | None = None
     """Text that is unique to this tree and to the run's seed, from which the sampling seed of each request is derived.
     None: the engine's own random generator is used."""
@@ -130,11 +128,11 @@ class ServerPolicy:
         limit, given = self.reflection.max_tokens, self.reflection.temperature
         params = {} if given is None else {"temperature": given}
         turn = await self._think(history, request, limit, params)
-        if self.grammar and turn and not turn.num_thoughts:  # an answer, sampled without the grammar
+        if self.reflection.grammar and turn and not turn.num_thoughts:  # an answer, sampled without the grammar
             turn, request = None, f"{request} in JSON"
         if turn and (self._is_over(turn) or len(turn.token_ids) >= self._limit(turn, limit)):
             return turn
-        if self.grammar and (turn or not self.chat.opens_thought):
+        if self.reflection.grammar and (turn or not self.chat.opens_thought):
             params = {**params, **self.engine.grammar(schema)}
         return await self._sample(history, request, self._limit(turn, limit), params, begun=turn)
 
@@ -158,7 +156,15 @@ class ServerPolicy:
         assert turn is not None
         log_probs = (*turn.log_probs, *[0.0] * len(closing)) if turn.log_probs else None
         token_ids = (*turn.token_ids, *closing)
-        return Turn("", token_ids, log_probs, False, turn.prompted, 0, len(token_ids), len(closing))
+        return Turn(
+            text="",
+            token_ids=token_ids,
+            log_probs=log_probs,
+            complete=False,
+            prompted=turn.prompted,
+            num_thoughts=len(token_ids),
+            num_closing=len(closing),
+        )
 
     def _limit(self, begun: Turn | None, answer_tokens: int) -> int:
         """Return the token limit of a turn that may have begun with thoughts that have a limit of their own."""

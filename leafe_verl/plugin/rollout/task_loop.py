@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 from uuid import uuid4
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 from verl.utils.tokenizer.continuous_token import ContinuousTokenBuilder
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
@@ -92,7 +92,6 @@ class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
             request_id=uuid4().hex,
             generation=self.settings.generation,
             reflection=self.settings.reflection,
-            grammar=self.settings.reflection.grammar,
             seed=f"{rollout.seed} {name}" if rollout.full_determinism else None,
             calls=self._calls(environment),
             find_end=find_code_end if stops_at_fence else None,
@@ -144,8 +143,20 @@ class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
             extra_fields={"reward_extra_info": dict(info), **steps, **(record or {})},
         )
 
+    def empty_output(
+        self,
+        policy: ServerPolicy | None = None,
+        reward: float = 0.0,
+        info: Mapping[str, float | str] | None = None,
+        record: dict[str, Any] | None = None,
+    ) -> AgentLoopOutput:
+        """Return a row without a token to train on. The arguments are those of `output`."""
+        token = self.tokenizer.eos_token_id
+        nothing = TokenSequence((token, token), (0, 0), (0.0, 0.0), prompt_length=1)
+        return self.output(nothing, policy, reward, 0, info or {}, record)
 
-def count_turn_slots(config: Any) -> int:
+
+def count_turn_slots(config: DictConfig) -> int:
     """Return how many turns one rollout worker may have sampled at the same time: its share of what the engines take.
 
     An engine queues what is beyond its `max_num_seqs`, and verl does not say when it begins with a request.

@@ -83,7 +83,7 @@ class PhaseBuilder:
     ranks: int
     """Number of data-parallel ranks."""
     step: int
-    """The training step, which enters the seed of the order of trees."""
+    """The training step, which enters the seed of the order of examples, or of trees."""
     pad_token_id: int
 
     def build(
@@ -126,7 +126,16 @@ class PhaseBuilder:
         tokens = sum(example.trained_tokens for example in examples.values())
         epochs = self.config.leafe.distillation.world_model_epochs if name == "world_model" else actor.ppo_epochs
         return Phase(
-            name, padded, weights, mini_batches, rows_per_rank, epochs, layout.imbalance, tokens, pairs, teachers
+            name=name,
+            batch=padded,
+            weights=weights,
+            num_mini_batches=mini_batches,
+            rows_per_rank=rows_per_rank,
+            epochs=epochs,
+            imbalance=layout.imbalance,
+            tokens=tokens,
+            pairs=pairs,
+            teachers=teachers,
         )
 
     def _rows(self, batch: KVBatchMeta, examples: Mapping[str, ExampleRecord]) -> list[ExampleRow]:
@@ -228,7 +237,7 @@ def prepare_update(phase: Phase, phases: Sequence[Phase], config: DictConfig) ->
             "epochs": phase.epochs,
             "seed": actor.data_loader_seed,
             "dataloader_kwargs": {"sampler": MiniBatchOrder(phase.num_mini_batches, phase.rows_per_rank, seed)},
-            "temperature": 1.0,  # train the policy itself, not the one at the sampling temperature
+            "temperature": distillation.temperature,
             **info.to_extra_info(),
         }
     )

@@ -114,6 +114,8 @@ class PrefixTreeEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # verl is A
             )
             return usual
         token_ids, targets, logits = micro_batch["input_ids"], output_args["targets"], output.logits.squeeze(0)
+        if (temperature := micro_batch["temperature"]) != 1:
+            logits = logits / temperature
         if k := tu.get_non_tensor_data(micro_batch, TOP_K, 0):
             return self._most_probable(logits, targets, micro_batch, k)
         labels = token_ids.values()[targets]

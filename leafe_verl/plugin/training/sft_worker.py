@@ -144,11 +144,11 @@ def _token_counts(data: TensorDict) -> dict[str, int]:
 
 
 class SFTTrainingWorker(TrainingWorker):  # type: ignore[misc]  # verl is Any to mypy
-    """verl's training worker, with three additions before each optimiser step.
+    """verl's training worker, with what our losses need.
 
-    It counts the tokens of each loss term over all ranks, it merges examples that begin alike, and for DPO it compares
-    each pair's log-probabilities with those before the first step. For `kl` it asks the teachers before the first step.
-    The learning rate's schedule goes on once in a training step, or, where there is only one, with each optimiser step.
+    Before a phase's first optimiser step it takes the reference log-probabilities of DPO, or asks the teachers of `kl`.
+    Before each step it counts the tokens of each loss term over all ranks, and merges examples that begin alike. The
+    learning rate's schedule goes on once in a training step, or, where there is only one, with each optimiser step.
     """
 
     _bar: tqdm | None = None

@@ -19,10 +19,11 @@ from verl import DataProto
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
 from fakes import TASK, ScriptedPolicy, Stopped, World, experience_in, grow, observation_in, reflection, text_of
-from leafe_verl.core import Explorer, Kind, Settings
+from leafe_verl.core import Explorer, Kind, Settings, TokenSequence
 from leafe_verl.core.playbook import Playbook
 from leafe_verl.core.recovery_figures import PlainAttempt
 from leafe_verl.core.settings import DistillationSettings
+from leafe_verl.core.sft_examples import Example, Teacher
 from leafe_verl.plugin.rollout.dataset import TASK_FIELD
 from leafe_verl.plugin.rollout.episode_loops import EpisodeLoop
 from leafe_verl.plugin.rollout.explore_loops import ExploreLoop, ReplayLoop, find_mask_token
@@ -231,6 +232,23 @@ def test_stored_examples_that_no_micro_batch_holds_are_left_out_and_told(monkeyp
     ((_, summary),) = replayed([stored(["x", "y"], ["a"])], recovery_targets=4)
     assert summary.counts["examples/recovery"] == 0
     assert "1 examples of more than 10 tokens are left out" in caplog.text
+
+
+def sequence(length):
+    return TokenSequence((1,) * length, (0, *[1] * (length - 1)), (0.0,) * length, prompt_length=1)
+
+
+def test_of_a_pair_both_rows_are_left_out_and_a_teacher_alone(monkeypatch):
+    monkeypatch.setitem(ACTOR["actor"], "ppo_max_token_len_per_gpu", 10)
+    loop, tree = object.__new__(ReplayLoop), stored(["x"])
+    loop.config = OmegaConf.create(TRACKED)
+    pairs = [
+        Example(Kind.PREFERENCE, sequence(length), 0, 1, rejected=row % 2 == 1)
+        for row, length in enumerate((5, 20, 20, 5, 4, 6))
+    ]
+    assert [len(each.sequence.token_ids) for each in loop._that_fit(tree, pairs)] == [4, 6]
+    taught = [Example(Kind.RECOVERY, sequence(3), 0, 1, teacher=Teacher((1,) * length, 2)) for length in (8, 9)]
+    assert [each.teacher is None for each in loop._that_fit(tree, taught)] == [False, True]
 
 
 def test_failed_turns_are_masked_in_the_context_with_the_padding_token():

@@ -4,10 +4,11 @@ import threading
 
 import pytest
 
-from fakes import TASK, ScriptedPolicy, grow
+from fakes import TASK, ScriptedPolicy, World, grow
 from leafe_verl.plugin.rollout.collected import CollectedTrees
 from leafe_verl.plugin.rollout.worker_state import WorkerState
 from leafe_verl.trees import Provenance
+from leafe_verl.trees.restarts import FILE, record_restart
 
 
 def view(store, run="r", tokenizer="t"):
@@ -41,6 +42,28 @@ def test_a_run_goes_on_with_its_own_trees_and_stage_two_alone_takes_those_of_eve
     assert view(tmp_path, run="another").find(4, TASK.key) is None, "of another policy, which is to explore itself"
     assert view(tmp_path, run="r").find(4, TASK.key) is not None, "started again"
     assert len(view(tmp_path, run="another").find_all(TASK.key)) == 1
+
+
+def test_what_a_run_that_was_sent_back_has_given_up_is_not_its_own(tmp_path, tree):
+    for step in (2, 4):
+        view(tmp_path).keep(tree, Provenance(run="r", step=step))
+    record_restart(tmp_path, "another", 0)
+    assert view(tmp_path).find(4, TASK.key) is not None
+    record_restart(tmp_path, "r", 3)
+    with (tmp_path / FILE).open("a") as file:
+        file.write('{"run": "r", "st')  # a kill has torn it
+    assert view(tmp_path).find(4, TASK.key) is None and view(tmp_path).find(2, TASK.key) is not None
+    view(tmp_path).keep(tree, Provenance(run="r", step=4))
+    assert view(tmp_path).find(4, TASK.key) is not None, "collected since"
+
+
+def test_a_tree_that_an_outage_has_left_is_collected_again(tmp_path, tree):
+    broken = grow(ScriptedPolicy(lambda messages: "R"), World(options={"no_such_option": True}))
+    view(tmp_path).keep(broken, Provenance(run="r", step=4))
+    assert view(tmp_path).find(4, TASK.key) is None and view(tmp_path).find_all(TASK.key) == []
+    view(tmp_path).keep(tree, Provenance(run="r", step=4))
+    found = [view(tmp_path).find(4, TASK.key), *view(tmp_path).find_all(TASK.key)]
+    assert [len(each.attempts) for each in found] == [len(tree.attempts)] * 2
 
 
 def test_trees_of_another_tokenizer_are_refused(tmp_path, tree):

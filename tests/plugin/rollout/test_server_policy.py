@@ -46,7 +46,7 @@ class Server:
         )
 
 
-def policy(tokenizer, server, **changes):
+def policy(tokenizer, server, grammar=False, **changes):
     given = {
         "client": server,
         "chat": ask_tokenizer(tokenizer, family="qwen"),
@@ -54,7 +54,7 @@ def policy(tokenizer, server, **changes):
         "window": 512,
         "request_id": "tree",
         "generation": GenerationSettings(max_tokens=8, timeout=5),
-        "reflection": ReflectionSettings(max_tokens=16, max_characters=20, temperature=0.1),
+        "reflection": ReflectionSettings(max_tokens=16, max_characters=20, temperature=0.1, grammar=grammar),
         **changes,
     }
     return ServerPolicy(**given)
@@ -433,7 +433,7 @@ def test_each_rollout_worker_has_its_share_of_the_engines_room(devices, parallel
 
 def test_a_reflection_is_not_stopped(tokenizer):
     server = PausingServer(tokenizer, f"{CODE} x")
-    served = policy(tokenizer, server, reflection=ReflectionSettings(max_tokens=100))
+    served = policy(tokenizer, server, reflection=ReflectionSettings(max_tokens=100, grammar=False))
     served.find_end, served.pauses = find_code_end, PAUSES
 
     async def play():

@@ -70,7 +70,8 @@ def served(name, *answers, ended=True, **changes):
     chat = ask_tokenizer(tokenizer, model_type=family.model_type, template_options=family.options)
     tokens = [[*tokenizer.encode(answer, add_special_tokens=False), *[chat.end_of_turn] * ended] for answer in answers]
     generation = {"max_tokens": 40, "timeout": 5, **changes.pop("generation", {})}
-    given = {"reflection": ReflectionSettings(), "window": 1024, **changes}
+    reflection = ReflectionSettings(grammar=changes.pop("grammar", False))
+    given = {"reflection": reflection, "window": 1024, **changes}
     return ServerPolicy(
         Server(tokenizer, *tokens), chat, {}, request_id="tree", generation=GenerationSettings(**generation), **given
     )

@@ -93,7 +93,7 @@ def trainer(request, model, process_group):
     return built
 
 
-def step(trainer, rows, share):
+def step(trainer, rows, share, temperature=1.0):
     """Loss terms, token counts and gradients of one mini-batch."""
     gradients = {}
 
@@ -105,7 +105,7 @@ def step(trainer, rows, share):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer.engine, "optimizer_step", keep_gradients)
-        metrics = tu.get(trainer.train_batch(batch(rows, share_prefixes=share)), "metrics")
+        metrics = tu.get(trainer.train_batch(batch(rows, share_prefixes=share, temperature=temperature)), "metrics")
     kept = {name: value for name, value in metrics.items() if name.startswith(("loss_", "tokens"))}
     return {name: sum(each.aggregate() for each in value) for name, value in kept.items()}, gradients
 
@@ -123,6 +123,17 @@ def test_shared_prefixes_change_neither_loss_nor_gradients(trainer, case):
         torch.testing.assert_close(gradients[name], gradient, atol=1e-5, rtol=0)
     assert numbers["tokens"] == expected["tokens"]
     assert any(gradient.any() for gradient in gradients.values()) == (case != "nothing to train")
+
+
+def test_a_temperature_is_that_of_the_softmax_with_shared_prefixes_and_without(trainer):
+    numbers, gradients = step(trainer, siblings(), share=True, temperature=0.6)
+    expected, one_by_one = step(trainer, siblings(), share=False, temperature=0.6)
+    plain, _ = step(trainer, siblings(), share=True)
+    for name in ("loss_counterfactual", "loss_rehearsal"):
+        assert numbers[name] == pytest.approx(expected[name], abs=1e-5)
+        assert abs(numbers[name] - plain[name]) > 1e-3
+    for name, gradient in one_by_one.items():
+        torch.testing.assert_close(gradients[name], gradient, atol=1e-5, rtol=0)
 
 
 def test_siblings_compute_their_history_once(trainer):

@@ -12,6 +12,7 @@ from transfer_queue import KVBatchMeta
 from verl.utils import tensordict_utils as tu
 
 from end_to_end.sft_update import batch, examples, worker
+from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.plugin.training.phases import Phase, prepare_update
 from leafe_verl.plugin.wire import DistillationInfo
 from plugin.training.test_prefix_sharing import model, process_group  # noqa: F401  # fixtures
@@ -69,7 +70,7 @@ def phase(number):
     "collect, strategy, scheduled", [("all", "fsdp2", 5), ("all", "megatron", None), ("batch", "fsdp2", None)]
 )
 def test_the_trainer_says_what_the_schedule_is_over_and_which_phase_is_the_last(collect, strategy, scheduled):
-    distillation = {"share_prefixes": True, "loss_agg_mode": "term-mean", "dpo_beta": 0.1, "kl_top_k": 64}
+    distillation = DistillationSettings(temperature=0.8).model_dump()
     actor = {"shuffle": True, "data_loader_seed": 1, "strategy": strategy}
     leafe = {"distillation": distillation, "schedule": {"collect": collect}}
     config = OmegaConf.create({"actor_rollout_ref": {"actor": actor}, "leafe": leafe})
@@ -78,4 +79,5 @@ def test_the_trainer_says_what_the_schedule_is_over_and_which_phase_is_the_last(
         prepare_update(each, phases, config)
     said = [each.batch.extra_info for each in phases]
     assert [each["leafe_scheduled_updates"] for each in said] == [scheduled] * 2
+    assert [each["temperature"] for each in said] == [0.8] * 2
     assert [each["leafe_last"] for each in said] == [False, True]

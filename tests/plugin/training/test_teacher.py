@@ -25,11 +25,12 @@ CASES = {
 }
 """Settings of the engine, the share of the divergence, and k."""
 ROWS = taught_rows()
+TEMPERATURE = 0.7
 
 
 def logits_of(module, prompt, answer):
-    """The logits that predict each token of the answer."""
-    return module(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].float()
+    """The logits that predict each token of the answer, at the temperature."""
+    return module(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].float() / TEMPERATURE
 
 
 def taught_losses(module, row, told, taught, share, k):
@@ -94,7 +95,7 @@ def value(metric):
 @pytest.mark.parametrize("engine, share, k", CASES.values(), ids=CASES)
 def test_the_gradients_are_those_of_the_divergence(model, process_group, engine, share, k):  # noqa: F811
     built = worker(str(model), lr=0.0, engine=engine)
-    data = taught_batch(ROWS, kl_share=share, kl_top_k=k, mini_batch_size=len(ROWS))
+    data = taught_batch(ROWS, kl_share=share, kl_top_k=k, mini_batch_size=len(ROWS), temperature=TEMPERATURE)
     metrics, gradients = train(built, data)
     vocabulary = built.engine.module.config.vocab_size
     loss, divergence, mass = by_hand(built.engine.module, ROWS, share, min(k, vocabulary))
