@@ -347,7 +347,7 @@ def grow(
         return asyncio.run(explore())
 
 
-async def call_inline(seconds: float, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+async def call_inline(seconds: float, what: str, function: Callable[..., Any], *arguments: Any, thread: Any) -> Any:
     """`call_within` without a thread, and so without a time limit."""
     await asyncio.sleep(0)
     try:

@@ -48,12 +48,12 @@ def test_the_readmes_environment_plays_and_rolls_back(guess, tmp_path):
     assert isinstance(environment, guess) and environment.horizon == 8 and environment.system_prompt
     observation, _ = environment.reset(task, seed=0)
     assert observation
-    assert environment.step("about 40").info == {"success": False, "error": True}
+    assert environment.step("about 40").info == {"success": False, "failed": True}
     snapshot = environment.snapshot()
-    assert not environment.step("7").info["error"]
+    assert environment.step("7").info["failed"]
     assert environment.restore(snapshot) == 1
     last = environment.step("42")
-    assert last.terminated and last.reward == 1.0 and last.info == {"success": True, "error": False}
+    assert last.terminated and last.reward == 1.0 and last.info == {"success": True, "failed": False}
 
 
 def test_the_readmes_environment_writes_the_rows_that_it_reads(guess, tmp_path):

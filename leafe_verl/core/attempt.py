@@ -15,6 +15,7 @@ from typing import Any
 from leafe_verl.core.concurrency import Interrupted, unless_stopped
 from leafe_verl.core.context import PromptNote, history_after, window_moves
 from leafe_verl.core.environment import (
+    CallThread,
     Environment,
     EnvironmentFailure,
     EnvironmentFlood,
@@ -85,6 +86,7 @@ class AttemptRun:
     ends_upon_repetition: bool = False
     """Whether the attempt ends once a turn repeats an earlier failed turn of its path and fails again."""
     environment: Environment | None = field(default=None, init=False)
+    _thread: CallThread = field(default_factory=CallThread, init=False)
     steps: list[StepRecord] = field(default_factory=list, init=False)
     """Steps that this attempt has executed itself."""
     given_steps: tuple[StepRecord, ...] = field(default=(), init=False)
@@ -236,13 +238,16 @@ class AttemptRun:
             )
 
     async def _close(self) -> None:
-        if self.environment is None:
-            return
         # In a thread and without a slot: the environment may hang, and other trees must not wait for it.
-        name = f"task {self.task.key!r}: {self.task.environment}"
-        await close_within(self.settings.environment.step_timeout, name, self.environment)
+        name, seconds = f"task {self.task.key!r}: {self.task.environment}", self.settings.environment.step_timeout
+        try:
+            if self.environment is not None:
+                await close_within(seconds, name, self.environment, self._thread)
+        finally:
+            self._thread.end()
 
     async def _call(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
         async with self.environment_slots:  # waiting for a slot does not count against the time limit
             seconds = self.settings.environment.step_timeout
-            return await call_within(seconds, f"{self.task.environment}.{what}", function, *arguments)
+            name = f"{self.task.environment}.{what}"
+            return await call_within(seconds, name, function, *arguments, thread=self._thread)

@@ -10,6 +10,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from leafe_verl.core.task import Task
@@ -196,14 +197,60 @@ def _digest(said: str) -> str:
     return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-async def call_within(seconds: float, what: str, function: Callable[..., T], *arguments: Any) -> T:
+class CallThread:
+    """The thread that makes the calls of one attempt to its environment, one after the other.
+
+    What an environment opens may be bound to a thread, as a connection of sqlite3 or a browser of Playwright is. A call
+    that hangs can be neither cancelled nor waited for: another thread takes over, and the old one ends with that call.
+    """
+
+    def __init__(self) -> None:
+        self._worker: _Worker | None = None
+
+    def run(self, compute: Callable[[], Any], deliver: Callable[[Any], None]) -> None:
+        """Call `compute` in the thread, and then `deliver` with what it returned. Neither may raise."""
+        if self._worker is None or self._worker.busy:
+            self.end()
+            self._worker = _Worker()
+        self._worker.busy = True
+        self._worker.calls.put((compute, deliver))
+
+    def end(self) -> None:
+        """Let the thread end after its last call. Another call begins another thread."""
+        if self._worker is not None:
+            self._worker.calls.put(None)
+        self._worker = None
+
+
+class _Worker:
+    def __init__(self) -> None:
+        self.calls: SimpleQueue[tuple[Callable[[], Any], Callable[[Any], None]] | None] = SimpleQueue()
+        self.busy = False
+        threading.Thread(target=self._work, name="environment", daemon=True).start()
+
+    def _work(self) -> None:
+        while call := self.calls.get():
+            compute, deliver = call
+            computed = compute()
+            self.busy = False  # before it is delivered, since the next call may come at once
+            deliver(computed)
+
+
+async def call_within(
+    seconds: float, what: str, function: Callable[..., T], *arguments: Any, thread: CallThread | None = None
+) -> T:
     """Run a blocking environment call. Raises EnvironmentFailure if it raises, EnvironmentTimeout after `seconds`.
 
-    Each call runs in a daemon thread of its own, since a hung call can be neither cancelled nor waited for, and would
-    occupy a thread of a pool forever. An environment that is made when nobody waits for it any more is closed, and so
-    is one that a call returns from by then: what it has opened since it was closed would stay open.
+    An environment that is made when nobody waits for it any more is closed, and so is one that a call returns from by
+    then: what it has opened since it was closed would stay open.
+
+    Args:
+        thread: Makes the call. None: a thread of its own does.
     """
-    result = _start_in_thread(what, function, *arguments)
+    own = thread or CallThread()
+    result = _start(own, what, function, *arguments)
+    if thread is None:
+        own.end()
     try:
         return await asyncio.wait_for(result, seconds)
     except (TimeoutError, asyncio.TimeoutError):
@@ -212,11 +259,17 @@ async def call_within(seconds: float, what: str, function: Callable[..., T], *ar
         ) from None
 
 
-def _start_in_thread(what: str, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
+def _start(thread: CallThread, what: str, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
     loop = asyncio.get_running_loop()
     result: asyncio.Future[T] = loop.create_future()
 
-    def deliver(setter: Callable[[Any], None], value: Any) -> None:
+    def compute() -> tuple[Callable[[Any], None], Any]:
+        try:
+            return result.set_result, function(*arguments)
+        except BaseException as error:
+            return result.set_exception, _as_failure(what, error)
+
+    def settle(setter: Callable[[Any], None], value: Any) -> None:
         if not result.done():
             setter(value)
         else:  # not in this thread, which is the loop's
@@ -226,17 +279,13 @@ def _start_in_thread(what: str, function: Callable[..., T], *arguments: Any) -> 
         for each in (value, getattr(function, "__self__", None), *arguments):
             _close_late(what, each)
 
-    def run() -> None:
+    def deliver(outcome: tuple[Callable[[Any], None], Any]) -> None:
         try:
-            outcome: tuple[Callable[[Any], None], Any] = (result.set_result, function(*arguments))
-        except BaseException as error:
-            outcome = (result.set_exception, _as_failure(what, error))
-        try:
-            loop.call_soon_threadsafe(deliver, *outcome)
+            loop.call_soon_threadsafe(settle, *outcome)
         except RuntimeError:  # the loop has closed while the call hung
             close_late(outcome[1])
 
-    threading.Thread(target=run, name=f"environment {what}", daemon=True).start()
+    thread.run(compute, deliver)
     return result
 
 
@@ -248,10 +297,10 @@ def _close_late(what: str, value: Any) -> None:
         logger.warning("%s came too late, and closing it failed: %s: %s", what, type(error).__name__, error)
 
 
-async def close_within(seconds: float, name: str, environment: Environment) -> None:
+async def close_within(seconds: float, name: str, environment: Environment, thread: CallThread | None = None) -> None:
     """Close an environment. A failure is logged, since nothing depends on it."""
     try:
-        await call_within(seconds, f"{name}.close", environment.close)
+        await call_within(seconds, f"{name}.close", environment.close, thread=thread)
     except EnvironmentFailure as failure:
         logger.warning("%s", failure)
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from leafe_verl.core.attempt import AttemptRun, RollbackPoint
 from leafe_verl.core.concurrency import gather_or_cancel, unless_stopped
 from leafe_verl.core.context import PromptNote, history_after
-from leafe_verl.core.environment import Environment, EnvironmentFailure, call_within, close_within
+from leafe_verl.core.environment import CallThread, Environment, EnvironmentFailure, call_within, close_within
 from leafe_verl.core.given import GivenHistory
 from leafe_verl.core.growth import Growth, Node
 from leafe_verl.core.policy import Policy, PolicyFailure, Turn
@@ -191,11 +191,14 @@ class Explorer:
         settings = self.settings.environment
         if settings.horizon or self.settings.exploration_budget.environment_steps is None:
             return settings.horizon or 0
+        thread = CallThread()
         try:
             async with self.environment_slots:
                 made = f"{task.environment}.make"
-                environment = await call_within(settings.step_timeout, made, self.make_environment)
+                environment = await call_within(settings.step_timeout, made, self.make_environment, thread=thread)
+            await close_within(settings.step_timeout, task.environment, environment, thread)
         except EnvironmentFailure:  # every attempt will fail with it, and take no step
             return 0
-        await close_within(settings.step_timeout, task.environment, environment)
+        finally:
+            thread.end()
         return environment.horizon

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from leafe_verl.core import ExplorationTree
 from leafe_verl.core.branch_figures import BranchFigures, branch_figures
 from leafe_verl.evaluation.bootstrap import Ratio, bootstrap_ratio
-from leafe_verl.evaluation.tables import estimate_cell, text_table
+from leafe_verl.evaluation.recovery import UNKNOWN
+from leafe_verl.evaluation.tables import estimate_cell, percent, text_table
 
 HEADING = ("", "branches", "improved, %", "succeeded, %", "fresh sample, %", "difference (95 % interval over tasks)")
 Grouped = dict[str, dict[str, list[BranchFigures]]]
@@ -39,12 +40,8 @@ def _row(group: str, tasks: Iterable[Sequence[BranchFigures]]) -> tuple[str, ...
     return (
         group,
         str(len(branches)),
-        _percent(sum(branch.improved for branch in branches), len(branches)),
-        _percent(sum(branch.succeeded for branch in branches), len(branches)),
-        f"{100 * sampled.mean:.1f}" if sampled else "–",
-        estimate_cell(difference, sign=True) if difference else "–",
+        percent(sum(branch.improved for branch in branches) / len(branches)),
+        percent(sum(branch.succeeded for branch in branches) / len(branches)),
+        percent(sampled.mean) if sampled else UNKNOWN,
+        estimate_cell(difference, sign=True) if difference else UNKNOWN,
     )
-
-
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f}"

@@ -23,7 +23,7 @@ from leafe_verl.evaluation.report import pass_estimates
 
 Figures = dict[str, Any]
 """What a cell holds, as JSON takes it."""
-SPENT = ("trees", "attempts", "attempts_scored", "environment_steps", "sampled_tokens")
+KEPT_COUNTS = ("trees", "attempts", "attempts_scored", "environment_steps", "sampled_tokens")
 """Counts of core.statistics that a cell keeps."""
 
 
@@ -65,7 +65,7 @@ def read_cell(name: str, reference: str) -> EvaluationRun:
     cell = cells[wanted]
     results = {key: _outcomes(task) for key, task in cell["tasks"].items()}
     recovery = {key: task["recovery"] for key, task in cell["tasks"].items() if task["recovery"]}
-    counts = {key: cell[key] for key in SPENT}
+    counts = {key: cell[key] for key in KEPT_COUNTS}
     try:
         manifest = Manifest.from_mapping(cell["manifest"])
     except (KeyError, TypeError, ValueError) as error:
@@ -102,7 +102,7 @@ def _given_figures(store: Path, manifest: Manifest) -> Figures:
 
 
 def _spent(run: EvaluationRun) -> Figures:
-    return {name: run.counts[name] for name in SPENT}
+    return {name: run.counts[name] for name in KEPT_COUNTS}
 
 
 def _as_list(estimate: Estimate) -> list[float]:

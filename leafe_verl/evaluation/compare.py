@@ -10,7 +10,7 @@ from pathlib import Path
 from leafe_verl.evaluation.bootstrap import Estimate
 from leafe_verl.evaluation.cells import read_cell
 from leafe_verl.evaluation.comparison import (
-    SPENT,
+    EVALUATION_COSTS,
     TRAINING,
     EvaluationComparison,
     EvaluationRun,
@@ -101,8 +101,9 @@ def _sections(comparison: EvaluationComparison) -> list[tuple[str, Rows]]:
             )
         )
     sections += _recovery_sections(comparison)
-    spent = [("run", *SPENT)]
-    spent += [(name, *(f"{values[label]:,.1f}" for label in SPENT)) for name, values in comparison.spent.items()]
+    spent = [("run", *EVALUATION_COSTS)]
+    for name, values in comparison.spent.items():
+        spent.append((name, *(f"{values[label]:,.1f}" for label in EVALUATION_COSTS)))
     sections.append((f"Spent on {'the tree of a task' if trees else 'an attempt'}, on average", spent))
     return [*sections, *_diagnostic_sections(comparison.diagnostics)]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from leafe_verl.core.statistics import ratios
 from leafe_verl.evaluation.bootstrap import Estimate, bootstrap
-from leafe_verl.evaluation.manifest import Manifest, read_manifest, refuse_mixed_precision
+from leafe_verl.evaluation.manifest import Manifest, describe_differences, read_manifest, refuse_mixed_precision
 from leafe_verl.evaluation.pass_at_k import ks_up_to, pass_values
 from leafe_verl.evaluation.recovery import TaskCounts, count_failures, recovery_differences, recovery_estimates
 from leafe_verl.evaluation.report import pass_estimates
@@ -22,7 +22,7 @@ from leafe_verl.evaluation.summary import read_metrics
 
 TRAINING = {"environment steps": "leafe/environment_steps", "sampled tokens": "leafe/sampled_tokens"}
 """Label -> metric that is summed over the steps of a training run, for what training spent."""
-SPENT = {"environment steps": "environment_steps", "sampled tokens": "sampled_tokens"}
+EVALUATION_COSTS = {"environment steps": "environment_steps", "sampled tokens": "sampled_tokens"}
 """Label -> count of core.statistics, for what an evaluation spent."""
 SOLVED = [1]
 """The only k for trees: Pass@1 is the share of tasks with a success in their tree."""
@@ -54,7 +54,7 @@ class EvaluationRun:
     def spent(self) -> dict[str, float]:
         """Average environment steps and sampled tokens of an attempt, or of a task's tree, including unscored ones."""
         number = self.counts["trees"]
-        return {label: self.counts[key] / number for label, key in SPENT.items()}
+        return {label: self.counts[key] / number for label, key in EVALUATION_COSTS.items()}
 
 
 @dataclass(frozen=True)
@@ -183,10 +183,7 @@ def _differences(run: EvaluationRun, base: EvaluationRun, ks: Sequence[int]) -> 
 
 def _notes(run: EvaluationRun, base: EvaluationRun, ks: Sequence[int]) -> list[str]:
     """Return what a reader must know before comparing."""
-    notes = []
-    own = [d for d in run.manifest.differences(base.manifest) if not d.startswith(("model ", "leafe.playbook"))]
-    if own:
-        notes.append(f"{run.name} was evaluated differently from {base.name}: {'; '.join(own)}")
+    notes = [*describe_differences(run.name, run.manifest, base.name, base.manifest)]
     unscored = run.counts["attempts"] - run.counts["attempts_scored"]
     if unscored:
         notes.append(f"{run.name}: {unscored} unscored attempts are left out")

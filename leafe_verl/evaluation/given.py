@@ -19,7 +19,7 @@ from leafe_verl.evaluation.histories import FOLDER, DrawnHistory, read_histories
 from leafe_verl.evaluation.manifest import Manifest
 from leafe_verl.evaluation.report import collected_rows
 from leafe_verl.evaluation.results import EvaluatedTree, read_evaluation
-from leafe_verl.evaluation.tables import Rows, percent, percent_interval, text_table
+from leafe_verl.evaluation.tables import Rows, percent, percent_interval, points, text_table
 
 NEXT_TURN, HORIZON, REPEATED = "next_turn", "horizon", "repeated"
 MEASURES = {
@@ -156,7 +156,7 @@ def _holds(tree: EvaluatedTree, measure: str) -> bool:
 
 
 def _row(label: str, estimate: Estimate, *, sign: bool = False) -> tuple[str, str, str, str]:
-    mean = f"{100 * estimate.mean:+.1f}" if sign else percent(estimate.mean)
+    mean = points(estimate.mean) if sign else percent(estimate.mean)
     return label, mean, percent_interval(estimate.low, estimate.high), str(estimate.tasks)
 
 

@@ -18,7 +18,7 @@ from leafe_verl.evaluation.given import (
     fresh_estimate,
     shares_by_history,
 )
-from leafe_verl.evaluation.manifest import refuse_mixed_precision
+from leafe_verl.evaluation.manifest import describe_differences, refuse_mixed_precision
 from leafe_verl.evaluation.recovery import UNKNOWN
 from leafe_verl.evaluation.tables import Rows, estimate_cell
 
@@ -133,9 +133,7 @@ def _num_shared(run: GivenRun, base: GivenRun) -> int:
 
 def _notes(run: GivenRun, base: GivenRun) -> list[str]:
     found = [f"{run.name}: {note}" for note in describe_divergence(run)]
-    own = [d for d in run.manifest.differences(base.manifest) if not d.startswith(("model ", "leafe.playbook"))]
-    if own:
-        found.append(f"{run.name} was evaluated differently from {base.name}: {'; '.join(own)}")
+    found += describe_differences(run.name, run.manifest, base.name, base.manifest)
     scored = {tree.history_key for tree in run.trees if tree.scored}
     if len(scored) < len(run.histories):
         missing = len(run.histories) - len(scored)

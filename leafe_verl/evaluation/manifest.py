@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,13 @@ class Manifest:
             for name in sorted(ours.keys() | theirs.keys())
             if ours.get(name) != theirs.get(name)
         ]
+
+
+def describe_differences(name: str, ours: Manifest, base: str, theirs: Manifest) -> Iterator[str]:
+    """Yield how an evaluation was played otherwise than another one. Models and playbooks are what is compared."""
+    found = [each for each in ours.differences(theirs) if not each.startswith(("model ", "leafe.playbook"))]
+    if found:
+        yield f"{name} was evaluated differently from {base}: {'; '.join(found)}"
 
 
 def refuse_mixed_precision(manifests: Mapping[str, Manifest]) -> None:

@@ -27,8 +27,13 @@ def markdown_table(rows: Rows) -> str:
 
 
 def percent(value: float) -> str:
-    """Return a share as a percentage with one decimal, without the sign."""
+    """Return a share as a percentage with one decimal, without the %."""
     return f"{100 * value:.1f}"
+
+
+def points(value: float) -> str:
+    """Return a difference of shares as percentage points with its sign."""
+    return f"{100 * value:+.1f}"
 
 
 def percent_interval(low: float, high: float) -> str:
@@ -38,5 +43,5 @@ def percent_interval(low: float, high: float) -> str:
 
 def estimate_cell(estimate: Estimate, *, sign: bool = False) -> str:
     """Return a share with its interval as percentages, or a difference as points with its sign."""
-    mean = f"{100 * estimate.mean:+.1f}" if sign else percent(estimate.mean)
+    mean = points(estimate.mean) if sign else percent(estimate.mean)
     return f"{mean} ({percent_interval(estimate.low, estimate.high)})"

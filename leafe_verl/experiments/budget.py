@@ -8,7 +8,7 @@ from pathlib import Path
 from leafe_verl.checkpoints import read_tracker
 from leafe_verl.evaluation.summary import read_metrics
 
-SPENT = ("environment_steps", "sampled_tokens", "trained_tokens", "updates")
+TRAINING_SUMS = ("environment_steps", "sampled_tokens", "trained_tokens", "updates")
 """Metrics under `leafe/` that are summed over the steps of a training run."""
 TOLERANCE = 0.05
 """Share of the budget by which a method may miss it."""
@@ -32,7 +32,7 @@ def spent(run_dir: Path, last: int | None = None) -> dict[str, float]:
             "that folder, so that it is trained anew"
         )
     steps = [values for step, values in metrics.items() if 0 < step <= (last or step)]
-    return {name: sum(values.get(f"leafe/{name}", 0) for values in steps) for name in SPENT}
+    return {name: sum(values.get(f"leafe/{name}", 0) for values in steps) for name in TRAINING_SUMS}
 
 
 def steps_for(budget: float, most_of_a_step: float, done: int, used: float) -> int:

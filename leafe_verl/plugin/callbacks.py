@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -226,10 +226,22 @@ class Preflight(Callback):
             _refuse("\n" + "\n".join(f"- {problem}" for problem in problems))
         _say([describe_chat(config, config.leafe.generation.chat_family), describe_memory(config)])
         if not config.trainer.val_only:
+            link_checkpoints(Path(config.run_dir), Path(config.trainer.default_local_dir))
             record_precision(config)
             if _collects(config) and config.trainer.resume_mode != "auto":
                 store, run = Path(config.leafe.collection.store), str(config.trainer.experiment_name)
                 record_restart(store, run, _resumed_step(config) or 0)
+
+
+def link_checkpoints(run_dir: Path, checkpoints: Path) -> None:
+    """Make RUN_DIR/checkpoints, where all commands look, lead to where the user has verl save them."""
+    usual = run_dir / "checkpoints"
+    if checkpoints.absolute() == usual.absolute() or os.path.lexists(usual):
+        return
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # a file system without links
+        run_dir.mkdir(parents=True, exist_ok=True)
+        usual.symlink_to(checkpoints.absolute(), target_is_directory=True)
 
 
 class ChoosePlatform(Callback):

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from leafe_verl.evaluation.manifest import FILE
 from leafe_verl.evaluation.metric_lines import LOSS
+from leafe_verl.evaluation.recovery import UNKNOWN
 from leafe_verl.report.overview import share_figures, validation_figures
 from leafe_verl.report.present import describe_parts
 from leafe_verl.report.progress import CHECKPOINTS, Interval, LastExperience, Progress, RunFollower
@@ -32,7 +33,6 @@ TRACES = (TRANSCRIPT, CONFIGURATION, CHECKPOINTS)
 EXPECTED = "expected RUN_DIR of a recipe"
 SILENT_SECONDS = 60
 """Seconds of silence after which the frame says when the run last wrote something."""
-NOTHING = "–"
 RATES = {
     "attempts a minute": ("attempts", 60),
     "environment steps a second": ("environment_steps", 1),
@@ -148,7 +148,7 @@ def _rows(progress: Progress) -> Iterator[tuple[str, str, str, str]]:
         {row[0]: row[1] for row in share_figures(interval.counts)} for interval in intervals
     )
     for label, value, explanation in share_figures(progress.whole.counts):
-        now, before = (shares.get(label, NOTHING) for shares in (current_shares, last_shares))
+        now, before = (shares.get(label, UNKNOWN) for shares in (current_shares, last_shares))
         yield label, now, before, f"{value} ({explanation})"
     for name, loss in sorted(progress.metrics.get(progress.done, {}).items()):
         if LOSS.fullmatch(name):
@@ -159,7 +159,7 @@ def _rows(progress: Progress) -> Iterator[tuple[str, str, str, str]]:
 
 def _rate(interval: Interval, count: str, seconds: int) -> str:
     rate = interval.rate(count)
-    return NOTHING if rate is None else f"{rate * seconds:,.1f}"
+    return UNKNOWN if rate is None else f"{rate * seconds:,.1f}"
 
 
 def _panel(last_experience: LastExperience) -> Panel:

@@ -14,7 +14,6 @@ import pyarrow as pa
 from leafe_verl.trees.conditions import Condition, all_hold, columns_of
 from leafe_verl.trees.errors import DamagedFile
 from leafe_verl.trees.legacy_attempts import is_legacy
-from leafe_verl.trees.listing import require_files
 from leafe_verl.trees.reader import (
     KEY,
     Folder,
@@ -25,6 +24,7 @@ from leafe_verl.trees.reader import (
     read_file,
     read_record,
     read_summaries,
+    require_files,
 )
 from leafe_verl.trees.rows import Row
 from leafe_verl.trees.schema import layout

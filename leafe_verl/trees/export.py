@@ -63,8 +63,7 @@ from leafe_verl.core import Kind, build_examples
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.trees.conditions import Condition, all_hold, columns_of
 from leafe_verl.trees.export_rows import Row, sound_rows
-from leafe_verl.trees.listing import require_files
-from leafe_verl.trees.reader import KEY, Folder, batch_reader, earliest, read_summaries, read_tree
+from leafe_verl.trees.reader import KEY, Folder, batch_reader, earliest, read_summaries, read_tree, require_files
 from leafe_verl.trees.rendering import REASONS, VERBATIM, RowReader
 from leafe_verl.trees.schema import MESSAGE
 

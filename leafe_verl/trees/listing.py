@@ -17,13 +17,13 @@ from leafe_verl.trees.reader import (
     Location,
     TreeKey,
     batch_reader,
-    files,
     index,
     join_trees,
     read_summaries,
     read_tree,
+    require_files,
 )
-from leafe_verl.trees.schema import PATTERN, SCHEMA, Provenance
+from leafe_verl.trees.schema import SCHEMA, Provenance
 from leafe_verl.trees.text import escape, map_text, one_line, unescape
 
 COLUMNS = {
@@ -95,12 +95,6 @@ def show_tree(store: Folder, task_key: str, step: int | None = None, run: str | 
         groups.setdefault(key.history_key, []).append(tree)
     lines = [line for group in groups.values() for line in _tree(join_trees(group))]
     return "\n".join([*_heading(trees[-1], provenances[-1]), *lines])
-
-
-def require_files(store: Folder) -> None:
-    """Raise ValueError unless the folder is a store."""
-    if not files(store):
-        raise ValueError(f"{store}: no store; expected a folder with {PATTERN}")
 
 
 def _find(store: Folder, task_key: str, step: int | None, run: str | None) -> dict[TreeKey, Location]:

@@ -82,6 +82,12 @@ def files(store: Folder) -> list[Path]:
     return [*sorted(Path(store).glob(legacy_attempts.PATTERN)), *arrow_files(store)]
 
 
+def require_files(store: Folder) -> None:
+    """Raise ValueError unless the folder is a store."""
+    if not files(store):
+        raise ValueError(f"{store}: no store; expected a folder with {PATTERN}")
+
+
 def batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Read the record batches of an Arrow file, each with the byte at which it begins.
 

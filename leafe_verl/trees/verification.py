@@ -10,8 +10,7 @@ from pathlib import Path
 
 from leafe_verl.core import ExplorationTree, StepRecord, build_sequence
 from leafe_verl.trees.errors import DamagedFile
-from leafe_verl.trees.listing import require_files
-from leafe_verl.trees.reader import Folder, TreeKey, files, read_file, tree_key
+from leafe_verl.trees.reader import Folder, TreeKey, files, read_file, require_files, tree_key
 from leafe_verl.trees.rows import Row, from_row, summarize
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from fakes import TASK, DriftingCorridor, Ledger, ReplayCorridor
 from leafe_verl.core import EnvironmentFailure, ReplayDivergence, Step
-from leafe_verl.core.environment import call_within, read_verdict
+from leafe_verl.core.environment import CallThread, call_within, read_verdict
 
 
 def call(function, *arguments, seconds=20.0):
@@ -175,6 +175,23 @@ class TestCallWithin:
             call(lambda: made.wait(20) and Late(), seconds=0.01)
         made.set()
         assert closed.wait(20)
+
+    def test_another_thread_takes_over_from_one_that_hangs(self):
+        hang, thread = Hang(), CallThread()
+
+        async def calls():
+            first = [await call_within(20, "step", threading.current_thread, thread=thread) for _ in range(3)]
+            with pytest.raises(EnvironmentFailure):
+                await call_within(0.01, "step", hang, thread=thread)
+            second = [await call_within(20, "close", threading.current_thread, thread=thread) for _ in range(3)]
+            return {*first}, {*second}
+
+        (first,), (second,) = asyncio.run(calls())
+        assert first is hang.thread is not second
+        assert not hang.release().is_alive()
+        thread.end()
+        second.join(20)
+        assert not second.is_alive()
 
     def test_a_hung_call_does_not_block_others(self):
         released = threading.Event()

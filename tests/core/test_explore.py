@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import random
+import threading
+from contextlib import suppress
 
 import pytest
 
@@ -177,13 +179,16 @@ class TestConcurrency:
     @pytest.mark.parametrize(("attempts", "overlap"), [(4, True), (3, False)])
     def test_a_branch_does_not_wait_for_roots_if_the_budget_is_certain_to_hold_it(self, attempts, overlap):
         """The first root, which would have a branch of its own, is delayed until everything else has ended."""
-        moves = []
+        moves, branched = [], asyncio.Event()
 
         class Slow(ScriptedPolicy):
             async def act(self, history, request):
                 told, first = experience_in(history.messages), request.startswith("attempt 0")
-                for _ in range(200 if first and not told else 1):
-                    await asyncio.sleep(0)
+                if request == "attempt 1.0":
+                    branched.set()
+                if first and not told:
+                    with suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(branched.wait(), 20 if overlap else 0.05)
                 moves.append(request)
                 return await super().act(history, request)
 
@@ -466,10 +471,27 @@ class TestRollback:
 def impatient(monkeypatch):
     """Give up hanging actions at once, and let every other call take the time that a busy machine needs."""
 
-    async def call(seconds, what, function, *arguments):
-        return await call_within(0.01 if "~" in arguments else seconds, what, function, *arguments)
+    async def call(seconds, what, function, *arguments, thread):
+        return await call_within(0.01 if "~" in arguments else seconds, what, function, *arguments, thread=thread)
 
     monkeypatch.setattr("leafe_verl.core.attempt.call_within", call)
+
+
+class BoundToItsThread(Corridor):
+    """Every call must come from the thread that made the environment."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.thread = threading.current_thread()
+
+    def _enter(self, method):
+        assert threading.current_thread() is self.thread
+        super()._enter(method)
+
+
+def test_all_calls_to_an_environment_come_from_one_thread():
+    tree = grow(ScriptedPolicy(lazy), World(BoundToItsThread), threads=True)
+    assert {attempt.outcome for attempt in tree.attempts} == {Outcome.HORIZON} and len(tree.attempts) > 1
 
 
 class TestFailures:
@@ -576,8 +598,10 @@ class TestFailures:
             exploring.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await exploring
+            while world.ledger.closed < 3:  # in threads that nobody waits for
+                await asyncio.sleep(0.001)
 
-        asyncio.run(cancelled())
+        asyncio.run(asyncio.wait_for(cancelled(), 20))
         assert (world.ledger.made, world.ledger.closed) == (3, 3)
 
     def test_a_stop_ends_running_attempts_and_keeps_the_rest_of_the_tree(self):

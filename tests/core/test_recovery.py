@@ -172,8 +172,8 @@ class TestExecution:
             def close(self):
                 self.released.set()
 
-        async def impatient(seconds, what, function, *arguments):
-            return await call_within(0.01 if "a" in arguments else seconds, what, function, *arguments)
+        async def impatient(seconds, what, function, *arguments, thread):
+            return await call_within(0.01 if "a" in arguments else seconds, what, function, *arguments, thread=thread)
 
         tree = played(["x", "y"], ["a"], ["b"])
         found = confirm(tree, environment=Hanging, call=impatient)

@@ -28,11 +28,12 @@ from leafe_verl.plugin.callbacks import (
     ResolveConfiguration,
     ShowRun,
     _heading,
+    link_checkpoints,
 )
 from leafe_verl.plugin.engine_check import require_cpu_engine
 from leafe_verl.plugin.evaluate import _quoted as quoted
 from leafe_verl.plugin.preflight import _verl_problems, find_problems
-from leafe_verl.plugin.rollout.collected import find_fingerprint
+from leafe_verl.plugin.rollout.collected import find_fingerprint, index_steps
 from plugin.chat_templates import LLAMA31, ONE_TURN, write_model
 from trees.stores import provenance, rescued, write
 
@@ -413,6 +414,28 @@ def test_the_heading_counts_the_trees_that_an_interrupted_step_has_stored(config
     OmegaConf.resolve(composed)
     assert "takes the 1 trees that step 1 has stored already, and collects the rest" in [*_heading(composed)]
     assert "takes" not in " ".join(_heading(config(f"run_dir={tmp_path}", "leafe.schedule.stages=distil")))
+
+
+def test_a_run_that_is_sent_back_takes_no_tree_of_what_it_gives_up(config, tmp_path):
+    saved = tmp_path / "checkpoints"
+    write(saved / "trees", (rescued("a"), provenance(2, run=tmp_path.name)))
+    back = (f"trainer.resume_from_path={saved}/global_step_1", "trainer.resume_mode=resume_path")
+    composed = config(f"run_dir={tmp_path}", f"trainer.experiment_name={tmp_path.name}", *back)
+    OmegaConf.resolve(composed)
+    heading = " ".join(_heading(composed))
+    assert "goes on after step 1, from its checkpoint" in heading and "takes" not in heading
+    assert index_steps(saved / "trees", tmp_path.name, 2)
+    Preflight().on_job_start(composed)
+    assert not index_steps(saved / "trees", tmp_path.name, 2)
+
+
+def test_checkpoints_elsewhere_are_found_in_the_run_s_folder(tmp_path):
+    run_dir, chosen = tmp_path / "run", tmp_path / "shared" / "mine"
+    for _ in range(2):
+        link_checkpoints(run_dir, chosen)
+        assert (run_dir / "checkpoints").resolve() == chosen.resolve() and chosen.is_dir()
+    link_checkpoints(tmp_path / "other", tmp_path / "other" / "checkpoints")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_new_run_says_how_the_last_one_is_gone_on_with(config, tmp_path, monkeypatch):

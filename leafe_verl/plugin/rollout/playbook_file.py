@@ -7,7 +7,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from leafe_verl.checkpoints import resumed_step
 from leafe_verl.core.playbook import Playbook
+
+OWN = "playbook.json"
+"""Name of a run's own playbook, beside its checkpoints; see ace.yaml."""
 
 
 def writes_playbook(config: DictConfig) -> bool:
@@ -42,3 +46,15 @@ def write_playbook(path: str, playbook: Playbook) -> None:
     written = Path(f"{path}.new")
     written.write_text(playbook.to_json(), encoding="utf-8")
     os.replace(written, path)
+
+
+def forget_advice(config: DictConfig) -> None:
+    """Remove the run's own playbook if the run begins anew, as it does without checkpoints.
+
+    It plays the same tasks again, and must not know yet what it learned from them. A playbook that the user names
+    stays.
+    """
+    checkpoints, path = Path(config.trainer.default_local_dir), Path(config.leafe.playbook.path)
+    goes_on = config.trainer.resume_mode != "disable" and resumed_step(checkpoints) is not None
+    if path == checkpoints / OWN and not goes_on:
+        path.unlink(missing_ok=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from omegaconf import DictConfig
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 
 from leafe_verl.core.playbook import Delta, Playbook
-from leafe_verl.plugin.rollout.playbook_file import read_playbook, write_playbook
+from leafe_verl.plugin.rollout.playbook_file import forget_advice, read_playbook, write_playbook
 from leafe_verl.plugin.training.episode_trainer import TRAINED_TOKENS, UPDATES
 from leafe_verl.plugin.training.leafe_trainer import CollectingTrainer
 from leafe_verl.plugin.training.records import tree_records
@@ -20,6 +21,10 @@ class ACETrainer(CollectingTrainer):
     """Collects advice from plain attempts and merges it into the playbook. It trains no weights."""
 
     trains_weights = False
+
+    def __init__(self, config: DictConfig) -> None:
+        forget_advice(config)
+        super().__init__(config)
 
     def _balance_batch(
         self,

@@ -66,6 +66,9 @@ class CheckpointingTrainer(PPOTrainerSync):  # type: ignore[misc]  # verl is Any
     def _plan_checkpoints(self, trainer: DictConfig) -> None:
         """Replace null by numbers, now that the number of steps is known, and take over verl's rotation."""
         settings, total = read_settings(self.config), max(self.total_training_steps, 1)
+        if trainer.get("remove_previous_ckpt_in_save"):  # verl's former name of keeping one
+            trainer.remove_previous_ckpt_in_save = False
+            trainer.max_actor_ckpt_to_keep = trainer.get("max_actor_ckpt_to_keep") or 1
         limit = trainer.get("max_actor_ckpt_to_keep")
         self._keep = limit or settings.keep
         # What the user asks for every N steps stays, as in verl, unless the user limits the number too.

@@ -283,6 +283,10 @@ class TestHooks:
         assert run(6, [], test_freq=-1, save_freq=2, max_actor_ckpt_to_keep=1)[0] == [2, 4, 6]
         assert names(folder.path) == ["global_step_6"]
 
+    def test_verls_former_name_of_a_limit_spares_the_best_too(self, run, folder):
+        run(6, [0.8, 0.1, 0.1], remove_previous_ckpt_in_save=True)
+        assert names(folder.path) == ["global_step_2", "global_step_6"] and folder.read_best() == best_at(2, 0.8)
+
     def test_null_keeps_all(self, run, folder):
         run(8, [0.1] * 4, settings={"keep": None})
         assert len(names(folder.path)) == 4
