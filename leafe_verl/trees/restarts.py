@@ -13,7 +13,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from leafe_verl.trees.reader import Folder, Row
+from leafe_verl.trees.reader import Folder
+from leafe_verl.trees.rows import Row
 
 FILE = "restarts.jsonl"
 """Beside a store's trees: a line for each time that a run was sent back."""

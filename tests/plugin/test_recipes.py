@@ -213,7 +213,7 @@ def test_the_recommended_preset_is_the_default_and_teaches_to_recover(compose):
     assert (other.recovery_loss, other.hold_loss, other.hold_share, other.events) == ("kl", "kl", 0.25, "success")
     actor = composed.actor_rollout_ref.actor
     assert (actor.ppo_epochs, actor.ppo_mini_batch_size) == (1, 1), "the embedded model's"
-    assert composed.leafe.distillation.temperature == 0.6, "at which it is validated"
+    assert not composed.leafe.distillation.mix_trees
     assert compose("leafe", "leafe.distillation.recovery_targets=2").leafe.distillation.recovery_targets == 2
 
 

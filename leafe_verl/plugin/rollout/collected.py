@@ -11,8 +11,9 @@ from typing import Any
 
 from leafe_verl.core import ExplorationTree
 from leafe_verl.trees import Location, Provenance, TreeWriter, read_summaries, read_tree
-from leafe_verl.trees.reader import KEY, Folder, Row, earliest
+from leafe_verl.trees.reader import KEY, Folder, earliest
 from leafe_verl.trees.restarts import abandoned_by
+from leafe_verl.trees.rows import Row
 
 SCORED = "num_scored"
 """Column with the number of a tree's scored attempts."""
