@@ -418,7 +418,7 @@ def test_the_heading_counts_the_trees_that_an_interrupted_step_has_stored(config
 
 def test_a_run_that_is_sent_back_takes_no_tree_of_what_it_gives_up(config, tmp_path):
     saved = tmp_path / "checkpoints"
-    write(saved / "trees", (rescued("a"), provenance(2, run=tmp_path.name)))
+    write(saved / "trees", (rescued("a"), provenance(2, run=tmp_path.name, tokenizer=None)))
     back = (f"trainer.resume_from_path={saved}/global_step_1", "trainer.resume_mode=resume_path")
     composed = config(f"run_dir={tmp_path}", f"trainer.experiment_name={tmp_path.name}", *back)
     OmegaConf.resolve(composed)
