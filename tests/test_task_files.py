@@ -22,7 +22,7 @@ ROW = {
 }
 
 
-@pytest.mark.parametrize("path, number", [(TRAIN_FILE, 96), (DEV_FILE, 48), (HELDOUT_FILE, 104)])
+@pytest.mark.parametrize("path, number", [(TRAIN_FILE, 96), (DEV_FILE, 112), (HELDOUT_FILE, 64)])
 def test_an_embedded_set_holds_different_functions(path, number):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(rows) == len({row["task_id"] for row in rows}) == len({row["text"] for row in rows}) == number
