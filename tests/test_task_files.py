@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from leafe_verl.embedded import DEV_FILE, HELDOUT_FILE, TRAIN_FILE
-from leafe_verl.environments.mbpp import MBPP
+from leafe_verl.environments.rows import build_verl_row
 from leafe_verl.task_files import read_tasks
 
 ROW = {
@@ -74,7 +74,7 @@ def test_text_that_parquet_holds_as_bytes_is_text(tmp_path):
     (task,) = read_tasks(str(path), "mbpp")
     assert task.instruction == "Add one: é."
     assert task.data["test_list"] == ["assert add(1) == 2"]
-    assert MBPP.verl_row(task, "train", 0)["extra_info"]["text"] == "Add one: é."
+    assert build_verl_row(task, "train", 0)["extra_info"]["text"] == "Add one: é."
 
 
 def test_parquet_of_verl_gives_the_same_task_as_jsonl(tmp_path):
@@ -85,7 +85,7 @@ def test_parquet_of_verl_gives_the_same_task_as_jsonl(tmp_path):
     own.write_text(json.dumps(ROW) + "\n")
     (task,) = read_tasks(str(own), "mbpp")
     verls = tmp_path / "verls.parquet"
-    parquet.write_table(pyarrow.Table.from_pylist([MBPP.verl_row(task, "train", 0)]), verls)
+    parquet.write_table(pyarrow.Table.from_pylist([build_verl_row(task, "train", 0)]), verls)
     assert read_tasks(str(verls), "mbpp") == [task]
     assert "def add" not in repr(task), "the reference solution stays out of the task"
 

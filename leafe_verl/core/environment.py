@@ -151,12 +151,12 @@ class ReplayEnvironment(ABC):
         """Execute one action, as `Environment.step` does."""
 
     def reset(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
-        observation, info = self.start(task, seed)
-        self._record = ReplaySnapshot(task, seed, (), (_digest(observation),))
-        return observation, info
+        started = self.start(task, seed)
+        self._record = ReplaySnapshot(task, seed, (), (_digest(read_reset(started, type(self).__name__)),))
+        return started
 
     def step(self, action: str) -> Step:
-        step = self.advance(action)
+        step = read_step(self.advance(action), type(self).__name__)
         record = self._record
         digests = (*record.digests, _digest(describe_step(step)))
         self._record = ReplaySnapshot(record.task, record.seed, (*record.actions, action), digests)
@@ -189,8 +189,8 @@ class ReplayEnvironment(ABC):
 
 def describe_step(step: Step) -> str:
     """Return what a replay must repeat of a step: states that differ may look alike."""
-    ends = f"terminated {bool(step.terminated)}, truncated {bool(step.truncated)}"
-    return f"reward {float(step.reward)}, {ends}: {step.observation}"
+    ends = f"terminated {step.terminated}, truncated {step.truncated}"
+    return f"reward {step.reward}, {ends}: {step.observation}"
 
 
 def _digest(said: str) -> str:

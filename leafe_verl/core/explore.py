@@ -70,13 +70,14 @@ class Explorer:
             return growth.drop(node)
         upon_repetition = self.settings.reflection.upon_repetition
         attempt = await self.attempt(task, self._rollback_point(node), node.name, ends_upon_repetition=upon_repetition)
-        times, each = self._reflection_times(node, attempt), self.settings.reflection.branches
-        branches = await growth.add_branches(node, attempt, wanted=len(times) * each)
-        shares = [branches[first : first + each] for first in range(0, len(branches), each)]
+        times = self._reflection_times(node, attempt)
+        per_reflection = self.settings.reflection.branches
+        branches = await growth.add_branches(node, attempt, wanted=len(times) * per_reflection)
+        groups = [branches[first : first + per_reflection] for first in range(0, len(branches), per_reflection)]
         # The budget may hold the branches of fewer reflections than there are times to reflect.
-        planned = enumerate(zip(times, shares, strict=False))
         await gather_or_cancel(
-            self._reflect_and_branch(task, growth, node, number, t, share) for number, (t, share) in planned
+            self._reflect_and_branch(task, growth, node, number, t, group)
+            for number, (t, group) in enumerate(zip(times, groups, strict=False))
         )
 
     async def _reflect_and_branch(
@@ -89,6 +90,7 @@ class Explorer:
             for branch in branches:
                 branch.reflection = reflection
                 branch.step = self._rollback_step(reflection, node.path[:t])
+        # Without a reflection exploring has been stopped, and _grow drops the branches.
         await gather_or_cancel(self._grow(task, growth, branch) for branch in branches)
 
     async def confirm_recoveries(self, tree: ExplorationTree) -> None:

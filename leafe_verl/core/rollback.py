@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leafe_verl.core.environment import Environment, ReplayDivergence
+from leafe_verl.core.environment import Environment, ReplayDivergence, read_reset, read_step
 from leafe_verl.core.task import Task
 from leafe_verl.core.tree import StepRecord
 
@@ -27,12 +27,13 @@ def roll_back(environment: Environment, task: Task, seed: int, path: Sequence[St
         replayed = environment.restore(path[known - 1].snapshot)
     else:
         replayed, known = 0, 1
-        observation, _ = environment.reset(task, seed)
+        observation = read_reset(environment.reset(task, seed), task.environment)
         _check(task, seed, 1, observation, path[0].history.messages[-1]["content"])
     for t in range(known, step):
-        recorded, again = path[t - 1], environment.step(path[t - 1].action.text)
+        recorded = path[t - 1]
+        again = read_step(environment.step(recorded.action.text), task.environment)
         _check(task, seed, t + 1, again.observation, recorded.observation)
-        _check(task, seed, t + 1, f"reward {float(again.reward)}", f"reward {float(recorded.reward)}")
+        _check(task, seed, t + 1, f"reward {again.reward}", f"reward {float(recorded.reward)}")
     return replayed + step - known
 
 

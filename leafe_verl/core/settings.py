@@ -50,7 +50,7 @@ class EnvironmentSettings(Section):
     """The environment that tasks are played in, and its limits."""
 
     name: Annotated[str, OURS] = "mbpp"
-    """Registered name, or `package.module:Class` of your own. A task that names an environment overrides it."""
+    """Name of a built-in or registered environment, or `package.module:Class` of your own."""
     horizon: Annotated[int | None, Field(ge=1), Source("paper: 4 turns for coding")] = None
     """Maximum number of steps of an attempt (T in the paper). null: the environment's own horizon."""
     step_timeout: Annotated[float, Field(gt=0), OURS] = 60.0

@@ -15,7 +15,7 @@ class Task:
     """Unique name within a data set. Seeds and reports refer to it."""
     instruction: str
     """The request in words, as the data set states it."""
-    environment: str
-    """Registered name of the environment that plays this task."""
+    environment: str = ""
+    """Name of the environment that plays this task. An environment's class may leave it out: `parse_rows` sets it."""
     data: Mapping[str, Any] = field(default_factory=dict)
     """Fields that the environment reads; JSON values only. The agent sees what the environment shows of them."""

@@ -1,8 +1,8 @@
 """Environments by name. To add one, write a class with core's `Environment` methods and add a line to BUILT_IN.
 
-The class also needs two class methods, by which data sets are read and written:
-`task(row, *, default_key=None) -> Task`, which raises ValueError for a row that is not a task, and
-`verl_row(task, split, index) -> dict`, which returns the row of verl's parquet files.
+The class also needs a class method by which data sets are read, `task(row, *, default_key=None) -> Task`, which raises
+ValueError for a row that is not a task. What it may have beside that: `ability`, `build_request` and `verl_row` (see
+`rows.build_verl_row`), `calls` (see `tool_calls.CallReader`) and `several_answers` (see several_answers.py).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from leafe_verl.environments.alfworld_commands import MOVE, as_offered, placing_
 from leafe_verl.environments.alfworld_games import KINDS
 from leafe_verl.environments.options import require_at_least
 from leafe_verl.environments.react import FORM, NO_ACTION, extract_command
-from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key
+from leafe_verl.environments.rows import read_count, read_fields, task_key
 from leafe_verl.environments.simulator import SimulatorEnvironment, pool_from_options
 from leafe_verl.environments.simulator_process import SimulatorProgram
 
@@ -52,6 +52,8 @@ class ALFWorld(SimulatorEnvironment):
     or `put O in/on R`, and the other form is read as well. Rollback applies the
     recorded operators to the start of the game, and checks all facts of the state and the last observation.
     """
+
+    ability = "household"
 
     def __init__(
         self,
@@ -101,11 +103,6 @@ class ALFWorld(SimulatorEnvironment):
                 f"({', '.join(KINDS)}) and the seed of a kitchen"
             )
         return Task(task_key(fields, default), fields.get("text") or words, NAME, data)
-
-    @classmethod
-    def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
-        """Return verl's parquet row, which `task` reads back."""
-        return build_verl_row(task, "household", split, index)
 
     def start(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
         # The seed is not used: a game has only one start.

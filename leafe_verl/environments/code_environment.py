@@ -12,7 +12,6 @@ from leafe_verl.core.task import Task
 from leafe_verl.environments import environment_class
 from leafe_verl.environments.extraction import Extraction
 from leafe_verl.environments.failed_verdicts import failed_verdicts
-from leafe_verl.environments.rows import build_verl_row
 from leafe_verl.environments.state_environment import StateEnvironment
 from leafe_verl.sandbox import CodeVerdict
 
@@ -31,6 +30,7 @@ class CodeState:
 class CodeEnvironment(StateEnvironment[CodeState]):
     """Base class. An attempt's return is the share of the tests that the code of its last action passed."""
 
+    ability = "code"
     remember_failures: bool = True
     """Whether code that has failed the tests is not run on them again in the same tree."""
 
@@ -55,11 +55,6 @@ class CodeEnvironment(StateEnvironment[CodeState]):
     @abstractmethod
     def describe(self, verdict: CodeVerdict, task: Task) -> str:
         """Return the observation after an answer. It must not show hidden tests."""
-
-    @classmethod
-    def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
-        """Return verl's parquet row, which `task` reads back and a file in reward_fns/ scores."""
-        return build_verl_row(task, "code", split, index, cls.build_request(task))
 
     def reset(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
         self.state = CodeState(task)

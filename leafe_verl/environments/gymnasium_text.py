@@ -14,7 +14,7 @@ from leafe_verl.core.text import without_surrogates
 from leafe_verl.environments.gymnasium_state import set_state, take_state
 from leafe_verl.environments.options import SETTING, require_at_least
 from leafe_verl.environments.react import FORM, NO_ACTION, extract_action
-from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key, without_nulls
+from leafe_verl.environments.rows import read_count, read_fields, task_key, without_nulls
 
 NAME = "gymnasium"
 SNAPSHOTS = ("auto", "state", "copy", "replay")
@@ -88,11 +88,6 @@ class GymnasiumText(ReplayEnvironment):
             raise ValueError(f"options is {options!r:.80}; expected an object for reset, or none")
         data = without_nulls({"seed": seed, "options": None if options is None else without_nulls(options)})
         return Task(task_key(fields, default_key), str(fields.get("text") or ""), cls.name, data)
-
-    @classmethod
-    def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
-        """Return verl's parquet row, which `task` reads back."""
-        return build_verl_row(task, "agent", split, index)
 
     def start(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
         if self._environment is None:

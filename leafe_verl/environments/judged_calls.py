@@ -14,7 +14,7 @@ from leafe_verl.core.environment import ReplayEnvironment, Step
 from leafe_verl.core.task import Task
 from leafe_verl.core.text import without_surrogates
 from leafe_verl.environments.options import require_at_least
-from leafe_verl.environments.rows import build_verl_row, read_fields, read_object, task_key, to_plain
+from leafe_verl.environments.rows import read_fields, read_object, task_key, to_plain
 from leafe_verl.environments.tool_calls import CallReader, IllFormedCall, ToolCall
 
 ANSWERED = "The score of this answer is {score:.3g}."
@@ -44,6 +44,7 @@ class JudgedCalls(ReplayEnvironment):
     and `error`, if the answer is none. It gets the answer alone as `solution_str`, not the turns before it.
     """
 
+    ability = "tools"
     name: ClassVar[str]
     """The environment's registered name."""
     calls: CallReader | None = None
@@ -68,11 +69,6 @@ class JudgedCalls(ReplayEnvironment):
         prompt, extra = _read_prompt(fields), _plain(read_object(fields, "extra_info"))
         data = {"prompt": prompt, "data_source": source, "ground_truth": truth, "extra_info": extra}
         return Task(task_key({"task_id": key}, default_key), _text_of(prompt), cls.name, data)
-
-    @classmethod
-    def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
-        """Return verl's parquet row, which `task` reads back."""
-        return build_verl_row(task, "tools", split, index)
 
     @abstractmethod
     def begin(self, task: Task) -> None:

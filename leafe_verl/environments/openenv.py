@@ -13,7 +13,7 @@ from leafe_verl.core.task import Task
 from leafe_verl.core.text import read_json, without_surrogates
 from leafe_verl.environments.extras import require_extra
 from leafe_verl.environments.options import SETTING, require_at_least
-from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key, without_nulls
+from leafe_verl.environments.rows import read_count, read_fields, task_key, without_nulls
 
 NAME = "openenv"
 EXTRA = {"openenv": "openenv"}
@@ -71,11 +71,6 @@ class OpenEnv(ReplayEnvironment):
             raise ValueError(f"options is {options!r:.80}; expected an object for reset, or none")
         data = {**({} if seed is None else {"seed": seed}), "options": without_nulls(options)}
         return Task(task_key(fields, default_key), str(fields.get("text") or ""), NAME, data)
-
-    @classmethod
-    def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
-        """Return verl's parquet row, which `task` reads back."""
-        return build_verl_row(task, "agent", split, index)
 
     def start(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
         if self._session is None:

@@ -14,7 +14,7 @@ from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
 from leafe_verl.environments.extras import require_extra
 from leafe_verl.environments.options import require_at_least
-from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key, without_nulls
+from leafe_verl.environments.rows import read_count, read_fields, task_key, without_nulls
 from leafe_verl.environments.state_environment import StateEnvironment
 
 NAME = "reasoning_gym"
@@ -39,6 +39,8 @@ class ReasoningGym(StateEnvironment[ReasoningState]):
     The reward of the answer that solves the task is 1, and that of any other 0. A wrong answer is told its score, which
     for many data sets tells how near it is.
     """
+
+    ability = "reasoning"
 
     def __init__(self, horizon: int = 4, system_prompt: str = SYSTEM_PROMPT) -> None:
         """`horizon`: answers after which an attempt ends. Raises ModuleNotFoundError without reasoning-gym."""
@@ -67,10 +69,10 @@ class ReasoningGym(StateEnvironment[ReasoningState]):
         default_key = f"{dataset}-{seed}-{index}" if default_key is None else default_key
         return Task(task_key(fields, default_key), _load(data)[1]["question"].strip(), NAME, data)
 
-    @classmethod
-    def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
-        """Return verl's parquet row, which `task` reads back."""
-        return build_verl_row(task, "reasoning", split, index, f"{task.instruction}\n\n{SYSTEM_PROMPT}")
+    @staticmethod
+    def build_request(task: Task) -> str:
+        """Return the prompt of a single-turn run, which says what form an answer has."""
+        return f"{task.instruction}\n\n{SYSTEM_PROMPT}"
 
     def reset(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
         self.state = ReasoningState(task)

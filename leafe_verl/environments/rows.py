@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from leafe_verl.core.task import Task
+from leafe_verl.environments import environment_class
 
 
 def read_fields(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -75,15 +76,23 @@ def task_key(fields: Mapping[str, Any], default_key: str | None) -> str:
     return key
 
 
-def build_verl_row(task: Task, ability: str, split: str, index: int, request: str | None = None) -> dict[str, Any]:
-    """Return verl's parquet row. `request` is the prompt of a single-turn run; by default the task's instruction.
+def build_verl_row(task: Task, split: str, index: int) -> dict[str, Any]:
+    """Return verl's parquet row of a task, which `task` of its environment's class reads back.
 
-    The task's data are stored as JSON: as parquet objects, each would get the fields of all other rows.
+    The class may say in `ability` what the column of this name holds, and in `build_request(task)` what the prompt of a
+    single-turn run is; by default these are "agent" and the task's instruction. One with a class method
+    `verl_row(task, split, index)` makes the row itself. The task's data are stored as JSON: as parquet objects, each
+    would get the fields of all other rows.
     """
+    environment = environment_class(task.environment)
+    if own := getattr(environment, "verl_row", None):
+        row: dict[str, Any] = own(task, split, index)
+        return row
+    build_request = getattr(environment, "build_request", None)
     return {
         "data_source": task.environment,
-        "prompt": [{"role": "user", "content": task.instruction if request is None else request}],
-        "ability": ability,
+        "prompt": [{"role": "user", "content": build_request(task) if build_request else task.instruction}],
+        "ability": getattr(environment, "ability", "agent"),
         "reward_model": {"style": "rule", "ground_truth": json.dumps(dict(task.data))},
         "extra_info": {"split": split, "index": index, "task_id": task.key, "text": task.instruction},
     }

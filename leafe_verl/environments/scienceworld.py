@@ -12,7 +12,7 @@ from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
 from leafe_verl.environments.options import require_at_least
 from leafe_verl.environments.react import FORM, NO_ACTION, extract_command
-from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key
+from leafe_verl.environments.rows import read_count, read_fields, task_key
 from leafe_verl.environments.simulator import SimulatorEnvironment, pool_from_options
 from leafe_verl.environments.simulator_process import SimulatorProgram
 
@@ -46,6 +46,8 @@ class ScienceWorld(SimulatorEnvironment):
     gained. An answer without an action, or with an unknown one, changes nothing and costs a step; the observation says
     so. Rollback is by replay, which checks every observation.
     """
+
+    ability = "science"
 
     def __init__(
         self,
@@ -85,11 +87,6 @@ class ScienceWorld(SimulatorEnvironment):
             raise ValueError("no variation; expected its number")
         instruction = fields.get("text") or f"ScienceWorld's task {name}, variation {variation}."
         return Task(task_key(fields, f"{name}-{variation}"), instruction, NAME, {"task": name, "variation": variation})
-
-    @classmethod
-    def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
-        """Return verl's parquet row, which `task` reads back."""
-        return build_verl_row(task, "science", split, index)
 
     def start(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
         # The seed is not used: a variation is one world.

@@ -11,7 +11,7 @@ from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
 from leafe_verl.environments.options import SETTING, require_at_least
 from leafe_verl.environments.react import FORM, extract_action
-from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key
+from leafe_verl.environments.rows import read_count, read_fields, task_key
 from leafe_verl.environments.sokoban_rooms import (
     DIM_ROOM,
     MAX_DIM,
@@ -49,6 +49,8 @@ class Sokoban(StateEnvironment[SokobanState]):
     changes nothing and costs a step; the observation says so.
     """
 
+    ability = "planning"
+
     def __init__(
         self,
         dim_room: int = DIM_ROOM,
@@ -83,11 +85,6 @@ class Sokoban(StateEnvironment[SokobanState]):
         if problem := find_size_problem(data.get("dim_room", MAX_DIM), data.get("num_boxes", 1)):
             raise ValueError(problem)
         return Task(task_key(fields, "-".join(["room", *map(str, data.values())])), INSTRUCTION, NAME, data)
-
-    @classmethod
-    def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
-        """Return verl's parquet row, which `task` reads back."""
-        return build_verl_row(task, "planning", split, index)
 
     def reset(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
         data = {"dim_room": self.dim_room, "num_boxes": self.num_boxes, **task.data}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ def parse_rows(
         try:
             if isinstance(row, ValueError):
                 raise row
-            task = _encodable(parse(row, default_key=str(number)))
+            # The name that was asked for, which may be another one of the same class, or that of a subclass.
+            task = replace(_encodable(parse(row, default_key=str(number))), environment=environment_name)
             if task.key in tasks:
                 raise ValueError(f"an earlier row has the key {task.key!r}; expected one row per key")
             tasks[task.key] = task

@@ -12,7 +12,7 @@ from leafe_verl.core.environment import EnvironmentFailure, ReplayEnvironment, S
 from leafe_verl.core.task import Task
 from leafe_verl.environments.extras import require_extra
 from leafe_verl.environments.options import SETTING, require_at_least
-from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key
+from leafe_verl.environments.rows import read_count, read_fields, task_key
 from leafe_verl.environments.tool_calls import CallReader, IllFormedCall
 from leafe_verl.environments.verifiers_rollout import Rollout, field, since_answer, text, texts
 
@@ -70,11 +70,6 @@ class Verifiers(ReplayEnvironment):
             raise ValueError(f"example is {example!r}, split {split!r:.80}; expected a number, and train or eval")
         default_key = f"{split}-{example}" if default_key is None else default_key
         return Task(task_key(fields, default_key), "", NAME, {"example": example, "split": split})
-
-    @classmethod
-    def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
-        """Return verl's parquet row, which `task` reads back."""
-        return build_verl_row(task, "agent", split, index)
 
     def start(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
         self.close()

@@ -14,7 +14,7 @@ from leafe_verl.core.task import Task
 from leafe_verl.environments.extras import require_extra
 from leafe_verl.environments.options import SETTING, require_at_least
 from leafe_verl.environments.react import FORM, clean, extract_action
-from leafe_verl.environments.rows import build_verl_row, read_count, read_fields, task_key
+from leafe_verl.environments.rows import read_count, read_fields, task_key
 from leafe_verl.environments.state_environment import StateEnvironment
 from leafe_verl.environments.webshop_catalogue import Catalogue, Goal, Score, score_purchase
 from leafe_verl.environments.webshop_files import read_catalogue
@@ -58,6 +58,8 @@ class WebShop(StateEnvironment[WebShopState]):
     step; the observation says so.
     """
 
+    ability = "web"
+
     def __init__(
         self,
         product_file: str | None = None,
@@ -98,11 +100,6 @@ class WebShop(StateEnvironment[WebShopState]):
         if goal is None:
             raise ValueError("no goal; expected the number of one, from 0")
         return Task(task_key(fields, f"goal-{goal}"), str(fields.get("text") or ""), NAME, {"goal": goal})
-
-    @classmethod
-    def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
-        """Return verl's parquet row, which `task` reads back."""
-        return build_verl_row(task, "web", split, index)
 
     def reset(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
         number, goals = task.data["goal"], self.catalogue.goals

@@ -248,6 +248,9 @@ def _data_problems(config: DictConfig, environment: str, with_hub: bool) -> list
         sizes: list[int] = []
         known: set[str] = set()
         for source in sources:
+            if source is None:
+                problems.append(f"data.{key} names no file; expected the tasks: set {key.upper()}=tasks.jsonl")
+                continue
             if str(source).startswith(HUB) and not with_hub:
                 continue
             try:

@@ -25,6 +25,7 @@ from leafe_verl.core.environment import (
 )
 from leafe_verl.core.task import Task
 from leafe_verl.environments import environment_class, names
+from leafe_verl.environments.rows import build_verl_row
 
 STEP_SECONDS = 20
 """Time limit of a call; generous, because only a hang should reach it."""
@@ -85,7 +86,7 @@ def test_rows_written_for_verl_are_read_back(name: str, scenario: Scenario) -> N
         pytest.skip("only registered environments have data sets")
     found = environment_class(name)
     for index, task in enumerate(scenario.tasks):
-        assert found.task(found.verl_row(task, "train", index)) == task
+        assert found.task(build_verl_row(task, "train", index)) == task
 
 
 # --- The same actions, the same answers ---

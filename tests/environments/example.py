@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from leafe_verl.core import ReplayEnvironment, Step, Task
+from leafe_verl.environments.rows import read_fields, task_key
 
 
 class Guess(ReplayEnvironment):
@@ -30,22 +31,12 @@ class Guess(ReplayEnvironment):
     def _told(observation: str, solved: bool = False, error: bool = False) -> Step:
         # Every guess is judged, so that a wrong number has failed, although it is no error.
         info = {"success": solved, "error": error, "failed": not solved}
-        return Step(observation, float(solved), solved, False, info)
+        return Step(observation, reward=float(solved), terminated=solved, truncated=False, info=info)
 
     @classmethod
     def task(cls, row: Mapping[str, Any], *, default_key: str | None = None) -> Task:
-        """A line of a .jsonl file, such as {"task_id": "a", "number": 42}, or the row that `verl_row` writes."""
-        row = row.get("extra_info", row)
-        if not isinstance(row.get("number"), int):
-            raise ValueError(f"number is {row.get('number')!r}; expected an integer")
-        key, path = str(row.get("task_id", default_key)), f"{cls.__module__}:{cls.__name__}"
-        return Task(key, "Guess my number.", path, {"number": row["number"]})
-
-    @classmethod
-    def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
-        return {
-            "data_source": "example",
-            "prompt": [{"role": "user", "content": task.instruction}],
-            "reward_model": {"style": "rule", "ground_truth": ""},
-            "extra_info": {"split": split, "index": index, "task_id": task.key, **task.data},
-        }
+        """Read a line such as {"task_id": "a", "number": 42}, or the row that `build_verl_row` makes of it."""
+        fields = read_fields(row)
+        if not isinstance(fields.get("number"), int):
+            raise ValueError(f"number is {fields.get('number')!r}; expected an integer")
+        return Task(task_key(fields, default_key), "Guess my number.", data={"number": fields["number"]})

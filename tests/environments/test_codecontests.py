@@ -23,6 +23,7 @@ from leafe_verl.environments.codecontests import (
     tightest_limits,
 )
 from leafe_verl.environments.codecontests_rows import ANSWER_FORM
+from leafe_verl.environments.rows import build_verl_row
 from leafe_verl.sandbox import Limits, OutputComparison, ProgramResult, ProgramTest
 from leafe_verl.sandbox.programs import NOT_RUN
 from leafe_verl.sandbox.protocol import TIMEOUT
@@ -150,7 +151,7 @@ STATED = "Your answer is considered correct if its absolute or relative error do
 def test_a_tasks_tolerance_is_its_own_or_what_the_problem_states(fields: Any, tolerance: Any) -> None:
     task = CodeContests.task({**ROW, **fields})
     assert task.data["tolerance"] == pytest.approx(tolerance)
-    assert CodeContests.task(CodeContests.verl_row(task, "train", 0)) == task
+    assert CodeContests.task(build_verl_row(task, "train", 0)) == task
 
 
 def test_numbers_are_near_enough_by_the_task_or_by_the_options() -> None:
@@ -253,7 +254,7 @@ def test_a_task_holds_the_tests_and_not_the_solutions() -> None:
 
 
 def test_verls_row_and_back() -> None:
-    row = CodeContests.verl_row(TASK, "train", 3)
+    row = build_verl_row(TASK, "train", 3)
     assert row["data_source"] == "codecontests" and row["prompt"][0]["content"].endswith(ANSWER_FORM)
     assert CodeContests.task(row) == TASK
 
@@ -319,7 +320,7 @@ def test_rows_of_the_hubs_form_are_played(monkeypatch: pytest.MonkeyPatch, caplo
     assert second.key == "1000_A. Double (source 1)", "names agree between sources"
     assert second.data["time_limit"] is None and second.data["generated_tests"] == none
     assert "1 rows are not tasks" in caplog.text and "row 3: task without tests (source 2): no tests" in caplog.text
-    assert CodeContests.task(CodeContests.verl_row(first, "train", 0)) == first
+    assert CodeContests.task(build_verl_row(first, "train", 0)) == first
     for task in (first, second):
         environment = CodeContests()
         environment.reset(task, seed=0)

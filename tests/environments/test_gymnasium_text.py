@@ -11,6 +11,7 @@ from environments import gymnasium_games
 from leafe_verl.core.environment import EnvironmentFailure, ReplayDivergence
 from leafe_verl.environments import make
 from leafe_verl.environments.gymnasium_text import GymnasiumText
+from leafe_verl.environments.rows import build_verl_row
 
 TASK = GymnasiumText.task({"task_id": "a", "seed": 5})
 
@@ -171,7 +172,7 @@ def test_rows_are_read_and_written() -> None:
     assert TASK.data == {"seed": 5}
     task = GymnasiumText.task({"text": "Go.", "options": {"num_doors": 1}}, default_key="7")
     assert (task.key, task.instruction, task.data) == ("7", "Go.", {"options": {"num_doors": 1}})
-    assert GymnasiumText.task(GymnasiumText.verl_row(task, "train", 0)) == task
+    assert GymnasiumText.task(build_verl_row(task, "train", 0)) == task
 
 
 @pytest.mark.parametrize(

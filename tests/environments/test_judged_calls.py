@@ -9,6 +9,7 @@ import pytest
 
 from leafe_verl.environments.judged_calls import JudgedCalls
 from leafe_verl.environments.mcp_tools import McpTools
+from leafe_verl.environments.rows import build_verl_row
 from leafe_verl.environments.verl_tools import VerlTools
 
 ROW: dict[str, Any] = {
@@ -24,8 +25,8 @@ ROW: dict[str, Any] = {
 def test_objects_may_be_json_and_are_checked(environment: type[JudgedCalls]) -> None:
     task = environment.task(ROW)
     texts = {name: json.dumps(ROW[name]) for name in ("reward_model", "extra_info")}
-    assert environment.task({**ROW, **texts}) == task == environment.task(environment.verl_row(task, "train", 0))
-    own = {**environment.verl_row(task, "train", 0), "data_source": environment.name}
+    assert environment.task({**ROW, **texts}) == task == environment.task(build_verl_row(task, "train", 0))
+    own = {**build_verl_row(task, "train", 0), "data_source": environment.name}
     del own["reward_model"]
     assert environment.task({**own, "task_id": 1}).data["ground_truth"] is None
 

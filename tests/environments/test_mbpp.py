@@ -14,6 +14,7 @@ from leafe_verl.core.environment import Step
 from leafe_verl.core.settings import EnvironmentSettings
 from leafe_verl.environments import hidden_tests
 from leafe_verl.environments.mbpp import CLOSING, MBPP
+from leafe_verl.environments.rows import build_verl_row
 from leafe_verl.sandbox import Limits
 
 REPOSITORY = Path(__file__).parents[2]
@@ -245,7 +246,7 @@ class Array:
 
 
 def test_verls_row_and_back() -> None:
-    row = MBPP.verl_row(TASK, "train", 3)
+    row = build_verl_row(TASK, "train", 3)
     assert row["data_source"] == "mbpp" and row["ability"] == "code" and row["reward_model"]["style"] == "rule"
     assert row["prompt"] == [{"role": "user", "content": REQUEST}]
     assert row["extra_info"] == {"split": "train", "index": 3, "task_id": "5", "text": ROW["text"]}

@@ -15,6 +15,7 @@ from leafe_verl.core.environment import EnvironmentFailure
 from leafe_verl.environments.mbpp import MBPP
 from leafe_verl.environments.mbpp_plus import PlusTests, agrees
 from leafe_verl.environments.mbpp_plus_rows import read_evalplus_tests
+from leafe_verl.environments.rows import build_verl_row
 from leafe_verl.sandbox import CodeVerdict
 from leafe_verl.sandbox.values import OneShot
 from leafe_verl.task_files import read_tasks
@@ -128,7 +129,7 @@ def test_both_forms_are_played(row: dict[str, Any], total: int) -> None:
 @pytest.mark.parametrize("row", [HUB_ROW, EVALPLUS_ROW])
 def test_verls_rows_carry_the_tests(row: dict[str, Any]) -> None:
     task = MBPP.task(row)
-    assert MBPP.task(json.loads(json.dumps(MBPP.verl_row(task, "test", 0)))) == task
+    assert MBPP.task(json.loads(json.dumps(build_verl_row(task, "test", 0)))) == task
 
 
 def test_the_hubs_data_set_is_a_task_source(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -460,7 +461,7 @@ def test_the_prompts_asserts_are_shown_where_there_are_no_others() -> None:
 
 @pytest.mark.parametrize("plus", [3, {}, {"entry_point": "f"}, {**MBPP.task(HUB_ROW).data["plus"], "results": []}])
 def test_broken_data_are_refused(plus: Any) -> None:
-    row = MBPP.verl_row(MBPP.task(HUB_ROW), "test", 0)
+    row = build_verl_row(MBPP.task(HUB_ROW), "test", 0)
     data = {**json.loads(row["reward_model"]["ground_truth"]), "plus": plus}
     with pytest.raises(ValueError, match="expected the tests of MBPP"):
         MBPP.task({**row, "reward_model": {"ground_truth": data}})

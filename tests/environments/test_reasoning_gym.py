@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("reasoning_gym", reason="needs pip install leafe-verl[reasoning_gym]")
 
 from leafe_verl.environments.reasoning_gym import ReasoningGym
+from leafe_verl.environments.rows import build_verl_row
 
 LEGS = {"dataset": "leg_counting", "seed": 3, "index": 2}
 
@@ -17,7 +18,7 @@ def test_a_task_is_the_same_wherever_it_is_read() -> None:
     task = ReasoningGym.task(LEGS)
     assert task.key == "leg_counting-3-2" and "how many legs" in task.instruction
     assert task.data == {**LEGS, "size": 500, "config": {}}
-    assert ReasoningGym.task(ReasoningGym.verl_row(task, "train", 0)) == task
+    assert ReasoningGym.task(build_verl_row(task, "train", 0)) == task
 
 
 def test_a_wrong_answer_is_told_its_score_and_may_be_corrected() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from leafe_verl.environments import make
+from leafe_verl.environments.rows import build_verl_row
 from leafe_verl.environments.sokoban import Sokoban, parse_move
 from leafe_verl.environments.sokoban_rooms import MOVES, Room, make_room
 from leafe_verl.task_files import read_tasks
@@ -175,7 +176,7 @@ def test_rows_name_seed_and_size() -> None:
     environment = Sokoban()
     observation, _ = environment.reset(task, 0)
     assert observation.count("X") == 2 and len(observation.splitlines()) == 9
-    assert Sokoban.task(Sokoban.verl_row(task, "train", 0)) == task
+    assert Sokoban.task(build_verl_row(task, "train", 0)) == task
 
 
 @pytest.mark.parametrize(

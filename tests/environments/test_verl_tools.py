@@ -11,6 +11,7 @@ import pytest
 
 from leafe_verl.core.environment import ReplayDivergence
 from leafe_verl.environments import make
+from leafe_verl.environments.rows import build_verl_row
 from leafe_verl.environments.verl_tools import VerlTools
 
 ASSETS = Path(__file__).with_name("verl_assets.py")
@@ -103,7 +104,7 @@ def test_rows_of_verls_parquet_are_read_with_the_arguments_of_their_tools() -> N
     prompt = numpy.array(ROW["prompt"], dtype=object)
     extra = {"index": 3, "tools_kwargs": {"add": {"create_kwargs": {"discount": 1}}}}
     task = VerlTools.task({**ROW, "prompt": prompt, "extra_info": extra}, default_key="3")
-    assert json.dumps(dict(task.data)) and VerlTools.task(VerlTools.verl_row(task, "train", 3)) == task
+    assert json.dumps(dict(task.data)) and VerlTools.task(build_verl_row(task, "train", 3)) == task
     assert playing(task).step(call("add", price=5)).observation == "The total is 4."
 
 

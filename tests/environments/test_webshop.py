@@ -14,6 +14,7 @@ for package in ("rank_bm25", "rapidfuzz"):
 
 from leafe_verl.core.environment import Step
 from leafe_verl.environments import webshop
+from leafe_verl.environments.rows import build_verl_row
 from leafe_verl.environments.webshop import SEPARATOR, WebShop, parse_command
 from leafe_verl.environments.webshop_catalogue import Catalogue, Goal, Product, score_purchase
 from leafe_verl.environments.webshop_generated import generated_catalogue
@@ -260,7 +261,7 @@ def test_the_embedded_files_hold_the_generated_goals() -> None:
 def test_rows_name_a_goal() -> None:
     task = WebShop.task({"goal": 3, "text": "Buy."})
     assert (task.key, task.instruction, task.data) == ("goal-3", "Buy.", {"goal": 3})
-    assert WebShop.task(WebShop.verl_row(task, "train", 0)) == task
+    assert WebShop.task(build_verl_row(task, "train", 0)) == task
     with pytest.raises(ValueError, match="no goal"):
         WebShop.task({"text": "Buy."})
     with pytest.raises(ValueError, match="goal is 300; expected a number below 300"):

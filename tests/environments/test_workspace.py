@@ -17,6 +17,7 @@ from fakes import ScriptedPolicy, grow, reflection, shape, turns_in
 from leafe_verl.core.environment import Step, read_verdict
 from leafe_verl.core.policy import Message
 from leafe_verl.environments import make
+from leafe_verl.environments.rows import build_verl_row
 from leafe_verl.environments.workspace.actions import Edit, Read, Refused, RunTests, Search, parse_action
 from leafe_verl.environments.workspace.environment import Workspace
 from leafe_verl.environments.workspace.rows import build_folder, pack_files
@@ -441,7 +442,7 @@ def test_modes_are_octal_digits() -> None:
 
 def test_a_task_holds_no_patch() -> None:
     assert "patch" not in Workspace.task({**ROW, "patch": "secret"}).data
-    assert Workspace.task(Workspace.verl_row(TASK, "train", 0)) == TASK
+    assert Workspace.task(build_verl_row(TASK, "train", 0)) == TASK
 
 
 @pytest.mark.parametrize(("option", "value"), [("horizon", 0), ("feedback_characters", 10)])

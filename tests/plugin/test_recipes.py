@@ -37,7 +37,7 @@ def compose(monkeypatch):
     resolvers.run_dir.cache_clear()
 
 
-@pytest.mark.parametrize("environment", ENVIRONMENTS)
+@pytest.mark.parametrize("environment", [*ENVIRONMENTS, "custom"])
 def test_leafe_and_grpo_differ_in_the_comment_and_the_name_of_the_configuration(environment):
     leafe, grpo = ((RECIPES / f"{name}_{environment}.sh").read_text().splitlines() for name in ("leafe", "grpo"))
     code = [[line for line in lines if not line.startswith("#")] for lines in (leafe, grpo)]
@@ -86,6 +86,14 @@ def test_every_configuration_composes_by_itself(compose, config, environment, de
     assert composed.leafe.environment.name == composed.data.environment == environment
     assert composed.trainer.test_freq is None and composed.trainer.n_gpus_per_node >= 1
     assert composed.run_dir.startswith(f"{Path.cwd()}/runs/{config}_{environment}/")
+
+
+@pytest.mark.parametrize("config", ["leafe", "grpo"])
+def test_an_environment_of_ones_own_has_its_own_horizon_and_the_files_that_are_named(compose, config):
+    files = {"TRAIN_FILES": "train.jsonl", "VAL_FILES": "val.jsonl"}
+    composed = compose(config, "environment=custom", "device=cpu", "leafe.environment.name=guess:Guess", **files)
+    assert (composed.data.train_files, composed.data.val_files) == (["train.jsonl"], ["val.jsonl"])
+    assert composed.data.environment == "guess:Guess" and composed.leafe.environment.horizon is None
 
 
 def test_the_device_is_found_out(compose):

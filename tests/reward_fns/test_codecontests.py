@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from leafe_verl.environments.codecontests import CodeContests
+from leafe_verl.environments.rows import build_verl_row
 
 TRUTH = {
     "public_tests": {"input": ["1\n", "-3\n"], "output": ["2\n", "-6\n"]},
@@ -33,7 +34,7 @@ def test_it_agrees_with_the_environment(compute_score: Any) -> None:
     action = "```python\nprint(2 * max(int(input()), 0))\n```"
     environment = CodeContests()
     environment.reset(task, 0)
-    ground_truth = CodeContests.verl_row(task, "test", 0)["reward_model"]["ground_truth"]
+    ground_truth = build_verl_row(task, "test", 0)["reward_model"]["ground_truth"]
     assert compute_score("codecontests", action, ground_truth)["score"] == environment.step(action).reward == 0.75
 
 

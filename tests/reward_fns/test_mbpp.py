@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from leafe_verl.environments.mbpp import MBPP
+from leafe_verl.environments.rows import build_verl_row
 
 TRUTH = {
     "test_list": ["assert double(1) == 2", "assert double(-3) == -6"],
@@ -38,7 +39,7 @@ def test_it_agrees_with_the_environment(compute_score: Any) -> None:
     action = "```python\ndef double(n): return n + n if n > -2 else 0\n```"
     environment = MBPP()
     environment.reset(task, 0)
-    ground_truth = MBPP.verl_row(task, "test", 0)["reward_model"]["ground_truth"]
+    ground_truth = build_verl_row(task, "test", 0)["reward_model"]["ground_truth"]
     assert compute_score("mbpp", action, ground_truth)["score"] == environment.step(action).reward == 0.5
 
 

@@ -13,7 +13,6 @@ from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
 from leafe_verl.environments.failed_verdicts import failed_verdicts
 from leafe_verl.environments.options import LEAST_MEMORY_MB, require_at_least
-from leafe_verl.environments.rows import build_verl_row
 from leafe_verl.environments.state_environment import StateEnvironment
 from leafe_verl.environments.workspace import suite
 from leafe_verl.environments.workspace.actions import (
@@ -63,6 +62,8 @@ class Workspace(StateEnvironment[WorkspaceState]):
     a run of the tests in which all hidden ones pass.
     """
 
+    ability = "code"
+
     def __init__(
         self,
         sandbox: Sandbox | None = None,
@@ -99,11 +100,6 @@ class Workspace(StateEnvironment[WorkspaceState]):
     def task(cls, row: Mapping[str, Any], *, default_key: str | None = None) -> Task:
         """Return the task of a row; see `rows.parse_task`."""
         return parse_task(row, default_key)
-
-    @classmethod
-    def verl_row(cls, task: Task, split: str, index: int) -> dict[str, Any]:
-        """Return verl's parquet row, which `task` reads back."""
-        return build_verl_row(task, "code", split, index)
 
     def reset(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
         files = build_folder(task.data)

@@ -11,7 +11,7 @@ import datasets
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from leafe_verl.core import Task
-from leafe_verl.environments import environment_class
+from leafe_verl.environments.rows import build_verl_row
 from leafe_verl.task_files import KEEP, read_tasks
 
 TASK_FIELD = "task"
@@ -35,7 +35,7 @@ class TaskDataset(RLHFDataset):  # type: ignore[misc]  # verl is Any to mypy
 
 def task_row(task: Task, index: int) -> dict[str, Any]:
     """Return a row in verl's format that carries the task."""
-    row: dict[str, Any] = environment_class(task.environment).verl_row(task, "", index)
+    row = build_verl_row(task, "", index)
     row["extra_info"] = {"index": index, TASK_FIELD: json.dumps(dataclasses.asdict(task))}
     return row
 
