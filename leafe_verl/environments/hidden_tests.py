@@ -1,4 +1,4 @@
-"""The limits of the run that hidden tests have for themselves.
+"""The limits of a step's later runs, such as the one that hidden tests have for themselves.
 
 A program can find the calls of its run in a frame, and the agent is told what it raises in a shown one. So the calls of
 hidden tests come in a second run, of which the agent is told nothing but how many tests fail.
@@ -16,7 +16,7 @@ LEAST_SHARE = 0.25
 
 
 def limits_after(begun: float, limits: Limits) -> Limits:
-    """Return what the hidden tests may use, if the shown ones began at the time `begun` of the monotonic clock.
+    """Return what a later run of a step may use, if the first one began at the time `begun` of the monotonic clock.
 
     Judging is a run of the code and one of the checks, each of `wall_seconds`. A program that spent them on the shown
     tests and again on the hidden ones would take its step beyond `step_timeout`, and go unscored.

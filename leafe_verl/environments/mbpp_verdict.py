@@ -37,7 +37,7 @@ def judge_plus(code: str, data: Mapping[str, Any], sandbox: Sandbox, limits: Lim
     results, failure = inputs.judge(sorted(set(found.values())), limits)
     ended = failure
     if others := [test for test in shown if test not in found]:
-        verdict = judge(code, others, setup, sandbox, limits)
+        verdict = judge(code, others, setup, sandbox, limits_after(begun, limits))
         failure = failure if found else verdict.failure
         judged = dict(zip(others, verdict.tests, strict=True))
     first = [_renamed(results[found[test]], test) if test in found else judged[test] for test in shown]

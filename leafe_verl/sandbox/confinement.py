@@ -49,7 +49,8 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "io_uring_setup": (425, 425), "bpf": (321, 280), "perf_event_open": (298, 241),
     "userfaultfd": (323, 282), "open_by_handle_at": (304, 265),
     # What outlives a process, and memory that no limit counts.
-    "memfd_create": (319, 279), "memfd_secret": (447, 447),
+    "memfd_create": (319, 279), "memfd_secret": (447, 447), "vmsplice": (278, 75), "splice": (275, 76),
+    "tee": (276, 77), "io_setup": (206, 0),
     "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195), "semget": (64, 190), "semop": (65, 193),
     "semctl": (66, 191), "semtimedop": (220, 192), "msgget": (68, 186), "msgsnd": (69, 189), "msgrcv": (70, 188),
     "msgctl": (71, 187), "mq_open": (240, 180), "mq_unlink": (241, 181),
@@ -86,11 +87,12 @@ FCNTL, IOCTL, SOCKETPAIR = (72, 25), (16, 29), (53, 199)
 CLONE_THREAD = 0x10000
 OPEN_FOR_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 COMMANDS = {
-    FCNTL: (8, 10, 15),
+    FCNTL: (8, 10, 15, 1031),
     IOCTL: (0x8901, 0x8902, 0x40305828, 0x4030582A, 0x40305839),
 }
 """Refused commands. F_SETOWN, F_SETSIG, F_SETOWN_EX, FIOSETOWN and SIOCSPGRP could direct a descriptor's signals at any
-process. FS_IOC_RESVSP, FS_IOC_RESVSP64 and FS_IOC_ZERO_RANGE do what fallocate does."""
+process. F_SETPIPE_SZ makes room for memory that no limit counts. FS_IOC_RESVSP, FS_IOC_RESVSP64 and FS_IOC_ZERO_RANGE
+do what fallocate does."""
 SOCK_TYPE, SOCK_STREAM = 0xF, 1
 X32 = 0x40000000
 """Bit that marks the numbers of x86-64's second set of system calls."""
@@ -228,8 +230,9 @@ def _readable() -> Iterator[tuple[str, int]]:
             for entry in entries:
                 if entry.name not in ("site-packages", "dist-packages"):
                     yield entry.path, READ_FILE | READ_DIR if entry.is_dir() else READ_FILE
-    for folder in ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo"):
-        yield folder, READ_FILE | READ_DIR
+    for folder in {os.path.realpath(each) for each in ("/lib", "/lib64", "/usr/lib", "/usr/lib64")}:
+        yield from _libraries(folder)
+    yield "/usr/share/zoneinfo", READ_FILE | READ_DIR
     yield "/etc/ld.so.cache", READ_FILE
     yield "/etc/localtime", READ_FILE
     own_libraries = os.path.join(sys.base_prefix, "lib")
@@ -237,6 +240,17 @@ def _readable() -> Iterator[tuple[str, int]]:
         for name in os.listdir(own_libraries):
             if ".so" in name:
                 yield os.path.join(own_libraries, name), READ_FILE
+
+
+def _libraries(folder: str) -> Iterator[tuple[str, int]]:
+    """Yield a folder of shared libraries without what Python has installed below it."""
+    if not os.path.isdir(folder):
+        return
+    yield folder, READ_DIR
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith(("python", "pypy")):
+                yield entry.path, READ_FILE | READ_DIR if entry.is_dir() else READ_FILE
 
 
 def seccomp_filter(machine: str, strict: bool, writes: bool = False) -> bytes:

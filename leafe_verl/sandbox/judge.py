@@ -24,6 +24,7 @@ from leafe_verl.sandbox.protocol import (
     SandboxLost,
 )
 from leafe_verl.sandbox.raising import SplitRaises, split_test
+from leafe_verl.sandbox.solution_setup import solution_setup
 from leafe_verl.sandbox.tolerance import Tolerance
 from leafe_verl.sandbox.values import PRELUDE, Opaque, to_source, to_text
 
@@ -106,7 +107,8 @@ def judge(
         raise ValueError("no tests; expected at least one assert")
     asserts = [split_test(test, setup) for test in tests]
     room = with_room(limits, sum(_literal_bytes(split.check) for split in asserts))
-    run = _answered(sandbox, code, setup, [call for split in asserts for call in split.calls], room, files)
+    calls = [call for split in asserts for call in split.calls]
+    run = _answered(sandbox, code, solution_setup(setup, asserts), calls, room, files)
     remaining = iter(run.calls)
     answers = [[_identified(next(remaining), n, split) for n in range(len(split.calls))] for split in asserts]
     results = [_result(*pair, run.failure, tolerance) for pair in zip(asserts, answers, strict=True)]

@@ -205,7 +205,10 @@ class _Slot:
             if self._worker is None:
                 self._worker = self._start()
             try:
-                return self._worker.run(job, is_cancelled)
+                ending = self._worker.run(job, is_cancelled)
+                if not self._worker.is_clean:
+                    self._drop()
+                return ending
             except WorkerLost as loss:
                 logger.warning("a sandbox process died or did not answer; another one takes its place")
                 lost.append(loss)
@@ -225,9 +228,9 @@ class _Slot:
             raise RuntimeError(f"no sandbox of {tier} could be started: {problem}") from problem
 
     def _drop(self) -> None:
-        if self._worker is not None:
-            self._worker.close()
-        self._worker = None
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()
 
     def forget(self) -> None:
         if self._worker is not None:

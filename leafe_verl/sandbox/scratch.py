@@ -69,7 +69,8 @@ class ScratchFolder:
         return output.replace(self.path.encode(), SHOWN_AS)
 
     def empty(self) -> None:
-        """Delete what is in the folder. No process may be left that could write to it."""
+        """Delete what is in the folder. No process may be left that could write to it. Raises OSError."""
+        os.chmod(self.path, 0o777)  # a run of this user's may have changed it
         _empty(self.path)
 
     def close(self) -> None:
@@ -79,8 +80,10 @@ class ScratchFolder:
 
 def _delete_own(parent: Path, lock: int, owner: int) -> None:
     if os.getpid() == owner:  # a forked copy of this process has the folder's name, but not the folder
-        _delete(parent)
-        os.close(lock)
+        try:
+            _delete(parent)
+        finally:
+            os.close(lock)
 
 
 def _delete(parent: Path) -> None:

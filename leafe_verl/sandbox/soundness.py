@@ -25,16 +25,20 @@ ADVICE = "define it in test_setup_code, or import it there from a module of Pyth
 TOLERANCE_ADVICE = "write math.isclose(returned, expected, rel_tol=1e-6)"
 
 
-def refuse_unsound(text: str, setup: str = "") -> None:
-    """Raise ValueError, which shows the text, if it is no assert, or none that can be judged with this set-up."""
+def refuse_unsound(text: str, setup: str = "", imported: frozenset[str] = frozenset()) -> None:
+    """Raise ValueError, which shows the text, if it is no assert, or none that can be judged with this set-up.
+
+    `imported`: names that are the solution's by an import of its modules. A check may ask them for their verdict, as
+    for that of `is_sorted(merge(a, b))`, but not a helper beside them, which runs where the solution can change it.
+    """
     split = split_test(text, setup)
     if isinstance(split, SplitRaises):
         return
     written = _read_names(setup)
     calls = [ast.parse(call, mode="eval").body for call in split.calls]
     check = ast.parse(split.check, mode="eval").body
-    problem = _member_of_nothing(calls, written) or _own_verdict(calls, check, written)
-    problem = problem or _compared_with_itself(calls, check, written)
+    problem = _member_of_nothing(calls, written | imported) or _own_verdict(calls, check, written, imported)
+    problem = problem or _compared_with_itself(calls, check, written | imported)
     if problem := problem or _changed_value(calls, check, setup):
         raise ValueError(f"{text[:200]!r}: {problem}")
 
@@ -58,11 +62,15 @@ def _first_link(call: ast.expr) -> ast.expr:
     return link
 
 
-def _own_verdict(calls: list[ast.expr], check: ast.expr, written: frozenset[str]) -> str | None:
+def _own_verdict(
+    calls: list[ast.expr], check: ast.expr, written: frozenset[str], imported: frozenset[str]
+) -> str | None:
     """Return what is wrong with a check like `almost_equal(f(1), 7.25)`, which asks the solution for the verdict."""
     if not _asks_for_truth(check):
         return None
     for call in calls:
+        if chain_root(call) in imported:
+            continue
         inner = [node for node, _ in _calls_of_unknown_names(_arguments(call), written) if not _makes_object(node)]
         if inner:
             helper, inside = chain_root(call), ast.unparse(inner[0])
@@ -145,6 +153,12 @@ def _calls_of_unknown_names(nodes: list[ast.expr], written: frozenset[str]) -> I
                 yield node, root
 
 
+def imported_names(source: str) -> frozenset[str]:
+    """Return the names that a source imports."""
+    imports = (node for node in ast.walk(_parse(source)) if isinstance(node, ast.Import | ast.ImportFrom))
+    return frozenset(alias.asname or alias.name.split(".")[0] for node in imports for alias in node.names)
+
+
 @functools.lru_cache(maxsize=64)
 def _read_names(setup: str) -> frozenset[str]:
     """Return every name that a set-up binds, also those whose values need the solution, as in `root = Node(1)`."""
@@ -152,9 +166,7 @@ def _read_names(setup: str) -> frozenset[str]:
     for node in ast.walk(_parse(setup)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {alias.asname or alias.name.split(".")[0] for alias in node.names}
-    return frozenset(names)
+    return frozenset(names) | imported_names(setup)
 
 
 @functools.lru_cache(maxsize=64)

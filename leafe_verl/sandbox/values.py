@@ -18,6 +18,7 @@ from fractions import Fraction
 from typing import Any
 
 MAX_DEPTH = 50
+MOST_OF_ONE_HASH = 100
 """Deepest nesting of containers in an answer. The program in the sandbox refuses deeper values."""
 ITERATOR_SOURCES = {
     "iterator": "iter({items})",
@@ -81,7 +82,9 @@ def decode(tagged: Any, depth: int = 0) -> Any:
     if not isinstance(content, list):
         raise ValueError(f"the content of {tag!r:.20} is no list")
     if tag in _FROM_PAIRS:
-        return _FROM_PAIRS[tag]([(decode(key, depth + 1), decode(value, depth + 1)) for key, value in content])
+        pairs = [(decode(key, depth + 1), decode(value, depth + 1)) for key, value in content]
+        _hashed([key for key, _ in pairs])
+        return _FROM_PAIRS[tag](pairs)
     if tag == "iterator":
         kind, items, ending = content
         return _one_shot(kind, [decode(item, depth + 1) for item in items], ending)
@@ -111,6 +114,14 @@ def _checked(parts: Sequence[Any], *kinds: type | tuple[type, ...]) -> Sequence[
     return parts
 
 
+def _hashed(items: list[Any]) -> list[Any]:
+    """Return items that are to be in a set. Many unequal ones of one hash, which a program can choose, would take
+    minutes."""
+    if max(collections.Counter(map(hash, items)).values(), default=0) > MOST_OF_ONE_HASH:
+        raise ValueError(f"more than {MOST_OF_ONE_HASH} items of one hash")
+    return items
+
+
 def _clock(parts: list[Any]) -> dict[str, Any]:
     """Return the arguments of a time or datetime that follow its date."""
     *numbers, fold, zone = parts
@@ -129,9 +140,9 @@ def _decimal(parts: list[Any]) -> Decimal:
 _FROM_ITEMS: Mapping[str, Callable[[list[Any]], Any]] = {
     "list": list,
     "tuple": tuple,
-    "set": set,
-    "frozenset": frozenset,
-    "keys": lambda items: dict.fromkeys(items).keys(),
+    "set": lambda items: set(_hashed(items)),
+    "frozenset": lambda items: frozenset(_hashed(items)),
+    "keys": lambda items: dict.fromkeys(_hashed(items)).keys(),
     "values": lambda items: dict(enumerate(items)).values(),
     "range": lambda parts: range(*parts),
     "bytearray": lambda parts: bytearray(*_checked(parts, bytes)),

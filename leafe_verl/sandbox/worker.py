@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import math
 import os
 import select
@@ -34,6 +35,8 @@ from leafe_verl.sandbox.tiers import ENVIRONMENT, Tier, zygote_command
 from leafe_verl.sandbox.usage import most_threads, processes_below
 from leafe_verl.sandbox.zygote import END, ENDED, MESSAGE_BYTES, READY, RUN, STATUS
 
+logger = logging.getLogger(__name__)
+
 START_SECONDS = 60.0
 """Time for an interpreter to start; generous, for a busy machine."""
 BEGIN_SECONDS = 30.0
@@ -47,7 +50,7 @@ LINGER_SECONDS = 0.05
 ANSWER_SLACK_BYTES = 16 * 2**10
 """Size that an answer may have beyond `Limits.output_bytes`, for its lines that carry no value."""
 LOOK_SECONDS = 0.05
-"""Time between two checks whether a run was cancelled."""
+"""Time between two checks whether a run was cancelled, has too many threads, or has written too much."""
 CLOSE_SECONDS = 2.0
 """Time for a zygote to end by itself."""
 PIECE_BYTES = 2**16
@@ -125,6 +128,8 @@ class Worker:
     def __init__(self, tier: Tier, with_folder: bool = False) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._process: subprocess.Popen[bytes] | None = None
+        self.is_clean = True
+        """Whether the folder is empty again after the last run. If not, only `close` may be called."""
         self._folder = ScratchFolder() if with_folder else None
         try:
             with theirs:
@@ -159,9 +164,10 @@ class Worker:
                 status, cpu_seconds = self._follow(run, is_cancelled)
             except OSError:
                 raise WorkerLost(bool(run.answer.content)) from None
+            ending = run.ending(os.waitstatus_to_exitcode(status), cpu_seconds)
             if self._folder is not None:
-                self._folder.empty()
-            return run.ending(os.waitstatus_to_exitcode(status), cpu_seconds)
+                self.is_clean = _emptied(self._folder)
+            return ending
 
     def _send(self, job: Job, run: _Run) -> None:
         with contextlib.ExitStack() as theirs:
@@ -215,7 +221,10 @@ class Worker:
         if self._process is not None:
             self._end(self._process)
         if self._folder is not None:
-            self._folder.close()
+            try:
+                self._folder.close()
+            except OSError as error:
+                logger.warning("a sandbox's folder cannot be deleted: %s", error)
 
     @staticmethod
     def _end(process: subprocess.Popen[bytes]) -> None:
@@ -230,6 +239,16 @@ class Worker:
     def forget(self) -> None:
         """In a forked copy of this process: close the socket of the zygote, which belongs to the original."""
         self._control.close()
+
+
+def _emptied(folder: ScratchFolder) -> bool:
+    """Empty a folder, and return whether that went well: what a run has left must not cost it its verdict."""
+    try:
+        folder.empty()
+    except OSError as error:
+        logger.warning("a sandbox's folder cannot be emptied (%s); another sandbox takes its place", error)
+        return False
+    return True
 
 
 def _start(tier: Tier, control: int, folder: ScratchFolder | None) -> subprocess.Popen[bytes]:
@@ -317,6 +336,8 @@ class _Run:
         self.cause: str | None = None
         self._began = False
         self._lingers = False
+        self._looks_at = 0.0
+        """When its threads and its folder are looked at again. What it writes wakes this process more often."""
 
     def streams(self) -> list[_Stream]:
         return [self.answer] if self.lines is not None else [self.answer, self.stdout]
@@ -332,6 +353,9 @@ class _Run:
         After its last answer, or once it has closed its pipe of answers, a run has LINGER_SECONDS to end by itself.
         """
         now = time.monotonic()
+        looks = now >= self._looks_at
+        if looks:
+            self._looks_at = now + LOOK_SECONDS
         if self.answer.content and not self._began:
             self._began = True
             self.deadline = now + self.limits.wall_seconds
@@ -339,9 +363,9 @@ class _Run:
             self.cause = CANCELLED
         elif any(stream.is_too_large for stream in self.streams()):
             self.cause = OUTPUT_TOO_LARGE
-        elif most_threads(pids := list(processes_below(self.ancestor))) > MAX_THREADS:
+        elif looks and most_threads(pids := list(processes_below(self.ancestor))) > MAX_THREADS:
             self.cause = TOO_MANY_THREADS
-        elif self.folder is not None and self.folder.is_over(self.limits, pids):
+        elif looks and self.folder is not None and self.folder.is_over(self.limits, pids):
             self.cause = FOLDER_TOO_LARGE
         elif not self._lingers and self.lines is not None and (self._is_answered or not self.answer.is_open):
             self._lingers = True

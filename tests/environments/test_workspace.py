@@ -423,6 +423,14 @@ def test_a_tree_is_explored_with_rollback() -> None:
         ({"files": {str(number): "" for number in range(300)}}, "there are 300 files; expected at most 250"),
         ({"fail_to_pass": []}, "fail_to_pass is empty"),
         ({"fail_to_pass": ["f(1)"]}, "expected one assert"),
+        (
+            {
+                "imports": "from pack import f\ndef close(a, b): return abs(a - b) < 1e-6",
+                "fail_to_pass": ["assert close(f(1), 7.25)"],
+            },
+            "only asks whether close says so of f",
+        ),
+        ({"fail_to_pass": ["assert raises(OwnError, double('x'))"]}, "only asks whether raises says so"),
         ({"pass_to_pass": "assert f(1)"}, "expected a list of strings"),
         ({"task_id": None}, "no task_id"),
     ],

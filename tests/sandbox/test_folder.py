@@ -105,6 +105,18 @@ def test_a_run_leaves_nothing_for_the_next(writing: SandboxPool) -> None:
     assert call.value == sorted(FILES)
 
 
+def test_a_folder_that_cannot_be_emptied_costs_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(self: ScratchFolder) -> None:
+        raise OSError("no room")
+
+    with SandboxPool(workers=1, with_folder=True) as pool:
+        monkeypatch.setattr(ScratchFolder, "empty", refuses)
+        first = pool.execute("print(1)", "", LIMITS, FILES).result()
+        monkeypatch.undo()
+        second = pool.execute("print(2)", "", LIMITS, FILES).result()
+        assert (first.stdout, second.stdout, pool.lost) == ("1\n", "2\n", 0)
+
+
 def test_the_path_is_not_told(writing: SandboxPool) -> None:
     (call,) = writing.call("import os", "", ["os.getcwd()"], LIMITS, FILES).result().calls
     assert call.value == "/folder"

@@ -282,13 +282,18 @@ def test_values_are_shown_alike_in_every_process() -> None:
     assert eval(to_source(10**5000)) == 10**5000
 
 
+COLLIDING = [number * (2**61 - 1) for number in range(1, 200)]
+"""Integers of one hash, of which a set of thousands takes minutes."""
 HUGE_ZONE = ["time", [1, 1, 1, 1, 0, ["range", [0, 10**12, 1]]]]
 """A time of which a part is a range, which is never to be written out."""
 
 
 @pytest.mark.parametrize(
     "tagged",
-    [1.5, {}, [], ["int"], ["int", "x"], ["nothing", 1], ["list", 3], ["set", [["list", []]]], ["int", 3], HUGE_ZONE],
+    [
+        *(1.5, {}, [], ["int"], ["int", "x"], ["nothing", 1], ["list", 3], ["set", [["list", []]]], ["int", 3]),
+        *(HUGE_ZONE, ["set", COLLIDING], ["keys", COLLIDING], ["dict", [[each, 1] for each in COLLIDING]]),
+    ],
 )
 def test_an_answer_that_stands_for_nothing_is_refused(tagged: object) -> None:
     with pytest.raises((ValueError, TypeError, KeyError)):

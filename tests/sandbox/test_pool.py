@@ -733,6 +733,8 @@ def test_who_loses_two_sandboxes_has_failed_and_who_never_began_is_unscored(
 
 def test_a_run_that_cannot_start_is_an_error_not_a_failure_of_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
     class Slow:
+        is_clean = True
+
         def __init__(self, *_: object) -> None:
             """Starts nothing."""
 

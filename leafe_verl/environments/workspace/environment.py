@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
 from leafe_verl.environments.failed_verdicts import failed_verdicts
+from leafe_verl.environments.hidden_tests import limits_after
 from leafe_verl.environments.options import LEAST_MEMORY_MB, require_at_least
 from leafe_verl.environments.state_environment import StateEnvironment
 from leafe_verl.environments.workspace import suite
@@ -129,14 +131,14 @@ class Workspace(StateEnvironment[WorkspaceState]):
     # --- Tests ---
 
     def _test(self) -> Step:
-        before = self.state
+        before, begun = self.state, time.monotonic()
         verdict = self._recall_or_judge(before.task, before.files)
         score = _score(verdict, len(before.task.data["fail_to_pass"]))
         self.state = replace(before, score=score)
         solved = verdict.all_passed
         hidden = f"{verdict.passed} of {len(verdict.tests)} hidden tests pass."
         step = self._told(
-            hidden if solved else f"{self._run_suite(before.files)}\n{hidden}",
+            hidden if solved else f"{self._run_suite(before.files, limits_after(begun, self._limits))}\n{hidden}",
             # Before any edit, a test that fails is what the agent wants to see, and no failure of its own.
             error=before.edited and not solved,
             action="test",
@@ -157,10 +159,10 @@ class Workspace(StateEnvironment[WorkspaceState]):
         tests = [*data["fail_to_pass"], *data["pass_to_pass"]]
         return judge(data["imports"], tests, "", self._sandbox, self._limits, files=files.files())
 
-    def _run_suite(self, files: Folder) -> str:
+    def _run_suite(self, files: Folder, limits: Limits) -> str:
         """Return what the repository's own tests print, and what ended them."""
         modules = "\n".join(suite_modules(files))
-        run = self._sandbox.execute(_suite_source(), modules, self._limits, files.files()).result()
+        run = self._sandbox.execute(_suite_source(), modules, limits, files.files()).result()
         if run.failure == LOST:
             raise SandboxLost("the sandbox broke twice before the tests could run")
         ending = "" if run.failure is None else describe_ending(run.failure, _ENDINGS) or run.failure

@@ -9,7 +9,8 @@ from typing import Any
 from leafe_verl.core.task import Task
 from leafe_verl.environments.rows import read_fields, read_source, read_strings, task_key, without_nulls
 from leafe_verl.environments.workspace.snapshots import MAX_FILE_BYTES, MAX_FILES, MAX_PATH_BYTES, Folder
-from leafe_verl.sandbox import File, Files, Link, split_test
+from leafe_verl.sandbox import File, Files, Link
+from leafe_verl.sandbox.soundness import imported_names, refuse_unsound
 
 NAME = "workspace"
 _MODE = re.compile(r"(?:0o?)?[0-7]{3}")
@@ -32,12 +33,13 @@ def parse_task(row: Mapping[str, Any], default_key: str | None) -> Task:
     files = fields.get("files")
     if not isinstance(files, Mapping) or not files:
         raise ValueError(f"files is {files!r:.80}; expected an object of paths and texts")
-    data = {"files": without_nulls(files), "imports": read_source("imports", fields.get("imports"))}
+    imports = read_source("imports", fields.get("imports"))
+    data: dict[str, Any] = {"files": without_nulls(files), "imports": imports}
     _check_sizes(build_folder(data))
     for name in ("fail_to_pass", "pass_to_pass"):
         data[name] = read_strings(name, fields.get(name) or [])
         for test in data[name]:
-            split_test(test)
+            refuse_unsound(test, imported=imported_names(imports))
     if not data["fail_to_pass"]:
         raise ValueError("fail_to_pass is empty; expected at least one assert")
     return Task(task_key(fields, default_key), text, NAME, data)
