@@ -86,10 +86,11 @@ def run_branches(options: argparse.Namespace) -> int:
     """Print what branches were worth."""
     from leafe_verl.evaluation.branches import render_branches
     from leafe_verl.evaluation.histories import find_store
-    from leafe_verl.trees import read_trees
+    from leafe_verl.trees import index, read_tree
+    from leafe_verl.trees.reader import batch_reader
 
-    stores = [find_store(folder) for folder in options.store]
-    print(render_branches(tree for store in stores for tree, _ in read_trees(store)))
+    stores, read = [find_store(folder) for folder in options.store], batch_reader()
+    print(render_branches(read_tree(place, read)[0] for store in stores for place in index(store).values()))
     return 0
 
 

@@ -26,6 +26,7 @@ from leafe_verl.report.runs import TREES
 from leafe_verl.run_settings import CONFIGURATION, read_configuration
 from leafe_verl.trees import Provenance, StoreFollower, read_tree
 from leafe_verl.trees.reader import arrow_files
+from leafe_verl.trees.restarts import abandoned_by
 
 CHECKPOINTS = TREES.parent
 
@@ -127,11 +128,14 @@ class MetricsFollower:
 
     def look(self) -> None:
         """Read the lines added since the last call."""
-        for path in self._folder.glob("metrics-*.jsonl"):
+        for path in sorted(self._folder.glob("metrics-*.jsonl")):
             for line in self._new_lines(path):
                 if parsed := parse_line(line):
-                    self._last_steps[path], values = parsed
-                    self.metrics.setdefault(parsed[0], {}).update(values)
+                    step, values = parsed
+                    if path not in self._last_steps:  # its process takes the place of earlier ones from here on
+                        self.metrics = {earlier: kept for earlier, kept in self.metrics.items() if earlier <= step}
+                    self._last_steps[path] = step
+                    self.metrics.setdefault(step, {}).update(values)
 
     @property
     def newest(self) -> Path | None:
@@ -156,7 +160,7 @@ class TreesFollower:
     """Counts the trees of a run. Trees of steps that have metrics need not be read: the metrics already count them."""
 
     def __init__(self, store: Path) -> None:
-        self._store = StoreFollower(store)
+        self._folder, self._store = store, StoreFollower(store)
         self._seen: set[tuple[int | None, str]] = set()
         self.counts: dict[int | None, dict[str, float]] = {}
         """Training step -> counts of core.statistics and of core.recovery_figures over its trees."""
@@ -165,12 +169,14 @@ class TreesFollower:
         self.last_experience: LastExperience | None = None
 
     def look(self, measured: Container[int | None]) -> None:
-        """Read the new trees of steps that are not in `measured`."""
+        """Read the new trees of steps that are not in `measured`, without those that the run has given up."""
+        is_abandoned = abandoned_by(self._folder)
         for added in self._store.added():
             # Steps never decrease within a file, so all trees before one of a measured step are of measured steps too.
             for location in reversed(added):
                 tree, provenance = read_tree(location)
-                self._add(tree, provenance)
+                if not is_abandoned(vars(provenance)):
+                    self._add(tree, provenance)
                 if provenance.step in measured:
                     break
 

@@ -15,7 +15,7 @@ from leafe_verl.trees.conditions import Condition, all_hold, columns_of
 from leafe_verl.trees.errors import DamagedFile
 from leafe_verl.trees.legacy_attempts import is_legacy
 from leafe_verl.trees.reader import (
-    KEY,
+    CHOICE,
     Folder,
     Location,
     batch_reader,
@@ -23,7 +23,7 @@ from leafe_verl.trees.reader import (
     files,
     read_file,
     read_record,
-    read_summaries,
+    read_standing,
     require_files,
 )
 from leafe_verl.trees.rows import Row
@@ -45,8 +45,8 @@ class CopyCounts:
 def copy_trees(stores: Sequence[Folder], out: Folder, conditions: Sequence[Condition] = ()) -> CopyCounts:
     """Write the stores' trees for which all conditions hold to a new store, one file for each set of columns.
 
-    Of trees with the same run, step and task, the one that was collected first is kept. Raises ValueError if `out`
-    is a file, or a folder that is not empty.
+    Of trees with the same run, step and task, one is kept, as `reader.earliest` chooses, and none that its run has
+    given up. Raises ValueError if `out` is a file, or a folder that is not empty.
     """
     if Path(out).exists() and not Path(out).is_dir():
         raise ValueError(f"{out} is a file; expected a new folder")
@@ -64,9 +64,9 @@ def _chosen(
     stores: Sequence[Folder], conditions: Sequence[Condition], counts: Counter[str]
 ) -> Iterator[tuple[Location, Row]]:
     """Yield the summaries of the trees for which all conditions hold; count them, and all that were read."""
-    columns = columns_of(conditions, KEY)
+    columns = columns_of(conditions, CHOICE)
     for store in stores:
-        for location, row in read_summaries(store, columns):
+        for location, row in read_standing(store, columns):
             counts["read"] += 1
             if all_hold(conditions, row):
                 counts["chosen"] += 1

@@ -63,7 +63,7 @@ from leafe_verl.core import Kind, build_examples
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.trees.conditions import Condition, all_hold, columns_of
 from leafe_verl.trees.export_rows import Row, sound_rows
-from leafe_verl.trees.reader import KEY, Folder, batch_reader, earliest, read_summaries, read_tree, require_files
+from leafe_verl.trees.reader import CHOICE, Folder, batch_reader, earliest, read_standing, read_tree, require_files
 from leafe_verl.trees.rendering import REASONS, VERBATIM, RowReader
 from leafe_verl.trees.schema import MESSAGE
 
@@ -149,8 +149,8 @@ def _require_rows(counts: Counter[str]) -> None:
 
 
 def _rows(store: Folder, options: ExportOptions, counts: Counter[str]) -> Iterator[Row]:
-    columns, read = columns_of(options.conditions, KEY), batch_reader()
-    summaries = ((place, row) for place, row in read_summaries(store, columns) if all_hold(options.conditions, row))
+    columns, read = columns_of(options.conditions, CHOICE), batch_reader()
+    summaries = ((place, row) for place, row in read_standing(store, columns) if all_hold(options.conditions, row))
     for place in earliest(summaries).values():
         tree, provenance = read_tree(place, read)
         if not provenance.has_tokens:

@@ -22,6 +22,7 @@ import pyarrow as pa
 from leafe_verl.core import ExplorationTree
 from leafe_verl.trees import legacy_attempts
 from leafe_verl.trees.errors import DamagedFile
+from leafe_verl.trees.restarts import abandoned_by
 from leafe_verl.trees.rows import Row, from_row, provenance_from_row
 from leafe_verl.trees.schema import GIVEN, PATTERN, SCHEMA, SUMMARY, TEXT_SCHEMA, Provenance, check_schema
 from leafe_verl.trees.text import map_text, unescape
@@ -35,6 +36,12 @@ ALL_COLUMNS = (*SCHEMA.names, GIVEN)
 
 KEY = ("run", "step", "task_key", "collected_at", "history_key")
 """Columns that identify a tree; see `tree_key`."""
+
+SCORED = "num_scored"
+"""Column with the number of a tree's scored attempts. Files of earlier versions have none."""
+
+CHOICE = (*KEY, SCORED)
+"""Columns by which `earliest` chooses."""
 
 ROWS_AT_ONCE = 256
 """Rows of short values that are converted together, which costs a tenth of converting them one by one."""
@@ -166,6 +173,15 @@ def read_summaries(store: Folder, columns: Sequence[str] = SUMMARY) -> Iterator[
         yield location, map_text(row, unescape)
 
 
+def read_standing(store: Folder, columns: Sequence[str] = CHOICE) -> Iterator[tuple[Location, Row]]:
+    """Read summaries, with at least the columns CHOICE, of the trees that their runs have not given up since.
+
+    What a run that was sent back has given up, restarts.py knows.
+    """
+    is_abandoned = abandoned_by(store)
+    return (each for each in read_summaries(store, columns) if not is_abandoned(each[1]))
+
+
 def read_trees(store: Folder) -> Iterator[tuple[ExplorationTree, Provenance]]:
     """Read a store's trees one at a time, in the order of the file names and of writing.
 
@@ -237,22 +253,25 @@ def read_tree(location: Location, read: BatchReader = read_batch) -> tuple[Explo
 
 
 def index(store: Folder) -> dict[TreeKey, Location]:
-    """Return where each tree of a store is. Of trees with the same key, the one that was collected first counts.
+    """Return where each tree of a store is that its run has not given up, as `earliest` chooses.
 
-    Reads the columns of the key alone, so that a run resumes quickly. A missing or empty store has no trees.
+    Reads few columns, so that a run resumes quickly. A missing or empty store has no trees.
     """
-    return earliest(read_summaries(store, KEY))
+    return earliest(read_standing(store))
 
 
 def earliest(summaries: Iterable[tuple[Location, Row]]) -> dict[TreeKey, Location]:
-    """Return where each tree is, for rows with the columns KEY. Of trees with the same key, the one that was collected
-    first counts."""
+    """Return where each tree is, for rows with the columns CHOICE.
+
+    Of trees with the same key, the one that was collected first counts. One without a scored attempt, as an outage
+    leaves them, counts if there is no other, since its run has collected it again.
+    """
     found: dict[TreeKey, Location] = {}
-    collected: dict[TreeKey, datetime] = {}
+    ranks: dict[TreeKey, tuple[bool, datetime]] = {}
     for location, row in summaries:
-        key, collected_at = tree_key(row), row["collected_at"] or UNKNOWN
-        if key not in found or collected_at < collected[key]:
-            found[key], collected[key] = location, collected_at
+        key, rank = tree_key(row), (row[SCORED] == 0, row["collected_at"] or UNKNOWN)
+        if key not in found or rank < ranks[key]:
+            found[key], ranks[key] = location, rank
     return found
 
 

@@ -7,13 +7,13 @@ A run is known by its name, and its trees by their training step. One that is se
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from leafe_verl.trees.reader import Folder
 from leafe_verl.trees.rows import Row
 
 FILE = "restarts.jsonl"
@@ -28,8 +28,8 @@ def record_restart(store: Path, run: str, step: int) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-def abandoned_by(store: Folder) -> Callable[[Row], bool]:
-    """Return whether a row, with run, step and collected_at, is of a tree that its run has given up since."""
+def abandoned_by(store: str | os.PathLike[str]) -> Callable[[Row], bool]:
+    """Return a predicate of rows with run, step and collected_at: whether the tree's run has given it up since."""
     restarts = [*_read(Path(store) / FILE)]
 
     def is_abandoned(row: Row) -> bool:

@@ -10,13 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from leafe_verl.core import ExplorationTree
-from leafe_verl.trees import Location, Provenance, TreeWriter, read_summaries, read_tree
-from leafe_verl.trees.reader import KEY, Folder, earliest
-from leafe_verl.trees.restarts import abandoned_by
+from leafe_verl.trees import Location, Provenance, TreeWriter, read_tree
+from leafe_verl.trees.reader import SCORED, Folder, earliest, read_standing
 from leafe_verl.trees.rows import Row
-
-SCORED = "num_scored"
-"""Column with the number of a tree's scored attempts."""
 
 
 class CollectedTrees:
@@ -85,15 +81,9 @@ class CollectedTrees:
 def index_steps(store: Folder, run: str, first: int) -> dict[tuple[int, str], Location]:
     """Return step and task key -> where the tree is that a run's step `first` or a later one has collected.
 
-    Those that the run has given up since are left out, see restarts.py, and those without a scored attempt, as an
-    outage leaves them.
+    Those that the run has given up since are left out, and those without a scored attempt, as an outage leaves them.
     """
-    is_abandoned = abandoned_by(store)
-    rows = (
-        each
-        for each in _scored(store)
-        if each[1]["run"] == run and (each[1]["step"] or 0) >= first and not is_abandoned(each[1])
-    )
+    rows = (each for each in _scored(store) if each[1]["run"] == run and (each[1]["step"] or 0) >= first)
     found: dict[tuple[int, str], Location] = {}
     for key, location in earliest(rows).items():
         found.setdefault((key.step or 0, key.task_key), location)
@@ -101,8 +91,8 @@ def index_steps(store: Folder, run: str, first: int) -> dict[tuple[int, str], Lo
 
 
 def _scored(store: Folder) -> Iterator[tuple[Location, Row]]:
-    """Yield the trees with a scored attempt. Stores of earlier versions do not count them."""
-    for location, row in read_summaries(store, (*KEY, SCORED)):
+    """Yield the trees with a scored attempt that their runs have not given up since."""
+    for location, row in read_standing(store):
         if row[SCORED] != 0:
             yield location, row
 
