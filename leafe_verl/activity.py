@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from leafe_verl.files import replace_text
 
 FILE = "activity.json"
 ENDED, FAILED, STOPPED = "ended", "failed", "stopped"
@@ -112,7 +113,5 @@ class ActivityFile:
 
     def _write(self) -> None:
         self._written = time.monotonic()
-        partial = self._folder / f"{FILE}.{os.getpid()}"
         with suppress(OSError):
-            partial.write_text(json.dumps(dataclasses.asdict(self._activity)), encoding="utf-8")
-            partial.replace(self._folder / FILE)
+            replace_text(self._folder / FILE, json.dumps(dataclasses.asdict(self._activity)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from leafe_verl.files import replace_text
 from leafe_verl.lora import has_adapter, is_bare_adapter, is_newer, merge_adapter, merged_copy
 
 MERGER_LINES = 20
@@ -19,6 +21,8 @@ MERGED = "merged"
 STEP = "global_step_"
 PRECISION = "precision.json"
 """The record of the precision that a training run computes in, in its RUN_DIR."""
+SAMPLES, SAMPLE_BYTES = 256, 4096
+"""How much of each file of weights `fingerprint_weights` reads."""
 TRACKER = "latest_checkpointed_iteration.txt"
 _NUMBER = re.compile("0|[1-9][0-9]{0,17}")
 
@@ -27,6 +31,21 @@ def tree_store(checkpoints: Path) -> Path:
     """Return the folder of a run's trees. A run that an earlier version began has them in `experience`."""
     store, former = checkpoints / "trees", checkpoints / "experience"
     return former if former.is_dir() and not store.is_dir() else store
+
+
+def fingerprint_weights(model: str) -> str | None:
+    """Return a hash of samples of a Hugging Face folder's weights, which training changes nearly everywhere; None for a
+    name of the hub."""
+    files = sorted(file for form in ("*.safetensors", "*.bin") for file in Path(model).expanduser().glob(form))
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as opened:
+            for sample in range(SAMPLES):
+                opened.seek(size * sample // SAMPLES)
+                digest.update(opened.read(SAMPLE_BYTES))
+    return digest.hexdigest()[:16] if files else None
 
 
 def read_precision(run_dir: Path) -> str | None:
@@ -170,7 +189,5 @@ def repair_tracker(checkpoints: Path) -> int | None:
     if step is None and named is None:
         tracker.unlink(missing_ok=True)
     elif step is not None and step != named:
-        unfinished = tracker.with_suffix(".new")
-        unfinished.write_text(str(step))
-        unfinished.replace(tracker)
+        replace_text(tracker, str(step))
     return step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,11 @@ KEEP, LEAVE_OUT = "keep", "leave_out"
 """What becomes of tasks with several right answers."""
 
 logger = logging.getLogger(__name__)
+
+
+def list_sources(files: str | Sequence[str]) -> list[str]:
+    """Return the task files that `data.train_files` or `data.val_files` names, which verl takes as one or a list."""
+    return [*files] if isinstance(files, Sequence) and not isinstance(files, str) else [files]
 
 
 def read_tasks(source: str, environment: str, several_answers: str = KEEP) -> list[Task]:

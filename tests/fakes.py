@@ -28,7 +28,7 @@ from leafe_verl.core import (
     Task,
     Turn,
 )
-from leafe_verl.core.environment import _as_failure as as_failure
+from leafe_verl.core.environment_calls import as_failure
 from leafe_verl.core.reflection import EXPERIENCE
 
 SYSTEM, USER, ASSISTANT, END = 1, 2, 3, 4

@@ -68,5 +68,5 @@ def confirm(tree, targets=4, *, environment=Quiz, stop=None, call=call_inline, *
         environment, ScriptedPolicy(no_policy), Settings.from_mapping(settings), stop=stop or asyncio.Event()
     )
     with patch("leafe_verl.core.attempt.call_within", call):
-        asyncio.run(asyncio.wait_for(explorer.confirm_recoveries(tree), 20))
-    return [(each.attempt, each.step, each.source, each.outcome.value) for each in tree.recoveries or []]
+        asyncio.run(asyncio.wait_for(explorer.confirm_recovery_targets(tree), 20))
+    return [(each.attempt, each.step, each.source, each.outcome.value) for each in tree.recovery_targets or []]

@@ -1,6 +1,7 @@
 """Tasks from MBPP's own JSONL, from verl's parquet, and from a hub."""
 
 import ast
+import datetime
 import itertools
 import json
 import sys
@@ -8,9 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from leafe_verl import environments
+from leafe_verl.core.task import Task
 from leafe_verl.embedded import DEV_FILE, HELDOUT_FILE, TRAIN_FILE
 from leafe_verl.environments.rows import build_verl_row
-from leafe_verl.task_files import read_tasks
+from leafe_verl.environments.tasks import parse_rows
+from leafe_verl.task_files import list_sources, read_tasks
 
 ROW = {
     "task_id": 7,
@@ -116,3 +120,21 @@ def test_an_empty_file_is_refused(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(ValueError, match="holds no rows"):
         read_tasks(str(tmp_path / "empty.jsonl"), "mbpp")
+
+
+def test_data_that_json_cannot_hold_are_named_with_their_field(monkeypatch):
+    class Dated:
+        @classmethod
+        def task(cls, row, *, default_key=None):
+            return Task(default_key, "When?", data={"asked": row["asked"]})
+
+    monkeypatch.setitem(environments._registered, "dated", Dated)
+    with pytest.raises(ValueError, match="row 0: asked holds what JSON cannot .*datetime.* expected texts, numbers"):
+        parse_rows([(0, {"asked": datetime.date(2026, 1, 2)})], "dated", "dated.parquet")
+    (task,) = parse_rows([(0, {"asked": "now"})], "dated", "dated.parquet")
+    assert task.environment == "dated", "the name that was asked for"
+
+
+@pytest.mark.parametrize(("given", "files"), [("a.jsonl", ["a.jsonl"]), (["a", "b"], ["a", "b"]), (None, [None])])
+def test_one_file_is_a_list_of_one(given, files):
+    assert list_sources(given) == files

@@ -34,8 +34,15 @@ OF_THE_JOB = ("RAY_ADDRESS", "trainer.nnodes", "trainer.n_gpus_per_node")
 """What these scripts set themselves. The cluster of a job ends with it."""
 OPENERS = ("xdg-open", "open")
 """Commands that show a file in the desktop's browser; a server has neither."""
-PLAYED = ("leafe.environment.", "leafe.generation.", "leafe.context.", "data.val_files", "data.max_")
+PLAYED = (
+    *("leafe.environment.", "leafe.generation.", "leafe.context.", "leafe.playbook.path"),
+    *("data.val_files", "data.max_", "data.apply_chat_template_kwargs"),
+    *("actor_rollout_ref.model.custom_chat_template", "actor_rollout_ref.model.tokenizer_path"),
+    *("actor_rollout_ref.rollout.max_model_len", "actor_rollout_ref.rollout.val_kwargs."),
+)
 """How overrides begin that decide what an attempt is."""
+ATTEMPTS = "actor_rollout_ref.rollout.val_kwargs.n="
+"""The one of them that an evaluation has an argument for."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +142,7 @@ def _played(choices: RunChoices) -> Iterator[str]:
     if choices.stop_at is None:
         yield "leafe.generation.stop_at=null"
     played = (text for text in choices.overrides if text.lstrip("+").startswith(PLAYED))
-    yield from (text for text in played if text != "leafe.generation.stop_at=null")
+    yield from (text for text in played if text != "leafe.generation.stop_at=null" and not text.startswith(ATTEMPTS))
 
 
 def _twice_as_long(run_dir: Path, choices: RunChoices) -> tuple[list[str], str]:

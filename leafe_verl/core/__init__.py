@@ -1,4 +1,12 @@
-"""LEAFE, the algorithm. Standard library and pydantic only; `explore.py` is the place to start reading."""
+"""LEAFE, the algorithm. Standard library and pydantic only; `explore.py` is the place to start reading.
+
+    explorer = Explorer(make_environment=Guess, policy=policy, settings=Settings())
+    tree = await explorer.explore(task, roots=4)
+    examples = build_examples(tree, explorer.settings.distillation, seed=0)
+
+`policy` is a `Policy`: that of plugin/rollout/server_policy.py samples from verl's servers, and `ScriptedPolicy` of the
+tests answers from a table.
+"""
 
 from leafe_verl.core.environment import (
     Environment,

@@ -15,18 +15,16 @@ from typing import Any
 from leafe_verl.core.concurrency import Interrupted, unless_stopped
 from leafe_verl.core.context import PromptNote, history_after, window_moves
 from leafe_verl.core.environment import (
-    CallThread,
     Environment,
     EnvironmentFailure,
     EnvironmentFlood,
     EnvironmentTimeout,
     ReplayDivergence,
-    call_within,
-    close_within,
     read_reset,
     read_step,
     read_verdict,
 )
+from leafe_verl.core.environment_calls import CallThread, call_within, close_within
 from leafe_verl.core.given import GivenHistory
 from leafe_verl.core.policy import ContextOverflow, History, Policy, PolicyFailure, PolicyTimeout, Turn, annotate
 from leafe_verl.core.reflection import experience_note

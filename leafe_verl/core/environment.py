@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import logging
 import math
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from queue import SimpleQueue
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 from leafe_verl.core.task import Task
-
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 class Step(NamedTuple):
@@ -34,48 +26,6 @@ class Step(NamedTuple):
     bool, the environment's verdict on the action; absent or None for the rule of `read_verdict`. `timed_out`:
     bool, a time limit of the environment stopped what the action runs, such as a program. `action`: str, the part of
     the answer that was executed, for a summary of past steps; absent if that is all or nothing."""
-
-
-def read_verdict(step: Step) -> bool | None:
-    """Return whether the action has failed: True, False for a success, None if the environment has no verdict on it.
-
-    An environment that judges every action, as tests judge a program, says so in `failed`. Of any other, an action has
-    failed if the observation reports an error, or if it ended the task and did not solve it.
-    """
-    failed, error = step.info.get("failed"), step.info.get("error")
-    if failed is not None:
-        return bool(failed)
-    if step.terminated and not error:
-        return not step.info.get("success")
-    return True if error else None
-
-
-def read_step(returned: Any, environment: str) -> Step:
-    """Return what `step` has returned. Raises EnvironmentFailure, which says what came, for what is no step."""
-    try:
-        observation, reward, terminated, truncated, info = returned
-        step = Step(observation, float(reward), bool(terminated), bool(truncated), info)
-        if not isinstance(info, Mapping):
-            raise TypeError(f"info is of type {type(info).__name__}")
-        if not math.isfinite(step.reward):
-            raise ValueError(f"the reward is {step.reward}")
-        read_verdict(step)
-    except Exception as error:  # values of any kind, which may refuse to be numbers or truth values
-        raise EnvironmentFailure(
-            f"{environment}.step returned {returned!r:.200}: {error}; expected the observation, a finite reward, "
-            "terminated, truncated, and a mapping"
-        ) from error
-    return step
-
-
-def read_reset(returned: Any, environment: str) -> str:
-    """Return the first observation of what `reset` has returned. Raises EnvironmentFailure for anything else."""
-    if isinstance(returned, tuple | list) and len(returned) == 2:
-        observation: str = returned[0]
-        return observation
-    raise EnvironmentFailure(
-        f"{environment}.reset returned {returned!r:.200}; expected the first observation, and a mapping"
-    )
 
 
 class EnvironmentFailure(Exception):
@@ -107,7 +57,7 @@ class Environment(Protocol):
     """Maximum number of steps of an attempt (T in the paper). The caller may set another number before `reset`."""
 
     def reset(self, task: Task, seed: int) -> tuple[str, Mapping[str, Any]]:
-        """Start `task` and return the first observation o_1, which states the task, and an info mapping."""
+        """Start `task` and return the first observation o_1, which states the task, and a mapping that is ignored."""
 
     def step(self, action: str) -> Step:
         """Execute one action. An action that makes no sense is answered by feedback, not by an exception."""
@@ -197,117 +147,43 @@ def _digest(said: str) -> str:
     return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-class CallThread:
-    """The thread that makes the calls of one attempt to its environment, one after the other.
+def read_verdict(step: Step) -> bool | None:
+    """Return whether the action has failed: True, False for a success, None if the environment has no verdict on it.
 
-    What an environment opens may be bound to a thread, as a connection of sqlite3 or a browser of Playwright is. A call
-    that hangs can be neither cancelled nor waited for: another thread takes over, and the old one ends with that call.
+    An environment that judges every action, as tests judge a program, says so in `failed`. Of any other, an action has
+    failed if the observation reports an error, or if it ended the task and did not solve it.
     """
-
-    def __init__(self) -> None:
-        self._worker: _Worker | None = None
-
-    def run(self, compute: Callable[[], Any], deliver: Callable[[Any], None]) -> None:
-        """Call `compute` in the thread, and then `deliver` with what it returned. Neither may raise."""
-        if self._worker is None or self._worker.busy:
-            self.end()
-            self._worker = _Worker()
-        self._worker.busy = True
-        self._worker.calls.put((compute, deliver))
-
-    def end(self) -> None:
-        """Let the thread end after its last call. Another call begins another thread."""
-        if self._worker is not None:
-            self._worker.calls.put(None)
-        self._worker = None
+    failed, error = step.info.get("failed"), step.info.get("error")
+    if failed is not None:
+        return bool(failed)
+    if step.terminated and not error:
+        return not step.info.get("success")
+    return True if error else None
 
 
-class _Worker:
-    def __init__(self) -> None:
-        self.calls: SimpleQueue[tuple[Callable[[], Any], Callable[[Any], None]] | None] = SimpleQueue()
-        self.busy = False
-        threading.Thread(target=self._work, name="environment", daemon=True).start()
-
-    def _work(self) -> None:
-        while call := self.calls.get():
-            compute, deliver = call
-            computed = compute()
-            self.busy = False  # before it is delivered, since the next call may come at once
-            deliver(computed)
-
-
-async def call_within(
-    seconds: float, what: str, function: Callable[..., T], *arguments: Any, thread: CallThread | None = None
-) -> T:
-    """Run a blocking environment call. Raises EnvironmentFailure if it raises, EnvironmentTimeout after `seconds`.
-
-    An environment that is made when nobody waits for it any more is closed, and so is one that a call returns from by
-    then: what it has opened since it was closed would stay open.
-
-    Args:
-        thread: Makes the call. None: a thread of its own does.
-    """
-    own = thread or CallThread()
-    result = _start(own, what, function, *arguments)
-    if thread is None:
-        own.end()
+def read_step(returned: Any, environment: str) -> Step:
+    """Return what `step` has returned. Raises EnvironmentFailure, which says what came, for what is no step."""
     try:
-        return await asyncio.wait_for(result, seconds)
-    except (TimeoutError, asyncio.TimeoutError):
-        raise EnvironmentTimeout(
-            f"{what} took longer than {seconds:g} s; leafe.environment.step_timeout sets the limit"
-        ) from None
+        observation, reward, terminated, truncated, info = returned
+        step = Step(observation, float(reward), bool(terminated), bool(truncated), info)
+        if not isinstance(info, Mapping):
+            raise TypeError(f"info is of type {type(info).__name__}")
+        if not math.isfinite(step.reward):
+            raise ValueError(f"the reward is {step.reward}")
+        read_verdict(step)
+    except Exception as error:  # values of any kind, which may refuse to be numbers or truth values
+        raise EnvironmentFailure(
+            f"{environment}.step returned {returned!r:.200}: {error}; expected the observation, a finite reward, "
+            "terminated, truncated, and a mapping"
+        ) from error
+    return step
 
 
-def _start(thread: CallThread, what: str, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-    loop = asyncio.get_running_loop()
-    result: asyncio.Future[T] = loop.create_future()
-
-    def compute() -> tuple[Callable[[Any], None], Any]:
-        try:
-            return result.set_result, function(*arguments)
-        except BaseException as error:
-            return result.set_exception, _as_failure(what, error)
-
-    def settle(setter: Callable[[Any], None], value: Any) -> None:
-        if not result.done():
-            setter(value)
-        else:  # not in this thread, which is the loop's
-            threading.Thread(target=close_late, args=(value,), daemon=True).start()
-
-    def close_late(value: Any) -> None:
-        for each in (value, getattr(function, "__self__", None), *arguments):
-            _close_late(what, each)
-
-    def deliver(outcome: tuple[Callable[[Any], None], Any]) -> None:
-        try:
-            loop.call_soon_threadsafe(settle, *outcome)
-        except RuntimeError:  # the loop has closed while the call hung
-            close_late(outcome[1])
-
-    thread.run(compute, deliver)
-    return result
-
-
-def _close_late(what: str, value: Any) -> None:
-    """Close what a call that came too late returned or worked on, if it is an environment."""
-    try:
-        getattr(value, "close", lambda: None)()
-    except Exception as error:
-        logger.warning("%s came too late, and closing it failed: %s: %s", what, type(error).__name__, error)
-
-
-async def close_within(seconds: float, name: str, environment: Environment, thread: CallThread | None = None) -> None:
-    """Close an environment. A failure is logged, since nothing depends on it."""
-    try:
-        await call_within(seconds, f"{name}.close", environment.close, thread=thread)
-    except EnvironmentFailure as failure:
-        logger.warning("%s", failure)
-
-
-def _as_failure(what: str, error: BaseException) -> EnvironmentFailure:
-    if isinstance(error, EnvironmentFailure):
-        return error
-    failure = EnvironmentFailure(f"{what} raised {type(error).__name__}: {error}")
-    failure.__cause__ = error
-    return failure
+def read_reset(returned: Any, environment: str) -> str:
+    """Return the first observation of what `reset` has returned. Raises EnvironmentFailure for anything else."""
+    if isinstance(returned, tuple | list) and len(returned) == 2:
+        observation: str = returned[0]
+        return observation
+    raise EnvironmentFailure(
+        f"{environment}.reset returned {returned!r:.200}; expected the first observation, and a mapping"
+    )

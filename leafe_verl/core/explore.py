@@ -3,7 +3,7 @@
 root attempt ─► reflection (tau, e) ─► roll back to step tau ─► branch, told e ─► reflection ─► ...
 root attempt ─► ...
 
-Beyond the paper, recovery targets are confirmed once the tree has grown; see recovery.py.
+Beyond the paper, recovery targets are confirmed once the tree has grown; see recovery_targets.py.
 
 `Explorer._grow` and `Explorer._reflect_and_branch` are the algorithm. Whatever the budget is certain to hold runs
 concurrently, which growth.py decides.
@@ -20,11 +20,12 @@ from dataclasses import dataclass, field
 from leafe_verl.core.attempt import AttemptRun, RollbackPoint
 from leafe_verl.core.concurrency import gather_or_cancel, unless_stopped
 from leafe_verl.core.context import PromptNote, history_after
-from leafe_verl.core.environment import CallThread, Environment, EnvironmentFailure, call_within, close_within
+from leafe_verl.core.environment import Environment, EnvironmentFailure
+from leafe_verl.core.environment_calls import CallThread, call_within, close_within
 from leafe_verl.core.given import GivenHistory
 from leafe_verl.core.growth import Growth, Node
 from leafe_verl.core.policy import Policy, PolicyFailure, Turn
-from leafe_verl.core.recovery import confirm_recoveries
+from leafe_verl.core.recovery_targets import confirm_recovery_targets
 from leafe_verl.core.reflection import (
     Reflection,
     fallback_reflection,
@@ -61,7 +62,7 @@ class Explorer:
         growth = Growth(self.settings.exploration_budget, roots, self._max_branches, horizon)
         await gather_or_cancel(self._grow(task, growth, root) for root in growth.roots)
         tree = growth.build_tree(task)
-        await self.confirm_recoveries(tree)
+        await self.confirm_recovery_targets(tree)
         return tree
 
     async def _grow(self, task: Task, growth: Growth, node: Node) -> None:
@@ -93,11 +94,11 @@ class Explorer:
         # Without a reflection exploring has been stopped, and _grow drops the branches.
         await gather_or_cancel(self._grow(task, growth, branch) for branch in branches)
 
-    async def confirm_recoveries(self, tree: ExplorationTree) -> None:
-        """Execute recovery targets of a grown tree, and add to it what came of them; see recovery.py."""
-        if self.settings.distillation.max_recoveries and not self.stop.is_set():
+    async def confirm_recovery_targets(self, tree: ExplorationTree) -> None:
+        """Execute recovery targets of a grown tree, and add to it what came of them; see recovery_targets.py."""
+        if self.settings.distillation.max_recovery_targets and not self.stop.is_set():
             execute = functools.partial(self.attempt, tree.task)
-            tree.recoveries = await confirm_recoveries(tree, self.settings, execute, self.stop)
+            tree.recovery_targets = await confirm_recovery_targets(tree, self.settings, execute, self.stop)
 
     async def attempt(
         self,

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from leafe_verl.core.policy import Policy, PolicyFailure
 from leafe_verl.core.reflection import shorten
 from leafe_verl.core.settings import PlaybookSettings
-from leafe_verl.core.text import without_surrogates
+from leafe_verl.core.text import find_objects, without_surrogates
 from leafe_verl.core.tree import ExplorationTree
 
 HEADING = "Advice from earlier tasks of this kind:"
@@ -29,6 +29,7 @@ PROMPT = (
 )
 REQUEST = "attempt 0"
 """Name under which the answer is sampled: that of the attempt it is about. See `Policy`."""
+KEYS = frozenset({"helpful", "harmful", "lessons"})
 LESSON_CHARACTERS = 160
 """Maximum length of one piece of advice."""
 SAME = 0.9
@@ -158,8 +159,9 @@ def delta_schema(playbook: Playbook, settings: PlaybookSettings) -> dict[str, An
 
 
 def parse_delta(text: str, settings: PlaybookSettings, num_tokens: int) -> Delta:
-    """Read the JSON object in `text`. A key that is missing or has a value of another type counts as empty."""
-    content = _json_object(text)
+    """Read the first JSON object in `text` with one of KEYS. A key that is missing, or whose value has another type,
+    counts as empty."""
+    content = next((each for each in find_objects(text) if KEYS & each.keys()), None)
     if content is None:
         return Delta(num_tokens=num_tokens, parsed=False)
     lessons = [shorten(" ".join(each.split()), LESSON_CHARACTERS) for each in _texts(content, "lessons")]
@@ -169,14 +171,6 @@ def parse_delta(text: str, settings: PlaybookSettings, num_tokens: int) -> Delta
         tuple(filter(None, lessons))[: settings.lessons],
         num_tokens,
     )
-
-
-def _json_object(text: str) -> Mapping[str, Any] | None:
-    try:
-        content, _ = json.JSONDecoder(strict=False).raw_decode(text, max(text.find("{"), 0))
-    except (ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 def _texts(content: Mapping[str, Any], key: str) -> tuple[str, ...]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from leafe_verl.core.policy import PromptUsage
-from leafe_verl.core.text import without_surrogates
+from leafe_verl.core.text import find_objects, without_surrogates
 
 PROMPT = (
     "Stop here and look back: which turn, from 1 to {num_steps}, was the first to go wrong? Answer in JSON: as "
@@ -23,8 +22,6 @@ EXPERIENCE = "Advice from an earlier try at this very turn, to be followed but n
 
 REPEATED_SHARE = 0.75
 """An experience is refused if more than this share of its pairs of adjacent words is copied from PROMPT."""
-MAX_OBJECTS = 64
-"""Maximum number of places where a JSON object is looked for. Without it, hostile text blocks the event loop."""
 
 
 class StepFeedback(Protocol):
@@ -133,15 +130,8 @@ _ASKED = frozenset(_word_pairs(PROMPT))
 
 
 def _from_json(text: str) -> tuple[Any, Any] | None:
-    decoder = json.JSONDecoder(strict=False)  # accepts raw line breaks in strings, which models write
-    for match in itertools.islice(re.finditer(r'\{\s*"', text), MAX_OBJECTS):
-        try:
-            value, _ = decoder.raw_decode(text, match.start())
-        except (ValueError, RecursionError):  # ValueError: malformed, or a number of thousands of digits
-            continue
-        if isinstance(value, dict) and "step" in value:
-            return value["step"], value.get("experience")
-    return None
+    found = next((each for each in find_objects(text) if "step" in each), None)
+    return None if found is None else (found["step"], found.get("experience"))
 
 
 def _from_lines(text: str) -> tuple[Any, Any] | None:

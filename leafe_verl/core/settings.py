@@ -267,11 +267,11 @@ class DistillationSettings(Section):
     @property
     def taught(self) -> list[str]:
         """Names of the losses that are `kl` and have examples."""
-        used = {"loss": True, "recovery_loss": self.max_recoveries > 0, "hold_loss": self.hold_share > 0}
+        used = {"loss": True, "recovery_loss": self.max_recovery_targets > 0, "hold_loss": self.hold_share > 0}
         return [name for name, has in used.items() if has and getattr(self, name) == "kl"]
 
     @property
-    def max_recoveries(self) -> int:
+    def max_recovery_targets(self) -> int:
         """Maximum number of recovery targets of one task; 0 for other methods than LEAFE."""
         return self.recovery_targets if self.method == "leafe" else 0
 
@@ -330,12 +330,12 @@ class Settings(Section):
         """The budget without the environment steps that are kept for recovery targets."""
         if self.budget.environment_steps is None:
             return self.budget
-        steps = self.budget.environment_steps - self.distillation.max_recoveries
+        steps = self.budget.environment_steps - self.distillation.max_recovery_targets
         return self.budget.model_copy(update={"environment_steps": steps})
 
     @model_validator(mode="after")
     def _recovery_targets_leave_steps_to_explore(self) -> Self:
-        steps, kept = self.budget.environment_steps, self.distillation.max_recoveries
+        steps, kept = self.budget.environment_steps, self.distillation.max_recovery_targets
         if steps is not None and steps <= kept:
             raise ValueError(
                 f"leafe.budget.environment_steps is {steps}; expected more than the {kept} that "

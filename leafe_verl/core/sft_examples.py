@@ -206,7 +206,7 @@ def _recovery(
 ) -> list[Example]:
     """-log pi(a* | h_t, q) for confirmed recovery targets: h_t ends with a failed turn, a* succeeded there."""
     examples = []
-    for recovery in [each for each in tree.recoveries or () if each.confirmed][: settings.recovery_targets]:
+    for recovery in [each for each in tree.recovery_targets or () if each.confirmed][: settings.recovery_targets]:
         steps, action = tree.path(recovery.attempt)[: recovery.step], tree.path(recovery.source)[-1].action
         if action.complete or settings.incomplete_actions:
             sequence = build_sequence([dataclasses.replace(steps[-1], action=action)], thoughts=settings.thoughts)

@@ -31,7 +31,7 @@ def _totals(tree: ExplorationTree) -> dict[str, int]:
     steps = [step for attempt in attempts for step in attempt.steps]
     turns = [step.action for step in steps]
     reflections = [reflection for _, reflection in tree.reflections]
-    recoveries = tree.recoveries or []
+    recoveries = tree.recovery_targets or []
     executed = sum(recovery.outcome.scored for recovery in recoveries)
     return {
         "trees": 1,

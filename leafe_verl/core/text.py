@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
+import re
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 
@@ -24,6 +28,18 @@ def read_json(text: str) -> Any:
         return json.loads(without_surrogates(json.dumps(json.loads(text), ensure_ascii=False)))
     except RecursionError:
         raise ValueError("too many brackets within one another") from None
+
+
+def find_objects(text: str, most: int = 64) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects in a text, as models write them: among other words, with raw line breaks in strings.
+
+    At most `most` openings are tried: hostile text would block the event loop.
+    """
+    decoder = json.JSONDecoder(strict=False)
+    for match in itertools.islice(re.finditer(r'\{\s*["}]', text), most):
+        with suppress(ValueError, RecursionError):  # ValueError: malformed, or a number of thousands of digits
+            value, _ = decoder.raw_decode(text, match.start())
+            yield value
 
 
 def seeded_random(text: str) -> random.Random:

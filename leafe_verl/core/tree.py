@@ -125,7 +125,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class RecoveryTarget:
-    """An action that succeeded elsewhere in the tree, executed after a failed turn; see recovery.py."""
+    """An action that succeeded elsewhere in the tree, executed after a failed turn; see recovery_targets.py."""
 
     attempt: int
     """Index of the attempt whose step t - 1 failed."""
@@ -154,7 +154,7 @@ class ExplorationTree:
         self.attempts: list[Attempt] = []
         self.reflections: list[tuple[int, Reflection]] = []
         """Every reflection, with the index of the attempt that it is on, in the order of the requests."""
-        self.recoveries: list[RecoveryTarget] | None = None
+        self.recovery_targets: list[RecoveryTarget] | None = None
         """Recovery targets in the order of their execution, confirmed or not. None: they were not looked for."""
 
     def add(self, attempt: Attempt) -> int:
@@ -181,14 +181,14 @@ class ExplorationTree:
     @property
     def environment_steps(self) -> int:
         """Number of executed steps: those of all attempts, and of recovery targets. Replayed steps do not count."""
-        executed = sum(recovery.outcome.scored for recovery in self.recoveries or ())
+        executed = sum(recovery.outcome.scored for recovery in self.recovery_targets or ())
         return sum(len(attempt.steps) for attempt in self.attempts) + executed
 
     @property
     def replayed_steps(self) -> int:
         """Number of steps that were executed again, to roll back or to reach a failed turn."""
         replays = [attempt.replayed_steps for attempt in self.attempts]
-        return sum(replays) + sum(recovery.replayed_steps for recovery in self.recoveries or ())
+        return sum(replays) + sum(recovery.replayed_steps for recovery in self.recovery_targets or ())
 
     def total_return(self, index: int) -> float:
         """Return the sum of the rewards along the attempt's path."""

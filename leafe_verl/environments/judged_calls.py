@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import inspect
 from abc import abstractmethod
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from leafe_verl.core.environment import ReplayEnvironment, Step
+from leafe_verl.core.environment import EnvironmentFailure, ReplayEnvironment, Step
 from leafe_verl.core.task import Task
 from leafe_verl.core.text import without_surrogates
-from leafe_verl.environments.options import require_at_least
+from leafe_verl.environments.options import SETTING, require_at_least
 from leafe_verl.environments.rows import read_fields, read_object, task_key, to_plain
 from leafe_verl.environments.tool_calls import CallReader, IllFormedCall, ToolCall
 
@@ -54,12 +55,17 @@ class JudgedCalls(ReplayEnvironment):
         """Load the reward function. A constructor calls it."""
         require_at_least(1, horizon=horizon, answers=judgement.answers)
         self._judgement, self._reward = judgement, _load_reward(judgement.reward_path, judgement.reward_name)
+        _require_fitting(self._reward, judgement)
         self.horizon, self.system_prompt = horizon, system_prompt
         self._system_prompt = system_prompt
 
     @classmethod
     def task(cls, row: Mapping[str, Any], *, default_key: str | None = None) -> Task:
-        """Return the task of a row of verl's: `prompt`, `data_source`, `reward_model.ground_truth` and `extra_info`."""
+        """Return the task of a row of verl's: `prompt`, `data_source`, `reward_model.ground_truth` and `extra_info`.
+
+        Raises ValueError for what an attempt could not show: images and the like, and turns that have been played.
+        """
+        _refuse_media(row)
         if row.get("data_source") == cls.name:
             fields = read_fields(row)
             source, truth, key = fields.get("data_source"), fields.get("ground_truth"), fields.get("task_id")
@@ -114,11 +120,11 @@ class JudgedCalls(ReplayEnvironment):
         data, judgement = self._task.data, self._judgement
         turns = {"num_turns": 2 * len(self._record.actions) + 2}
         extra = {**copy.deepcopy(data["extra_info"]), **turns, **self.facts()}
-        given = {"solution_str": answer, "extra_info": extra} | {each: data[each] for each in _GIVEN}
-        result = self._reward(**given, **judgement.reward_kwargs)
+        given = {"data_source": data["data_source"], "ground_truth": data["ground_truth"]}
+        result = self._reward(**{**given, "solution_str": answer, "extra_info": extra, **judgement.reward_kwargs})
         result = self.wait_for(result) if inspect.isawaitable(result) else result
         told = result if isinstance(result, Mapping) else {"score": result}
-        score, error = float(told["score"]), bool(told.get("error"))
+        score, error = _read_score(result, told.get("score")), bool(told.get("error"))
         solved = score >= judgement.success_at and not error
         self._answered += not error
         over = solved or self._answered >= judgement.answers
@@ -127,10 +133,15 @@ class JudgedCalls(ReplayEnvironment):
         return Step(feedback, score if over else 0.0, over, False, info)
 
 
-_GIVEN = ("data_source", "ground_truth")
+GIVEN = ("data_source", "solution_str", "ground_truth", "extra_info")
+"""Arguments of a reward function, beside those of `reward_kwargs`, which win."""
+MEDIA = ("images", "videos", "audios")
+"""Columns of verl's rows beside the prompt, of which no attempt shows anything."""
 
 
+@functools.cache
 def _load_reward(path: str | None, name: str) -> Any:
+    """Load a reward function once in a process, as verl does: its module may hold a model, or limit its own calls."""
     if path is None:
         from verl.utils.reward_score import default_compute_score
 
@@ -140,11 +151,42 @@ def _load_reward(path: str | None, name: str) -> Any:
     return load_extern_object(path, name)
 
 
+def _require_fitting(reward: Any, judgement: Judgement) -> None:
+    try:
+        inspect.signature(reward).bind(**{**dict.fromkeys(GIVEN), **judgement.reward_kwargs})
+    except TypeError as error:
+        raise ValueError(
+            f"{SETTING}.reward_path is {judgement.reward_path}, whose {judgement.reward_name} does not take what it is "
+            f"given ({error}); expected the parameters {', '.join((*GIVEN, *judgement.reward_kwargs))}, or **kwargs"
+        ) from None
+
+
+def _read_score(result: Any, score: Any) -> float:
+    try:
+        return float(score)
+    except (TypeError, ValueError):
+        raise EnvironmentFailure(
+            f"the reward function returned {result!r:.200}; expected a number, or an object with `score`"
+        ) from None
+
+
+def _refuse_media(row: Mapping[str, Any]) -> None:
+    for name in MEDIA:
+        if (held := _plain(row.get(name))) is not None and held != []:
+            raise ValueError(f"{name} is {held!r:.80}; expected no such column, since texts alone are shown")
+
+
 def _read_prompt(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
     prompt = _plain(fields.get("prompt"))
     if not isinstance(prompt, list) or not prompt:
         raise ValueError(f"prompt is {prompt!r:.80}; expected a list of messages with role and content, as verl's")
-    return [{**message, "content": _read_content(message)} for message in prompt]
+    messages = [{**message, "content": _read_content(message)} for message in prompt]
+    if others := sorted({each["role"] for each in messages} - {"system", "user"}):
+        raise ValueError(
+            f"prompt has messages of the role {', '.join(others)}; expected system and user alone, since an attempt "
+            "begins with one message of the user"
+        )
+    return messages
 
 
 def _read_content(message: Any) -> str:

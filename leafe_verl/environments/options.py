@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 SETTING = "leafe.environment.options"
 """Prefix of an environment's options in the configuration, for messages."""
 LEAST_MEMORY_MB = 64
 """An interpreter does not start with less."""
+
+
+def option_files(options: Mapping[str, Any]) -> list[str]:
+    """Return the names of the options that name a file."""
+    return [name for name, value in options.items() if name.endswith(("_path", "_file")) and isinstance(value, str)]
 
 
 def require_at_least(least: float, **options: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import traceback
 from collections.abc import Iterable, Mapping
@@ -68,12 +69,20 @@ def _describe(error: Exception) -> str:
 
 
 def _encodable(task: Task) -> Task:
-    """Return the task. Raises ValueError if its words hold half a surrogate pair, which no tokenizer takes."""
+    """Return the task. Raises ValueError if its words hold half a surrogate pair, which no tokenizer takes, or its data
+    what JSON cannot hold, as which they travel."""
     try:
         task.instruction.encode("utf-8")
     except UnicodeEncodeError as error:
         place = task.instruction[max(0, error.start - 20) : error.start + 20]
         raise ValueError(f"task {task.key}: half a surrogate pair in {place!r}; expected whole characters") from None
+    for name, value in task.data.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{name} holds what JSON cannot ({error}); expected texts, numbers, lists and objects"
+            ) from None
     return task
 
 

@@ -59,6 +59,17 @@ class VerlTools(JudgedCalls):
         self.calls = CallReader(schemas, form)
         self._loop: asyncio.AbstractEventLoop | None = None
 
+    @classmethod
+    def task(cls, row: Mapping[str, Any], *, default_key: str | None = None) -> Task:
+        """Return the task of a row of verl's. Raises ValueError if it offers some of the tools alone."""
+        task = super().task(row, default_key=default_key)
+        if chosen := task.data["extra_info"].get("tool_selection"):
+            raise ValueError(
+                f"extra_info.tool_selection is {chosen!r:.80}; expected none, since every tool of tool_config_path can "
+                "be called: train tasks with other tools in a run of their own"
+            )
+        return task
+
     def begin(self, task: Task) -> None:
         from verl.experimental.agent_loop.tool_agent_loop import AgentData
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from leafe_verl.core import Task
+from leafe_verl.files import replace_text
 
 FILE = "evaluation.json"
 SCHEMA = 1
@@ -56,6 +56,12 @@ class Manifest:
     """One entry for each call that started verl: date, seed of the rollout, versions, machine."""
     dtype: str | None = None
     """Precision that was computed in, such as `float32`; None for evaluations of earlier versions."""
+    weights: str | None = None
+    """Hash of the model's weights, since another training may have written others to the same path; None for a model of
+    the hub and for evaluations of earlier versions."""
+    template: Mapping[str, Any] = field(default_factory=dict)
+    """verl's settings that render prompts otherwise than the model's own files say: options of the chat template,
+    another tokenizer, and a hash of another template."""
     given: Mapping[str, Any] | None = None
     """The failed histories that all attempts go on from (histories.py): `from`, the folder that they were drawn from;
     `turn`, the failed turn that they end with; `per_task` and `max_tasks`, at most how many; `seed` of the draw;
@@ -79,8 +85,9 @@ class Manifest:
     def differences(self, other: Manifest) -> list[str]:
         """Describe each setting in which two manifests differ, with this one's value first."""
         ours, theirs = _flat(self), _flat(other)
-        if None in (self.dtype, other.dtype):  # an earlier version did not write it down
-            del ours["dtype"], theirs["dtype"]
+        for name in ("dtype", "weights"):
+            if None in (ours[name], theirs[name]):  # an earlier version did not write it down
+                del ours[name], theirs[name]
         return [
             f"{name} is {ours.get(name)!r}, not {theirs.get(name)!r}"
             for name in sorted(ours.keys() | theirs.keys())
@@ -90,7 +97,7 @@ class Manifest:
 
 def describe_differences(name: str, ours: Manifest, base: str, theirs: Manifest) -> Iterator[str]:
     """Yield how an evaluation was played otherwise than another one. Models and playbooks are what is compared."""
-    found = [each for each in ours.differences(theirs) if not each.startswith(("model ", "leafe.playbook"))]
+    found = [each for each in ours.differences(theirs) if not each.startswith(("model ", "weights ", "leafe.playbook"))]
     if found:
         yield f"{name} was evaluated differently from {base}: {'; '.join(found)}"
 
@@ -136,12 +143,10 @@ def read_manifest(store: Path) -> Manifest | None:
 def write_manifest(store: Path, manifest: Manifest) -> None:
     """Replace the folder's manifest atomically: a killed process leaves the old one or the new one."""
     store.mkdir(parents=True, exist_ok=True)
-    partial = store / f"{FILE}.{os.getpid()}"
     values = {"schema": SCHEMA, **dataclasses.asdict(manifest)}
     if manifest.given is None:  # so that earlier versions, which do not know the field, read it as well
         del values["given"]
-    partial.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(store / FILE)
+    replace_text(store / FILE, json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def _flat(manifest: Manifest) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from leafe_verl.evaluation.cells import Figures, read_cells
+from leafe_verl.files import replace_text
 from leafe_verl.processes import end_with_parent, leaving_ctrl_c_to_the_child
 
 FILE = "cells.jsonl"
@@ -80,9 +81,7 @@ class Ledger:
 
     def _write(self) -> None:
         """Replace the file, so that a killed process leaves no half of a line."""
-        partial = self._path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in self.cells.values()), encoding="utf-8")
-        partial.replace(self._path)
+        replace_text(self._path, "".join(json.dumps(line) + "\n" for line in self.cells.values()))
 
     def _refuse_mixed_precision(self, cell: str, figures: Figures) -> None:
         if self.dtype and figures.get("dtype") not in (None, self.dtype):
@@ -96,9 +95,7 @@ def keep_plan(run_dir: Path, decisive: Mapping[str, Any]) -> None:
     """Write what all cells share. Raises ValueError if the comparison in `run_dir` began with other choices."""
     path = run_dir / PLAN
     if not path.is_file():
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(decisive, indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
+        replace_text(path, json.dumps(decisive, indent=2) + "\n")
     kept = json.loads(path.read_text(encoding="utf-8"))
     for name, value in decisive.items():
         if kept.get(name) != value:

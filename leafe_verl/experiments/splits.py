@@ -7,6 +7,7 @@ import random
 from collections.abc import Mapping
 from pathlib import Path
 
+from leafe_verl.files import replace_text
 from leafe_verl.json_rows import Rows, is_json, read_json_rows
 from leafe_verl.task_files import HUB, hub_rows
 
@@ -63,9 +64,7 @@ def _read_rows(source: Path | str) -> Rows:
 def _keep(path: Path, text: str) -> None:
     """Write the file, or raise ValueError if it is there and holds something else."""
     if not path.exists():
-        partial = path.with_suffix(".partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        replace_text(path, text)
     elif path.read_text(encoding="utf-8") != text:
         raise ValueError(
             f"{path} holds other tasks than would be drawn now; expected the same MBPP, TRAIN_TASKS, DEV_TASKS, TASKS "

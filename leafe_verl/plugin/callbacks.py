@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationResolutionError
 from verl.plugin.platform import set_platform
 
@@ -23,6 +23,7 @@ from leafe_verl.console.ending import RunChoices
 from leafe_verl.console.marks import mark_warnings
 from leafe_verl.console.run_console import LOG, VERBOSE, RunConsole, is_verbose
 from leafe_verl.embedded import model_folder, prepare_model
+from leafe_verl.environments.options import option_files
 from leafe_verl.plugin.chat_check import describe_chat
 from leafe_verl.plugin.cluster import find_cluster_problems, joined_cluster, leave_out_sizes
 from leafe_verl.plugin.cpu.fork_server import with_fork_server
@@ -36,6 +37,7 @@ from leafe_verl.plugin.rollout.collected import index_steps
 from leafe_verl.plugin.rollout.playbook_file import writes_playbook
 from leafe_verl.run_lock import find_unfinished, hold
 from leafe_verl.shell import quoted, shown
+from leafe_verl.task_files import list_sources
 from leafe_verl.trees.restarts import record_restart
 
 
@@ -96,13 +98,18 @@ class ResolveConfiguration(Callback):
 
 
 def _make_absolute(config: DictConfig) -> None:
-    """Make the paths of task files, stores and the playbook absolute: workers may run in another folder.
+    """Make all paths of local files and folders absolute: workers may run in another folder.
 
     Raises ValueError if a job of Ray would lose what is written to one of them.
     """
     for key in ("train_files", "val_files"):
-        files = config.data[key]
-        config.data[key] = [*map(_absolute, files)] if isinstance(files, ListConfig) else _absolute(files)
+        config.data[key] = [*map(_absolute, list_sources(config.data[key]))]
+    for key in ("default_local_dir", "resume_from_path"):
+        if isinstance(path := config.trainer[key], str):
+            config.trainer[key] = str(Path(path).expanduser().absolute())
+    options = config.leafe.environment.options
+    for name in option_files(options):
+        options[name] = _absolute(options[name])
     for section, name in (("collection", "store"), ("evaluation", "store"), ("playbook", "path")):
         path = config.leafe[section][name]
         if not isinstance(path, str):  # null, or what the preflight refuses
@@ -113,7 +120,7 @@ def _make_absolute(config: DictConfig) -> None:
 
 
 def _absolute(source: Any) -> Any:
-    """Return the absolute path of a task file; what is no local file, such as a name of the hub, as it is."""
+    """Return the absolute path of a file; what is no local file, such as a name of the hub, as it is."""
     path = Path(str(source)).expanduser()
     return str(path.absolute()) if path.is_file() else source
 

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from leafe_verl.environments.options import option_files
 from leafe_verl.plugin.ray_cores import RANK_CPUS
 from leafe_verl.plugin.rollout.playbook_file import writes_playbook
-from leafe_verl.task_files import HUB
+from leafe_verl.task_files import HUB, list_sources
 
 QUEUE = {"name": "TransferQueueController", "namespace": "transfer_queue"}
 """The actor by which all processes of a run, and of any other run in the cluster, find TransferQueue."""
@@ -63,7 +64,8 @@ class SharedPlaces:
     folders: tuple[str, ...]
     """Folders that every node writes into: checkpoints and stores; and the one of a playbook that is written."""
     files: tuple[str, ...]
-    """Files that every node reads: the model's config.json, local task files, and a playbook that is only read."""
+    """Files that every node reads: the model's config.json, local task files, a playbook that is only read, and those
+    that the environment's options name."""
     token: str
     """Name of the file that the launcher has put into each folder."""
 
@@ -74,14 +76,12 @@ class SharedPlaces:
         written = [str(Path(path).parent) for path in playbook if writes_playbook(config)]
         folders = [config.run_dir, config.trainer.default_local_dir, *filter(None, stores), *written]
         model = Path(config.actor_rollout_ref.model.path).expanduser() / "config.json"
-        sources = [*_listed(config.data.train_files), *_listed(config.data.val_files)]
+        sources = [*list_sources(config.data.train_files), *list_sources(config.data.val_files)]
         files = [*([str(model)] if model.is_file() else []), *(each for each in sources if not each.startswith(HUB))]
         files += [] if written else playbook
+        options = config.leafe.environment.options
+        files += [options[name] for name in option_files(options)]
         return cls(tuple(_outermost(folders)), tuple(dict.fromkeys(files)), f".leafe-{uuid.uuid4().hex}")
-
-
-def _listed(files: Any) -> list[str]:
-    return [str(each) for each in files] if isinstance(files, list | ListConfig) else [str(files)]
 
 
 def _outermost(folders: Sequence[str]) -> list[str]:

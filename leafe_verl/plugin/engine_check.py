@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from importlib.metadata import version
 from importlib.util import find_spec
 
 from omegaconf import DictConfig
 
+from leafe_verl.plugin.cluster import joined_cluster
 from leafe_verl.plugin.cpu.vllm_build import cpu_version
+from leafe_verl.plugin.resolvers import count_gpus
 from leafe_verl.plugin.rollout.engine_requests import ENGINES
 from leafe_verl.versions import TESTED_VERL
 
+TRY_SECONDS = 300
+"""Time for torch to be imported and to use a GPU; generous, for a slow file system."""
 SEQUENCE_PARALLEL = "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size"
 """The setting that `sequence_parallel_size` reads; messages name it."""
 
@@ -44,7 +50,23 @@ def require_cpu_engine(config: DictConfig) -> None:
 
 def engine_problems(config: DictConfig) -> list[str]:
     """Return what is wrong with the choice of engine and attention: what came, what was expected, and the setting."""
-    return [*_name_problems(config), *_sequence_parallel_problems(config), *_determinism_problems(config)]
+    checks = _name_problems, _sequence_parallel_problems, _determinism_problems, _driver_problems
+    return [problem for check in checks for problem in check(config)]
+
+
+def _driver_problems(config: DictConfig) -> list[str]:
+    """torch also counts GPUs that it cannot use, as with a driver older than its CUDA. A worker would find out."""
+    if config.trainer.device != "cuda" or joined_cluster(config) or not count_gpus():
+        return []
+    command = [sys.executable, "-c", "import torch; torch.zeros(1, device='cuda')"]
+    tried = subprocess.run(command, capture_output=True, text=True, timeout=TRY_SECONDS)
+    if tried.returncode == 0:
+        return []
+    said = (tried.stderr.strip().splitlines() or [f"exit status {tried.returncode}"])[-1]
+    return [
+        f"torch {version('torch')} counts {count_gpus()} GPUs and cannot use them ({said}); expected a driver that is "
+        "new enough for torch's CUDA, which nvidia-smi shows, or device=cpu"
+    ]
 
 
 def _name_problems(config: DictConfig) -> list[str]:

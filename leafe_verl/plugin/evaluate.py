@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_module
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from leafe_verl.checkpoints import hf_folder
+from leafe_verl.checkpoints import fingerprint_weights, hf_folder
 from leafe_verl.core import Task
 from leafe_verl.environments import make
 from leafe_verl.environments.code_environment import answers_with_code
@@ -37,7 +37,7 @@ from leafe_verl.plugin.ray_job import require_kept
 from leafe_verl.plugin.resolvers import read_variable
 from leafe_verl.plugin.settings import RunSettings
 from leafe_verl.processes import end_with_parent, leaving_ctrl_c_to_the_child
-from leafe_verl.task_files import HUB, read_tasks
+from leafe_verl.task_files import HUB, list_sources, read_tasks
 
 CONFIG_MODULE = "leafe_verl.plugin.config"
 SEED_STRIDE = 1000
@@ -180,7 +180,9 @@ def _tasks(config: DictConfig) -> list[Task]:
     """Return the tasks that EvaluationDataset reads."""
     environment = config.leafe.environment.name
     several = config.leafe.environment.several_answers
-    tasks = [task for source in config.data.val_files for task in read_tasks(source, environment, several)]
+    tasks = [
+        task for source in list_sources(config.data.val_files) for task in read_tasks(source, environment, several)
+    ]
     if len({task.key for task in tasks}) < len(tasks):
         raise ValueError("two of the --tasks files share a task key; evaluate them into an --out each")
     return tasks[: config.data.val_max_samples] if config.data.val_max_samples > 0 else tasks
@@ -208,7 +210,7 @@ def _manifest(
         require_room(given, environment.horizon or own_horizon)
     return Manifest(
         model=config.actor_rollout_ref.model.path,
-        sources=() if given and not request.sources else tuple(config.data.val_files),
+        sources=() if given and not request.sources else tuple(list_sources(config.data.val_files)),
         tasks=fingerprint(tasks),
         loop=request.loop,
         sampling=sampling,
@@ -217,8 +219,22 @@ def _manifest(
         leafe=_decisive(values, request.loop),
         attempts=request.attempts,
         dtype=find_precision(config),
+        weights=fingerprint_weights(config.actor_rollout_ref.model.path),
+        template=_template(config),
         given=given.manifest if given else None,
     )
+
+
+def _template(config: DictConfig) -> dict[str, Any]:
+    model = config.actor_rollout_ref.model
+    chosen = OmegaConf.to_container(OmegaConf.create(config.data.get("apply_chat_template_kwargs") or {}), resolve=True)
+    template, tokenizer = model.get("custom_chat_template"), model.get("tokenizer_path")
+    found = {
+        "options": chosen,
+        "custom": template and hashlib.sha256(template.encode()).hexdigest()[:16],
+        "tokenizer": None if tokenizer == model.path else tokenizer,
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def _decisive(values: Mapping[str, Any], loop: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What a run needs of each GPU's memory: an estimate from the model's sizes, which was never compared with a GPU.
 
 Trainer and vLLM take turns on a GPU. While the trainer works, vLLM sleeps. While vLLM samples, it has its share of the
-GPU (`gpu_memory_utilization`), and the trainer keeps there what is not offloaded. A run is refused where weights,
-gradients and moments alone exceed a GPU.
+GPU (`gpu_memory_utilization`), and the trainer keeps there what is not offloaded. A run is refused where an update, or
+vLLM's share and what the trainer keeps, exceeds a GPU by what is counted alone.
 """
 
 from __future__ import annotations
@@ -106,6 +106,11 @@ class TrainerNeed:
     def held(self) -> float:
         """What lies there all the time, which is counted by the model's sizes. The rest is estimated."""
         return self.weights + self.gradients + self.moments
+
+    @property
+    def updating(self) -> float:
+        """What lies there in AdamW's step, which computes as many numbers as a moment has, for all weights at once."""
+        return self.held + self.moments / 2
 
     @property
     def total(self) -> float:

@@ -57,6 +57,9 @@ class MemoryCheck:
         )
 
 
+ANYWAY = "leafe.memory.refuse=false starts it all the same"
+
+
 def check_memory(config: DictConfig, settings: RunSettings) -> MemoryCheck | None:
     """Return what is known of the memory that a resolved configuration needs.
 
@@ -106,20 +109,27 @@ def _shared_memory_problems(config: DictConfig, folder: str = "/dev/shm") -> lis
 
 
 def _gpu_problems(config: DictConfig, settings: RunSettings) -> list[str]:
-    """Return why the trainer cannot fit on this machine's GPUs, by what is counted and not estimated."""
+    """Return why a run cannot fit on this machine's GPUs, by what is counted and not estimated."""
     role, memory = config.actor_rollout_ref, largest_gpu()
     model = ModelShape.read(str(role.model.path)) if role.actor.strategy in ("fsdp", "fsdp2") else None
     if model is None or memory is None or joined_cluster(config):
         return []
-    held = estimate_gpu(model, GpuSizes.read(config, settings)).trainer.held
-    if held <= memory:
-        return []
-    return [
-        f"weights, gradients and AdamW's moments take {held / GIB:.0f} GiB of each GPU, which has {memory / GIB:.0f}; "
-        "expected more GPUs, actor_rollout_ref.model.lora_rank=32, "
-        "actor_rollout_ref.actor.fsdp_config.offload_policy=true, or a smaller MODEL. leafe.memory.refuse=false starts "
-        "it all the same"
-    ]
+    sizes = GpuSizes.read(config, settings)
+    need, gpu = estimate_gpu(model, sizes), f"each GPU, which has {memory / GIB:.0f}"
+    share = sizes.share * memory if sizes.run.serves else 0.0
+    if need.trainer.updating > memory:
+        return [
+            f"weights, gradients, AdamW's moments and what it computes take {need.trainer.updating / GIB:.0f} GiB "
+            f"of {gpu}; expected more GPUs, actor_rollout_ref.model.lora_rank=32, "
+            f"actor_rollout_ref.actor.fsdp_config.offload_policy=true, or a smaller MODEL. {ANYWAY}"
+        ]
+    if share and need.kept + share > memory:
+        return [
+            f"while vLLM samples with {share / GIB:.0f} GiB, the trainer keeps {need.kept / GIB:.0f} GiB of {gpu}; "
+            "expected actor_rollout_ref.actor.fsdp_config.optimizer_offload=true and .param_offload=true, a lower "
+            f"actor_rollout_ref.rollout.gpu_memory_utilization, or more GPUs. {ANYWAY}"
+        ]
+    return []
 
 
 def describe_memory(config: DictConfig) -> str:

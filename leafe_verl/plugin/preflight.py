@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import traceback
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from verl.utils.tokenizer.continuous_token_wiring import list_continuous_token_builder_families
 
 from leafe_verl.core import Settings
-from leafe_verl.core.settings import SettingsError
+from leafe_verl.core.settings import EnvironmentSettings, SettingsError
 from leafe_verl.environments import make
 from leafe_verl.environments.tool_calls import CallReader, find_calls
 from leafe_verl.plugin.chat_check import ask_configured, chat_problems
@@ -24,8 +26,10 @@ from leafe_verl.plugin.rollout.playbook_file import read_playbook, writes_playbo
 from leafe_verl.plugin.settings import RunSettings
 from leafe_verl.plugin.store_check import store_problems
 from leafe_verl.plugin.training_check import training_problems
-from leafe_verl.task_files import HUB, read_tasks
+from leafe_verl.task_files import HUB, list_sources, read_tasks
 from leafe_verl.versions import TESTED_VERL, VERL, takes_verl
+
+PACKAGE = Path(__file__).parents[1]
 
 
 def find_problems(config: DictConfig) -> list[str]:
@@ -62,8 +66,20 @@ def _environment_problems(section: Any, config: DictConfig, with_hub: bool) -> l
     try:
         make(environment.name, **environment.options).close()
     except Exception as error:
-        return [str(error)]
+        return [_describe_failure(environment, error)]
     return _data_problems(config, environment.name, with_hub)
+
+
+def _describe_failure(environment: EnvironmentSettings, error: Exception) -> str:
+    """Say why an environment cannot be made. Our own refusals name the setting; what else is raised may say nothing."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    if isinstance(error, ValueError | ModuleNotFoundError) and Path(place.filename).is_relative_to(PACKAGE):
+        return str(error)
+    what = f"{type(error).__name__}: {error}".removesuffix(": ")
+    return (
+        f"leafe.environment.name={environment.name} cannot be made with leafe.environment.options="
+        f"{environment.options}: {what} ({place.filename}, line {place.lineno})"
+    )
 
 
 def _verl_problems(installed: str) -> list[str]:
@@ -163,7 +179,7 @@ def _budget_problems(config: DictConfig, settings: RunSettings) -> list[str]:
     horizon = environment.horizon or tried.horizon
     if steps >= horizon:
         return []
-    kept = settings.distillation.max_recoveries
+    kept = settings.distillation.max_recovery_targets
     return [
         f"leafe.budget.environment_steps is {settings.budget.environment_steps}, of which {kept} are kept for recovery "
         f"targets; expected at least {horizon + kept}, since an attempt may take {horizon} (leafe.environment.horizon)"
@@ -244,7 +260,7 @@ def _data_problems(config: DictConfig, environment: str, with_hub: bool) -> list
         return []
     problems = []
     for key in ("train_files", "val_files"):
-        sources = data[key] if isinstance(data[key], list | ListConfig) else [data[key]]
+        sources = list_sources(data[key])
         sizes: list[int] = []
         known: set[str] = set()
         for source in sources:

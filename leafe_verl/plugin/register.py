@@ -15,9 +15,7 @@ from types import ModuleType
 from typing import Any
 
 _VERLS_TRAINER = "verl.trainer.ppo.v1.trainer_sync"
-_OUR_TRAINERS = tuple(
-    f"leafe_verl.plugin.training.{mode}_trainer" for mode in ("episode", "leafe", "ace", "evaluation")
-)
+_OUR_TRAINERS = tuple(f"leafe_verl.plugin.training.{mode}_trainer" for mode in ("grpo", "leafe", "ace", "evaluation"))
 
 
 class _RegisterTrainers(MetaPathFinder):

@@ -10,21 +10,25 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
-from importlib.util import find_spec
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from packaging.version import Version
 
 from leafe_verl.checkpoints import tree_store
 from leafe_verl.embedded import DATA, is_embedded, model_folder
-from leafe_verl.model_config import ModelShape
+from leafe_verl.model_config import ModelShape, read_config
 from leafe_verl.plugin.cpu.platform import cpu_dtype
 from leafe_verl.plugin.cpu.vllm_build import block_size
 from leafe_verl.plugin.ray_cores import ray_cpus
 from leafe_verl.plugin.ray_job import require_named
 
+FLASH_ATTENTION = Version("2.3.3")
+"""The oldest flash-attn that transformers takes."""
 DRIVERS = ("nvidiactl", "dxg", "kfd")
 """Device files of the drivers of NVIDIA, WSL and AMD."""
 
@@ -46,8 +50,11 @@ def find_device() -> str:
 
 @functools.cache
 def has_flash_attention() -> bool:
-    """Return whether flash-attn is installed. It is compiled on most machines, so the recipes do without it."""
-    return find_spec("flash_attn") is not None
+    """Return whether there is a flash-attn that transformers takes. It is compiled on most machines, so the recipes do
+    without it. Version 4 has the same module under another name."""
+    with suppress(metadata.PackageNotFoundError):
+        return Version(metadata.version("flash-attn")) >= FLASH_ATTENTION
+    return False
 
 
 def read_variable(name: str, default: Any = None) -> Any:
@@ -84,6 +91,15 @@ def weight_bucket(model: str) -> int:
     return max(256, math.ceil(4 * max(shape.vocab, shape.intermediate) * shape.hidden / 2**20) + 1)
 
 
+def engine_window(model: str, prompt: int, response: int) -> int:
+    """Return the longest prompt with its answer that vLLM makes room for: an attempt's, within what the model takes.
+
+    Left to itself vLLM makes room for the model's own longest, which is 16 GB of cache with Llama 3.1 8B.
+    """
+    config = read_config(model) or {}
+    return min(prompt + response, config.get("max_position_embeddings") or prompt + response)
+
+
 RESOLVERS: dict[str, Callable[..., Any]] = {
     "leafe_basename": lambda path: Path(path).name,
     "leafe_block_size": block_size,
@@ -95,12 +111,14 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
     "leafe_env": read_variable,
     "leafe_flash_attn": lambda value, otherwise: value if has_flash_attention() else otherwise,
     "leafe_gpus": lambda: count_gpus() or 8,
+    "leafe_if_lora": lambda rank, value, otherwise: value if rank else otherwise,
     "leafe_if_embedded": lambda model, value, otherwise: value if is_embedded(str(model)) else otherwise,
     "leafe_metrics_file": metrics_file,
     "leafe_on": lambda device, cpu, gpu: cpu if device == "cpu" else gpu,
     "leafe_run_dir": run_dir,
     "leafe_ray_cpus": ray_cpus,
     "leafe_tree_store": lambda checkpoints: str(tree_store(Path(checkpoints))),
+    "leafe_window": lambda model, prompt, response: engine_window(str(model), prompt, response),
     "leafe_weight_bucket": lambda model: weight_bucket(str(model)),
 }
 

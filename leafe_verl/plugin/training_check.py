@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from leafe_verl.checkpoints import STEP, resumed_step
+from leafe_verl.checkpoints import STEP, is_whole, resumed_step
 
 _HOLD = (
     "; LEAFE holds the policy where it was with leafe.distillation.hold_share above 0 and "
@@ -33,6 +33,7 @@ IGNORED = {
 
 FILTERS = ("algorithm.filter_groups.enable", "trainer.v1.sampler.sync_refill_failed_groups")
 """verl's settings that sample further groups in the place of some."""
+RESUME_MODES = ("auto", "disable", "resume_path")
 OURS = "pkg://leafe_verl.plugin.rollout"
 REWARD_PATHS = ("reward.custom_reward_function.path", "custom_reward_function.path")
 
@@ -81,23 +82,39 @@ def _reward_problems(config: DictConfig) -> list[str]:
     ]
 
 
+TOOLS = "leafe.environment.name=verl_tools has +leafe.environment.options"
+REWARDS = "every reward comes from the environment, and its own function may ask a model or a sandbox"
 UNUSED = {
-    "data.filter_overlong_prompts": "an attempt whose prompt leaves no room for a turn ends as context_overflow",
-    "actor_rollout_ref.rollout.multi_turn.tool_config_path": "leafe.environment.name=verl_tools has "
-    "+leafe.environment.options.tool_config_path",
-    "actor_rollout_ref.rollout.multi_turn.function_tool_path": "leafe.environment.name=verl_tools has "
-    "+leafe.environment.options.function_tool_path",
+    "data.filter_overlong_prompts": (
+        False,
+        "an attempt whose prompt leaves no room for a turn ends as context_overflow",
+    ),
+    "data.prompt_key": ("prompt", "the environment reads the rows"),
+    "data.image_key": ("images", "texts alone are shown"),
+    "data.video_key": ("videos", "texts alone are shown"),
+    "actor_rollout_ref.rollout.multi_turn.tool_config_path": (None, f"{TOOLS}.tool_config_path"),
+    "actor_rollout_ref.rollout.multi_turn.function_tool_path": (None, f"{TOOLS}.function_tool_path"),
+    "actor_rollout_ref.rollout.multi_turn.format": ("hermes", f"{TOOLS}.form"),
+    "actor_rollout_ref.rollout.multi_turn.max_assistant_turns": (None, "leafe.environment.horizon limits the turns"),
+    "actor_rollout_ref.rollout.multi_turn.max_user_turns": (None, "leafe.environment.horizon limits the turns"),
+    "actor_rollout_ref.rollout.multi_turn.max_parallel_calls": (1, "all calls of an answer are executed"),
+    "actor_rollout_ref.rollout.multi_turn.max_tool_response_length": (256, "what a tool says is shown whole"),
+    "reward.reward_model.enable": (False, REWARDS),
+    "reward.sandbox_fusion.url": (None, REWARDS),
+    "reward.reward_manager.source": ("register", REWARDS),
+    "reward.reward_manager.name": ("naive", REWARDS),
 }
-"""verl's settings that our task files and agent loops do not use, and what there is in their place."""
+"""verl's settings that our task files, agent loops and environments do not use, with verl's defaults, and what there is
+in their place."""
 
 
 def _data_problems(config: DictConfig) -> list[str]:
-    """Tasks come from our data set, and tools from the environment, in every mode."""
+    """Tasks come from our data set, tools and rewards from the environment, in every mode."""
     found = {key: OmegaConf.select(config, key) for key in UNUSED}
     problems = [
-        f"{key} is {value}, which is not used here; expected {'false' if value is True else 'null'}: {UNUSED[key]}"
+        f"{key} is {value}, which is not used here; expected {json.dumps(UNUSED[key][0])}: {UNUSED[key][1]}"
         for key, value in found.items()
-        if value
+        if value not in (None, UNUSED[key][0])
     ]
     custom = config.data.custom_cls
     if not str(custom.path).startswith(OURS):
@@ -109,17 +126,34 @@ def _data_problems(config: DictConfig) -> list[str]:
 
 
 def _resume_problems(config: DictConfig) -> list[str]:
+    """verl finds out that there is no such mode or checkpoint once every process has started."""
+    trainer = config.trainer
+    if trainer.resume_mode not in RESUME_MODES:
+        return [f"trainer.resume_mode is {trainer.resume_mode!r}; expected one of {', '.join(RESUME_MODES)}"]
+    if trainer.resume_mode == "disable":
+        return []
+    if trainer.resume_mode == "auto":
+        checkpoints = Path(trainer.default_local_dir)
+        step = resumed_step(checkpoints)
+        return [] if step is None else _rank_problems(config, checkpoints / f"{STEP}{step}")
+    given = trainer.resume_from_path
+    if not (given and Path(given).name.removeprefix(STEP).isdecimal() and is_whole(Path(given))):
+        return [
+            f"trainer.resume_from_path is {given}, which is no whole checkpoint of a run; expected "
+            f"RUN_DIR/checkpoints/{STEP}N, or trainer.resume_mode=auto"
+        ]
+    return _rank_problems(config, Path(given))
+
+
+def _rank_problems(config: DictConfig, checkpoint: Path) -> list[str]:
     """verl names the shards of a checkpoint by the number of ranks, and finds those of its own number alone."""
-    checkpoints = Path(config.trainer.default_local_dir)
-    step = resumed_step(checkpoints) if config.trainer.resume_mode == "auto" else None
-    wrote = _num_ranks(checkpoints / f"{STEP}{step}")
-    ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
-    if step is None or wrote in (None, ranks):
+    wrote, ranks = _num_ranks(checkpoint), config.trainer.nnodes * config.trainer.n_gpus_per_node
+    if wrote in (None, ranks):
         return []
     return [
-        f"the checkpoint of step {step} in {checkpoints} is of {wrote} ranks, and this run has {ranks} "
-        f"(trainer.nnodes x trainer.n_gpus_per_node); expected {wrote}, or another RUN_DIR with "
-        f"MODEL={checkpoints / f'{STEP}{step}'}, which begins with that checkpoint's weights"
+        f"the checkpoint {checkpoint} is of {wrote} ranks, and this run has {ranks} "
+        f"(trainer.nnodes x trainer.n_gpus_per_node); expected {wrote}, or another RUN_DIR with MODEL={checkpoint}, "
+        "which begins with that checkpoint's weights"
     ]
 
 

@@ -131,7 +131,7 @@ def _tree(tree: ExplorationTree) -> Iterator[str]:
     for number, attempt in enumerate(tree.attempts):
         if attempt.branch is None:
             yield from _attempt(tree, number, "")
-    for recovery in tree.recoveries or ():
+    for recovery in tree.recovery_targets or ():
         where = f"after step {recovery.step - 1} of attempt {recovery.attempt}"
         yield f"recovery target, the last action of attempt {recovery.source} {where}: {recovery.outcome.value}"
 

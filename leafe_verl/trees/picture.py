@@ -1,6 +1,6 @@
 """Draws a tree where no browser does, from its shape: rows are attempts, columns are steps.
 
-The picture is the same as that of page/picture.js, which a reader can click through.
+The picture is the same as that of report/page/picture.js, which a reader can click through.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEVELS = ("#f3e3d8", "#e5d9a8", "#b9d9a0", "#4f8f78", "#12506b")
-"""Colours from the tree's lowest return to its highest, as in page/tree.css."""
+"""Colours from the tree's lowest return to its highest, as in report/page/tree.css."""
 ON_LEVELS = ("#1b1f24", "#1b1f24", "#1b1f24", "#05130d", "#ffffff")
 LINE, BRANCH_LINE = "#1b1f24", "#0a58b8"
 COLUMN, ROW = 0.75, 0.5

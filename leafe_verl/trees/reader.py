@@ -296,10 +296,10 @@ def join_trees(trees: Sequence[ExplorationTree]) -> ExplorationTree:
         for attempt in tree.attempts:
             branch = attempt.branch and dataclasses.replace(attempt.branch, parent=first + attempt.branch.parent)
             joined.add(dataclasses.replace(attempt, branch=branch))
-        for recovery in tree.recoveries or ():
+        for recovery in tree.recovery_targets or ():
             at, source = first + recovery.attempt, first + recovery.source
             moved = dataclasses.replace(recovery, attempt=at, source=source)
-            joined.recoveries = [*(joined.recoveries or ()), moved]
+            joined.recovery_targets = [*(joined.recovery_targets or ()), moved]
     return joined
 
 

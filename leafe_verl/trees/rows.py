@@ -42,6 +42,7 @@ def to_row(tree: ExplorationTree, provenance: Provenance, counts: Mapping[str, i
     Raises ValueError for what the schema cannot hold: a branch whose reflection is not among the tree's, or a message
     with fields other than role and content.
     """
+    targets = tree.recovery_targets
     row = {
         **{name: getattr(provenance, name) for name in PROVENANCE},
         "task_key": tree.task.key,
@@ -52,7 +53,7 @@ def to_row(tree: ExplorationTree, provenance: Provenance, counts: Mapping[str, i
         "given": _steps_to_rows(tree.given, EMPTY),
         "attempts": [_attempt_to_row(tree, index) for index in range(len(tree.attempts))],
         "reflections": [reflection_to_row(attempt, reflection) for attempt, reflection in tree.reflections],
-        "recoveries": None if tree.recoveries is None else [_recovery_to_row(each) for each in tree.recoveries],
+        "recoveries": None if targets is None else [_recovery_to_row(each) for each in targets],
         **summarize(tree),
         "counts": None if counts is None else json.dumps(counts),
         "plain_attempts": None if counts is None else [each.as_mapping() for each in plain_attempts(tree)],
@@ -75,7 +76,7 @@ def from_row(row: Mapping[str, Any]) -> ExplorationTree:
         for attempt in row["attempts"]:
             tree.add(_attempt_from_row(tree, attempt))
         if (recoveries := row.get("recoveries")) is not None:
-            tree.recoveries = [_recovery_from_row(tree, each) for each in recoveries]
+            tree.recovery_targets = [_recovery_from_row(tree, each) for each in recoveries]
     except (KeyError, IndexError, TypeError) as error:
         raise ValueError(f"task {row.get('task_key')!r}: no tree ({error!r})") from error
     return tree

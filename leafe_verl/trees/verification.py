@@ -71,7 +71,7 @@ def check_row(row: Row) -> dict[str, int]:
         "attempts": len(tree.attempts),
         "branches": len(tree.branches()),
         "reflections": len(tree.reflections),
-        "recovery_targets": len(tree.recoveries or ()),
+        "recovery_targets": len(tree.recovery_targets or ()),
         "sampled_tokens": computed["sampled_tokens"],
     }
 

@@ -21,7 +21,7 @@ from verl.trainer.ppo.v1.trainer_base import register_trainer
 from leafe_verl.environments import make
 from leafe_verl.plugin.rollout.dataset import read_task
 from leafe_verl.plugin.rollout.task_loop import TaskLoop
-from leafe_verl.plugin.training.leafe_trainer import CollectingTrainer
+from leafe_verl.plugin.training.collecting_trainer import CollectingTrainer
 
 
 class AnswerAsCall(ToolParser):

@@ -66,12 +66,16 @@ def test_an_evaluation_plays_what_the_run_played(tmp_path):
     (tmp_path / "checkpoints" / "global_step_2").mkdir(parents=True)
     choices = RunChoices.of(configuration())
     given = ["environment=sokoban", "leafe.environment.horizon=4", "leafe.seed=1", "trainer.nnodes=2"]
+    given += ["+data.apply_chat_template_kwargs.enable_thinking=false", "leafe.playbook.path=book.json"]
+    given += ["actor_rollout_ref.rollout.val_kwargs.n=4", "actor_rollout_ref.rollout.val_kwargs.temperature=0.2"]
     (told,) = [
         line
         for line in next_commands(tmp_path, replace(choices, environment="sokoban", overrides=tuple(given)))
         if " evaluate " in line
     ]
     assert " environment=sokoban leafe.environment.horizon=4 " in told and "nnodes" not in told and "seed" not in told
+    assert all(text in told for text in ("enable_thinking=false", "book.json", "val_kwargs.temperature=0.2"))
+    assert "val_kwargs.n" not in told
 
 
 def test_a_run_of_one_step_on_all_tasks_is_not_told_to_train_on(tmp_path):

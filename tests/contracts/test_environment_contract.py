@@ -15,14 +15,8 @@ from typing import Any
 import pytest
 
 from contracts.scenarios import SCENARIOS, Counter, Scenario, all_transcripts, transcript
-from leafe_verl.core.environment import (
-    Environment,
-    EnvironmentFailure,
-    ReplayDivergence,
-    Step,
-    call_within,
-    read_verdict,
-)
+from leafe_verl.core.environment import Environment, EnvironmentFailure, ReplayDivergence, Step, read_verdict
+from leafe_verl.core.environment_calls import call_within
 from leafe_verl.core.task import Task
 from leafe_verl.environments import environment_class, names
 from leafe_verl.environments.rows import build_verl_row

@@ -10,7 +10,8 @@ import pytest
 
 from fakes import TASK, DriftingCorridor, Ledger, ReplayCorridor
 from leafe_verl.core import EnvironmentFailure, ReplayDivergence, Step
-from leafe_verl.core.environment import CallThread, call_within, read_verdict
+from leafe_verl.core.environment import read_verdict
+from leafe_verl.core.environment_calls import CallThread, call_within
 
 
 def call(function, *arguments, seconds=20.0):

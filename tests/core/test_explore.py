@@ -31,7 +31,7 @@ from fakes import (
     wandering,
 )
 from leafe_verl.core import ContextOverflow, Explorer, Outcome, PolicyFailure, PolicyTimeout, Settings, Task
-from leafe_verl.core.environment import call_within
+from leafe_verl.core.environment_calls import call_within
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.core.sft_examples import build_examples
 from leafe_verl.core.statistics import count

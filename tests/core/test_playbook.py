@@ -87,6 +87,7 @@ def test_new_advice_does_not_replace_what_was_written_by_hand():
         ('{"helpful": ["a1"], "harmful": [], "lessons": ["x"]}', Delta(("a1",), (), ("x",), 7)),
         ('Sure: {"lessons": ["a  b", 3, "", "y", "z"]} ok', Delta((), (), ("a b", "y"), 7)),
         ('{"lessons": "x", "helpful": 4}', Delta(num_tokens=7)),
+        ('Here {is} my {"answer": 1}: {"helpful": ["a2"]}', Delta(("a2",), num_tokens=7)),
         ("no idea", Delta(num_tokens=7, parsed=False)),
         ("[1]", Delta(num_tokens=7, parsed=False)),
         ("{" * 5000, Delta(num_tokens=7, parsed=False)),

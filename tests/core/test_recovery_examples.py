@@ -38,7 +38,7 @@ class TestRecovery:
 
     def test_what_the_environment_refused_is_no_target(self):
         tree = recovered(["x", "-"], ["a"], ["b"], data=RIGHT | {"spoiled": {"a": "x"}})
-        assert len(tree.recoveries) == 2
+        assert len(tree.recovery_targets) == 2
         assert [example.source for example in only(tree, Kind.RECOVERY)] == [2]
 
     @pytest.mark.parametrize("targets", [0, 1, 2])
@@ -48,7 +48,7 @@ class TestRecovery:
 
     def test_a_cut_action_is_one_by_a_setting_alone(self):
         tree = played(["x", "-"], [Cut("a")])
-        tree.recoveries = [RecoveryTarget(0, 2, 1, Outcome.SUCCESS)]
+        tree.recovery_targets = [RecoveryTarget(0, 2, 1, Outcome.SUCCESS)]
         assert only(tree, Kind.RECOVERY) == []
         (example,) = only(tree, Kind.RECOVERY, incomplete_actions=True)
         assert sum(example.sequence.mask) == 1

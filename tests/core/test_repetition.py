@@ -132,7 +132,7 @@ def test_roots_that_all_succeed_end_a_task():
     tree = grow(policy, Quiz, task=QUIZ, roots=3, **settings)
     assert walks(tree) == [(1, "a", "success")] * 3
     assert sorted(policy.requests) == ["attempt 0", "attempt 1", "attempt 2"], "nothing is reflected on"
-    assert tree.recoveries == [], "there is no failed turn to recover from"
+    assert tree.recovery_targets == [], "there is no failed turn to recover from"
 
 
 def test_with_an_interval_successes_are_reflected_on_too():

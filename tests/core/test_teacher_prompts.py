@@ -86,7 +86,7 @@ def test_the_teacher_of_a_recovery_target_reads_what_the_action_was_sampled_from
 
 def test_where_a_branch_succeeded_its_advice_is_part_of_that():
     tree = rescued()
-    tree.recoveries = [RecoveryTarget(0, 4, 1, Outcome.SUCCESS)]
+    tree.recovery_targets = [RecoveryTarget(0, 4, 1, Outcome.SUCCESS)]
     settings = ALL.model_copy(update={"recovery_targets": 9, "recovery_loss": "kl"})
     (example,) = [each for each in taught(tree, settings) if each.kind is Kind.RECOVERY]
     assert "do not jump" not in text_of(example.teacher.prompt), "its last action came after the advised one"
@@ -98,7 +98,7 @@ def test_advice_is_in_the_prompt_of_a_recovery_target_if_it_was_there(experience
     tree = rescued()
     branch = tree.attempts[1]
     tree.attempts[1] = dataclasses.replace(branch, steps=branch.steps[:1])
-    tree.recoveries = [RecoveryTarget(0, 4, 1, Outcome.SUCCESS)]
+    tree.recovery_targets = [RecoveryTarget(0, 4, 1, Outcome.SUCCESS)]
     settings = ALL.model_copy(update={"recovery_targets": 9, "recovery_loss": "kl"})
     examples = taught(tree, settings, experience=experience)
     (example,) = [each for each in examples if each.kind is Kind.RECOVERY]

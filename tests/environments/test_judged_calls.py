@@ -51,6 +51,11 @@ def test_texts_in_parts_are_joined_and_halves_of_characters_replaced(environment
         ({"prompt": "hi"}, "prompt is 'hi'; expected a list of messages"),
         ({"prompt": [{"role": "user", "content": [{"type": "image"}]}]}, "content, which is text"),
         ({"prompt": [{"role": "system", "content": 3}]}, "content, which is text"),
+        ({"images": [{"bytes": "x"}]}, "images is .*; expected no such column"),
+        (
+            {"prompt": [*ROW["prompt"], {"role": "assistant", "content": "4"}, *ROW["prompt"]]},
+            "prompt has messages of the role assistant; expected system and user alone",
+        ),
         ({"prompt": [{}]}, "prompt is .*; expected a list of messages with role and content"),
         ({"prompt": [{"from": "human", "value": "hi"}]}, "expected a list of messages with role and content"),
     ],

@@ -31,20 +31,22 @@ def test_attempts_and_places_of_files_may_differ():
         ({"model": "other"}, "model is 'base', not 'other'"),
         ({"tasks": "2, sha256 1"}, "tasks is '3, sha256 0', not '2, sha256 1'"),
         ({"horizon": 2}, "horizon is 4, not 2"),
+        ({"weights": "2b"}, "weights is '1a', not '2b'"),
+        ({"template": {"options": {"enable_thinking": False}}}, "template.options.enable_thinking is None, not False"),
         ({"dtype": "bfloat16"}, "dtype is 'float32', not 'bfloat16'"),
         ({"sampling": {"temperature": 1.0, "top_p": 1.0}}, "sampling.temperature is 0.6, not 1.0"),
         ({"leafe": {"generation": {"max_tokens": 64}, "seed": 0}}, "leafe.generation.max_tokens is 512, not 64"),
     ],
 )
 def test_every_other_difference_is_named_with_both_values(changed, said):
-    ours = dataclasses.replace(MANIFEST, dtype="float32")
+    ours = dataclasses.replace(MANIFEST, dtype="float32", weights="1a")
     assert ours.differences(dataclasses.replace(ours, **changed)) == [said]
 
 
-def test_a_precision_that_was_not_written_down_is_no_difference():
+def test_what_an_earlier_version_did_not_write_down_is_no_difference():
     old = json.loads(json.dumps(dataclasses.asdict(MANIFEST)))
-    del old["dtype"]
-    ours = dataclasses.replace(MANIFEST, dtype="float32")
+    del old["dtype"], old["weights"], old["template"]
+    ours = dataclasses.replace(MANIFEST, dtype="float32", weights="1a")
     assert ours.differences(Manifest(**old)) == Manifest(**old).differences(ours) == []
 
 

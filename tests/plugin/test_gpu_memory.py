@@ -3,11 +3,12 @@
 import dataclasses
 
 import pytest
+from omegaconf import OmegaConf
 
 pytest.importorskip("verl", reason="verl is not installed")
 
 from leafe_verl.model_config import ModelShape
-from leafe_verl.plugin import gpu_memory
+from leafe_verl.plugin import gpu_memory, memory_check
 from leafe_verl.plugin.gpu_memory import GpuSizes, TrainerNeed, describe_gpu, estimate_gpu
 from leafe_verl.plugin.memory import GIB, RunSizes, lora_parameters
 
@@ -175,3 +176,23 @@ def test_the_smallest_gpu_counts_and_none_is_no_error(tmp_path, monkeypatch):
         stub.write_text(f"#!/bin/sh\n{said}\n")
         stub.chmod(0o755)
         assert gpu_memory.gpu_memory() == found
+
+
+@pytest.mark.parametrize(
+    ("gpu", "share", "said"),
+    [
+        (140, 0.6, "weights, gradients, AdamW's moments and what it computes take 142 GiB of each GPU, which has 140"),
+        (200, 0.7, "while vLLM samples with 140 GiB, the trainer keeps 85 GiB of each GPU"),
+        (300, 0.6, None),
+    ],
+)
+def test_a_run_that_cannot_fit_by_what_is_counted_is_refused(monkeypatch, gpu, share, said):
+    model = dataclasses.replace(MODEL, parameters=7.62e9)
+    found = sizes(sharded=1, gpus=1, share=share)
+    monkeypatch.setattr(memory_check, "largest_gpu", lambda: gpu * GIB)
+    monkeypatch.setattr(memory_check, "joined_cluster", lambda config: None)
+    monkeypatch.setattr(memory_check.ModelShape, "read", lambda path: model)
+    monkeypatch.setattr(memory_check.GpuSizes, "read", lambda config, settings: found)
+    role = {"model": {"path": "m"}, "actor": {"strategy": "fsdp2"}}
+    problems = memory_check._gpu_problems(OmegaConf.create({"actor_rollout_ref": role}), settings=None)
+    assert [problem[: len(said or "")] for problem in problems] == ([said] if said else [])

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -97,6 +98,13 @@ def test_the_shipped_configurations_are_accepted(config, name, device):
         ("data.filter_overlong_prompts=true", "data.filter_overlong_prompts is True, which is not used here"),
         ("actor_rollout_ref.rollout.multi_turn.tool_config_path=t.yaml", "leafe.environment.name=verl_tools has"),
         ("data.custom_cls.path=mine.py", "data.custom_cls.path is mine.py, a data set whose rows carry no task"),
+        ("data.val_files=[null]", "data.val_files names no file; expected the tasks: set VAL_FILES=tasks.jsonl"),
+        ("reward.reward_model.enable=true", "reward.reward_model.enable is True, which is not used here"),
+        ("reward.sandbox_fusion.url=http://box", "every reward comes from the environment"),
+        ("actor_rollout_ref.rollout.multi_turn.max_tool_response_length=99", "expected 256: what a tool says is shown"),
+        ("actor_rollout_ref.rollout.multi_turn.max_user_turns=3", "expected null: leafe.environment.horizon limits"),
+        ("trainer.resume_mode=resume", "trainer.resume_mode is 'resume'; expected one of auto, disable, resume_path"),
+        ("trainer.resume_mode=resume_path", "trainer.resume_from_path is None, which is no whole checkpoint"),
     ],
 )
 def test_each_bad_setting_is_named(config, override, said):
@@ -127,8 +135,13 @@ def test_a_checkpoint_of_another_number_of_ranks_is_refused_before_anything_star
         written.write_text(json.dumps({"FSDP_version": 2, "world_size": ranks}))
         found = find_problems(config(f"trainer.default_local_dir={saved}"))
         assert len(found) == problems
-    assert found[0].startswith(f"the checkpoint of step 3 in {saved} is of 4 ranks, and this run has 1")
+    assert found[0].startswith(f"the checkpoint {saved}/global_step_3 is of 4 ranks, and this run has 1")
     assert find_problems(config(f"trainer.default_local_dir={saved}", "trainer.resume_mode=disable")) == []
+    named = ("trainer.resume_mode=resume_path", f"trainer.resume_from_path={saved}/global_step_3")
+    (torn,) = find_problems(config(*named))
+    assert torn.startswith(f"trainer.resume_from_path is {saved}/global_step_3, which is no whole checkpoint")
+    (saved / "global_step_3" / "data.pt").touch()
+    assert find_problems(config(*named)) == found
 
 
 @pytest.mark.parametrize("stages", ["both", "distil"])
@@ -342,12 +355,17 @@ def test_files_are_named_for_workers_that_run_in_another_folder(config, model, t
     shutil.copy(TRAIN_FILE, "train.jsonl")
     Path("model").symlink_to(model)
     given = ["data.train_files=[train.jsonl]", "data.val_files=hub:owner/name/full/test"]
+    Path("reward.py").touch()
+    given += ["+leafe.environment.options={reward_path: reward.py, module: model}"]
+    given += ["trainer.resume_from_path=checkpoints/global_step_2/"]
     given += ["leafe.collection.store=trees", "leafe.playbook.path='~/playbook.json'"]
     composed = config(*given, f"run_dir={tmp_path}/run", "actor_rollout_ref.model.path=model")
     ResolveConfiguration().on_run_start(composed)
     PrepareModel().on_run_start(composed)
     assert composed.data.train_files == [f"{tmp_path}/train.jsonl"]
-    assert composed.data.val_files == "hub:owner/name/full/test"
+    assert composed.data.val_files == ["hub:owner/name/full/test"]
+    assert composed.trainer.resume_from_path == f"{tmp_path}/checkpoints/global_step_2"
+    assert composed.leafe.environment.options == {"reward_path": f"{tmp_path}/reward.py", "module": "model"}
     assert composed.actor_rollout_ref.model.path == f"{tmp_path}/model"
     assert composed.leafe.collection.store == f"{tmp_path}/trees"
     assert composed.leafe.playbook.path == str(Path.home() / "playbook.json")
@@ -425,6 +443,8 @@ def test_a_run_that_is_sent_back_takes_no_tree_of_what_it_gives_up(config, tmp_p
     heading = " ".join(_heading(composed))
     assert "goes on after step 1, from its checkpoint" in heading and "takes" not in heading
     assert index_steps(saved / "trees", tmp_path.name, 2)
+    (saved / "global_step_1").mkdir()
+    (saved / "global_step_1" / "data.pt").touch()
     Preflight().on_job_start(composed)
     assert not index_steps(saved / "trees", tmp_path.name, 2)
 
@@ -561,3 +581,34 @@ def test_a_curriculum_is_refused_where_nothing_is_known_or_drawn(config, tmp_pat
 
 def test_a_curriculum_is_taken_with_a_store(config, tmp_path):
     assert find_problems(config("leafe.curriculum.floor=0.1", f"trainer.default_local_dir={tmp_path}")) == []
+
+
+FAILING = {
+    "Boom": "raise KeyError('x')",
+    "Silent": "assert False",
+    "Told": "raise ValueError('no such game')",
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_an_environment_that_cannot_be_made_is_named_with_what_it_raised(config, tmp_path, monkeypatch, name):
+    (tmp_path / "failing.py").write_text(f"class {name}:\n    def __init__(self):\n        {FAILING[name]}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "failing", raising=False)
+    (problem,) = find_problems(config(f"leafe.environment.name=failing:{name}"))
+    assert problem.startswith(f"leafe.environment.name=failing:{name} cannot be made with leafe.environment.options=")
+    raised = {"Boom": "KeyError: 'x'", "Silent": "AssertionError", "Told": "ValueError: no such game"}[name]
+    assert f": {raised} (" in problem and "failing.py, line 3)" in problem
+
+
+def test_an_environment_of_ones_own_is_to_be_named_with_its_tasks(config, monkeypatch):
+    for name in ("TRAIN_FILES", "VAL_FILES"):
+        monkeypatch.delenv(name, raising=False)
+    (problem,) = find_problems(config("environment=custom", "data.train_files=[null]", "data.val_files=[null]"))
+    assert problem.startswith("leafe.environment.name is None; expected")
+
+
+def test_gpus_that_torch_counts_and_cannot_use_are_refused(config, monkeypatch):
+    monkeypatch.setattr(engine_check, "count_gpus", lambda: 8)
+    (problem,) = find_problems(config(device="gpu"))
+    assert "counts 8 GPUs and cannot use them (" in problem and "nvidia-smi shows, or device=cpu" in problem

@@ -15,6 +15,7 @@ from leafe_verl.report import progress
 from leafe_verl.report.progress import RunFollower, RunPlan, read_plan
 from leafe_verl.report.watch import frame, watch
 from leafe_verl.trees import Provenance, TreeWriter, read_tree
+from leafe_verl.trees.restarts import record_restart
 from report.samples import HOSTILE, LONG_LINE, METRICS, hostile, rescued, written
 
 CONFIGURATION = """
@@ -284,3 +285,15 @@ def test_recovery_is_shown_for_the_step_and_the_run(run):
     assert tree_counts["recovery/attempts"] == 4 and tree_counts["recovery/failures"] > 0
     assert "recovered after a failed turn" in printed(run.folder)
     assert "fresh sample on these failures" in printed(run.folder)
+
+
+def test_what_a_run_has_given_up_is_not_followed(run):
+    run.log(1)
+    run.log(2)
+    run.collect(rescued("a"), 2)
+    record_restart(run.checkpoints / "trees", "leafe", 0)
+    run.metrics = run.folder / "metrics-2.jsonl"
+    run.log(1)
+    run.collect(rescued("b"), 2)
+    found = RunFollower(run.folder).look()
+    assert (list(found.metrics), found.current.counts["trees"]) == ([1], 1)

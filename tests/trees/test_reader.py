@@ -5,9 +5,12 @@ import os
 import pyarrow as pa
 import pytest
 
+from fakes import ScriptedPolicy, World, grow
 from leafe_verl.trees import TreeKey, TreeWriter, index, read_summaries, read_tree, read_trees
+from leafe_verl.trees.copying import copy_trees
 from leafe_verl.trees.errors import DamagedFile
 from leafe_verl.trees.reader import read_file
+from leafe_verl.trees.restarts import record_restart
 from leafe_verl.trees.rows import to_row
 from leafe_verl.trees.schema import SCHEMA, VERSION_KEY
 from trees.stores import provenance, rescued, wandered, write
@@ -210,3 +213,28 @@ def test_datasets_reads_it(tmp_path):
     )
     assert sorted(loaded["task_key"]) == ["a", "b"]
     assert loaded[0]["attempts"][1]["branch"]["parent"] == 0
+
+
+def test_what_its_run_has_given_up_is_left_out_by_every_reader(tmp_path):
+    write(tmp_path / "store", (rescued("old", "given up"), provenance(step=2)), (rescued("kept"), provenance(step=1)))
+    record_restart(tmp_path / "store", "first", 1)
+    again = provenance(step=2, hours=24 * 365 * 100)
+    write(tmp_path / "store", (rescued("old", "collected again"), again))
+    found = [read_tree(place)[0] for place in index(tmp_path / "store").values()]
+    assert {tree.task.key: tree.reflections[0][1].experience for tree in found} == {
+        "old": "collected again",
+        "kept": "do not jump",
+    }
+    counts = copy_trees([tmp_path / "store"], tmp_path / "copy")
+    assert (counts.read, counts.written, counts.duplicates) == (2, 2, 0)
+    assert len([*read_trees(tmp_path / "copy")]) == 2
+
+
+def test_a_tree_without_a_scored_attempt_counts_if_there_is_no_other(tmp_path):
+    broken = grow(ScriptedPolicy(lambda messages: "R"), World(options={"no_such_option": True}))
+    write(tmp_path, (broken, provenance(step=1)))
+    assert len(index(tmp_path)) == 1
+    whole = grow(ScriptedPolicy(lambda messages: "R"))
+    write(tmp_path, (whole, provenance(step=1, hours=1)))
+    (place,) = index(tmp_path).values()
+    assert read_tree(place)[0].attempts[0].outcome.scored

@@ -31,7 +31,7 @@ def recovered():
     """x y, and a and b, which x spoils: after x, and after x y."""
     tree = played(["x", "y", "z"], ["a"], ["b"], data=RIGHT | {"spoiled": {"b": "y"}})
     confirm(tree)
-    assert len(tree.recoveries) == 4 and sum(each.confirmed for each in tree.recoveries) == 3
+    assert len(tree.recovery_targets) == 4 and sum(each.confirmed for each in tree.recovery_targets) == 3
     return tree
 
 
@@ -44,7 +44,7 @@ def test_come_back_and_so_do_their_examples(tmp_path):
     tree = recovered()
     write(tmp_path, (tree, provenance()))
     found = read(tmp_path)
-    assert found.recoveries == tree.recoveries
+    assert found.recovery_targets == tree.recovery_targets
     assert build_examples(found, SETTINGS, 0, mask_id=9) == build_examples(tree, SETTINGS, 0, mask_id=9)
     assert count(found, []) == count(tree, [])
     result = verify(tmp_path)
@@ -54,9 +54,9 @@ def test_come_back_and_so_do_their_examples(tmp_path):
 @pytest.mark.parametrize("recoveries", [None, []])
 def test_none_looked_for_differs_from_none_found(tmp_path, recoveries):
     tree = played(["x", "y"], ["a"])
-    tree.recoveries = recoveries
+    tree.recovery_targets = recoveries
     write(tmp_path, (tree, provenance()))
-    assert read(tmp_path).recoveries == recoveries
+    assert read(tmp_path).recovery_targets == recoveries
 
 
 def test_a_store_of_an_earlier_version_has_none(tmp_path):
@@ -66,9 +66,9 @@ def test_a_store_of_an_earlier_version_has_none(tmp_path):
     file = RecordFile(tmp_path / "trees-old.arrow", old)
     file.append(pa.RecordBatch.from_pylist([row], schema=old))
     file.close()
-    assert read(tmp_path).recoveries is None and verify(tmp_path).problems == []
+    assert read(tmp_path).recovery_targets is None and verify(tmp_path).problems == []
     copy_trees([tmp_path], tmp_path / "copy")
-    assert read(tmp_path / "copy").recoveries is None
+    assert read(tmp_path / "copy").recovery_targets is None
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_store_of_an_earlier_version_has_none(tmp_path):
 )
 def test_what_points_outside_the_tree_is_no_tree(tmp_path, recovery, said):
     tree = recovered()
-    tree.recoveries = [recovery]
+    tree.recovery_targets = [recovery]
     with TreeWriter(tmp_path) as writer:
         writer.append(tree, provenance())
     (problem,) = verify(tmp_path).problems
@@ -101,8 +101,8 @@ def test_move_with_their_attempts_where_trees_are_joined():
     tree = played(["x", "y"], ["a"])
     confirm(tree)
     joined = join_trees([tree, tree])
-    assert [(each.attempt, each.source) for each in joined.recoveries] == [(0, 1), (2, 3)]
-    assert join_trees([played(["x"])]).recoveries is None
+    assert [(each.attempt, each.source) for each in joined.recovery_targets] == [(0, 1), (2, 3)]
+    assert join_trees([played(["x"])]).recovery_targets is None
 
 
 @pytest.mark.parametrize(("form", "folded"), [("trl", False), ("verl", True)])

@@ -43,6 +43,8 @@ class EpisodeLoop(TaskLoop):
         (attempt,) = tree.attempts
         if not attempt.outcome.scored:
             logger.warning("task %r: unscored attempt, %s: %s", task.key, attempt.outcome.value, attempt.error)
+            if kwargs["uid"] not in self.worker.validated:
+                self.worker.unscored.update(count(tree, []))
             return []
         # GRPO learns from the probabilities of what was sampled; an end-of-turn token that we added has none.
         *earlier, last = [sequence for _, sequence in build_sequences(attempt.steps, added_tokens=False)]

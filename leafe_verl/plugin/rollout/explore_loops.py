@@ -200,8 +200,8 @@ class ReplayLoop(ExploreLoop):
         explorer, policy = self.explorer(task, sampling_params, describe_row(kwargs))
         rows = []
         for number, tree in enumerate(trees):
-            if tree.recoveries is None:
-                await explorer.confirm_recoveries(tree)
+            if tree.recovery_targets is None:
+                await explorer.confirm_recovery_targets(tree)
             rows += self.rows(tree, await self.examples(tree, policy), None, number)
         # verl's replay buffer would end a run in which none of a step's tasks gives a row.
         return rows or [self._summary_row(None, TreeRecord({TREES_UNKEPT: 0}))]

@@ -32,6 +32,8 @@ ANSWER_SECONDS = 2.0
 """Seconds to wait for the answer to a ping. A server that has not answered by then is busy and counts as alive."""
 RETRY_SECONDS = 1.0
 """Seconds before a request that lost its server is sent again."""
+WEIGHTS_SECONDS = 3600.0
+"""Seconds that sending the weights may take. A large model takes minutes."""
 NO_SERVERS = "No available servers in load balancer"
 """The message of verl/workers/rollout/router.py when all servers have been removed."""
 
@@ -70,7 +72,7 @@ class InferenceServers:
         self.deaths = 0
         """Number of servers that died and were restarted so far."""
 
-    def replace_dead(self, *, now: bool = False) -> bool:
+    def restart_dead(self, *, now: bool = False) -> bool:
         """Restart dead servers, which takes as long as their first start, and return whether there were any.
 
         A restarted server has no weights yet: call `give_weights`, then `admit`. Servers are checked at most once in
@@ -85,15 +87,16 @@ class InferenceServers:
         for place in dead:
             self.deaths += 1
             logger.error("inference server %d died and is being restarted; its log says why it died", place)
-            self._replace(place)
+            self._restart(place)
         return bool(dead)
 
     def give_weights(self, sync: Callable[[], None]) -> None:
         """Call `sync`, the function of verl that sends the weights to the servers.
 
-        Raises RuntimeError if a server dies meanwhile, because verl's sender would then wait for ever
-        (bucketed_weight_transfer.py).
+        Raises RuntimeError if a server dies meanwhile, or does not take them within WEIGHTS_SECONDS: verl's sender
+        waits for ever for one that died, or that failed to load what it was sent (bucketed_weight_transfer.py).
         """
+        begun = time.monotonic()
         done: Future[None] = Future()
         threading.Thread(target=lambda: _settle(done, sync), name="weights", daemon=True).start()
         while not wait([done], PING_SECONDS).done:
@@ -102,9 +105,14 @@ class InferenceServers:
                     "an inference server died while weights were sent to it; run the same command again to resume from "
                     "the last checkpoint"
                 )
+            if time.monotonic() - begun > WEIGHTS_SECONDS:
+                raise RuntimeError(
+                    f"the inference servers have not taken the weights within {WEIGHTS_SECONDS / 60:.0f} minutes; the "
+                    "log of the run says what failed there"
+                )
         done.result()
 
-    def _replace(self, place: int) -> None:
+    def _restart(self, place: int) -> None:
         manager = self._manager
         replica, balancer = manager.rollout_replicas[place], manager.global_load_balancer
         ray.get(balancer.remove_servers.remote([manager.server_addresses[place]]))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from leafe_verl.checkpoints import resumed_step
 from leafe_verl.core.playbook import Playbook
+from leafe_verl.files import replace_text
 
 OWN = "playbook.json"
 """Name of a run's own playbook, beside its checkpoints; see ace.yaml."""
@@ -43,9 +43,7 @@ def read_playbook(path: str | None, *, begins_empty: bool = False) -> Playbook:
 def write_playbook(path: str, playbook: Playbook) -> None:
     """Replace the file in one step, so that a reader sees either the old playbook or the new one."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    written = Path(f"{path}.new")
-    written.write_text(playbook.to_json(), encoding="utf-8")
-    os.replace(written, path)
+    replace_text(Path(path), playbook.to_json())
 
 
 def forget_advice(config: DictConfig) -> None:

@@ -7,6 +7,7 @@ import logging
 import resource
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
@@ -84,9 +85,11 @@ class RolloutWorker(_WorkerTQ):  # type: ignore[misc, valid-type]
     ) -> None:
         if trajectory["validate"]:
             prompt["agent_name"] = validation_loop(self.config.leafe.evaluation)
+            self._state.validated.add(prompt["uid"])
         elif prompt["agent_name"] in (EXPLORE, REPLAY):
             prompt["__rollout_n__"] = 1  # one tree for each task, with rollout.n roots
         await super()._run_prompt(prompt, sampling_params, trajectory, trace)
+        self._state.validated.discard(prompt["uid"])
         self._task_ended.set()
 
     async def next_end(self) -> None:
@@ -100,6 +103,11 @@ class RolloutWorker(_WorkerTQ):  # type: ignore[misc, valid-type]
     async def usage(self) -> ProcessUsage:
         """Return what this process uses and has lost, and where it runs."""
         return replace(measure_usage(), node=ray.get_runtime_context().get_node_id())
+
+    async def take_unscored(self) -> dict[str, int]:
+        """Return the counts of the unscored attempts since the last call, which have no row that could carry them."""
+        taken, self._state.unscored = self._state.unscored, Counter()
+        return dict(taken)
 
     async def stop_exploring(self, step: int) -> None:
         """Cut short the trees of a training step that no longer waits for them."""
@@ -166,6 +174,14 @@ class RolloutManager(AgentLoopManagerTQ):  # type: ignore[misc]  # verl is Any t
         for worker in range(len(self.agent_loop_workers)):
             self._ask(worker)
         return total([self._past_losses, *self._losses.values()])
+
+    def take_unscored(self) -> dict[str, int]:
+        """Return the counts of unscored attempts since the last call, without those of workers that died meanwhile."""
+        taken = []
+        for worker in self.agent_loop_workers:
+            with suppress(RayActorError, GetTimeoutError):
+                taken.append(ray.get(worker.take_unscored.remote(), timeout=STUCK_SECONDS))
+        return total(taken)
 
     def replace_dead(self, unfinished: set[str], partition_id: str) -> None:
         """Replace workers that are dead or hang, and play their unfinished tasks again.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from pathlib import Path
 
 from leafe_verl.evaluation.histories import DrawnHistory, read_histories
@@ -28,6 +29,11 @@ class WorkerState:
         self._collected: dict[tuple[str, str, str], CollectedTrees] = {}
         self._writers: dict[str, TreeWriter] = {}
         self._histories: dict[str, dict[str, DrawnHistory]] = {}
+        self.validated: set[str] = set()
+        """The uids of the rows that are played for validation now."""
+        self.unscored: Counter[str] = Counter()
+        """Counts of core.statistics over the unscored attempts of training since somebody took them: they give the
+        trainer no row that could carry them."""
 
     def environment_slots(self, number: int) -> asyncio.Semaphore:
         """Return the semaphore that lets at most `number` environment calls run at the same time."""

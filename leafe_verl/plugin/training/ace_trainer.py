@@ -11,8 +11,8 @@ from verl.trainer.ppo.v1.trainer_base import register_trainer
 
 from leafe_verl.core.playbook import Delta, Playbook
 from leafe_verl.plugin.rollout.playbook_file import forget_advice, read_playbook, write_playbook
+from leafe_verl.plugin.training.collecting_trainer import CollectingTrainer
 from leafe_verl.plugin.training.episode_trainer import TRAINED_TOKENS, UPDATES
-from leafe_verl.plugin.training.leafe_trainer import CollectingTrainer
 from leafe_verl.plugin.training.records import tree_records
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from leafe_verl.checkpoints import STEP, is_whole, read_tracker, saved_steps
+from leafe_verl.files import replace_text
 from leafe_verl.plugin.settings import CheckpointSettings
 
 BEST_LINK = "best"
@@ -107,9 +108,8 @@ class CheckpointFolder:
 
     def write_best(self, best: BestCheckpoint) -> None:
         """Name the best checkpoint. A reader sees the old name or the new one, never half of either."""
-        file, link = self.path / f"{BEST_FILE}.new", self.path / f"{BEST_LINK}.new"
-        file.write_text(json.dumps(asdict(best), indent=1) + "\n")
-        os.replace(file, self.path / BEST_FILE)
+        replace_text(self.path / BEST_FILE, json.dumps(asdict(best), indent=1) + "\n")
+        link = self.path / f"{BEST_LINK}.new"
         with suppress(OSError):  # a file system without symbolic links has the file alone
             link.unlink(missing_ok=True)
             link.symlink_to(best.folder, target_is_directory=True)

@@ -1,4 +1,4 @@
-"""The base class of our trainer modes, and the mode `grpo`, which is verl's GRPO on our environments.
+"""The base class of our trainer modes.
 
 Every difference from verl's training loop is an override of one of its hooks.
 """
@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-import transfer_queue as tq
-from transfer_queue import KVBatchMeta
-from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from leafe_verl.checkpoints import repair_tracker
@@ -25,7 +22,6 @@ from leafe_verl.evaluation.recovery import TaskCounts
 from leafe_verl.evaluation.validations import Outcomes, Validation, append_validation
 from leafe_verl.plugin.rollout.inference_servers import InferenceServers, RetryingClient
 from leafe_verl.plugin.training.checkpointing_trainer import CheckpointingTrainer
-from leafe_verl.plugin.training.records import tree_records
 from leafe_verl.plugin.training.sft_worker import PolicyWorker
 from leafe_verl.plugin.training.validation import recovery_metrics
 from leafe_verl.plugin.wire import TreeRecord, attempts_from_infos
@@ -66,7 +62,8 @@ class EpisodeTrainer(CheckpointingTrainer):
         """Add to a step's metrics what was collected, how much is missing, and how many processes were lost."""
         trees = list(trees)
         recovery = recovery_by_task((tree.task_key, tree.plain_attempts) for tree in trees)
-        summed: dict[str, float] = {**total(tree.counts for tree in trees), **total(recovery.values())}
+        unscored = {**self.agent_loop_manager.take_unscored(), "trees": 0}  # a task's missing attempt stays missing
+        summed: dict[str, float] = {**total([*(tree.counts for tree in trees), unscored]), **total(recovery.values())}
         metrics.update({f"leafe/{name}": value for name, value in summed.items()})
         metrics.update({f"leafe/{name}": value for name, value in ratios(summed).items()})
         expected = self.config.data.train_batch_size * self.collected_per_task
@@ -107,7 +104,7 @@ class EpisodeTrainer(CheckpointingTrainer):
         self.replay_buffer.sampled = 0
 
     def on_sample_end(self) -> None:
-        self._replace_dead_servers(now=True)  # verl's calls of a dead one would end the run
+        self._bring_back_dead_servers(now=True)  # verl's calls of a dead one would end the run
         self._abandon_requests()
         super().on_sample_end()
 
@@ -118,16 +115,17 @@ class EpisodeTrainer(CheckpointingTrainer):
         """Replace workers and servers that have died. The replay buffer calls this while it waits for tasks."""
         self.activity.advance(self.replay_buffer.sampled + ended)
         self.agent_loop_manager.replace_dead(unfinished, partition_id)
-        self._replace_dead_servers()
+        self._bring_back_dead_servers()
 
-    def _replace_dead_servers(self, *, now: bool = False) -> None:
+    def _bring_back_dead_servers(self, *, now: bool = False) -> None:
+        """Restart dead servers, send them the present weights, and admit them."""
         if self._restart_dead_servers(now=now):
             self._servers.give_weights(lambda: self.checkpoint_manager.update_weights(self._weights_step))
             self._servers.admit()
 
     def _restart_dead_servers(self, *, now: bool) -> bool:
         """Start dead servers again, and return whether there were any. The next sync sends all weights."""
-        restarted = self._servers.replace_dead(now=now)
+        restarted = self._servers.restart_dead(now=now)
         if restarted:
             self.actor_rollout_wg.forget_base_sync()
         return restarted
@@ -207,28 +205,3 @@ class EpisodeTrainer(CheckpointingTrainer):
             attempts = sum(map(len, tasks.values()))
             metrics[f"val-aux/{source}/unscored"] = max(expected[source] - attempts, 0)
         return metrics
-
-
-@register_trainer("grpo")
-class GRPOTrainer(EpisodeTrainer):
-    """verl's GRPO, with unbiased Pass@k in validation and counts of what was collected in the metrics."""
-
-    def _balance_batch(
-        self,
-        batch: KVBatchMeta,
-        metrics: dict[str, Any],
-        logging_prefix: str = "global_seqlen",
-        keep_minibatch: bool = False,
-    ) -> KVBatchMeta:
-        """Log the counts of the batch's attempts, then balance the batch as verl does."""
-        self._log_counts(tree_records(batch), metrics)
-        self.activity.begin("training", step=self.global_steps, detail=f"{len(batch)} sequences")
-        return super()._balance_batch(batch, metrics, logging_prefix, keep_minibatch)
-
-    def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        """Log how much is trained on, then update the policy as verl does."""
-        actor, rollout = self.config.actor_rollout_ref.actor, self.config.actor_rollout_ref.rollout
-        rows = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["response_mask"])
-        metrics[TRAINED_TOKENS] = actor.ppo_epochs * int(sum(mask.sum() for mask in rows["response_mask"].unbind()))
-        metrics[UPDATES] = actor.ppo_epochs * (len(batch) // (actor.ppo_mini_batch_size * rollout.n))
-        return super()._update_actor(batch, metrics)

@@ -18,8 +18,9 @@ from verl.utils.py_functional import rename_dict
 from leafe_verl.plugin.rollout.dataset import read_task
 from leafe_verl.plugin.rollout.explore_loops import REPLAY, find_mask_token
 from leafe_verl.plugin.settings import RunSettings
+from leafe_verl.plugin.training.collecting_trainer import CollectingTrainer
 from leafe_verl.plugin.training.curriculum import Curriculum, CurriculumSampler, with_sampler
-from leafe_verl.plugin.training.episode_trainer import TRAINED_TOKENS, UPDATES, EpisodeTrainer
+from leafe_verl.plugin.training.episode_trainer import TRAINED_TOKENS, UPDATES
 from leafe_verl.plugin.training.matched_volume import match_volume
 from leafe_verl.plugin.training.phases import Phase, PhaseBuilder, prepare_update
 from leafe_verl.plugin.training.records import join_batches, split_records
@@ -30,32 +31,6 @@ from leafe_verl.task_files import KEEP, read_tasks
 from leafe_verl.trees.telling import most_telling
 
 logger = logging.getLogger(__name__)
-
-
-class CollectingTrainer(EpisodeTrainer):
-    """A trainer that needs neither log-probs nor advantages of the tokens that it collected."""
-
-    def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        """Do nothing."""
-        return batch
-
-    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        """Do nothing."""
-        return batch
-
-    def _compute_metrics(
-        self,
-        batch: KVBatchMeta,
-        metrics: dict[str, Any],
-        timing_raw: dict[str, float],
-        global_steps: int,
-        epoch: int,
-    ) -> None:
-        """Add the step, timings and sampling speed. verl's hook needs advantages and returns, which are absent."""
-        metrics.update({"training/global_step": global_steps, "training/epoch": epoch})
-        metrics.update({f"timing_s/{name}": seconds for name, seconds in timing_raw.items()})
-        if seconds := timing_raw.get("gen"):
-            metrics["leafe/sampled_tokens_per_s"] = metrics.get("leafe/sampled_tokens", 0) / seconds
 
 
 @register_trainer("leafe")

@@ -34,15 +34,17 @@ from leafe_verl.plugin.wire import TREES_UNKEPT, ExampleRecord, TreeRecord, atte
 from quiz import Quiz, played
 
 
-def play(answer="R", **settings):
+def play(answer="R", worker=None, world=None, **settings):
     """One attempt of three steps to the right."""
     policy = ScriptedPolicy(lambda messages: answer)
     policy.weight_versions, policy.seconds = {3}, 0.5
     loop = object.__new__(EpisodeLoop)
     loop.rollout_config = SimpleNamespace(calculate_log_probs=True)
-    explorer = Explorer(World(), policy, Settings.from_mapping(settings))
+    explorer = Explorer(world or World(), policy, Settings.from_mapping(settings))
     loop.explorer = lambda task, params, played_for: (explorer, policy)
+    loop.server_manager = SimpleNamespace(worker_state=worker or WorkerState())
     row = {"extra_info": {TASK_FIELD: json.dumps(dataclasses.asdict(TASK))}, "global_steps": 1, "session_id": 0}
+    row["uid"] = "u"
     return asyncio.run(loop.run({}, **row)), policy
 
 
@@ -54,6 +56,13 @@ def test_an_attempt_is_one_output():
     record, attempt = read_record(output.extra_fields), PlainAttempt(True, 3, (), 0, unplayed=1)
     assert (record.task_key, record.plain_attempts) == (TASK.key, (attempt,))
     assert attempts_from_infos({name: [value] for name, value in info.items()}, 1) == [attempt]
+
+
+def test_an_unscored_attempt_of_training_is_counted_although_it_gives_no_row():
+    worker, broken = WorkerState(), World(options={"no_such_option": True})
+    assert play(worker=worker, world=broken)[0] == [] and worker.unscored["outcome/environment_failure"] == 1
+    worker.validated.add("u")
+    assert play(worker=worker, world=broken)[0] == [] and worker.unscored["attempts"] == 1
 
 
 def test_an_end_of_turn_that_nobody_sampled_is_not_trained_on_by_grpo():
@@ -222,7 +231,7 @@ def test_stage_two_trains_nothing_on_a_task_without_stored_trees():
 
 def test_stage_two_takes_what_a_tree_holds_as_it_is():
     tree = stored(["x", "y"], ["a"])
-    tree.recoveries = []
+    tree.recovery_targets = []
     assert len(replayed([tree], recovery_targets=4)) == 1
     assert len(replayed([stored(["x", "y"], ["a"])])) == 1, "targets are a setting"
 

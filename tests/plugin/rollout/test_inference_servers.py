@@ -141,20 +141,20 @@ def test_a_dead_server_is_started_again_and_gets_no_request_before_its_weights(m
     rooms = []
     old = manager.server_handles[1]
     setattr(old, way, True)
-    assert servers.replace_dead(now=True) and servers.deaths == 1
+    assert servers.restart_dead(now=True) and servers.deaths == 1
     assert rooms == [way == "dead"], "the trainer makes room once, before a server starts"
     assert list(balancer.servers) == ["a:1"], "requests go to the living alone"
     servers.admit()
     assert list(balancer.servers) == ["a:1", "b:2"]
     assert old.dead and balancer.servers["b:2"] is manager.server_handles[1] is manager.rollout_replicas[1].servers[0]
-    assert not servers.replace_dead(now=True)
+    assert not servers.restart_dead(now=True)
 
 
 def test_living_servers_are_left_alone_and_asked_now_and_then(manager):
     servers = InferenceServers(manager, lambda: pytest.fail("nothing starts"))
-    assert not servers.replace_dead(now=True)
+    assert not servers.restart_dead(now=True)
     manager.server_handles[0].dead = True
-    assert not servers.replace_dead(), "looked a moment ago"
+    assert not servers.restart_dead(), "looked a moment ago"
     assert [replica.starts for replica in manager.rollout_replicas] == [1, 1]
 
 
@@ -168,4 +168,13 @@ def test_weights_are_not_waited_for_where_a_server_dies_meanwhile(manager, monke
     manager.server_handles[1].dead = True
     with pytest.raises(RuntimeError, match="died while weights were sent to it"):
         servers.give_weights(never.wait)
+    never.set()
+
+
+def test_weights_that_nobody_takes_are_not_waited_for_without_end(manager, monkeypatch):
+    monkeypatch.setattr(inference_servers, "PING_SECONDS", 0.01)
+    monkeypatch.setattr(inference_servers, "WEIGHTS_SECONDS", 0.05)
+    never = threading.Event()
+    with pytest.raises(RuntimeError, match="have not taken the weights within 0 minutes"):
+        InferenceServers(manager, lambda: None).give_weights(never.wait)
     never.set()

@@ -45,6 +45,8 @@ class Worker:
         self.ping = self.next_end = Method(self, lambda: None)
         self.held = ProcessUsage(memory=100, descriptors=0.1, losses={"sandboxes_lost": 1}, node=NODE)
         self.usage = Method(self, lambda: self.held)
+        self.unscored = {"environment_steps": 2}
+        self.take_unscored = Method(self, lambda: self.unscored)
         self.stop_exploring = SimpleNamespace(remote=self.stopped.append)
         self.generate_sequences = Method(self, lambda share: self.played.append([str(uid) for uid in share["uid"]]))
 
@@ -250,3 +252,9 @@ def test_a_process_knows_what_it_holds():
     held = measure_usage()
     assert held.memory > 10 and 0 < held.descriptors < 1
     assert set(held.losses) == {"sandboxes_lost", "environment_processes_lost"}
+
+
+def test_unscored_attempts_are_added_up_over_the_workers_that_answer(manager):
+    assert manager.take_unscored() == {"environment_steps": 4}
+    manager.agent_loop_workers[0].dead = True
+    assert manager.take_unscored() == {"environment_steps": 2}

@@ -24,7 +24,7 @@ class Cluster:
     def __init__(self):
         self.dead, self.calls = True, []
 
-    def replace_dead(self, *, now=False):
+    def restart_dead(self, *, now=False):
         found, self.dead = self.dead, False
         self.calls += ["restart"] if found else []
         return found
@@ -72,7 +72,7 @@ def test_a_server_that_dies_while_weights_are_trained_gets_all_of_them(trainer):
 
 def test_living_servers_get_what_has_changed_alone(trainer):
     trainer._servers.dead = False
-    trainer._replace_dead_servers(now=True)
+    trainer._bring_back_dead_servers(now=True)
     assert trainer._servers.calls == []
 
 

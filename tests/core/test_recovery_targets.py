@@ -12,8 +12,8 @@ import pytest
 
 from fakes import ScriptedPolicy, experience_in, grow, reflection, turns_in
 from leafe_verl.core import ExplorationTree, Kind, Outcome, Settings, Task, build_examples
-from leafe_verl.core.environment import call_within
-from leafe_verl.core.recovery import distinct_failures, distinct_successes
+from leafe_verl.core.environment_calls import call_within
+from leafe_verl.core.recovery_targets import distinct_failures, distinct_successes
 from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.core.statistics import count, ratios
 from quiz import RIGHT, Quiz, confirm, played
@@ -130,12 +130,12 @@ class TestDraws:
         data = {"right": list("abc"), "spoiled": {"a": "x", "b": "y"}}
         tree = played(*walks, data=data)
         confirm(tree, 3, seed=seed)
-        for recovery in tree.recoveries:
+        for recovery in tree.recovery_targets:
             said = [step.action.text for step in tree.path(recovery.attempt)[: recovery.step - 1]]
             word = tree.path(recovery.source)[-1].action.text
             assert tree.path(recovery.attempt)[recovery.step - 2].failed and word != said[-1]
             assert recovery.confirmed == (data["spoiled"].get(word) not in said)
-        assert sum(recovery.confirmed for recovery in tree.recoveries) <= 3
+        assert sum(recovery.confirmed for recovery in tree.recovery_targets) <= 3
 
 
 class TestExecution:
@@ -145,7 +145,7 @@ class TestExecution:
             steps = tuple(dataclasses.replace(step, snapshot=None) for step in attempt.steps)
             tree.attempts[index] = dataclasses.replace(attempt, steps=steps)
         assert sorted(confirm(tree)) == [(0, 2, 1, "success"), (0, 3, 1, "success")]
-        assert sorted(recovery.replayed_steps for recovery in tree.recoveries) == [1, 2]
+        assert sorted(recovery.replayed_steps for recovery in tree.recovery_targets) == [1, 2]
 
     def test_a_replay_that_diverges_is_unscored_and_no_target(self):
         class Other(Quiz):
@@ -183,7 +183,7 @@ class TestExecution:
         stop = asyncio.Event()
         stop.set()
         tree = played(["x", "y"], ["a"])
-        assert confirm(tree, stop=stop) == [] and tree.recoveries is None
+        assert confirm(tree, stop=stop) == [] and tree.recovery_targets is None
 
     def test_a_stop_interrupts_those_that_run_and_draws_no_others(self):
         stop = asyncio.Event()
@@ -204,7 +204,7 @@ class TestExecution:
 
     def test_zero_targets_are_not_looked_for(self):
         tree = played(["x", "y"], ["a"])
-        assert confirm(tree, 0) == [] and tree.recoveries is None
+        assert confirm(tree, 0) == [] and tree.recovery_targets is None
 
 
 class TestBudget:

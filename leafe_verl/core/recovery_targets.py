@@ -33,7 +33,7 @@ MAX_EXECUTIONS = 2
 """Maximum number of executed actions for each target that is wanted."""
 
 
-async def confirm_recoveries(
+async def confirm_recovery_targets(
     tree: ExplorationTree, settings: Settings, execute: Execute, stop: asyncio.Event
 ) -> list[RecoveryTarget]:
     """Execute actions that succeeded after turns that failed, until as many are confirmed as the settings want.
@@ -42,7 +42,7 @@ async def confirm_recoveries(
     Fewer are executed where the budget of environment steps is used up, and none once `stop` is set.
     """
     pairs = draw_pairs(tree, settings)
-    wanted, left = settings.distillation.max_recoveries, _max_executions(tree, settings)
+    wanted, left = settings.distillation.max_recovery_targets, _max_executions(tree, settings)
     recoveries: list[RecoveryTarget] = []
     while not stop.is_set() and (drawn := list(itertools.islice(pairs, max(min(wanted, left), 0)))):
         found = await gather_or_cancel(_confirm(tree, pair, execute) for pair in drawn)
@@ -94,7 +94,7 @@ def distinct_successes(tree: ExplorationTree, *, incomplete: bool) -> list[int]:
 
 
 def _max_executions(tree: ExplorationTree, settings: Settings) -> int:
-    most, budget = MAX_EXECUTIONS * settings.distillation.max_recoveries, settings.budget.environment_steps
+    most, budget = MAX_EXECUTIONS * settings.distillation.max_recovery_targets, settings.budget.environment_steps
     return most if budget is None else min(most, budget - tree.environment_steps)
 
 
