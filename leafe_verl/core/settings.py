@@ -237,35 +237,31 @@ class DistillationSettings(Section):
                 f"leafe.distillation.control is {self.control!r}, with method {self.method!r} and loss {self.loss!r}; "
                 "expected leafe.distillation.method=leafe and loss=nll, whose volume it matches"
             )
-        if self.loss == "dpo" and (self.method, self.target) != ("leafe", "action"):
-            raise ValueError(
-                f"leafe.distillation.loss is 'dpo', with method {self.method!r} and target {self.target!r}; expected "
-                "leafe.distillation.method=leafe and target=action, since a pair is made of two actions"
-            )
         return self
 
     @model_validator(mode="after")
-    def _a_teacher_looks_at_one_action(self) -> Self:
-        if self.loss == "kl" and (self.method, self.target) != ("leafe", "action"):
+    def _losses_of_one_action(self) -> Self:
+        why = {"dpo": "a pair is made of two actions", "kl": "the teacher looks at a'_tau alone"}
+        if self.loss in why and (self.method, self.target) != ("leafe", "action"):
             raise ValueError(
-                f"leafe.distillation.loss is 'kl', with method {self.method!r} and target {self.target!r}; expected "
-                "leafe.distillation.method=leafe and target=action, since the teacher looks at a'_tau alone"
+                f"leafe.distillation.loss is {self.loss!r}, with method {self.method!r} and target {self.target!r}; "
+                f"expected leafe.distillation.method=leafe and target=action, since {why[self.loss]}"
             )
         return self
 
     @model_validator(mode="after")
     def _teachers_read_prefix_trees(self) -> Self:
-        if self.taught and (self.loss == "dpo" or not self.share_prefixes):
+        if self.kl_losses and (self.loss == "dpo" or not self.share_prefixes):
             raise ValueError(
-                f"leafe.distillation.{self.taught[0]} is 'kl', with loss {self.loss!r} and share_prefixes "
+                f"leafe.distillation.{self.kl_losses[0]} is 'kl', with loss {self.loss!r} and share_prefixes "
                 f"{self.share_prefixes!r}; expected a loss other than dpo and leafe.distillation.share_prefixes=true, "
                 "since the teacher's logits come from prefix trees, which DPO does not have, or "
-                f"leafe.distillation.{self.taught[0]}=nll"
+                f"leafe.distillation.{self.kl_losses[0]}=nll"
             )
         return self
 
     @property
-    def taught(self) -> list[str]:
+    def kl_losses(self) -> list[str]:
         """Names of the losses that are `kl` and have examples."""
         used = {"loss": True, "recovery_loss": self.max_recovery_targets > 0, "hold_loss": self.hold_share > 0}
         return [name for name, has in used.items() if has and getattr(self, name) == "kl"]

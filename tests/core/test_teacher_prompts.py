@@ -158,8 +158,8 @@ def test_a_teacher_without_experience_is_refused():
 
 def test_a_loss_without_examples_needs_no_teacher():
     settings = DistillationSettings(recovery_loss="kl", hold_loss="kl", share_prefixes=False)
-    assert settings.taught == []
-    assert settings.model_copy(update={"hold_share": 0.1, "recovery_targets": 1}).taught == [
+    assert settings.kl_losses == []
+    assert settings.model_copy(update={"hold_share": 0.1, "recovery_targets": 1}).kl_losses == [
         "recovery_loss",
         "hold_loss",
     ]

@@ -247,7 +247,7 @@ def test_verl_knows_our_trainer_modes_and_agent_loops():
 
     find_overrides()  # imports the modules that register them
     assert {"leafe", "grpo", "ace", "evaluate"} <= set(TRAINER_REGISTRY)
-    assert {"explore", "episode", "adapt", "replay"} <= set(_agent_loop_registry)
+    assert {"explore", "episode", "ace", "stored"} <= set(_agent_loop_registry)
 
 
 def test_the_platform_answers_everything_that_verl_asks():

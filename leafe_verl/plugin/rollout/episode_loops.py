@@ -20,7 +20,7 @@ from leafe_verl.plugin.wire import TreeRecord, attempt_to_info
 logger = logging.getLogger(__name__)
 
 EPISODE = "episode"
-ADAPT = "adapt"
+ACE = "ace"
 
 
 @register(EPISODE)
@@ -62,8 +62,8 @@ class EpisodeLoop(TaskLoop):
         return None
 
 
-@register(ADAPT)
-class AdaptLoop(EpisodeLoop):
+@register(ACE)
+class ACELoop(EpisodeLoop):
     """Plays one plain attempt with ACE's playbook in its prompt, then asks the policy to look back at it."""
 
     async def learned(self, tree: ExplorationTree, policy: ServerPolicy) -> Delta | None:

@@ -39,7 +39,7 @@ from leafe_verl.trees.telling import telling_branch
 logger = logging.getLogger(__name__)
 
 EXPLORE = "explore"
-REPLAY = "replay"
+STORED = "stored"
 
 
 @register(EXPLORE)
@@ -186,8 +186,8 @@ def _order(phase: Sequence[Example]) -> Sequence[tuple[int, int]]:
     return sort_by_shared_prefix([example.sequence.token_ids for example in phase])
 
 
-@register(REPLAY)
-class ReplayLoop(ExploreLoop):
+@register(STORED)
+class StoredTreesLoop(ExploreLoop):
     """Reads the stored trees of a task instead of exploring it, to run stage 2 alone."""
 
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> list[AgentLoopOutput]:

@@ -25,7 +25,7 @@ from leafe_verl.core.statistics import total
 from leafe_verl.environments.simulator import processes_lost
 from leafe_verl.plugin.rollout.dataset import read_task
 from leafe_verl.plugin.rollout.evaluation import validation_loop
-from leafe_verl.plugin.rollout.explore_loops import EXPLORE, REPLAY
+from leafe_verl.plugin.rollout.explore_loops import EXPLORE, STORED
 from leafe_verl.plugin.rollout.task_loop import warn_once_about_model_types
 from leafe_verl.plugin.rollout.worker_state import WorkerState
 from leafe_verl.sandbox import sandboxes_lost
@@ -86,7 +86,7 @@ class RolloutWorker(_WorkerTQ):  # type: ignore[misc, valid-type]
         if trajectory["validate"]:
             prompt["agent_name"] = validation_loop(self.config.leafe.evaluation)
             self._state.validated.add(prompt["uid"])
-        elif prompt["agent_name"] in (EXPLORE, REPLAY):
+        elif prompt["agent_name"] in (EXPLORE, STORED):
             prompt["__rollout_n__"] = 1  # one tree for each task, with rollout.n roots
         await super()._run_prompt(prompt, sampling_params, trajectory, trace)
         self._state.validated.discard(prompt["uid"])

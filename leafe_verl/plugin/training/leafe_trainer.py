@@ -16,7 +16,7 @@ from verl.utils.metric import reduce_metrics
 from verl.utils.py_functional import rename_dict
 
 from leafe_verl.plugin.rollout.dataset import read_task
-from leafe_verl.plugin.rollout.explore_loops import REPLAY, find_mask_token
+from leafe_verl.plugin.rollout.explore_loops import STORED, find_mask_token
 from leafe_verl.plugin.settings import RunSettings
 from leafe_verl.plugin.training.collecting_trainer import CollectingTrainer
 from leafe_verl.plugin.training.curriculum import Curriculum, CurriculumSampler, with_sampler
@@ -50,7 +50,7 @@ class LeafeTrainer(CollectingTrainer):
             # This is verl's flag for running without inference servers; see `_setup` in trainer_base.py.
             self._enable_hybrid_replicas = False
             config.actor_rollout_ref.rollout.nnodes = 1  # llm_server.py reads it even if no server is started
-            config.actor_rollout_ref.rollout.agent.default_agent_loop = REPLAY
+            config.actor_rollout_ref.rollout.agent.default_agent_loop = STORED
             config.trainer.val_before_train, config.trainer.test_freq = False, -1
         super().__init__(config)
 
@@ -91,7 +91,7 @@ class LeafeTrainer(CollectingTrainer):
 
     def on_init_end(self) -> None:
         values: Any = OmegaConf.to_container(self.config.leafe, resolve=True)
-        if self.trains_weights and RunSettings.from_mapping(values).distillation.taught:
+        if self.trains_weights and RunSettings.from_mapping(values).distillation.kl_losses:
             self.actor_rollout_wg.require_teachers()  # before anything is explored
         if self._stages != "distil":
             super().on_init_end()

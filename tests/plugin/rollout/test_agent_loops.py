@@ -26,7 +26,7 @@ from leafe_verl.core.settings import DistillationSettings
 from leafe_verl.core.sft_examples import Example, Teacher
 from leafe_verl.plugin.rollout.dataset import TASK_FIELD
 from leafe_verl.plugin.rollout.episode_loops import EpisodeLoop
-from leafe_verl.plugin.rollout.explore_loops import ExploreLoop, ReplayLoop, find_mask_token
+from leafe_verl.plugin.rollout.explore_loops import ExploreLoop, StoredTreesLoop, find_mask_token
 from leafe_verl.plugin.rollout.worker_state import WorkerState
 from leafe_verl.plugin.settings import RunSettings
 from leafe_verl.plugin.training.phases import phase_weights
@@ -205,7 +205,7 @@ def stored(*walks):
 
 def replayed(trees, tokenizer=None, task=None, **distillation):
     """The rows that stage 2 alone makes of stored trees."""
-    loop = object.__new__(ReplayLoop)
+    loop = object.__new__(StoredTreesLoop)
     loop.rollout_config = SimpleNamespace(calculate_log_probs=False)
     loop.tokenizer = tokenizer or SimpleNamespace(bos_token_id=None, eos_token_id=4, pad_token_id=9)
     loop.config = OmegaConf.create(TRACKED)
@@ -249,7 +249,7 @@ def sequence(length):
 
 def test_of_a_pair_both_rows_are_left_out_and_a_teacher_alone(monkeypatch):
     monkeypatch.setitem(ACTOR["actor"], "ppo_max_token_len_per_gpu", 10)
-    loop, tree = object.__new__(ReplayLoop), stored(["x"])
+    loop, tree = object.__new__(StoredTreesLoop), stored(["x"])
     loop.config = OmegaConf.create(TRACKED)
     pairs = [
         Example(Kind.PREFERENCE, sequence(length), 0, 1, rejected=row % 2 == 1)
