@@ -104,10 +104,16 @@ class AttemptRun:
             await unless_stopped(self.stop, self._play_to_the_end())
         except (EnvironmentFailure, PolicyFailure) as failure:
             outcome = next(outcome for kind, outcome in OUTCOMES.items() if isinstance(failure, kind))
-            return Attempt(None, tuple(self.steps), outcome, str(failure), self.replayed_steps)
+            return Attempt(None, tuple(self.steps), outcome, error=str(failure), replayed_steps=self.replayed_steps)
         finally:
             await self._close()
-        return Attempt(None, tuple(self.steps), self.outcome, None, self.replayed_steps, self.unplayed_steps)
+        return Attempt(
+            None,
+            tuple(self.steps),
+            self.outcome,
+            replayed_steps=self.replayed_steps,
+            unplayed_steps=self.unplayed_steps,
+        )
 
     async def _play_to_the_end(self) -> None:
         environment: Environment = await self._call("make", self.make_environment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import Any
 
@@ -52,10 +53,11 @@ class EpisodeLoop(TaskLoop):
         info: dict[str, float | str] = {"acc": float(plain.solved), "steps": float(plain.turns)}
         info["timed_out_actions"] = float(sum(step.timed_out for step in attempt.steps))
         info |= attempt_to_info(plain)
-        played = (policy, tree.total_return(0), 2 * plain.turns, info)
         record = TreeRecord(count(tree, []), task.key, (plain,), delta=await self.learned(tree, policy))
-        outputs = [self.output(sequence, *played) for sequence in earlier]
-        return [*outputs, self.output(last, *played, record.to_extra_fields())]
+        output = functools.partial(
+            self.output, policy=policy, reward=tree.total_return(0), num_turns=2 * plain.turns, info=info
+        )
+        return [*map(output, earlier), output(last, record=record.to_extra_fields())]
 
     async def learned(self, tree: ExplorationTree, policy: ServerPolicy) -> Delta | None:
         """Return what the policy learned from the finished attempt; None for methods that learn nothing here."""

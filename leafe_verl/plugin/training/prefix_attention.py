@@ -38,6 +38,11 @@ class SegmentLayout(NamedTuple):
     """For each segment, the number of tokens that its last token sees, itself included."""
     masks: list[torch.Tensor | None]
     """For each segment, shape (queries, keys), true where a token is seen; None if it is plain causal attention."""
+    query_bounds: torch.Tensor
+    """Shape (segments + 1,), int32: where each segment's queries begin, and where the last ones end. They are made
+    once, since a copy to a GPU in each layer would make the host wait there."""
+    key_bounds: torch.Tensor
+    """The same for its keys."""
 
 
 class PrefixTreeInputs(NamedTuple):
@@ -61,8 +66,14 @@ def tree_inputs(parents: Sequence[int], device: torch.device | str) -> PrefixTre
         queries=queries,
         keys=keys,
         masks=[None if k == q else _seen(q, k, device) for q, k in zip(queries, keys, strict=True)],
+        query_bounds=_bounds(queries, device),
+        key_bounds=_bounds(keys, device),
     )
     return PrefixTreeInputs(torch.tensor([*itertools.chain(*positions)], device=device), layout)
+
+
+def _bounds(lengths: list[int], device: torch.device | str) -> torch.Tensor:
+    return torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
 
 
 def _seen(queries: int, keys: int, device: torch.device | str) -> torch.Tensor:
@@ -140,13 +151,10 @@ def _flash(
     """Compute all segments in one call. `causal` aligns the last query with the last key, as segments need."""
     from flash_attn import flash_attn_varlen_func
 
-    def cumulative(lengths: list[int]) -> torch.Tensor:
-        return torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=query.device)
-
     output: torch.Tensor = flash_attn_varlen_func(
         *(states.squeeze(0).transpose(0, 1) for states in (query, key, value)),
-        cumulative(layout.queries),
-        cumulative(layout.keys),
+        layout.query_bounds,
+        layout.key_bounds,
         max(layout.queries),
         max(layout.keys),
         dropout_p=dropout,
