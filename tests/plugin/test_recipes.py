@@ -123,6 +123,8 @@ CHOSEN_FOR_THE_EMBEDDED_MODEL = {
     "leafe.reflection.max_tokens": (64, 192),
     "leafe.reflection.max_characters": (120, 400),
     "data.max_response_length": (1024, 2048),
+    "data.train_batch_size": (24, 16),
+    "trainer.total_training_steps": (3, 2),
     "actor_rollout_ref.model.enable_gradient_checkpointing": (False, True),
     "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": (4, 2),
     "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": (4, 2),
@@ -220,7 +222,7 @@ def test_the_recommended_preset_is_the_default_and_teaches_to_recover(compose):
     other = compose("leafe", "device=cpu", "actor_rollout_ref.model.path=other/model").leafe.distillation
     assert (other.recovery_loss, other.hold_loss, other.hold_share, other.events) == ("kl", "kl", 0.25, "success")
     actor = composed.actor_rollout_ref.actor
-    assert (actor.ppo_epochs, actor.ppo_mini_batch_size) == (1, 1), "the embedded model's"
+    assert (actor.ppo_epochs, actor.ppo_mini_batch_size) == (1, 2), "the embedded model's"
     assert not composed.leafe.distillation.mix_trees
     assert compose("leafe", "leafe.distillation.recovery_targets=2").leafe.distillation.recovery_targets == 2
 
