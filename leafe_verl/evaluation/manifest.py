@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,9 @@ class Manifest:
     weights: str | None = None
     """Hash of the model's weights, since another training may have written others to the same path; None for a model of
     the hub and for evaluations of earlier versions."""
-    template: Mapping[str, Any] = field(default_factory=dict)
+    template: Mapping[str, Any] | None = None
     """verl's settings that render prompts otherwise than the model's own files say: options of the chat template,
-    another tokenizer, and a hash of another template."""
+    another tokenizer, and a hash of another template. None for no such setting."""
     given: Mapping[str, Any] | None = None
     """The failed histories that all attempts go on from (histories.py): `from`, the folder that they were drawn from;
     `turn`, the failed turn that they end with; `per_task` and `max_tasks`, at most how many; `seed` of the draw;

@@ -225,7 +225,7 @@ def _manifest(
     )
 
 
-def _template(config: DictConfig) -> dict[str, Any]:
+def _template(config: DictConfig) -> dict[str, Any] | None:
     model = config.actor_rollout_ref.model
     chosen = OmegaConf.to_container(OmegaConf.create(config.data.get("apply_chat_template_kwargs") or {}), resolve=True)
     template, tokenizer = model.get("custom_chat_template"), model.get("tokenizer_path")
@@ -234,7 +234,7 @@ def _template(config: DictConfig) -> dict[str, Any]:
         "custom": template and hashlib.sha256(template.encode()).hexdigest()[:16],
         "tokenizer": None if tokenizer == model.path else tokenizer,
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in found.items() if value} or None
 
 
 def _decisive(values: Mapping[str, Any], loop: str) -> dict[str, Any]:

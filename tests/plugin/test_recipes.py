@@ -131,6 +131,7 @@ CHOSEN_FOR_THE_EMBEDDED_MODEL = {
     "ray_kwargs.ray_init.runtime_env.env_vars.VLLM_CPU_KVCACHE_SPACE": ("2", "1"),
 }
 """Key -> its value for the embedded model without a GPU, and for any other."""
+OF_TRAINING = ("data.train_batch_size", "trainer.total_training_steps")
 
 
 @pytest.mark.parametrize("config", ["leafe", "grpo", "ace", "early_experience", "evaluate"])
@@ -147,6 +148,8 @@ def test_what_is_sized_for_the_embedded_model_is_its_own(compose, config, tmp_pa
             variables = {"MODEL": model} if model else {}
             composed = compose(config, "device=cpu", "leafe.evaluation.store=there", **variables)
             for key, values in CHOSEN_FOR_THE_EMBEDDED_MODEL.items():
+                if config == "evaluate" and key in OF_TRAINING:
+                    continue
                 if (config, number, key.rpartition(".")[2]) == ("grpo", 1, "ppo_micro_batch_size_per_gpu"):
                     values = (4, 1)  # every token has logits
                 assert OmegaConf.select(composed, key) == values[number], (key, model)
