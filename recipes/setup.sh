@@ -179,6 +179,15 @@ print(version("verl")); takes_verl(version("verl")) or exit(1)') && return
     return 1
 }
 
+# _tell_of_driver: torch for GPUs is of CUDA 13 (constraints-gpu.txt), and an older driver would be found out by a run alone.
+_tell_of_driver() {
+    local cuda
+    cuda=$(nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9]*\).*/\1/p' | head -n 1) || true
+    if [ -n "$cuda" ] && [ "$cuda" -lt 13 ]; then
+        echo "the driver here is for CUDA $cuda, and the torch that is installed needs 13: update NVIDIA's driver" >&2
+    fi
+}
+
 # _make_environment VENV
 _make_environment() {
     local venv=$1 python device=cpu room=6000
@@ -190,7 +199,10 @@ _make_environment() {
         python=$(_python 10 "verl 0.9.1")
     fi
     # The CUDA libraries alone take several GB.
-    if [ "$device" = gpu ]; then room=16000; fi
+    if [ "$device" = gpu ]; then
+        room=16000
+        _tell_of_driver
+    fi
     room=${ROOM_MB:-$room}
     _require_room "$venv" "$room"
     echo "setting up $venv (a few minutes, once; $((room / 1000)) GB; log: $venv/setup.log)"

@@ -210,6 +210,14 @@ def test_with_a_gpu_the_constraints_are_installed_and_nothing_is_built_without_n
     assert "flash-attn: left out; leafe-verl check says what that costs (it is compiled, and there is no" in done.stdout
 
 
+@pytest.mark.parametrize(("version", "told"), [("12.8", True), ("13.0", False)])
+def test_a_driver_that_is_too_old_is_told_before_anything_is_installed(set_up, version, told):
+    (set_up.stubs / "nvidia-smi").write_text(f"#!/bin/bash\necho '| Driver Version: 570  CUDA Version: {version} |'\n")
+    done = set_up()
+    assert done.returncode == 0
+    assert ("the driver here is for CUDA 12, and the torch that is installed needs 13" in done.stderr) is told
+
+
 @pytest.mark.parametrize(("given", "said"), [({}, "flash-attn, which is compiled"), ({"UNBUILT": "1"}, "could not be")])
 def test_flash_attn_is_built_where_nvcc_is_and_may_fail(set_up, given, said):
     (set_up.stubs / "nvcc").write_text("#!/bin/bash\n")

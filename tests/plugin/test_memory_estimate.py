@@ -152,7 +152,7 @@ def test_a_trainer_that_cannot_fit_on_the_gpus_is_refused_before_anything_starts
     fsdp = "actor_rollout_ref.actor.fsdp_config"
     for changed in (f"{fsdp}.offload_policy=true", "leafe.memory.refuse=false", "trainer.n_gpus_per_node=2"):
         assert find_problems(config(*gpus, changed)) == []
-    for memory in (12 * GIB, None):
+    for memory in (16 * GIB, None):
         monkeypatch.setattr(memory_check, "largest_gpu", lambda memory=memory: memory)
         assert find_problems(config(*gpus)) == []
 
