@@ -132,7 +132,7 @@ def test_data_that_json_cannot_hold_are_named_with_their_field(monkeypatch):
     with pytest.raises(ValueError, match="row 0: asked holds what JSON cannot .*type date.* expected texts, numbers"):
         parse_rows([(0, {"asked": datetime.date(2026, 1, 2)})], "dated", "dated.parquet")
     (task,) = parse_rows([(0, {"asked": "now"})], "dated", "dated.parquet")
-    assert task.environment == "dated", "the name that was asked for"
+    assert task.environment == "dated", "the task names none"
 
 
 @pytest.mark.parametrize(("given", "files"), [("a.jsonl", ["a.jsonl"]), (["a", "b"], ["a", "b"]), (None, [None])])

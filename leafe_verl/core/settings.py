@@ -50,7 +50,8 @@ class EnvironmentSettings(Section):
     """The environment that tasks are played in, and its limits."""
 
     name: Annotated[str, OURS] = "mbpp"
-    """Name of a built-in or registered environment, or `package.module:Class` of your own."""
+    """Name of a built-in or registered environment, or `package.module:Class` of your own. Its tasks may name other
+    environments, which then play them: so one data set can hold tasks of several."""
     horizon: Annotated[int | None, Field(ge=1), Source("paper: 4 turns for coding")] = None
     """Maximum number of steps of an attempt (T in the paper). null: the environment's own horizon."""
     step_timeout: Annotated[float, Field(gt=0), OURS] = 60.0

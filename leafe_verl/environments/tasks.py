@@ -40,8 +40,9 @@ def parse_rows(
         try:
             if isinstance(row, ValueError):
                 raise row
-            # The name that was asked for, which may be another one of the same class, or that of a subclass.
-            task = replace(_encodable(parse(row, default_key=str(number))), environment=environment_name)
+            task = _encodable(parse(row, default_key=str(number)))
+            if not task.environment:
+                task = replace(task, environment=environment_name)
             if task.key in tasks:
                 raise ValueError(f"an earlier row has the key {task.key!r}; expected one row per key")
             tasks[task.key] = task
