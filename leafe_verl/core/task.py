@@ -16,7 +16,7 @@ class Task:
     instruction: str
     """The request in words, as the data set states it."""
     environment: str = ""
-    """Name of the environment that plays this task. Empty where an environment's class makes a task, for the one that was
-    asked for, which `parse_rows` sets."""
+    """Name of the environment that plays this task. A class may leave it empty in the tasks that it makes: `parse_rows`
+    sets the name that was asked for."""
     data: Mapping[str, Any] = field(default_factory=dict)
     """Fields that the environment reads; JSON values only. The agent sees what the environment shows of them."""
