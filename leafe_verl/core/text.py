@@ -6,8 +6,10 @@ import itertools
 import json
 import random
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 
@@ -40,6 +42,13 @@ def find_objects(text: str, most: int = 64) -> Iterator[dict[str, Any]]:
         with suppress(ValueError, RecursionError):  # ValueError: malformed, or a number of thousands of digits
             value, _ = decoder.raw_decode(text, match.start())
             yield value
+
+
+def describe_error(error: Exception) -> str:
+    """Return what code that is not ours raised, and where: its message alone may say nothing."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"{type(error).__name__}: {error}".removesuffix(": ")
+    return f"{what}, in {Path(place.filename).name}, line {place.lineno}"
 
 
 def seeded_random(text: str) -> random.Random:

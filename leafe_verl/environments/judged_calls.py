@@ -19,6 +19,10 @@ from leafe_verl.environments.rows import read_fields, read_object, task_key, to_
 from leafe_verl.environments.tool_calls import CallReader, IllFormedCall, ToolCall
 
 ANSWERED = "The score of this answer is {score:.3g}."
+GIVEN = ("data_source", "solution_str", "ground_truth", "extra_info")
+"""Arguments of a reward function, beside those of `reward_kwargs`, which win."""
+MEDIA = ("images", "videos", "audios")
+"""Columns of verl's rows beside the prompt, of which no attempt shows anything."""
 
 
 @dataclass(frozen=True)
@@ -131,12 +135,6 @@ class JudgedCalls(ReplayEnvironment):
         feedback = str(told.get("feedback") or ANSWERED.format(score=score))
         info = {"success": solved, "error": error, "failed": not solved}
         return Step(feedback, score if over else 0.0, over, False, info)
-
-
-GIVEN = ("data_source", "solution_str", "ground_truth", "extra_info")
-"""Arguments of a reward function, beside those of `reward_kwargs`, which win."""
-MEDIA = ("images", "videos", "audios")
-"""Columns of verl's rows beside the prompt, of which no attempt shows anything."""
 
 
 @functools.cache

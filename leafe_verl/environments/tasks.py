@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from leafe_verl.core.task import Task
+from leafe_verl.core.text import describe_error
 from leafe_verl.environments import environment_class
 
 logger = logging.getLogger(__name__)
@@ -62,11 +61,7 @@ def parse_rows(
 
 def _describe(error: Exception) -> str:
     """Return what an environment's `task` raised, and where, in the place of what it would say about the row."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    what = f"{type(error).__name__}: {error}".removesuffix(": ")
-    return (
-        f"cannot be read ({what}, in {Path(place.filename).name}, line {place.lineno}); expected fields as documented"
-    )
+    return f"cannot be read ({describe_error(error)}); expected fields as documented"
 
 
 def _encodable(task: Task) -> Task:

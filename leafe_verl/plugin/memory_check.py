@@ -18,6 +18,7 @@ from leafe_verl.plugin.memory import GIB, MemoryNeed, RunSizes, estimate, remedi
 from leafe_verl.plugin.settings import RunSettings
 
 BUCKET = "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes"
+ANYWAY = "leafe.memory.refuse=false starts it all the same"
 ESTIMATED = "a run on one machine that joins no cluster, with a model whose sizes are known"
 
 
@@ -55,9 +56,6 @@ class MemoryCheck:
             "the model's lm_head and embed_tokens are one matrix in two precisions, as in conversions from GGUF; tie "
             f"them (tie_word_embeddings in config.json, and one of the two saved) to save {self.untied / GIB:.1f} GiB"
         )
-
-
-ANYWAY = "leafe.memory.refuse=false starts it all the same"
 
 
 def check_memory(config: DictConfig, settings: RunSettings) -> MemoryCheck | None:

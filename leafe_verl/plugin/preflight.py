@@ -13,6 +13,7 @@ from verl.utils.tokenizer.continuous_token_wiring import list_continuous_token_b
 
 from leafe_verl.core import Settings
 from leafe_verl.core.settings import EnvironmentSettings, SettingsError
+from leafe_verl.core.text import describe_error
 from leafe_verl.environments import make
 from leafe_verl.environments.tool_calls import CallReader, find_calls
 from leafe_verl.plugin.chat_check import ask_configured, chat_problems
@@ -75,10 +76,9 @@ def _describe_failure(environment: EnvironmentSettings, error: Exception) -> str
     place = traceback.extract_tb(error.__traceback__)[-1]
     if isinstance(error, ValueError | ModuleNotFoundError) and Path(place.filename).is_relative_to(PACKAGE):
         return str(error)
-    what = f"{type(error).__name__}: {error}".removesuffix(": ")
     return (
         f"leafe.environment.name={environment.name} cannot be made with leafe.environment.options="
-        f"{environment.options}: {what} ({place.filename}, line {place.lineno})"
+        f"{environment.options}: {describe_error(error)}"
     )
 
 

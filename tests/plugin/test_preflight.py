@@ -598,7 +598,7 @@ def test_an_environment_that_cannot_be_made_is_named_with_what_it_raised(config,
     (problem,) = find_problems(config(f"leafe.environment.name=failing:{name}"))
     assert problem.startswith(f"leafe.environment.name=failing:{name} cannot be made with leafe.environment.options=")
     raised = {"Boom": "KeyError: 'x'", "Silent": "AssertionError", "Told": "ValueError: no such game"}[name]
-    assert f": {raised} (" in problem and "failing.py, line 3)" in problem
+    assert problem.endswith(f": {raised}, in failing.py, line 3")
 
 
 def test_an_environment_of_ones_own_is_to_be_named_with_its_tasks(config, monkeypatch):

@@ -257,17 +257,7 @@ class ServerPolicy:
             return turn
         token_ids = (*turn.token_ids[:kept], self.chat.end_of_turn)
         log_probs = (*turn.log_probs[:kept], 0.0) if turn.log_probs else None
-        text, num_thoughts, num_closing = self._split(token_ids, turn)
-        return Turn(
-            text=text,
-            token_ids=token_ids,
-            log_probs=log_probs,
-            complete=True,
-            prompted=turn.prompted,
-            num_added=1,
-            num_thoughts=num_thoughts,
-            num_closing=num_closing,
-        )
+        return self._build(token_ids, turn, log_probs=log_probs, complete=True, prompted=turn.prompted, num_added=1)
 
     def _paused(self, turn: Turn, limit: int) -> bool:
         """Return whether the server stopped at one of `pauses`. `limit` is that of the whole turn with its thoughts."""
@@ -297,20 +287,12 @@ class ServerPolicy:
     ) -> Turn:
         tokenizer = self.builder.tokenizer
         complete = len(token_ids) < max_tokens or token_ids[-1] in (tokenizer.eos_token_id, self.chat.end_of_turn)
-        text, num_thoughts, num_closing = self._split(token_ids, begun)
-        return Turn(
-            text=text,
-            token_ids=token_ids,
-            log_probs=log_probs,
-            complete=complete,
-            prompted=prompted,
-            num_thoughts=num_thoughts,
-            num_closing=num_closing,
-        )
+        return self._build(token_ids, begun, log_probs=log_probs, complete=complete, prompted=prompted)
 
-    def _split(self, token_ids: tuple[int, ...], begun: Turn | None) -> tuple[str, int, int]:
-        """Return the answer of a turn, and how many of its tokens are thoughts and close them."""
+    def _build(self, token_ids: tuple[int, ...], begun: Turn | None, **known: Any) -> Turn:
+        """Return a turn, with its answer and with how many of its tokens are thoughts and close them."""
         text, num_thoughts = self.chat.split(token_ids)
-        if begun and begun.num_closing:  # blanks that were sampled behind these tokens are no part of the thoughts
-            return text, begun.num_thoughts, begun.num_closing
-        return text, num_thoughts, 0
+        num_closing = begun.num_closing if begun else 0
+        if begun and num_closing:  # blanks that were sampled behind these tokens are no part of the thoughts
+            num_thoughts = begun.num_thoughts
+        return Turn(text=text, token_ids=token_ids, num_thoughts=num_thoughts, num_closing=num_closing, **known)
