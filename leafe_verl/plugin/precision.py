@@ -8,10 +8,8 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from leafe_verl.checkpoints import PRECISION, read_precision, resumed_step
+from leafe_verl.plugin.dtypes import full_name
 from leafe_verl.trees import read_rows
-
-NAMES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
-"""Other names that vLLM and verl take for a precision."""
 
 
 def find_precision(config: DictConfig) -> str:
@@ -19,7 +17,7 @@ def find_precision(config: DictConfig) -> str:
     keys = ("rollout.dtype", "actor.fsdp_config.mixed_precision.param_dtype")
     # bfloat16 is verl's default of both; see RolloutConfig and transformer_impl.py.
     given = (OmegaConf.select(config, f"actor_rollout_ref.{key}") or "bfloat16" for key in keys)
-    rollout, trainer = (NAMES.get(str(name), str(name)) for name in given)
+    rollout, trainer = (full_name(str(name)) for name in given)
     return rollout if rollout == trainer else f"{rollout} (rollout), {trainer} (trainer)"
 
 

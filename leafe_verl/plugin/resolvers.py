@@ -24,6 +24,7 @@ from leafe_verl.embedded import DATA, is_embedded, model_folder
 from leafe_verl.model_config import ModelShape, read_config
 from leafe_verl.plugin.cpu.platform import cpu_dtype
 from leafe_verl.plugin.cpu.vllm_build import block_size
+from leafe_verl.plugin.dtypes import full_name
 from leafe_verl.plugin.ray_cores import ray_cpus
 from leafe_verl.plugin.ray_job import require_named
 
@@ -111,6 +112,7 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
     "leafe_env": read_variable,
     "leafe_flash_attn": lambda value, otherwise: value if has_flash_attention() else otherwise,
     "leafe_gpus": lambda: count_gpus() or 8,
+    "leafe_if_bfloat16": lambda dtype, value, otherwise: value if full_name(str(dtype)) == "bfloat16" else otherwise,
     "leafe_if_lora": lambda rank, value, otherwise: value if rank else otherwise,
     "leafe_if_embedded": lambda model, value, otherwise: value if is_embedded(str(model)) else otherwise,
     "leafe_metrics_file": metrics_file,

@@ -74,6 +74,16 @@ def test_heartbeats_grow_rare():
     ]
 
 
+def test_a_phase_that_ends_makes_heartbeats_no_more_frequent():
+    narrator, (first, second, _) = Narrator(), HEARTBEATS
+    collecting = progress("collecting", step=1, total=16, unit="tasks")
+    assert not narrator.lines(collecting, 0.0) and narrator.lines(collecting, first)
+    distilling = progress("distilling", step=1, total=9, unit="updates", began=first + 1)
+    assert len(narrator.lines(distilling, first + 1)) == 1
+    assert not narrator.lines(distilling, 2 * first + 1)
+    assert narrator.lines(distilling, first + 1 + second)
+
+
 @pytest.mark.parametrize("end, told", [(ENDED, 1), (FAILED, 0)])
 def test_a_phase_that_the_end_cut_short_is_not_told_as_done(end, told):
     narrator = Narrator()

@@ -230,6 +230,13 @@ def test_the_recommended_preset_is_the_default_and_teaches_to_recover(compose):
     assert compose("leafe", "leafe.distillation.recovery_targets=2").leafe.distillation.recovery_targets == 2
 
 
+@pytest.mark.parametrize(("dtype", "rate"), [("bfloat16", 3e-5), ("bf16", 3e-5), ("float32", 2e-5)])
+def test_the_embedded_model_has_a_rate_for_each_precision(compose, dtype, rate):
+    composed = compose("leafe", "device=cpu", f"actor_rollout_ref.rollout.dtype={dtype}")
+    assert composed.actor_rollout_ref.actor.optim.lr == rate
+    assert compose("leafe", "device=cpu", "actor_rollout_ref.model.path=other").actor_rollout_ref.actor.optim.lr == 1e-5
+
+
 @pytest.mark.parametrize("config", ["grpo", "ace", "early_experience", "evaluate"])
 def test_no_other_method_has_recovery_targets(compose, config):
     overrides = ["leafe.evaluation.store=x"] if config == "evaluate" else []
