@@ -17,22 +17,33 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 _has() { python -c 'from importlib import metadata, util; import sys; [metadata.version(name) for name in sys.argv[1:]]
 util.find_spec("vllm") or exit(1)' "$@" >/dev/null 2>&1; }
 
-# _python LOWEST WHAT: the lowest minor version, and what needs it.
+# _require_linux: torch would be downloaded before anything else could fail.
+_require_linux() {
+    local system
+    system=$(uname -s)
+    if [ "$system" = Linux ] && ! { ldd --version 2>&1 || true; } | grep -q musl; then return; fi
+    [ "$system" != Linux ] || system="Linux with musl"
+    echo "this is $system, and vLLM is built for Linux with glibc alone, as Ubuntu and Debian have it; run the same command" \
+        "there, for example in a container" >&2
+    return 1
+}
+
+# _python: print the path of an interpreter that verl, vLLM and the constraints take.
 _python() {
     local candidate path
-    for candidate in ${PYTHON:+"$PYTHON"} python3.11 python3.12 python3.10 python3; do
-        if "$candidate" -c "import sys; sys.exit(not (3, $1) <= sys.version_info[:2] < (3, 13))" >/dev/null 2>&1; then
+    for candidate in ${PYTHON:+"$PYTHON"} python3.11 python3.12 python3; do
+        if "$candidate" -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))" >/dev/null 2>&1; then
             path=$(command -v "$candidate")
             # The links in .venv, which may be active, are made anew.
             case $path in "$ROOT/.venv/"*) path=$(readlink -f "$path") ;; esac
             echo "$path"
             return
         elif [ "$candidate" = "${PYTHON:-}" ]; then
-            echo "PYTHON is $PYTHON, which is no Python 3.$1 to 3.12 that runs here; $2 needs one" >&2
+            echo "PYTHON is $PYTHON, which is no Python 3.11 or 3.12 that runs here; this package needs one" >&2
             return 1
         fi
     done
-    echo "no Python 3.$1 to 3.12 found, which $2 needs ($(python3 --version 2>/dev/null || echo no python3) is" \
+    echo "no Python 3.11 or 3.12 found, which this package needs ($(python3 --version 2>/dev/null || echo no python3) is" \
         "here); install one, for example with: uv python install 3.11, and put PYTHON=/path/to/python3.11 before the" \
         "command (uv python find 3.11 prints the path)" >&2
     return 1
@@ -66,8 +77,9 @@ _attempt() {
     [ ! -e "$log" ] || before=$(wc -c < "$log")
     printf '  %s' "$what"
     printf '\n== %s: %s\n' "$(date)" "$*" >> "$log"
-    # pip's temporary files are as large as what it installs, and /tmp may be small.
-    if TMPDIR="${TMPDIR:-$ROOT/.venv/tmp}" "$@" >> "$log" 2>&1; then
+    # pip's temporary files are as large as what it installs, and /tmp may be small. What another Python has is not there
+    # for this one.
+    if PYTHONPATH="" PIP_USER=0 TMPDIR="${TMPDIR:-$ROOT/.venv/tmp}" "$@" >> "$log" 2>&1; then
         echo ": $((SECONDS - begun)) s"
         return
     fi
@@ -111,7 +123,7 @@ _install_torch() {
     shift
     settings=$(pip config list)
     if grep -qE '\.(index-url|extra-index-url|no-index|find-links)=' <<< "$settings"; then
-        _logged "torch, from where your pip settings say" pip install "$@" torch
+        _logged "torch, from where your pip settings say (with CUDA, several GB, if they have no CPU build)" pip install "$@" torch
     elif timeout 15 pip index versions --index-url "$CPU_INDEX" --timeout 3 --retries 0 torch >/dev/null 2>&1; then
         _logged "torch, the CPU build" pip install "$@" --extra-index-url "$CPU_INDEX" torch
     else
@@ -188,39 +200,64 @@ _tell_of_driver() {
     fi
 }
 
+# _tell_of_containers PYTHON: what small images and Docker's defaults lack, and a run alone would find out.
+_tell_of_containers() {
+    local shared
+    if ! "$1" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null; then
+        echo "libnuma.so.1, which vLLM's CPU build needs, is not here: apt-get install libnuma1 (or dnf install numactl-libs)" >&2
+    fi
+    shared=$(df -Pm /dev/shm 2>/dev/null | awk 'NR == 2 { print $4 }') || true
+    if [ -n "$shared" ] && [ "$shared" -lt 256 ]; then
+        echo "/dev/shm has $shared MB free, and runs send weights through it: docker run --shm-size=2g gives it more" >&2
+    fi
+}
+
+# _versions DEVICE: what the environment for a device is made from, as a number. A pull of newer sources may change it.
+_versions() { cat "$ROOT/pyproject.toml" "$ROOT/recipes/constraints-$1.txt" | cksum | cut -d ' ' -f 1; }
+
+# _is_current VENV: whether it was made whole, and of these versions. A job of Ray takes it as it is, and so does everyone
+# what was made before the versions were written down.
+_is_current() {
+    local made="" versions=""
+    [ -e "$1/ready" ] || return
+    read -r made versions < "$1/ready" || true
+    [ -z "$versions" ] || [ -n "${RAY_JOB_CONFIG_JSON_ENV_VAR:-}" ] || [ "$versions" = "$(_versions "$made")" ]
+}
+
 # _make_environment VENV
 _make_environment() {
-    local venv=$1 python device=cpu room=6000
-    if nvidia-smi >/dev/null 2>&1; then device=gpu; fi
-    device=${SETUP_DEVICE:-$device}
-    if [ "$device" = gpu ]; then
-        python=$(_python 11 "the environment for GPUs")
-    else
-        python=$(_python 10 "verl 0.9.1")
-    fi
+    local venv=$1 python device="" room=6000
+    read -r device _ 2>/dev/null < "$venv/ready" || true  # of what is brought up to date
+    if [ -z "$device" ] && nvidia-smi >/dev/null 2>&1; then device=gpu; fi
+    device=${SETUP_DEVICE:-${device:-cpu}}
+    python=$(_python)
     # The CUDA libraries alone take several GB.
     if [ "$device" = gpu ]; then
         room=16000
         _tell_of_driver
+    else
+        _tell_of_containers "$python"
     fi
     room=${ROOM_MB:-$room}
     _require_room "$venv" "$room"
     echo "setting up $venv (a few minutes, once; $((room / 1000)) GB; log: $venv/setup.log)"
     _forget_torn "$venv"
-    rm -f "$venv"/bin/python*  # venv would keep the links of another Python
-    _logged "$("$python" --version)" "$python" -m venv "$venv"
+    if [ ! -e "$venv/ready" ]; then  # a run may be at work in one that is brought up to date
+        rm -f "$venv"/bin/python*  # venv would keep the links of another Python
+        _logged "$("$python" --version)" "$python" -m venv "$venv"
+    fi
     # shellcheck disable=SC1091
     . "$venv/bin/activate"
     if [ "$device" = gpu ]; then _install_gpu; else _install_cpu "$venv"; fi
     rm -rf "$venv/tmp"
-    echo "$device" > "$venv/ready"
+    echo "$device $(_versions "$device")" > "$venv/ready"
 }
 
 # _require_device VENV: an environment for the CPU would train the small model on a machine with GPUs, too. One for GPUs
 # may be used on a node without any, to look at a run.
 _require_device() {
     local made wanted=${SETUP_DEVICE:-} venv
-    made=$(cat "$1/ready" 2>/dev/null) || return 0
+    read -r made _ 2>/dev/null < "$1/ready" || return 0
     if [ -z "$wanted" ] && [ "$made" = cpu ] && nvidia-smi >/dev/null 2>&1; then wanted=gpu; fi
     if [ -z "$made" ] || [ -z "$wanted" ] || [ "$made" = "$wanted" ]; then return; fi
     printf -v venv %q "$1"
@@ -237,11 +274,13 @@ setup() {
         ;;
     esac
     if _has leafe-verl verl; then
-        if [ "${VIRTUAL_ENV:-}" = "$venv" ]; then _require_device "$venv"; fi
-        return
+        if [ "${VIRTUAL_ENV:-}" != "$venv" ] || [ ! -e "$venv/ready" ]; then return; fi
+        _require_device "$venv"
+        if _is_current "$venv"; then return; fi
     fi
     _refuse_elsewhere
-    if _has verl; then
+    _require_linux
+    if [ "${VIRTUAL_ENV:-}" != "$venv" ] && _has verl; then
         _require_verl
         echo "installing leafe-verl, and nothing else, beside verl and vLLM: pip install --no-deps -e $ROOT"
         if python -c 'import pip' 2>/dev/null; then
@@ -255,7 +294,9 @@ int(version("setuptools").split(".")[0]) >= 77 or exit(1)' 2>/dev/null; then iso
         fi
         return
     fi
-    if [ ! -e "$venv/ready" ]; then
+    _require_device "$venv"
+    if ! _is_current "$venv"; then
+        if [ -e "$venv/ready" ]; then echo "pyproject.toml or the constraints have changed since $venv was made"; fi
         mkdir -p "$venv/tmp" || {
             echo "expected a checkout of your own, or an active Python that has leafe-verl, verl and vLLM" >&2
             return 1
@@ -265,10 +306,9 @@ int(version("setuptools").split(".")[0]) >= 77 or exit(1)' 2>/dev/null; then iso
         local lock=0
         flock -n -E 75 9 2>/dev/null || lock=$?  # some file systems have no locks
         if [ "$lock" = 75 ]; then echo "another set-up is at work in $venv; waiting for it" && flock 9; fi
-        if [ ! -e "$venv/ready" ]; then _make_environment "$venv"; fi
+        if ! _is_current "$venv"; then _make_environment "$venv"; fi
         exec 9>&-
     fi
-    _require_device "$venv"
     # shellcheck disable=SC1091
     . "$venv/bin/activate"
     _has leafe-verl verl && return
