@@ -49,7 +49,9 @@ def run_checks(*, with_ray: bool = True, model: str | None = None) -> int:
     findings = [_python(), *_distributions(model), _guarded("plugin in this process", _plugin_state, _REINSTALL)]
     if with_ray and importlib.util.find_spec("ray"):
         findings.append(_guarded("plugin in a Ray worker", _plugin_state_in_ray, _REINSTALL))
-    if model is not None:
+    if model is None:
+        findings.append(_guarded("a first run", _first_run_state, "read the message: it says what to change"))
+    else:
         findings.append(
             _guarded(f"model {model}", lambda: _model_state(model), "read the message: it says what to give")
         )
@@ -88,8 +90,8 @@ _REINSTALL = "pip install --no-deps -e . (in the checkout), then run this again 
 
 def _python() -> Finding:
     found = ".".join(map(str, sys.version_info[:3]))
-    good = (3, 10) <= sys.version_info[:2] < (3, 13)
-    return Finding("Python", found, None if good else "use Python 3.10 to 3.12, as verl 0.9.1 requires")
+    good = (3, 11) <= sys.version_info[:2] < (3, 13)
+    return Finding("Python", found, None if good else "use Python 3.11 or 3.12")
 
 
 def _distributions(model: str | None = None) -> list[Finding]:
@@ -160,8 +162,8 @@ def _guarded(what: str, look: Callable[[], str], fix: str) -> Finding:
 def _model_state(model: str) -> str:
     """Return how turns are appended to a model's histories. Raises ValueError if they cannot be."""
     from leafe_verl.checkpoints import hf_folder
-    from leafe_verl.plugin.chat_check import ask_model
-    from leafe_verl.plugin.model_check import model_problems
+    from leafe_verl.plugin.preflight.chat import ask_model
+    from leafe_verl.plugin.preflight.model import model_problems
 
     folder = hf_folder(model)
     if problems := model_problems(folder):
@@ -170,6 +172,20 @@ def _model_state(model: str) -> str:
     if found is None:
         raise ValueError("its tokenizer could not be loaded; give a folder, or download the model first")
     return found.describe()
+
+
+def _first_run_state() -> str:
+    """Return what the first command needs of this machine. Raises ValueError if the machine lacks something."""
+    from hydra import compose, initialize_config_module
+
+    from leafe_verl.plugin.preflight.memory import describe_memory
+    from leafe_verl.plugin.preflight.problems import find_machine_problems
+
+    with initialize_config_module("leafe_verl.plugin.config", version_base=None):
+        config = compose("leafe")
+    if problems := find_machine_problems(config):
+        raise ValueError("; ".join(problems))
+    return describe_memory(config).removeprefix("memory: this run ")
 
 
 def _plugin_state() -> str:

@@ -28,9 +28,8 @@ _NUMBER = re.compile("0|[1-9][0-9]{0,17}")
 
 
 def tree_store(checkpoints: Path) -> Path:
-    """Return the folder of a run's trees. A run that an earlier version began has them in `experience`."""
-    store, former = checkpoints / "trees", checkpoints / "experience"
-    return former if former.is_dir() and not store.is_dir() else store
+    """Return the folder of a run's trees."""
+    return checkpoints / "trees"
 
 
 def fingerprint_weights(model: str) -> str | None:

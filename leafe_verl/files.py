@@ -1,4 +1,4 @@
-"""Writing files that others read meanwhile."""
+"""Writing files that others read meanwhile, and that must outlive a kill or a loss of power."""
 
 from __future__ import annotations
 
@@ -11,3 +11,23 @@ def replace_text(path: Path, text: str) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, and wait until it is on disk. Raises OSError if it cannot be written."""
+    with path.open("ab+") as file:
+        # A killed process may have left half a line, to which this one must not be joined.
+        file.seek(-1 if file.tell() else 0, os.SEEK_END)
+        file.write((b"" if file.read(1) in (b"", b"\n") else b"\n") + line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the folder's entries are on disk. A file's own fsync does not cover its name."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -144,7 +144,7 @@ def run_embedded_model(options: argparse.Namespace) -> int:
 
 def _require_model(argument: str, model: str) -> None:
     """Raise ValueError, which names the argument, if there is no such model. What a folder holds is seen later."""
-    from leafe_verl.plugin.model_check import model_problems
+    from leafe_verl.plugin.preflight.model import model_problems
 
     expected = "give a Hugging Face folder, owner/name or a checkpoint of a run"
     if not Path(model).expanduser().is_dir() and (problems := model_problems(model, expected)):

@@ -97,7 +97,7 @@ def test_what_is_missing_is_named_with_its_fix(monkeypatch, capsys):
 )
 def test_where_nothing_is_missing_the_next_command_is_the_last_line(monkeypatch, capsys, model, command):
     monkeypatch.setattr(check, "version", lambda name: "0.9.1")
-    for question in ("_plugin_state", "_model_state"):
+    for question in ("_plugin_state", "_model_state", "_first_run_state"):
         monkeypatch.setattr(check, question, lambda *_: "well")
     assert check.run_checks(with_ray=False, model=model) == 0
     assert capsys.readouterr().out.endswith(f"\nready. Next:\n  {command}\n")

@@ -24,7 +24,7 @@ REPORT = "report.html"
 CHECKOUT = Path(__file__).parents[2]
 VARIABLES = (
     *("MODEL", "TRAIN_FILES", "VAL_FILES", "LEAFE_CPU_DTYPE", "RAY_ADDRESS"),
-    *("VLLM_CPU_KVCACHE_SPACE", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"),
+    *("SETUP_DEVICE", "VLLM_CPU_KVCACHE_SPACE", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"),
 )
 """Environment variables that decide what a run trains and how, and the memory it takes. A command that goes on with it
 must set them again."""

@@ -20,9 +20,9 @@ from leafe_verl.core.environment import (
     EnvironmentFlood,
     EnvironmentTimeout,
     ReplayDivergence,
+    has_failed,
     read_reset,
     read_step,
-    read_verdict,
 )
 from leafe_verl.core.environment_calls import CallThread, call_within, close_within
 from leafe_verl.core.given import GivenHistory
@@ -186,7 +186,7 @@ class AttemptRun:
             error=error,
             snapshot=snapshot,
             command=command,
-            failed=read_verdict(step),
+            failed=has_failed(step),
             timed_out=bool(step.info.get("timed_out")),
         )
         self.steps.append(record)

@@ -3,7 +3,9 @@
 A branch at tau has the turns from tau to the horizon. What a fresh sample would have solved stands beside it, as for
 recovery: the share of the task's other roots that succeed within as many turns. If a reflection were worth nothing,
 both shares would be equal. Unscored branches are left out. Branches of a task with a single scored root have no fresh
-sample.
+sample, and neither have branches of branches: there are more of them where fewer roots failed, since these share the
+budget, so that the other roots would read too high beside them. A budget that leaves some failed roots without a
+branch (`budget.environment_steps`, or fewer attempts than twice the roots) has the same effect at depth 1.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ class BranchFigures:
     succeeded: bool
     improved: bool
     fresh: float | None
-    """What a fresh sample would have solved, from 0 to 1. None if the task has no other scored root."""
+    """What a fresh sample would have solved, from 0 to 1. None where there is none to compare with."""
 
 
 def branch_figures(tree: ExplorationTree) -> Iterator[BranchFigures]:
@@ -50,7 +52,7 @@ def branch_figures(tree: ExplorationTree) -> Iterator[BranchFigures]:
             groups=(*_groups(tree, index, branch), *_agreement(branch, named)),
             succeeded=attempt.outcome is Outcome.SUCCESS,
             improved=tree.improved(index),
-            fresh=fresh.share(root, fresh.horizon - branch.step + 1) if root else None,
+            fresh=fresh.share(root, fresh.horizon - branch.step + 1) if root and branch.depth == 1 else None,
         )
 
 

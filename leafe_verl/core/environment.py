@@ -23,7 +23,7 @@ class Step(NamedTuple):
     """The environment stopped for another reason, such as a limit of its own."""
     info: Mapping[str, Any]
     """Optional keys. `success`: bool, the task is solved. `error`: bool, the observation reports an error. `failed`:
-    bool, the environment's verdict on the action; absent or None for the rule of `read_verdict`. `timed_out`:
+    bool, the environment's verdict on the action; absent or None for the rule of `has_failed`. `timed_out`:
     bool, a time limit of the environment stopped what the action runs, such as a program. `action`: str, the part of
     the answer that was executed, for a summary of past steps; absent if that is all or nothing."""
 
@@ -147,7 +147,7 @@ def _digest(said: str) -> str:
     return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def read_verdict(step: Step) -> bool | None:
+def has_failed(step: Step) -> bool | None:
     """Return whether the action has failed: True, False for a success, None if the environment has no verdict on it.
 
     An environment that judges every action, as tests judge a program, says so in `failed`. Of any other, an action has
@@ -170,7 +170,7 @@ def read_step(returned: Any, environment: str) -> Step:
             raise TypeError(f"info is of type {type(info).__name__}")
         if not math.isfinite(step.reward):
             raise ValueError(f"the reward is {step.reward}")
-        read_verdict(step)
+        has_failed(step)
     except Exception as error:  # values of any kind, which may refuse to be numbers or truth values
         raise EnvironmentFailure(
             f"{environment}.step returned {returned!r:.200}: {error}; expected the observation, a finite reward, "

@@ -72,7 +72,7 @@ async def call_within(
         own.end()
     try:
         return await asyncio.wait_for(result, seconds)
-    except (TimeoutError, asyncio.TimeoutError):
+    except TimeoutError:
         raise EnvironmentTimeout(
             f"{what} took longer than {seconds:g} s; leafe.environment.step_timeout sets the limit"
         ) from None

@@ -19,7 +19,7 @@ import dataclasses
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 from leafe_verl.core.policy import History
 from leafe_verl.core.settings import DistillationSettings
@@ -34,7 +34,7 @@ from leafe_verl.core.token_sequences import (
 from leafe_verl.core.tree import ExplorationTree, Outcome, StepRecord
 
 
-class Kind(str, Enum):
+class Kind(StrEnum):
     """The loss that an example belongs to."""
 
     COUNTERFACTUAL = "counterfactual"
@@ -97,7 +97,7 @@ def build_examples(
     """Return the examples of a tree. What is drawn at random is seeded by `seed`, the task's key and its first actions.
 
     The control of rehearsal gets every attempt that may be rehearsed; the trainer draws from those of all trees, so
-    that its volume is matched over the step (core/controls.py). `mask_id` is the token that `settings.context_mask`
+    that its volume is matched over the step (matched_volume.py). `mask_id` is the token that `settings.context_mask`
     puts into histories; None leaves the histories as they were.
     """
     draw = _seeded(tree, f"{seed}")

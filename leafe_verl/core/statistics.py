@@ -101,6 +101,22 @@ def total(counts: Iterable[Mapping[str, Number]]) -> dict[str, Number]:
     return summed
 
 
+def count_tasks(attempts: Iterable[tuple[str, Mapping[str, Number]]]) -> dict[str, Number]:
+    """Count each task once, where every attempt at it is a tree of its own.
+
+    Args:
+        attempts: The key of the task, and the counts of one attempt.
+    """
+    tasks: dict[str, list[Mapping[str, Number]]] = {}
+    for key, counts in attempts:
+        tasks.setdefault(key, []).append(counts)
+    return {
+        "trees": len(tasks),
+        "trees_scored": sum(any(each.get("trees_scored") for each in task) for task in tasks.values()),
+        "solved": sum(any(each.get("solved") for each in task) for task in tasks.values()),
+    }
+
+
 def ratios(counts: Mapping[str, float]) -> dict[str, float]:
     """Return success rates and other shares, each of what was scored. A share of nothing is absent, not zero."""
     pairs = {

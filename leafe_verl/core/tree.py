@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from leafe_verl.core.policy import History, Turn
@@ -16,7 +16,7 @@ ROUNDING = 1e-9
 """Returns that differ by less are equal, since rewards that are shares (1/9, then 6/9 - 1/9) do not add up exactly."""
 
 
-class Outcome(str, Enum):
+class Outcome(StrEnum):
     """How an attempt ended. All but the first three are unscored, since they say nothing about the policy."""
 
     SUCCESS = "success"
@@ -66,7 +66,7 @@ class StepRecord:
     training; else None."""
     failed: bool | None = None
     """Whether the action has failed, as the environment says: an error, or a verdict that is not success. None where it
-    has no verdict, as on a step that only leads on; see `core.environment.read_verdict`."""
+    has no verdict, as on a step that only leads on; see `core.environment.has_failed`."""
     timed_out: bool = False
     """Whether a time limit of the environment stopped what the action runs, such as a program."""
 

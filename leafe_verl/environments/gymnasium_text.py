@@ -38,7 +38,7 @@ class GymnasiumText(ReplayEnvironment):
 
     `reset(seed=, options=)` must return (observation, info), and `step(text)` the five-tuple; observations are strings.
     Success is `info["success"]`, by default that it terminated with a return above 0. An error is `info["error"]`, by
-    default False. A verdict on the action may be `info["failed"]`; see core's `read_verdict`.
+    default False. A verdict on the action may be `info["failed"]`; see core's `has_failed`.
     """
 
     name: ClassVar[str] = NAME

@@ -88,7 +88,7 @@ def _outcomes(task: Mapping[str, Any]) -> list[bool]:
 
 
 def _passes(run: EvaluationRun) -> Figures:
-    found = pass_estimates(run.results, ks_up_to(max(map(len, run.results.values()))))
+    found = pass_estimates(run.results, ks_up_to(run.attempts))
     return {f"pass@{k}": each.mean for k, each in found.items()} | {
         "intervals": {f"pass@{k}": [each.low, each.high] for k, each in found.items()}
     }

@@ -14,11 +14,11 @@ from pathlib import Path
 from leafe_verl.core.statistics import ratios
 from leafe_verl.evaluation.bootstrap import Estimate, bootstrap
 from leafe_verl.evaluation.manifest import Manifest, describe_differences, read_manifest, refuse_mixed_precision
-from leafe_verl.evaluation.pass_at_k import ks_up_to, pass_values
+from leafe_verl.evaluation.pass_at_k import common_attempts, ks_up_to, pass_values
 from leafe_verl.evaluation.recovery import TaskCounts, count_failures, recovery_differences, recovery_estimates
 from leafe_verl.evaluation.report import pass_estimates
 from leafe_verl.evaluation.results import read_evaluation, recovery_counts, successes_by_task, total_counts
-from leafe_verl.evaluation.summary import read_metrics
+from leafe_verl.evaluation.summary import lost_steps, read_metrics
 
 TRAINING = {"environment steps": "leafe/environment_steps", "sampled tokens": "leafe/sampled_tokens"}
 """Label -> metric that is summed over the steps of a training run, for what training spent."""
@@ -47,8 +47,8 @@ class EvaluationRun:
 
     @property
     def attempts(self) -> int:
-        """Number of scored attempts that nine in ten tasks have. A few unscored ones must not shorten the curve."""
-        return sorted(map(len, self.results.values()))[len(self.results) // 10]
+        """Number of scored attempts that nine in ten tasks have."""
+        return common_attempts(self.results)
 
     @property
     def spent(self) -> dict[str, float]:
@@ -147,8 +147,15 @@ def training_cost(runs: Sequence[str]) -> dict[str, float]:
 
 def _run_cost(run: str) -> dict[str, float]:
     run_dir, _, last = run.rpartition("@") if re.search(r"@\d+$", run) else (run, "", "")
+    metrics = read_metrics(Path(run_dir))
+    if lost := lost_steps(metrics, int(last) if last else None):
+        raise ValueError(
+            f"{run_dir} has no metrics of steps {', '.join(map(str, lost))}, so that what it spent is unknown: a run "
+            "that is killed between a checkpoint and its metrics goes on behind that step; give RUN_DIR@N for the "
+            "steps before"
+        )
     # Step 0 is a validation.
-    steps = [values for step, values in read_metrics(Path(run_dir)).items() if 0 < step <= int(last or step)]
+    steps = [values for step, values in metrics.items() if 0 < step <= int(last or step)]
     missing = [key for key in TRAINING.values() if not any(key in values for values in steps)]
     if missing:
         raise ValueError(f"the metrics in {run_dir} lack {', '.join(missing)}; they are of an earlier version")

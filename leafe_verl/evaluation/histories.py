@@ -20,7 +20,7 @@ from leafe_verl.core import ExplorationTree, Outcome
 from leafe_verl.core.given import GivenHistory, choose_histories, failed_beginnings
 from leafe_verl.evaluation.manifest import FILE, hash_lines
 from leafe_verl.trees import Provenance, TreeWriter, index, read_tree
-from leafe_verl.trees.reader import batch_reader, files, read_counted_trees
+from leafe_verl.trees.reader import arrow_files, batch_reader, read_counted_trees
 
 _Policy = tuple[str, str | None, int | None]
 """Task, run and training step of the trees that one policy made."""
@@ -64,7 +64,7 @@ def find_store(folder: Path, option: str = "") -> Path:
     """
     if not (folder / FILE).is_file() and (store := tree_store(folder / "checkpoints")).is_dir():
         folder = store
-    if not files(folder):
+    if not arrow_files(folder):
         raise ValueError(
             f"{option} {folder}".lstrip() + ": no store; expected the --out of leafe-verl evaluate, a RUN_DIR, or a "
             "folder with trees-*.arrow"

@@ -19,14 +19,6 @@ _FREE = {"attempts", "collections", "sources"}
 """Fields that may differ between two calls on one folder. The tasks are compared by their content, not their path."""
 _FREE_LEAVES = {"given.from"}
 """The same for fields within fields. The histories are compared by their content, too."""
-_FORMER_SETTINGS = {
-    "leafe.context.line_characters": 160,
-    "leafe.context.summary_characters": 3000,
-    "leafe.playbook.lesson_characters": 160,
-    "leafe.environment.several_answers": "keep",
-}
-"""Settings that are constants today or were so once, with that value. A manifest of another version may name them or
-not; another value is a difference."""
 
 
 @dataclass(frozen=True)
@@ -153,11 +145,7 @@ def _flat(manifest: Manifest) -> dict[str, Any]:
     """Return the compared fields as JSON would give them back, nested ones by names like `leafe.seed`."""
     values = json.loads(json.dumps(dataclasses.asdict(manifest)))
     leaves = _leaves({name: value for name, value in values.items() if name not in _FREE})
-    return {
-        name: value
-        for name, value in leaves
-        if name not in _FREE_LEAVES and (name, value) not in _FORMER_SETTINGS.items()
-    }
+    return {name: value for name, value in leaves if name not in _FREE_LEAVES}
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -74,6 +74,12 @@ def _read_file(path: Path) -> Metrics:
     return found
 
 
+def lost_steps(metrics: Metrics, last: int | None = None) -> list[int]:
+    """Return the training steps without metrics, from the run's first one to `last`, or to its own last one."""
+    steps = {step for step in metrics if step > 0}
+    return [step for step in range(min(steps, default=1), (last or max(steps, default=0)) + 1) if step not in steps]
+
+
 def render_summary(metrics: Metrics) -> str:
     """Return a table of Pass@k before and after training, and a table of sums over all steps."""
     parts = [_pass_table(metrics), _sum_table(metrics)]
@@ -134,7 +140,8 @@ def pass_at_k_values(values: Mapping[str, float]) -> dict[tuple[str, int], float
 
 def count_updates(metrics: Metrics) -> int:
     """Return the number of training steps that updated the weights."""
-    return sum("actor/loss" in values for step, values in metrics.items() if step > 0)
+    trained = (values.get("leafe/updates", "actor/loss" in values) for step, values in metrics.items() if step > 0)
+    return sum(map(bool, trained))
 
 
 def _sum_table(metrics: Metrics) -> str:

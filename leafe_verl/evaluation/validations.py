@@ -7,7 +7,6 @@ tasks differ, so the outcomes of each task are kept beside them.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from leafe_verl.evaluation.bootstrap import Estimate, bootstrap
 from leafe_verl.evaluation.pass_at_k import ks_up_to, pass_values
 from leafe_verl.evaluation.recovery import TaskCounts, recovery_differences, recovery_estimates
 from leafe_verl.evaluation.tables import percent
+from leafe_verl.files import append_line
 
 FILE = "validations.jsonl"
 FEW_TASKS = 16
@@ -49,11 +49,7 @@ class Validation:
 
 def append_validation(folder: Path, step: int, validation: Validation) -> None:
     """Add a validation to the file in `folder`. Raises OSError if it cannot be written."""
-    line = json.dumps({"step": step, **validation.as_mapping()}) + "\n"
-    with (folder / FILE).open("ab+") as file:
-        # A killed process may have left half a line, to which this one must not be joined.
-        file.seek(-1 if file.tell() else 0, os.SEEK_END)
-        file.write((b"" if file.read(1) in (b"", b"\n") else b"\n") + line.encode())
+    append_line(folder / FILE, json.dumps({"step": step, **validation.as_mapping()}))
 
 
 def read_validations(folder: Path) -> dict[int, Validation]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from leafe_verl.checkpoints import read_tracker
-from leafe_verl.evaluation.summary import read_metrics
+from leafe_verl.evaluation.summary import lost_steps, read_metrics
 
 TRAINING_SUMS = ("environment_steps", "sampled_tokens", "trained_tokens", "updates")
 """Metrics under `leafe/` that are summed over the steps of a training run."""
@@ -20,13 +20,13 @@ def trained_steps(run_dir: Path) -> int:
 
 
 def spent(run_dir: Path, last: int | None = None) -> dict[str, float]:
-    """Return what a training run spent in its first `last` steps; None: in all of them.
+    """Return what a training run spent in its first `last` steps; None: in all of them, up to its last checkpoint.
 
     Raises ValueError if the metrics of one of these steps are missing: a run that is killed between a checkpoint and
     its metrics goes on behind that step.
     """
     metrics = read_metrics(run_dir)
-    if lost := [step for step in range(1, (last or 0) + 1) if "leafe/environment_steps" not in metrics.get(step, {})]:
+    if lost := lost_steps(metrics, last or max(trained_steps(run_dir), *metrics)):
         raise ValueError(
             f"{run_dir} has no metrics of steps {', '.join(map(str, lost))}, so that what it spent is unknown; remove "
             "that folder, so that it is trained anew"

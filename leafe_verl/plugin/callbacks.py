@@ -24,14 +24,14 @@ from leafe_verl.console.marks import mark_warnings
 from leafe_verl.console.run_console import LOG, VERBOSE, RunConsole, is_verbose
 from leafe_verl.embedded import model_folder, prepare_model
 from leafe_verl.environments.options import option_files
-from leafe_verl.plugin.chat_check import describe_chat
 from leafe_verl.plugin.cluster import find_cluster_problems, joined_cluster, leave_out_sizes
 from leafe_verl.plugin.cpu.fork_server import with_fork_server
 from leafe_verl.plugin.cpu.platform import CpuPlatform
-from leafe_verl.plugin.engine_check import require_cpu_engine
-from leafe_verl.plugin.memory_check import describe_memory
 from leafe_verl.plugin.precision import record_precision
-from leafe_verl.plugin.preflight import find_problems
+from leafe_verl.plugin.preflight.chat import describe_chat
+from leafe_verl.plugin.preflight.engine import require_cpu_engine
+from leafe_verl.plugin.preflight.memory import describe_memory
+from leafe_verl.plugin.preflight.problems import find_problems
 from leafe_verl.plugin.ray_job import require_kept
 from leafe_verl.plugin.rollout.collected import index_steps
 from leafe_verl.plugin.rollout.playbook_file import writes_playbook

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from leafe_verl.checkpoints import fingerprint_weights, hf_folder
 from leafe_verl.core import Task
+from leafe_verl.core.settings import EnvironmentSettings
 from leafe_verl.environments import make
 from leafe_verl.environments.code_environment import answers_with_code
 from leafe_verl.evaluation.given import GivenRun, render_given
@@ -29,13 +30,13 @@ from leafe_verl.evaluation.manifest import Manifest, fingerprint, read_manifest,
 from leafe_verl.evaluation.report import render_evaluation
 from leafe_verl.evaluation.results import missing_attempts, read_evaluation
 from leafe_verl.plugin.given_request import GivenHistories, GivenRequest, find_histories, require_room
-from leafe_verl.plugin.memory import model_window
-from leafe_verl.plugin.model_check import EXPECTED as MODEL_EXPECTED
 from leafe_verl.plugin.precision import describe_mixing, find_precision
-from leafe_verl.plugin.preflight import find_problems
+from leafe_verl.plugin.preflight.model import EXPECTED as MODEL_EXPECTED
+from leafe_verl.plugin.preflight.problems import find_problems
 from leafe_verl.plugin.ray_job import require_kept
 from leafe_verl.plugin.resolvers import read_variable
 from leafe_verl.plugin.settings import RunSettings
+from leafe_verl.plugin.sizes import model_window
 from leafe_verl.processes import end_with_parent, leaving_ctrl_c_to_the_child
 from leafe_verl.task_files import HUB, list_sources, read_tasks
 
@@ -247,8 +248,12 @@ def _decisive(values: Mapping[str, Any], loop: str) -> dict[str, Any]:
     if values["generation"]["stop_at"] and answers_with_code(environment["name"]):
         generation["stop_at"] = values["generation"]["stop_at"]
     decisive = {"environment": environment, "generation": generation, "seed": values["seed"]}
+    if (limit := values["environment"]["max_characters"]) != EnvironmentSettings().max_characters:
+        environment["max_characters"] = limit
     if loop == "explore":
         decisive |= {"budget": values["budget"], "reflection": values["reflection"]}
+        if targets := values["distillation"]["recovery_targets"]:  # the steps of confirming them come off the budget
+            decisive["recovery_targets"] = targets
     if values["context"]["window"] is not None:
         decisive["context"] = values["context"]
     playbook = values.get("playbook", {})
@@ -281,7 +286,7 @@ def _resumed(out: Path, manifest: Manifest) -> Manifest:
 
 def _with_collection(manifest: Manifest, seed: int, device: str) -> Manifest:
     collection = {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seed": seed + SEED_STRIDE * len(manifest.collections),
         "versions": {name: found for name in VERSIONED if (found := _version(name))},
         "machine": {"cores": os.cpu_count(), "gpus": [] if device == "cpu" else _gpu_names()},

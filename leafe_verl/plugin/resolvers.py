@@ -89,7 +89,7 @@ def weight_bucket(model: str) -> int:
     shape = ModelShape.read(model)
     if shape is None:
         return 2048
-    return max(256, math.ceil(4 * max(shape.vocab, shape.intermediate) * shape.hidden / 2**20) + 1)
+    return max(32, math.ceil(4 * max(shape.vocab, shape.intermediate) * shape.hidden / 2**20) + 1)
 
 
 def engine_window(model: str, prompt: int, response: int) -> int:

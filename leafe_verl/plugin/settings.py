@@ -12,11 +12,10 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
-from typing_extensions import Self
 
 from leafe_verl.core.settings import BEYOND, OURS, Section, Settings, Source, expected_values, section_models
 
@@ -68,7 +67,7 @@ class MemorySettings(Section):
     refuse: Annotated[bool, OURS] = True
     """Whether a run is refused that would not fit: without a GPU one that is estimated to need more memory than is
     free, which Ray would kill later, or more of /dev/shm; with GPUs one whose weights, gradients and moments exceed
-    them."""
+    them; on any machine one with no room for a checkpoint."""
 
 
 class CheckpointSettings(Section):

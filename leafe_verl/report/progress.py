@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -295,7 +295,7 @@ class RunFollower:
         written = [*self.folder.glob("metrics-*.jsonl"), *arrow_files(tree_store(self.folder / CHECKPOINTS))]
         written += [self.folder / CONFIGURATION, self.folder / CHECKPOINTS / TRACKER, self.folder / ACTIVITY]
         times = [path.stat().st_mtime for path in written if path.is_file()]
-        return datetime.fromtimestamp(max(times), timezone.utc) if times else None
+        return datetime.fromtimestamp(max(times), UTC) if times else None
 
 
 def read_plan(configuration: Mapping[str, Any]) -> RunPlan:

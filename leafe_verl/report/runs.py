@@ -53,10 +53,18 @@ def find_run(folder: Path) -> ReportedRun:
 
 
 def _given_store(configuration: Mapping[str, Any]) -> Path | None:
-    """Return the store that a run of stage 2 alone distilled, if its trees are still there."""
+    """Return the store that a run kept its trees in, or that stage 2 alone distilled, if its trees are still there."""
     collection = configuration.get("leafe", {}).get("collection") or {}
     store = Path(str(collection.get("store") or ""))
     return store if store.is_absolute() and store.is_dir() and arrow_files(store) else None
+
+
+def _sharing_run(configuration: Mapping[str, Any]) -> str | None:
+    """Return the name of a run whose store may hold trees of others; None for stage 2 alone, which distils them all."""
+    if configuration.get("leafe", {}).get("schedule", {}).get("stages") == "distil":
+        return None
+    name: str | None = configuration.get("trainer", {}).get("experiment_name")
+    return name
 
 
 def _metrics(folder: Path) -> Metrics:
@@ -102,7 +110,8 @@ def _training(folder: Path, store: Path | None, configuration: Mapping[str, Any]
     notes += [chosen.note] if store and chosen.note else []
     trees: Iterator[ReportedTree] = iter(())
     if store:
-        trees = training_trees(store, chosen.settings, chosen.seed)
+        run = None if folder in (store, *store.parents) else _sharing_run(configuration)
+        trees = training_trees(store, chosen.settings, None if chosen.note else chosen.seed, run)
     vocabulary = find_vocabulary(folder, configuration) if store else None
     return ReportedRun(folder.name, trees, metrics=metrics, vocabulary=vocabulary, notes=tuple(notes))
 

@@ -15,15 +15,22 @@ KEPT_BATCHES = 256
 """Record batches of an evaluation that are kept in memory, of some 100 KB each: attempts of a task are spread."""
 
 
-def training_trees(store: Path, settings: DistillationSettings, seed: int) -> Iterator[ReportedTree]:
+def training_trees(
+    store: Path, settings: DistillationSettings, seed: int | None, run: str | None = None
+) -> Iterator[ReportedTree]:
     """Read the store's trees in the order of their training steps and tasks.
 
     The examples are those that training drew: `build_examples` depends only on the tree, the settings and the seed.
+
+    Args:
+        seed: The seed of the run that trained on them. None: it is not known, and each tree's own is taken.
+        run: Name of the run whose trees are read; None: those of all.
     """
     places, read = index(store), batch_reader()
-    for key in sorted(places, key=lambda key: (key.run or "", -1 if key.step is None else key.step, key.task_key)):
+    chosen = [key for key in places if run in (None, key.run)]
+    for key in sorted(chosen, key=lambda key: (key.run or "", -1 if key.step is None else key.step, key.task_key)):
         tree, provenance = read_tree(places[key], read)
-        examples, note = draw_examples(tree, settings, seed if provenance.seed is None else provenance.seed)
+        examples, note = draw_examples(tree, settings, (provenance.seed or 0) if seed is None else seed)
         yield ReportedTree(tree, examples, provenance.step, has_tokens=provenance.has_tokens, note=note)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console, RenderableType
@@ -114,7 +114,7 @@ def _heading(progress: Progress) -> Text:
     step = min(progress.done + 1, progress.plan.steps or progress.done + 1)
     of = f" of {progress.plan.steps}" if progress.plan.steps else ""
     heading = Text.assemble(_text(progress.name, style="bold"), f"  step {step}{of}: ", (progress.stage, "bold"))
-    silent = (datetime.now(timezone.utc) - progress.written).total_seconds() if progress.written else 0
+    silent = (datetime.now(UTC) - progress.written).total_seconds() if progress.written else 0
     if silent > SILENT_SECONDS and not progress.ended:
         heading.append(f"  nothing written for {silent / 60:,.0f} min", "yellow")
     return heading

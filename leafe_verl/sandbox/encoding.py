@@ -117,7 +117,7 @@ def parts_of_zone(zone: Any) -> tuple[Any, ...]:
     """Return the offset of a time zone of fixed offset, in none or one part."""
     if zone is None:
         return ()
-    if type(zone) is not type(datetime.timezone.utc):
+    if type(zone) is not type(datetime.UTC):
         raise Unrepresentable(type.__dict__["__name__"].__get__(type(zone)))
     return (zone.utcoffset(None),)
 

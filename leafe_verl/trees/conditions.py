@@ -11,7 +11,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -87,4 +87,4 @@ def _value(text: str, kind: pa.DataType, value: str) -> bool | int | float | str
 
 def _date(text: str) -> datetime:
     date = datetime.fromisoformat(text)
-    return date if date.tzinfo else date.replace(tzinfo=timezone.utc)
+    return date if date.tzinfo else date.replace(tzinfo=UTC)

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from leafe_verl.files import sync_folder
 from leafe_verl.trees.conditions import Condition, all_hold, columns_of
 from leafe_verl.trees.errors import DamagedFile
-from leafe_verl.trees.legacy_attempts import is_legacy
 from leafe_verl.trees.reader import (
     CHOICE,
     Folder,
     Location,
+    arrow_files,
     batch_reader,
     earliest,
-    files,
     read_file,
     read_record,
     read_standing,
@@ -28,7 +28,7 @@ from leafe_verl.trees.reader import (
 )
 from leafe_verl.trees.rows import Row
 from leafe_verl.trees.schema import layout
-from leafe_verl.trees.writer import COMPACTED, END, RecordFile, make_folder, new_name, sync_folder, write_whole
+from leafe_verl.trees.writer import COMPACTED, END, RecordFile, make_folder, new_name, write_whole
 
 WITHOUT_TOKENS = [layout(tokens=False, given=given) for given in (False, True)]
 
@@ -81,7 +81,7 @@ def repair(store: Folder) -> list[tuple[Path, int, Path]]:
     """
     require_files(store)
     repaired = []
-    for path in files(store):
+    for path in arrow_files(store):
         try:
             for _ in read_file(path):
                 pass
@@ -96,7 +96,7 @@ def _cut(damage: DamagedFile) -> Path:
     write_whole(rest, content[damage.offset :])
     part = path.with_name(f"{path.name}.part")
     if damage.offset:
-        write_whole(part, content[: damage.offset] + (b"" if is_legacy(path) else END))
+        write_whole(part, content[: damage.offset] + END)
         os.replace(part, path)
     else:  # not even the schema is whole
         path.unlink()

@@ -19,7 +19,7 @@ from leafe_verl.trees.reader import (
     batch_reader,
     index,
     join_trees,
-    read_summaries,
+    read_chosen,
     read_tree,
     require_files,
 )
@@ -45,7 +45,7 @@ WIDTH = 100
 def list_trees(store: Folder, conditions: Sequence[Condition] = ()) -> Iterator[str]:
     """Yield the lines of a table of the trees for which all conditions hold, ordered by run, step and task.
 
-    Only the columns of the table are kept in memory, as Arrow's arrays: some 100 bytes for each tree.
+    Only their places and the columns of the table are kept in memory: less than a kilobyte for each tree.
     """
     require_files(store)
     chosen = _read_columns(store, conditions)
@@ -65,7 +65,7 @@ def _read_columns(store: Folder, conditions: Sequence[Condition]) -> pa.Table:
     """Return the columns of the list, of the trees for which all conditions hold."""
     names = ("run", *COLUMNS.values())
     schema = pa.schema([SCHEMA.field(name) for name in names])
-    rows = (row for _, row in read_summaries(store, columns_of(conditions, names)) if all_hold(conditions, row))
+    rows = (row for _, row in read_chosen(store, columns_of(conditions, names)) if all_hold(conditions, row))
     parts = [schema.empty_table()]
     while group := list(itertools.islice(rows, ROWS_AT_ONCE)):
         parts.append(pa.Table.from_pylist(map_text(group, escape), schema))

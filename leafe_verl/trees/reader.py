@@ -1,7 +1,4 @@
-"""Reads a store: one tree at a time, or the summary columns alone. Incomplete files of killed processes are readable.
-
-A store may also hold the JSON lines that evaluations wrote before they wrote trees; see legacy_attempts.py.
-"""
+"""Reads a store: one tree at a time, or its summaries alone. Incomplete files of killed processes are readable."""
 
 from __future__ import annotations
 
@@ -13,18 +10,17 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from leafe_verl.core import ExplorationTree
-from leafe_verl.trees import legacy_attempts
 from leafe_verl.trees.errors import DamagedFile
 from leafe_verl.trees.restarts import abandoned_by
 from leafe_verl.trees.rows import Row, from_row, provenance_from_row
-from leafe_verl.trees.schema import GIVEN, PATTERN, SCHEMA, SUMMARY, TEXT_SCHEMA, Provenance, check_schema
+from leafe_verl.trees.schema import GIVEN, PATTERN, SCHEMA, SUMMARY, Provenance, check_schema
 from leafe_verl.trees.text import map_text, unescape
 
 logger = logging.getLogger(__name__)
@@ -49,7 +45,7 @@ ROWS_AT_ONCE = 256
 FILES_KEPT = 64
 """Files that a `batch_reader` keeps open."""
 
-UNKNOWN = datetime.max.replace(tzinfo=timezone.utc)
+UNKNOWN = datetime.max.replace(tzinfo=UTC)
 """Stands for a time that was not stored. It is later than any other."""
 
 
@@ -59,7 +55,7 @@ class Location:
 
     path: Path
     offset: int
-    """Byte at which the tree's record batch, or its line of JSON, begins."""
+    """Byte at which the tree's record batch begins."""
     row: int = 0
     """Row within the record batch."""
 
@@ -80,18 +76,13 @@ class TreeKey(NamedTuple):
 
 
 def arrow_files(store: Folder) -> list[Path]:
-    """Return the Arrow files of a store, in the order in which they are read."""
+    """Return the files of a store, in the order in which they are read."""
     return sorted(Path(store).glob(PATTERN))
-
-
-def files(store: Folder) -> list[Path]:
-    """Return all files of a store, in the order in which they are read."""
-    return [*sorted(Path(store).glob(legacy_attempts.PATTERN)), *arrow_files(store)]
 
 
 def require_files(store: Folder) -> None:
     """Raise ValueError unless the folder is a store."""
-    if not files(store):
+    if not arrow_files(store):
         raise ValueError(f"{store}: no store; expected a folder with {PATTERN}")
 
 
@@ -125,10 +116,6 @@ def batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[
 
 def read_file(path: Path, columns: Sequence[str] = ALL_COLUMNS) -> Iterator[tuple[Location, Row]]:
     """Read the trees of a file as rows of the given columns. Raises DamagedFile and ValueError as `batches` does."""
-    if legacy_attempts.is_legacy(path):
-        for offset, row in legacy_attempts.read_lines(path):
-            yield Location(path, offset), {name: row.get(name) for name in columns}
-        return
     group: list[tuple[int, pa.RecordBatch]] = []
     size = ROWS_AT_ONCE if set(columns) <= set(SUMMARY) else 1
     try:
@@ -160,7 +147,7 @@ def read_rows(store: Folder, columns: Sequence[str] = ALL_COLUMNS) -> Iterator[t
 
     The unreadable end of a damaged file is skipped with a warning.
     """
-    for path in files(store):
+    for path in arrow_files(store):
         try:
             yield from read_file(path, columns)
         except DamagedFile as damage:
@@ -180,6 +167,12 @@ def read_standing(store: Folder, columns: Sequence[str] = CHOICE) -> Iterator[tu
     """
     is_abandoned = abandoned_by(store)
     return (each for each in read_summaries(store, columns) if not is_abandoned(each[1]))
+
+
+def read_chosen(store: Folder, columns: Sequence[str]) -> Iterator[tuple[Location, Row]]:
+    """Read summaries of the trees that `index` returns: neither what a run has given up nor duplicates."""
+    chosen = {*index(store).values()}
+    return (each for each in read_summaries(store, columns) if each[0] in chosen)
 
 
 def read_trees(store: Folder) -> Iterator[tuple[ExplorationTree, Provenance]]:
@@ -238,16 +231,11 @@ def _read_from(source: pa.NativeFile, schema: pa.Schema, path: Path, offset: int
 
 def read_record(location: Location, read: BatchReader = read_batch) -> pa.RecordBatch:
     """Read the tree at a location as a record batch of one row, with all columns of its file."""
-    if legacy_attempts.is_legacy(location.path):
-        row = legacy_attempts.read_line(location.path, location.offset)
-        return pa.RecordBatch.from_pylist([row], schema=TEXT_SCHEMA)
     return read(location.path, location.offset).slice(location.row, 1)
 
 
 def read_tree(location: Location, read: BatchReader = read_batch) -> tuple[ExplorationTree, Provenance]:
     """Read the tree at a location that `index` or `read_summaries` returned; of many trees, by one `batch_reader`."""
-    if legacy_attempts.is_legacy(location.path):
-        return _parse(location, legacy_attempts.read_line(location.path, location.offset))
     (row,) = read(location.path, location.offset).slice(location.row, 1).to_pylist()
     return _parse(location, row)
 
@@ -285,11 +273,8 @@ def tree_key(row: Row) -> TreeKey:
 
 
 def join_trees(trees: Sequence[ExplorationTree]) -> ExplorationTree:
-    """Return the trees of one task and one given history as one tree, as the attempts of an evaluation are shown.
-
-    The task is the last one's, since trees of an earlier version come first and have no instruction.
-    """
-    joined = ExplorationTree(trees[-1].task, trees[-1].given)
+    """Return the trees of one task and one given history as one tree, as the attempts of an evaluation are shown."""
+    joined = ExplorationTree(trees[0].task, trees[0].given)
     for tree in trees:
         first = len(joined.attempts)
         joined.reflections += [(first + attempt, reflection) for attempt, reflection in tree.reflections]

@@ -10,10 +10,11 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from leafe_verl.files import append_line
 from leafe_verl.trees.rows import Row
 
 FILE = "restarts.jsonl"
@@ -23,9 +24,7 @@ FILE = "restarts.jsonl"
 def record_restart(store: Path, run: str, step: int) -> None:
     """Note that a run goes on after `step` now, whatever it has collected since."""
     store.mkdir(parents=True, exist_ok=True)
-    line = {"run": run, "step": step, "at": datetime.now(timezone.utc).isoformat()}
-    with (store / FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    append_line(store / FILE, json.dumps({"run": run, "step": step, "at": datetime.now(UTC).isoformat()}))
 
 
 def abandoned_by(store: str | os.PathLike[str]) -> Callable[[Row], bool]:

@@ -30,7 +30,7 @@ Snapshots of environments are not stored.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import pyarrow as pa
 
@@ -244,7 +244,7 @@ class Provenance:
     """First training step whose weights sampled part of the tree."""
     weight_version_max: int | None = None
     """Last training step whose weights sampled part of the tree."""
-    collected_at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+    collected_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     """Time with a time zone, stored to the microsecond."""
     has_tokens: bool = True
     """Whether token ids and log-probs are stored. Evaluations store the text and the number of tokens alone."""

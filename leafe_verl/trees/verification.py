@@ -10,7 +10,7 @@ from pathlib import Path
 
 from leafe_verl.core import ExplorationTree, StepRecord, build_sequence
 from leafe_verl.trees.errors import DamagedFile
-from leafe_verl.trees.reader import Folder, TreeKey, files, read_file, require_files, tree_key
+from leafe_verl.trees.reader import Folder, TreeKey, arrow_files, read_file, require_files, tree_key
 from leafe_verl.trees.rows import Row, from_row, summarize
 
 
@@ -33,7 +33,7 @@ def verify(store: Folder) -> VerificationResult:
     require_files(store)
     result = VerificationResult(Counter(files=0, trees=0, duplicates=0))
     keys: set[TreeKey] = set()
-    for path in files(store):
+    for path in arrow_files(store):
         result.counts["files"] += 1
         _verify_file(path, result, keys)
     return result

@@ -14,6 +14,7 @@ from uuid import uuid4
 import pyarrow as pa
 
 from leafe_verl.core import ExplorationTree
+from leafe_verl.files import sync_folder
 from leafe_verl.trees.rows import to_row
 from leafe_verl.trees.schema import Provenance, layout
 
@@ -174,15 +175,6 @@ def make_folder(folder: Path) -> None:
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         sync_folder(folder.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the folder's entries are on disk. A file's own fsync does not cover its name."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _stream(schema: pa.Schema, *records: pa.RecordBatch) -> bytes:

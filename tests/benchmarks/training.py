@@ -55,7 +55,8 @@ from leafe_verl.environments.sokoban_rooms import MOVES, Room, make_room
 from leafe_verl.plugin.cpu.platform import cpu_dtype, prepare_engine
 from leafe_verl.plugin.rollout.chat_format import ask_tokenizer
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
-from leafe_verl.plugin.training.sft_worker import SFTTrainingWorker, distillation_loss
+from leafe_verl.plugin.training.losses import distillation_loss
+from leafe_verl.plugin.training.sft_worker import SFTTrainingWorker
 from leafe_verl.plugin.wire import TERM, DistillationInfo
 from leafe_verl.task_files import read_tasks
 from leafe_verl.trees import read_trees

@@ -36,7 +36,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,7 @@ def write_run(run_dir: Path, size: int) -> None:
     """Write what a training run leaves: metrics of its steps, and a store of `size` trees."""
     store = run_dir / "checkpoints" / "trees"
     make_folder(store)
-    dawn = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    dawn = datetime(2026, 1, 1, tzinfo=UTC)
     templates = [template(random.Random(seed)) for seed in range(TEMPLATES)]
     files = [RecordFile(store / f"trees-host-{number}-0.arrow", SCHEMA) for number in range(FILES)]
     for number in range(size):

@@ -21,7 +21,7 @@ from verl.trainer.ppo.v1.trainer_base import register_trainer
 from leafe_verl.environments import make
 from leafe_verl.plugin.rollout.dataset import read_task
 from leafe_verl.plugin.rollout.task_loop import TaskLoop
-from leafe_verl.plugin.training.collecting_trainer import CollectingTrainer
+from leafe_verl.plugin.training.advantage_free_trainer import AdvantageFreeTrainer
 
 
 class AnswerAsCall(ToolParser):
@@ -69,7 +69,7 @@ class VerlEpisode(TaskLoop, ToolAgentLoop):
 
 
 @register_trainer("verl_episodes")
-class VerlEpisodes(CollectingTrainer):
+class VerlEpisodes(AdvantageFreeTrainer):
     """Collects, counts the tokens, and learns nothing."""
 
     def _attach(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from contracts.scenarios import SCENARIOS, Counter, Scenario, all_transcripts, transcript
-from leafe_verl.core.environment import Environment, EnvironmentFailure, ReplayDivergence, Step, read_verdict
+from leafe_verl.core.environment import Environment, EnvironmentFailure, ReplayDivergence, Step, has_failed
 from leafe_verl.core.environment_calls import call_within
 from leafe_verl.core.task import Task
 from leafe_verl.environments import environment_class, names
@@ -56,7 +56,7 @@ def test_answers_have_the_contracts_form(scenario: Scenario, transcripts: list[l
             assert isinstance(step, Step) and isinstance(step.observation, str)
             assert isinstance(step.reward, float) and not step.terminated
             assert isinstance(step.info["success"], bool) and isinstance(step.info["error"], bool)
-            assert read_verdict(step) is (True if step.info["error"] else step.info.get("failed"))
+            assert has_failed(step) is (True if step.info["error"] else step.info.get("failed"))
 
 
 def test_an_action_that_makes_no_sense_is_feedback(scenario: Scenario) -> None:
@@ -72,7 +72,7 @@ def test_the_solution_succeeds_with_its_last_action(scenario: Scenario) -> None:
     _, *before, last = transcript(scenario.new(), scenario.tasks[0], scenario.solution)
     assert not any(step.terminated or step.info["success"] for step in before)
     assert last.terminated and last.info["success"] and not last.info["error"]
-    assert read_verdict(last) is False
+    assert has_failed(last) is False
 
 
 def test_rows_written_for_verl_are_read_back(name: str, scenario: Scenario) -> None:

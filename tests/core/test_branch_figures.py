@@ -45,11 +45,12 @@ def test_a_branch_stands_beside_what_the_other_roots_solve_in_as_many_turns():
     assert not second.succeeded and second.fresh == pytest.approx(1 / 3)
 
 
-def test_a_branch_of_a_branch_leaves_out_the_root_that_it_comes_from():
+def test_a_branch_of_a_branch_has_no_fresh_sample_since_other_roots_decide_whether_it_exists():
     roots = [played("ab", "-"), played("a", "+")]
     branches = [played("ax", "-", Branch(0, 1, 1, said(1, 2))), played("c", "+", Branch(2, 2, 2, said(2, 2)))]
-    *_, deep = branch_figures(tree_of(*roots, *branches))
-    assert "depth 2" in deep.groups and deep.fresh == 1.0
+    shallow, deep = branch_figures(tree_of(*roots, *branches))
+    assert shallow.fresh == 1.0
+    assert "depth 2" in deep.groups and deep.succeeded and deep.fresh is None
 
 
 def test_unscored_branches_and_roots_do_not_count():

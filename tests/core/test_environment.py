@@ -10,7 +10,7 @@ import pytest
 
 from fakes import TASK, DriftingCorridor, Ledger, ReplayCorridor
 from leafe_verl.core import EnvironmentFailure, ReplayDivergence, Step
-from leafe_verl.core.environment import read_verdict
+from leafe_verl.core.environment import has_failed
 from leafe_verl.core.environment_calls import CallThread, call_within
 
 
@@ -43,7 +43,7 @@ def raising(error):
     ],
 )
 def test_a_verdict_is_the_environments_own_or_that_of_an_error_or_of_the_end(terminated, info, failed):
-    assert read_verdict(Step("seen", 0.0, terminated, False, info)) is failed
+    assert has_failed(Step("seen", 0.0, terminated, False, info)) is failed
 
 
 class Hang:

@@ -23,7 +23,7 @@ from fakes import (
 )
 from leafe_verl.core import Kind, Outcome, PromptUsage, build_examples
 from leafe_verl.core.settings import DistillationSettings
-from leafe_verl.core.statistics import count, ratios, total
+from leafe_verl.core.statistics import count, count_tasks, ratios, total
 
 ALL = DistillationSettings(events="every", events_per_task=99, rehearsal_share=1.0)
 
@@ -92,6 +92,12 @@ def test_counts_add_up():
     assert sum(summed[f"outcome/{outcome.value}"] for outcome in Outcome) == summed["attempts"]
     assert summed["reflections_parsed"] + summed["reflections_fallback"] == summed["reflections"]
     assert total([]) == {}
+
+
+def test_a_task_with_several_attempts_of_their_own_counts_once():
+    solved, failed, unscored = {"trees_scored": 1, "solved": 1}, {"trees_scored": 1, "solved": 0}, {"trees_scored": 0}
+    attempts = [("a", solved), ("a", failed), ("b", failed), ("b", failed), ("c", unscored)]
+    assert count_tasks(attempts) == {"trees": 3, "trees_scored": 2, "solved": 1}
 
 
 def test_shares_are_of_what_was_scored():

@@ -21,7 +21,8 @@ from verl.utils import tensordict_utils as tu
 from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig, TrainingWorkerConfig
 
 from leafe_verl.plugin.cpu.platform import prepare_engine
-from leafe_verl.plugin.training.sft_worker import SFTTrainingWorker, distillation_loss
+from leafe_verl.plugin.training.losses import distillation_loss
+from leafe_verl.plugin.training.sft_worker import SFTTrainingWorker
 from leafe_verl.plugin.wire import PAIR, SIDE, TAUGHT, TEACHER_PROMPT, TEACHER_SHARE, TERM, DistillationInfo
 
 NUM_EXAMPLES = 8

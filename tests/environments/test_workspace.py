@@ -14,7 +14,7 @@ import pytest
 
 from contracts.scenarios import edit, workspace_row
 from fakes import ScriptedPolicy, grow, reflection, shape, turns_in
-from leafe_verl.core.environment import Step, read_verdict
+from leafe_verl.core.environment import Step, has_failed
 from leafe_verl.core.policy import Message
 from leafe_verl.environments import make
 from leafe_verl.environments.rows import build_verl_row
@@ -102,7 +102,7 @@ def test_reading_and_searching_show_lines_with_numbers() -> None:
     assert part.observation == "calc/core.py, lines 5 to 6 of 6:\n5| def letters(word):\n6|     return set(word)"
     assert link.observation == "README.md, lines 1 to 1 of 1:\n1| Small calculations."
     assert search.observation == "calc/core.py:2: return x + x + 1\ncalc/core.py:6: return set(word)"
-    assert {read_verdict(step) for step in (read, part, link, search)} == {None}
+    assert {has_failed(step) for step in (read, part, link, search)} == {None}
 
 
 def test_an_edit_keeps_mode_and_link() -> None:
@@ -165,7 +165,7 @@ def test_what_cannot_be_done_changes_nothing_and_is_told(answer: str, text: str)
     environment.reset(Workspace.task({**ROW, "files": {**ROW["files"], **links}}), 0)
     before = environment.snapshot()
     step = environment.step(answer)
-    assert step.info["error"] and not step.info["success"] and read_verdict(step) is True
+    assert step.info["error"] and not step.info["success"] and has_failed(step) is True
     assert re.search(text, step.observation), step.observation
     assert environment.snapshot() == before
 
@@ -259,7 +259,7 @@ def test_the_suite_shows_what_fails_and_hidden_tests_decide() -> None:
         "Edited.\ncalc/core.py, lines 1 to 5 of 6:\n1| def double(x):\n2|     return x + x\n"
     )
     assert last.terminated and last.info["success"] and last.observation == "3 of 3 hidden tests pass."
-    assert [read_verdict(step) for step in (first, read, repair, last)] == [None, None, None, False]
+    assert [has_failed(step) for step in (first, read, repair, last)] == [None, None, None, False]
 
 
 def test_the_return_is_what_was_repaired_as_long_as_nothing_breaks() -> None:
@@ -276,7 +276,7 @@ def test_the_return_is_what_was_repaired_as_long_as_nothing_breaks() -> None:
     )
     rewards = [step.reward for step in steps]
     assert rewards == [0.0, 0.0, 0.5, 0.0, -0.5, 0.0, 0.0, 1.0] and sum(rewards) == 1.0
-    assert read_verdict(steps[2]) is True and read_verdict(steps[4]) is True
+    assert has_failed(steps[2]) is True and has_failed(steps[4]) is True
 
 
 FORGERIES = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from evaluation.stores import MANIFEST, OUTCOMES, task
@@ -17,7 +17,7 @@ from leafe_verl.evaluation.manifest import write_manifest
 from leafe_verl.trees import Provenance, TreeWriter
 
 OPENING = History((), ({"role": "user", "content": "Go."},))
-BEGUN = datetime(2026, 1, 1, tzinfo=timezone.utc)
+BEGUN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def step(text: str, solved: bool = False) -> StepRecord:

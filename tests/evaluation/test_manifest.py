@@ -50,14 +50,6 @@ def test_what_an_earlier_version_did_not_write_down_is_no_difference():
     assert ours.differences(Manifest(**old)) == Manifest(**old).differences(ours) == []
 
 
-def test_settings_that_became_constants_differ_only_in_another_value():
-    former = {"context": {"line_characters": 160, "summary_characters": 3000}, "playbook": {"lesson_characters": 160}}
-    old = dataclasses.replace(MANIFEST, leafe={**MANIFEST.leafe, **former})
-    assert MANIFEST.differences(old) == old.differences(MANIFEST) == []
-    shorter = dataclasses.replace(MANIFEST, leafe={**MANIFEST.leafe, "context": {"line_characters": 80}})
-    assert MANIFEST.differences(shorter) == ["leafe.context.line_characters is None, not 80"]
-
-
 @pytest.mark.parametrize("text", ["", "[]", "3", '{"schema": 1}', '{"schema": 1, "future": 2}'])
 def test_what_is_no_manifest_is_refused_with_its_path(tmp_path, text):
     (tmp_path / "evaluation.json").write_text(text)

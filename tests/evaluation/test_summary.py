@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from leafe_verl.evaluation.summary import read_metrics, render_summary
+from leafe_verl.evaluation.summary import count_updates, lost_steps, read_metrics, render_summary
 
 
 def write(path, *records):
@@ -50,6 +50,16 @@ def test_before_after_and_sums():
     assert ["mbpp", "Pass@8", "50.0", "%", "50.0", "%", "+0.0"] in lines
     assert ["branches", "12,", "–", "improved,", "–", "succeeded"] in lines
     assert ["training", "steps", "with", "an", "update", "1"] in lines
+
+
+def test_a_step_that_trained_another_phase_alone_has_updates():
+    phases = {1: {"world_model/loss": 1.0, "leafe/updates": 3}, 2: {"leafe/updates": 0}, 3: {"actor/loss": 0.1}}
+    assert count_updates(phases) == 2
+
+
+def test_steps_without_metrics_are_lost_from_the_run_s_first_one_on():
+    metrics = {0: {}, 5: {"leafe/trees": 1}, 7: {"leafe/trees": 1}}
+    assert (lost_steps(metrics), lost_steps(metrics, 9), lost_steps({0: {}})) == ([6], [6, 8, 9], [])
 
 
 def test_a_single_validation_is_one_column():

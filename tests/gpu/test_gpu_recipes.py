@@ -21,8 +21,8 @@ from verl.workers.config import HFModelConfig
 
 from gpu.recipe_launches import GPUS, RECIPES, Launch, find_launches, with_stand_ins
 from leafe_verl.environments import alfworld, scienceworld
-from leafe_verl.plugin.memory_check import describe_memory
-from leafe_verl.plugin.preflight import find_problems
+from leafe_verl.plugin.preflight.memory import describe_memory
+from leafe_verl.plugin.preflight.problems import find_problems
 
 NAMES = sorted(path.name for path in RECIPES.glob("*.sh") if path.name != "setup.sh")
 SIZES = ("7b", "14b", "32b", "72b", "32b_lora", "72b_lora")

@@ -222,6 +222,13 @@ def test_a_tree_has_four_roots_unless_told_otherwise(verl, evaluate):
     assert read_manifest(evaluate.out).sampling["roots"] == 4
 
 
+@pytest.mark.parametrize("changed", ["leafe.distillation.recovery_targets=4", "leafe.environment.max_characters=9000"])
+def test_trees_of_another_budget_or_limit_do_not_join_a_store(verl, evaluate, capsys, changed):
+    assert evaluate("--attempts", "6", "--loop", "explore") == 0
+    assert evaluate("--attempts", "6", "--loop", "explore", changed) == 1
+    assert "choose another --out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["1", "lr=3e-5", "a, b (c)'s é", "back\\", "back\\'slash", '"', "null"])
 def test_a_quoted_path_is_read_as_itself(name):
     store = verb._compose(["device=cpu", f"leafe.evaluation.store={verb._quoted(name)}"]).leafe.evaluation.store

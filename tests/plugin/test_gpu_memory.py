@@ -8,9 +8,10 @@ from omegaconf import OmegaConf
 pytest.importorskip("verl", reason="verl is not installed")
 
 from leafe_verl.model_config import ModelShape
-from leafe_verl.plugin import gpu_memory, memory_check
-from leafe_verl.plugin.gpu_memory import GpuSizes, TrainerNeed, describe_gpu, estimate_gpu
-from leafe_verl.plugin.memory import GIB, RunSizes, lora_parameters
+from leafe_verl.plugin.preflight import gpu_memory
+from leafe_verl.plugin.preflight import memory as memory_check
+from leafe_verl.plugin.preflight.cpu_memory import GIB, RunSizes, lora_parameters
+from leafe_verl.plugin.preflight.gpu_memory import GpuSizes, TrainerNeed, describe_gpu, estimate_gpu
 
 BILLION = 10**9
 MODEL = ModelShape(

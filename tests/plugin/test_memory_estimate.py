@@ -12,11 +12,11 @@ from hydra import compose, initialize_config_module
 
 from leafe_verl.embedded import HELDOUT_FILE, SIZES, TRAIN_FILE
 from leafe_verl.model_config import ModelShape, lost_its_tie
-from leafe_verl.plugin import memory_check
-from leafe_verl.plugin.available_memory import available_memory
-from leafe_verl.plugin.memory import GIB, RunSizes, estimate, lora_parameters, remedies
-from leafe_verl.plugin.memory_check import check_memory, describe_memory
-from leafe_verl.plugin.preflight import find_problems
+from leafe_verl.plugin.preflight import memory as memory_check
+from leafe_verl.plugin.preflight.available_memory import available_memory
+from leafe_verl.plugin.preflight.cpu_memory import GIB, RunSizes, estimate, lora_parameters, remedies
+from leafe_verl.plugin.preflight.memory import check_memory, describe_memory
+from leafe_verl.plugin.preflight.problems import find_problems
 from leafe_verl.plugin.settings import RunSettings
 from qwen import qwen_config
 
@@ -129,7 +129,7 @@ def test_the_sizes_of_a_run_are_read_from_its_configuration(config):
 
 def test_a_run_that_does_not_fit_is_refused_with_the_estimate_and_what_lowers_it(config, monkeypatch):
     for name in ("chat_problems", "_thought_problems"):  # there is no tokenizer
-        monkeypatch.setattr(f"leafe_verl.plugin.preflight.{name}", lambda *_: [])
+        monkeypatch.setattr(f"leafe_verl.plugin.preflight.problems.{name}", lambda *_: [])
     monkeypatch.setattr(memory_check, "available_memory", lambda: 8 * GIB)
     (problem,) = find_problems(config("actor_rollout_ref.model.enable_gradient_checkpointing=false"))
     assert "needs about" in problem and "8.0 GiB are free" in problem
@@ -144,7 +144,7 @@ def test_a_run_that_does_not_fit_is_refused_with_the_estimate_and_what_lowers_it
 
 def test_a_trainer_that_cannot_fit_on_the_gpus_is_refused_before_anything_starts(config, monkeypatch):
     for name in ("chat_problems", "_thought_problems"):  # there is no tokenizer
-        monkeypatch.setattr(f"leafe_verl.plugin.preflight.{name}", lambda *_: [])
+        monkeypatch.setattr(f"leafe_verl.plugin.preflight.problems.{name}", lambda *_: [])
     gpus = ("device=gpu", "trainer.n_gpus_per_node=1")
     monkeypatch.setattr(memory_check, "largest_gpu", lambda: 7 * GIB)
     (problem,) = find_problems(config(*gpus))

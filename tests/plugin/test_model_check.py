@@ -11,8 +11,8 @@ import huggingface_hub
 from huggingface_hub import errors
 
 from leafe_verl.embedded import model_folder
-from leafe_verl.plugin import model_check
-from leafe_verl.plugin.model_check import model_problems, why_not_on_hub
+from leafe_verl.plugin.preflight import model as model_check
+from leafe_verl.plugin.preflight.model import model_problems, why_not_on_hub
 
 
 @pytest.fixture(autouse=True)

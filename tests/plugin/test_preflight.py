@@ -20,7 +20,6 @@ from leafe_verl import check
 from leafe_verl.activity import ActivityFile
 from leafe_verl.checkpoints import TRACKER
 from leafe_verl.embedded import HELDOUT_FILE, TRAIN_FILE
-from leafe_verl.plugin import engine_check
 from leafe_verl.plugin.callbacks import (
     ChoosePlatform,
     ForkWorkers,
@@ -31,9 +30,10 @@ from leafe_verl.plugin.callbacks import (
     _heading,
     link_checkpoints,
 )
-from leafe_verl.plugin.engine_check import require_cpu_engine
 from leafe_verl.plugin.evaluate import _quoted as quoted
-from leafe_verl.plugin.preflight import _verl_problems, find_problems
+from leafe_verl.plugin.preflight import engine, machine
+from leafe_verl.plugin.preflight.engine import require_cpu_engine
+from leafe_verl.plugin.preflight.problems import _verl_problems, find_problems
 from leafe_verl.plugin.rollout.collected import find_fingerprint, index_steps
 from plugin.chat_templates import LLAMA31, ONE_TURN, write_model
 from trees.stores import provenance, rescued, write
@@ -164,10 +164,10 @@ def test_without_a_model_no_data_set_is_downloaded(config):
 
 def test_sglang_is_taken_where_it_is_installed_and_refused_for_what_verl_does_with_vllm_alone(config, monkeypatch):
     sglang, deterministic = "actor_rollout_ref.rollout.name=sglang", "actor_rollout_ref.rollout.full_determinism=true"
-    monkeypatch.setattr(engine_check, "find_spec", lambda name: None)
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
     (problem,) = find_problems(config(sglang, device="gpu"))
     assert "sglang, which is not installed" in problem and "actor_rollout_ref.rollout.name=vllm" in problem
-    monkeypatch.setattr(engine_check, "find_spec", lambda name: name)
+    monkeypatch.setattr(engine, "find_spec", lambda name: name)
     assert find_problems(config(sglang, device="gpu")) == []
     (problem,) = find_problems(config(sglang, deterministic, device="gpu"))
     assert "full_determinism is true" in problem
@@ -296,25 +296,49 @@ def test_a_run_without_a_gpu_keeps_off_one_that_nvidia_smi_shows(config, monkeyp
 
 
 def test_a_vllm_that_needs_a_gpu_is_refused_without_one(config, monkeypatch):
-    monkeypatch.setattr(engine_check, "cpu_version", lambda: "0.28.0")
+    monkeypatch.setattr(engine, "cpu_version", lambda: "0.28.0")
     require_cpu_engine(config())
-    monkeypatch.setattr(engine_check, "cpu_version", lambda: None)
-    monkeypatch.setattr(engine_check, "version", lambda name: "0.24.0")
+    monkeypatch.setattr(engine, "cpu_version", lambda: None)
+    monkeypatch.setattr(engine, "version", lambda name: "0.24.0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(SystemExit, match=r"torch sees no GPU here \(CUDA_VISIBLE_DEVICES is ''\)"):
         ChoosePlatform().on_run_start(config())
     require_cpu_engine(config(device="gpu"))
-    monkeypatch.setattr(engine_check, "version", lambda name: "0.24.0+cpu")
+    monkeypatch.setattr(engine, "version", lambda name: "0.24.0+cpu")
     require_cpu_engine(config())
 
 
-def test_weights_need_room_in_shared_memory(config, tmp_path, monkeypatch):
-    usage = SimpleNamespace(free=64 * 2**20)
-    monkeypatch.setattr("leafe_verl.plugin.memory_check.shutil.disk_usage", lambda folder: usage)
-    (problem,) = find_problems(config())
-    assert problem.startswith("/dev/shm has 64 MiB free, and weights travel through") and "--shm-size=2g" in problem
+def test_weights_and_checkpoints_need_room(config, monkeypatch):
+    usage, shape = SimpleNamespace(free=2**20), SimpleNamespace(parameters=2**27)
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda folder: usage)
+    monkeypatch.setattr(machine, "ModelShape", SimpleNamespace(read=lambda model: shape))
+    shared, disk = find_problems(config())
+    assert shared.startswith("/dev/shm has 1 MiB free, and weights travel through") and "--shm-size=2g" in shared
+    assert disk.startswith("a checkpoint of this model takes 1.5 GiB, and 0.0 GiB are free in ") and "RUN_DIR" in disk
+    assert find_problems(config("leafe.memory.refuse=false")) == []
+    for saves_none in ("trainer.save_freq=-1", "leafe.schedule.stages=explore"):
+        assert find_problems(config(saves_none)) == [shared]
     usage.free = 4 * 2**30
     assert find_problems(config()) == []
+
+
+def test_a_folder_too_long_for_ray_s_sockets_is_refused(config, monkeypatch):
+    monkeypatch.setenv("TMPDIR", "/scratch/of/a/cluster/and/a/job/123456789")
+    (problem,) = find_problems(config())
+    assert problem.startswith("TMPDIR is /scratch/") and "at most 39 bytes" in problem and "RAY_TMPDIR=/tmp" in problem
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    assert find_problems(config()) == []
+
+
+def test_the_library_that_vllm_is_linked_to_is_missed_before_it_starts(config, monkeypatch):
+    monkeypatch.setattr(machine.ctypes, "CDLL", missing_library)
+    (problem,) = find_problems(config())
+    assert problem.startswith("vLLM's CPU build needs libnuma.so.1, which is not here; apt-get install libnuma1")
+    assert find_problems(config(device="gpu")) == []
+
+
+def missing_library(name):
+    raise OSError(f"{name}: cannot open shared object file")
 
 
 def test_forked_workers_are_for_runs_without_a_gpu_that_start_ray_themselves(config, monkeypatch):
@@ -609,6 +633,6 @@ def test_an_environment_of_ones_own_is_to_be_named_with_its_tasks(config, monkey
 
 
 def test_gpus_that_torch_counts_and_cannot_use_are_refused(config, monkeypatch):
-    monkeypatch.setattr(engine_check, "count_gpus", lambda: 8)
+    monkeypatch.setattr(engine, "count_gpus", lambda: 8)
     (problem,) = find_problems(config(device="gpu"))
-    assert "counts 8 GPUs and cannot use them (" in problem and "nvidia-smi shows, or device=cpu" in problem
+    assert "counts 8 GPUs and cannot use them (" in problem and "nvidia-smi shows, or SETUP_DEVICE=cpu" in problem

@@ -12,9 +12,9 @@ from verl.utils.config import validate_config
 
 from leafe_verl.embedded import HELDOUT_FILE, TRAIN_FILE
 from leafe_verl.model_config import ModelShape
-from leafe_verl.plugin.gpu_memory import ASSUMED_GPU, GIB, GpuSizes, estimate_gpu
-from leafe_verl.plugin.memory_check import describe_memory
-from leafe_verl.plugin.preflight import find_problems
+from leafe_verl.plugin.preflight.gpu_memory import ASSUMED_GPU, GIB, GpuSizes, estimate_gpu
+from leafe_verl.plugin.preflight.memory import describe_memory
+from leafe_verl.plugin.preflight.problems import find_problems
 from leafe_verl.plugin.settings import RunSettings
 from qwen import hub_name, qwen_config
 
@@ -46,7 +46,7 @@ def composed(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def no_tokenizer(monkeypatch):
     for name in ("chat_problems", "_thought_problems"):
-        monkeypatch.setattr(f"leafe_verl.plugin.preflight.{name}", lambda *_: [])
+        monkeypatch.setattr(f"leafe_verl.plugin.preflight.problems.{name}", lambda *_: [])
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,9 @@ import pytest
 
 from evaluation.stores import write_store, write_trees
 from leafe_verl.cli import main
-from leafe_verl.core import Outcome
-from leafe_verl.report.progress import RunFollower
+from leafe_verl.core import Outcome, Settings
 from leafe_verl.report.runs import distinct_names, find_run
-from leafe_verl.report.stored_trees import draw_examples
+from leafe_verl.report.stored_trees import draw_examples, training_trees
 from leafe_verl.run_settings import read_configuration, read_example_settings
 from leafe_verl.trees import Provenance, TreeWriter
 from report.samples import METRICS, rescued, wandered
@@ -76,12 +75,6 @@ def test_a_tree_cut_short_is_skipped(tmp_path):
     assert len(list(find_run(store).trees)) == 1
 
 
-def test_trees_of_an_earlier_version_are_found(run_dir):
-    (run_dir / "checkpoints" / "trees").rename(run_dir / "checkpoints" / "experience")
-    assert len(list(find_run(run_dir).trees)) == 3
-    assert RunFollower(run_dir).look().whole.counts["trees"] > 0
-
-
 def test_a_tree_without_examples_says_why(monkeypatch):
     tree = rescued()
     tree.attempts[1].steps[1].history.__dict__["token_ids"] = (9,)  # as a template that rewrites earlier turns does
@@ -138,6 +131,20 @@ def test_a_run_of_stage_2_alone_shows_the_trees_that_it_was_given(run_dir):
     run = find_run(run_dir)
     assert [each.tree.task.key for each in run.trees] == ["a", "c", "b"]
     assert any(f"given: {run_dir.parent / 'explored'}" in note for note in run.notes)
+
+
+def test_a_run_shows_its_own_trees_of_a_store_that_it_shares_drawn_with_its_own_seed(run_dir):
+    store = (run_dir / "checkpoints" / "trees").rename(run_dir.parent / "shared")
+    with TreeWriter(store) as writer:
+        writer.append(rescued("d"), Provenance(run="other", step=1, seed=0))
+    configuration = run_dir / "hydra" / ".hydra" / "config.yaml"
+    chosen = f"leafe:\n  seed: 7\n  collection:\n    store: {store}\n  schedule:\n    stages: STAGES\n"
+    chosen += "trainer:\n  experiment_name: leafe\n"
+    for stages, shown in (("both", ["a", "c", "b"]), ("distil", ["a", "c", "b", "d"])):
+        configuration.write_text(chosen.replace("STAGES", stages))
+        assert [each.tree.task.key for each in find_run(run_dir).trees] == shown
+    drawn = [each.examples for each in training_trees(store, Settings().distillation, 7, "leafe")]
+    assert drawn == [draw_examples(each.tree, Settings().distillation, 7)[0] for each in find_run(run_dir).trees][:3]
 
 
 def test_a_report_of_metrics_alone_is_an_overview(run_dir):

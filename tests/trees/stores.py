@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from fakes import ScriptedPolicy, Task, experience_in, grow, observation_in, ref
 from leafe_verl.core import ExplorationTree
 from leafe_verl.trees import Provenance, TreeWriter
 
-DAWN = datetime(2026, 1, 2, 3, 4, 5, 678901, timezone.utc)
+DAWN = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
 
 
 def rescued(key: str = "corridor-3", experience: str = "do not jump") -> ExplorationTree:

@@ -1,6 +1,6 @@
 """`--where`: what it compares and what it refuses."""
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import pytest
 
@@ -12,7 +12,7 @@ ROW = dict.fromkeys(SUMMARY) | {
     "task_key": "601",
     "solved": True,
     "best_return": 0.5,
-    "collected_at": datetime(2026, 1, 2, tzinfo=timezone.utc),
+    "collected_at": datetime(2026, 1, 2, tzinfo=UTC),
 }
 
 

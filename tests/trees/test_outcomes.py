@@ -3,7 +3,9 @@
 import pyarrow as pa
 
 from leafe_verl.core.curriculum import TaskOutcomes
+from leafe_verl.trees.listing import list_trees
 from leafe_verl.trees.outcomes import read_outcomes
+from leafe_verl.trees.restarts import record_restart
 from leafe_verl.trees.rows import to_row
 from leafe_verl.trees.schema import SCHEMA
 from trees.stores import provenance, rescued, wandered, write
@@ -35,6 +37,13 @@ def test_later_steps_of_the_run_itself_do_not_count_and_other_runs_do(tmp_path):
     write(tmp_path, (rescued("a"), provenance(3)), (rescued("b"), provenance(4)))
     write(tmp_path, (rescued("c"), provenance(9, run="second")))
     assert set(outcomes(tmp_path, before=4)) == {"a", "c"}
+
+
+def test_what_a_run_has_given_up_and_duplicates_do_not_count(tmp_path):
+    write(tmp_path, (rescued("a"), provenance(1)), (rescued("a"), provenance(1)), (rescued("b"), provenance(2)))
+    record_restart(tmp_path, "first", 1)
+    assert outcomes(tmp_path) == {"a": TaskOutcomes(2, 1)}
+    assert [*list_trees(tmp_path)][-1] == "1 trees, 1 solved"
 
 
 def test_trees_of_earlier_versions_say_nothing(tmp_path):

@@ -12,18 +12,18 @@ from typing import Any
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
 
 from leafe_verl.core import Example, ExplorationTree, Outcome, Task
-from leafe_verl.core.controls import Volume
+from leafe_verl.core.matched_volume import Volume
 from leafe_verl.core.recovery_figures import plain_attempts
 from leafe_verl.core.sft_examples import PHASES, Kind, build_examples
 from leafe_verl.core.shared_prefix import sort_by_shared_prefix
 from leafe_verl.core.statistics import count
 from leafe_verl.core.teacher import with_teachers
-from leafe_verl.plugin.engine_check import sequence_parallel_size
 from leafe_verl.plugin.precision import find_precision
 from leafe_verl.plugin.rollout.collected import CollectedTrees, find_fingerprint
 from leafe_verl.plugin.rollout.dataset import read_task
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
 from leafe_verl.plugin.rollout.task_loop import TaskLoop, describe_row
+from leafe_verl.plugin.sizes import sequence_parallel_size
 from leafe_verl.plugin.trackers import tracks_branches
 from leafe_verl.plugin.wire import (
     REPLACED_EXAMPLES,

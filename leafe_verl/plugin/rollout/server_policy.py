@@ -235,7 +235,7 @@ class ServerPolicy:
         async with self.slots:
             try:
                 return await asyncio.wait_for(sample(*arguments), self.generation.timeout)
-            except (TimeoutError, asyncio.TimeoutError):
+            except TimeoutError:
                 raise PolicyTimeout(
                     f"no turn within {self.generation.timeout:g} s; leafe.generation.timeout sets the limit"
                 ) from None

@@ -11,13 +11,13 @@ from verl.trainer.ppo.v1.trainer_base import register_trainer
 
 from leafe_verl.core.playbook import Delta, Playbook
 from leafe_verl.plugin.rollout.playbook_file import forget_advice, read_playbook, write_playbook
-from leafe_verl.plugin.training.collecting_trainer import CollectingTrainer
-from leafe_verl.plugin.training.episode_trainer import TRAINED_TOKENS, UPDATES
+from leafe_verl.plugin.training.advantage_free_trainer import AdvantageFreeTrainer
+from leafe_verl.plugin.training.base_trainer import TRAINED_TOKENS, UPDATES
 from leafe_verl.plugin.training.records import tree_records
 
 
 @register_trainer("ace")
-class ACETrainer(CollectingTrainer):
+class ACETrainer(AdvantageFreeTrainer):
     """Collects advice from plain attempts and merges it into the playbook. It trains no weights."""
 
     trains_weights = False

@@ -6,11 +6,11 @@ from typing import Any
 
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 
-from leafe_verl.plugin.training.episode_trainer import EpisodeTrainer
+from leafe_verl.plugin.training.base_trainer import BaseTrainer
 
 
 @register_trainer("evaluate")
-class EvaluationTrainer(EpisodeTrainer):
+class EvaluationTrainer(BaseTrainer):
     """Plays the validation set once. Its agent loops write the attempts to the store of the evaluation."""
 
     def _val_metrics_update(

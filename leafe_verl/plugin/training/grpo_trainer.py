@@ -8,12 +8,12 @@ import transfer_queue as tq
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 
-from leafe_verl.plugin.training.episode_trainer import TRAINED_TOKENS, UPDATES, EpisodeTrainer
+from leafe_verl.plugin.training.base_trainer import TRAINED_TOKENS, UPDATES, BaseTrainer
 from leafe_verl.plugin.training.records import tree_records
 
 
 @register_trainer("grpo")
-class GRPOTrainer(EpisodeTrainer):
+class GRPOTrainer(BaseTrainer):
     """verl's GRPO, with unbiased Pass@k in validation and counts of what was collected in the metrics."""
 
     def _balance_batch(

@@ -18,9 +18,9 @@ from verl.utils.py_functional import rename_dict
 from leafe_verl.plugin.rollout.dataset import read_task
 from leafe_verl.plugin.rollout.explore_loops import STORED, find_mask_token
 from leafe_verl.plugin.settings import RunSettings
-from leafe_verl.plugin.training.collecting_trainer import CollectingTrainer
+from leafe_verl.plugin.training.advantage_free_trainer import AdvantageFreeTrainer
+from leafe_verl.plugin.training.base_trainer import TRAINED_TOKENS, UPDATES
 from leafe_verl.plugin.training.curriculum import Curriculum, CurriculumSampler, with_sampler
-from leafe_verl.plugin.training.episode_trainer import TRAINED_TOKENS, UPDATES
 from leafe_verl.plugin.training.matched_volume import match_volume
 from leafe_verl.plugin.training.phases import Phase, PhaseBuilder, prepare_update
 from leafe_verl.plugin.training.records import join_batches, split_records
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 @register_trainer("leafe")
-class LeafeTrainer(CollectingTrainer):
+class LeafeTrainer(AdvantageFreeTrainer):
     """In each step, collects exploration trees, distils their examples by SFT, syncs the weights and validates."""
 
     worker_cls = SFTWorker

@@ -10,7 +10,7 @@ import transfer_queue as tq
 from transfer_queue import KVBatchMeta
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
-from leafe_verl.core.controls import matched_uses
+from leafe_verl.core.matched_volume import matched_uses
 from leafe_verl.plugin.training.prefix_tree import still_shared
 from leafe_verl.plugin.training.records import join_batches, select_rows
 from leafe_verl.plugin.wire import ExampleRecord

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from leafe_verl.core.policy import History, annotate
 from leafe_verl.core.settings import GenerationSettings, ReflectionSettings
 from leafe_verl.environments.tool_calls import CallReader
-from leafe_verl.plugin import chat_check
+from leafe_verl.plugin.preflight import chat as chat_check
 from leafe_verl.plugin.rollout.chat_format import TEMPLATE, ChatFormat, ask_tokenizer
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
 from plugin.chat_templates import FAMILIES, QWEN25_TOOLS, TOOL_FAMILIES, make_tokenizer

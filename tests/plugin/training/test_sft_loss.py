@@ -8,7 +8,7 @@ pytest.importorskip("verl", reason="verl is not installed")
 from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 
-from leafe_verl.plugin.training.sft_worker import distillation_loss, term_shares
+from leafe_verl.plugin.training.losses import distillation_loss, term_shares
 from leafe_verl.plugin.wire import TERM, DistillationInfo, set_term_tokens
 
 PROMPTS = [[5, 6, 7], [5, 6], [8]]

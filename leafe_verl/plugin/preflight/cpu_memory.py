@@ -17,6 +17,7 @@ from leafe_verl.core import Settings
 from leafe_verl.environments import make
 from leafe_verl.model_config import ModelShape
 from leafe_verl.plugin.dtypes import bytes_of
+from leafe_verl.plugin.sizes import model_window
 
 GIB = 1 << 30
 
@@ -98,13 +99,6 @@ class RunSizes:
             cache=float(variables.get("VLLM_CPU_KVCACHE_SPACE", 4)) * GIB,
             kept=int(variables.get("MALLOC_MMAP_THRESHOLD_", 1 << 25)),
         )
-
-
-def model_window(config: DictConfig) -> int:
-    """Return the tokens that a prompt and the turn after it must fit into."""
-    data = config.data
-    window: int = config.actor_rollout_ref.rollout.max_model_len or data.max_prompt_length + data.max_response_length
-    return window
 
 
 def _sequence(config: DictConfig, settings: Settings) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from leafe_verl.plugin.chat_check import ask_configured
+from leafe_verl.plugin.preflight.chat import ask_configured
 from leafe_verl.plugin.rollout.collected import describe_foreign, find_fingerprint
 from leafe_verl.trees import read_summaries
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from leafe_verl.model_config import ModelShape, find_config, lost_its_tie
-from leafe_verl.plugin.available_memory import available_memory
 from leafe_verl.plugin.cluster import joined_cluster
-from leafe_verl.plugin.gpu_memory import GpuSizes, describe_gpu, estimate_gpu, gpu_memory, largest_gpu
-from leafe_verl.plugin.memory import GIB, MemoryNeed, RunSizes, estimate, remedies
+from leafe_verl.plugin.preflight.available_memory import available_memory
+from leafe_verl.plugin.preflight.cpu_memory import GIB, MemoryNeed, RunSizes, estimate, remedies
+from leafe_verl.plugin.preflight.gpu_memory import (
+    GpuSizes,
+    describe_gpu,
+    estimate_gpu,
+    gpu_memory,
+    largest_gpu,
+)
 from leafe_verl.plugin.settings import RunSettings
 
-BUCKET = "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes"
 ANYWAY = "leafe.memory.refuse=false starts it all the same"
 ESTIMATED = "a run on one machine that joins no cluster, with a model whose sizes are known"
 
@@ -86,24 +89,7 @@ def memory_problems(config: DictConfig, settings: RunSettings) -> list[str]:
         return _gpu_problems(config, settings)
     check = check_memory(config, settings)
     problem = check.problem() if check else None
-    return [*([problem] if problem else []), *_shared_memory_problems(config)]
-
-
-def _shared_memory_problems(config: DictConfig, folder: str = "/dev/shm") -> list[str]:
-    """Return why the weights cannot travel to the inference server, which they do through shared memory.
-
-    verl makes the bucket without asking for its room: the first write beyond it would end the trainer.
-    """
-    bucket = OmegaConf.select(config, BUCKET)
-    if not bucket or not Path(folder).is_dir():
-        return []
-    free = shutil.disk_usage(folder).free / 2**20
-    if free >= bucket:
-        return []
-    return [
-        f"{folder} has {free:.0f} MiB free, and weights travel through {bucket} of them ({BUCKET}); give it more, in a "
-        "container by docker run --shm-size=2g (Kubernetes: an emptyDir of medium Memory there)"
-    ]
+    return [problem] if problem else []
 
 
 def _gpu_problems(config: DictConfig, settings: RunSettings) -> list[str]:
@@ -119,7 +105,8 @@ def _gpu_problems(config: DictConfig, settings: RunSettings) -> list[str]:
         return [
             f"weights, gradients, AdamW's moments and what it computes take {need.trainer.updating / GIB:.0f} GiB "
             f"of {gpu}; expected more GPUs, actor_rollout_ref.model.lora_rank=32, "
-            f"actor_rollout_ref.actor.fsdp_config.offload_policy=true, or a smaller MODEL. {ANYWAY}"
+            "actor_rollout_ref.actor.fsdp_config.offload_policy=true, a smaller MODEL, or SETUP_DEVICE=cpu before the "
+            f"command, which trains a small one on the CPU. {ANYWAY}"
         ]
     if share and need.kept + share > memory:
         return [

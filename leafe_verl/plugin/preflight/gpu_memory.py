@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from leafe_verl.core import Settings
 from leafe_verl.model_config import ModelShape
-from leafe_verl.plugin.memory import (
+from leafe_verl.plugin.preflight.cpu_memory import (
     ACTIVATIONS_HIDDEN,
     ACTIVATIONS_MLP,
     FEEDBACK_TOKENS,
@@ -26,8 +26,8 @@ from leafe_verl.plugin.memory import (
     LOGIT_COPIES,
     RunSizes,
     lora_parameters,
-    model_window,
 )
+from leafe_verl.plugin.sizes import model_window
 
 ASSUMED_GPU = 80 * GIB
 """Memory of a GPU where none can be asked, as on a cluster's head without one."""

@@ -10,7 +10,7 @@ import pytest
 from core.test_sft_examples import ALL, rescued, varied
 from fakes import ScriptedPolicy, grow, reflection
 from leafe_verl.core import Kind, Outcome, build_examples
-from leafe_verl.core.controls import Volume, matched_uses
+from leafe_verl.core.matched_volume import Volume, matched_uses
 from leafe_verl.core.settings import Settings, SettingsError
 
 DPO = ALL.model_copy(update={"loss": "dpo", "rehearsal_share": 0.0})

@@ -16,17 +16,18 @@ from leafe_verl.core.settings import EnvironmentSettings, SettingsError
 from leafe_verl.core.text import describe_error
 from leafe_verl.environments import make
 from leafe_verl.environments.tool_calls import CallReader, find_calls
-from leafe_verl.plugin.chat_check import ask_configured, chat_problems
-from leafe_verl.plugin.engine_check import SEQUENCE_PARALLEL, engine_problems, sequence_parallel_size
-from leafe_verl.plugin.memory import model_window
-from leafe_verl.plugin.memory_check import memory_problems
-from leafe_verl.plugin.model_check import model_problems
 from leafe_verl.plugin.precision import precision_problems
+from leafe_verl.plugin.preflight.chat import ask_configured, chat_problems
+from leafe_verl.plugin.preflight.engine import engine_problems
+from leafe_verl.plugin.preflight.machine import machine_problems, room_problems
+from leafe_verl.plugin.preflight.memory import memory_problems
+from leafe_verl.plugin.preflight.model import model_problems
+from leafe_verl.plugin.preflight.store import store_problems
+from leafe_verl.plugin.preflight.training import training_problems
 from leafe_verl.plugin.rollout.chat_format import TEMPLATE
 from leafe_verl.plugin.rollout.playbook_file import read_playbook, writes_playbook
 from leafe_verl.plugin.settings import RunSettings
-from leafe_verl.plugin.store_check import store_problems
-from leafe_verl.plugin.training_check import training_problems
+from leafe_verl.plugin.sizes import SEQUENCE_PARALLEL, model_window, sequence_parallel_size
 from leafe_verl.task_files import HUB, list_sources, read_tasks
 from leafe_verl.versions import TESTED_VERL, VERL, takes_verl
 
@@ -55,7 +56,15 @@ def find_problems(config: DictConfig) -> list[str]:
     with_hub = not model_problems(config.actor_rollout_ref.model.path)
     problems += _environment_problems(values.get("environment"), config, with_hub)
     # How long an attempt becomes is known of a run alone that is valid otherwise.
-    return problems or [*_budget_problems(config, settings), *memory_problems(config, settings)]
+    return problems or [*_budget_problems(config, settings), *find_machine_problems(config)]
+
+
+def find_machine_problems(config: DictConfig) -> list[str]:
+    """Return what this machine lacks for a run of valid settings."""
+    values: Any = OmegaConf.to_container(config.leafe, resolve=True)
+    settings = RunSettings.from_mapping(values)
+    room = room_problems(config) if settings.memory.refuse else []
+    return [*machine_problems(config), *memory_problems(config, settings), *room]
 
 
 def _environment_problems(section: Any, config: DictConfig, with_hub: bool) -> list[str]:
@@ -294,5 +303,8 @@ def _too_few_tasks(config: DictConfig, tasks: int) -> list[str]:
     if 0 < most < min(tasks, batch):
         return [f"data.train_max_samples is {most}, fewer than one batch of data.train_batch_size {batch}"]
     if tasks < batch:
-        return [f"data.train_files hold {tasks} tasks, fewer than one batch of data.train_batch_size {batch}"]
+        return [
+            f"data.train_files hold {tasks} tasks, fewer than one batch of data.train_batch_size {batch}; expected "
+            f"more tasks, or data.train_batch_size={tasks}"
+        ]
     return []

@@ -6,10 +6,10 @@ from typing import Any
 
 from transfer_queue import KVBatchMeta
 
-from leafe_verl.plugin.training.episode_trainer import EpisodeTrainer
+from leafe_verl.plugin.training.base_trainer import BaseTrainer
 
 
-class CollectingTrainer(EpisodeTrainer):
+class AdvantageFreeTrainer(BaseTrainer):
     """A trainer that needs neither log-probs nor advantages of the tokens that it collected."""
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:

@@ -14,23 +14,11 @@ from leafe_verl.plugin.cluster import joined_cluster
 from leafe_verl.plugin.cpu.vllm_build import cpu_version
 from leafe_verl.plugin.resolvers import count_gpus
 from leafe_verl.plugin.rollout.engine_requests import ENGINES
+from leafe_verl.plugin.sizes import SEQUENCE_PARALLEL, sequence_parallel_size
 from leafe_verl.versions import TESTED_VERL
 
 TRY_SECONDS = 300
 """Time for torch to be imported and to use a GPU; generous, for a slow file system."""
-SEQUENCE_PARALLEL = "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size"
-"""The setting that `sequence_parallel_size` reads; messages name it."""
-
-
-def sequence_parallel_size(config: DictConfig) -> int:
-    """Return how many ranks compute a sequence together: verl's setting, or, where it is above 1, its deprecated one.
-
-    verl copies the deprecated actor.ulysses_sequence_parallel_size in its workers alone (FSDPActorConfig, actor.py).
-    """
-    actor = config.actor_rollout_ref.actor
-    deprecated: int = actor.get("ulysses_sequence_parallel_size", 1)
-    size: int = (actor.get("fsdp_config") or {}).get("ulysses_sequence_parallel_size", 1)
-    return deprecated if deprecated > 1 else size
 
 
 def require_cpu_engine(config: DictConfig) -> None:
@@ -65,7 +53,7 @@ def _driver_problems(config: DictConfig) -> list[str]:
     said = (tried.stderr.strip().splitlines() or [f"exit status {tried.returncode}"])[-1]
     return [
         f"torch {version('torch')} counts {count_gpus()} GPUs and cannot use them ({said}); expected a driver that is "
-        "new enough for torch's CUDA, which nvidia-smi shows, or device=cpu"
+        "new enough for torch's CUDA, which nvidia-smi shows, or SETUP_DEVICE=cpu before the command, for the CPU"
     ]
 
 

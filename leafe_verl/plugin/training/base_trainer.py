@@ -16,7 +16,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from leafe_verl.checkpoints import repair_tracker
 from leafe_verl.core.recovery_figures import recovery_by_task
-from leafe_verl.core.statistics import ratios, total
+from leafe_verl.core.statistics import count_tasks, ratios, total
 from leafe_verl.evaluation.pass_at_k import ks_up_to, mean_pass_at_k
 from leafe_verl.evaluation.recovery import TaskCounts
 from leafe_verl.evaluation.validations import Outcomes, Validation, append_validation
@@ -40,7 +40,7 @@ UPDATES = "leafe/updates"
 """Metric: number of optimiser steps of a training step."""
 
 
-class EpisodeTrainer(CheckpointingTrainer):
+class BaseTrainer(CheckpointingTrainer):
     """verl's synchronous trainer with our worker, unbiased Pass@k in validation, and restarts of processes that die."""
 
     worker_cls: type[ActorRolloutRefWorker] = PolicyWorker
@@ -64,10 +64,12 @@ class EpisodeTrainer(CheckpointingTrainer):
         recovery = recovery_by_task((tree.task_key, tree.plain_attempts) for tree in trees)
         unscored = {**self.agent_loop_manager.take_unscored(), "trees": 0}  # a task's missing attempt stays missing
         summed: dict[str, float] = {**total([*(tree.counts for tree in trees), unscored]), **total(recovery.values())}
-        metrics.update({f"leafe/{name}": value for name, value in summed.items()})
-        metrics.update({f"leafe/{name}": value for name, value in ratios(summed).items()})
         expected = self.config.data.train_batch_size * self.collected_per_task
         metrics["leafe/missing"] = max(expected - summed.get("trees", 0), 0)
+        if self.collected_per_task > 1:
+            summed |= count_tasks((tree.task_key, tree.counts) for tree in trees)
+        metrics.update({f"leafe/{name}": value for name, value in summed.items()})
+        metrics.update({f"leafe/{name}": value for name, value in ratios(summed).items()})
         faults = {**self.agent_loop_manager.faults, **self.agent_loop_manager.losses()}
         metrics.update({f"leafe/{name}": number for name, number in faults.items()})
         metrics["leafe/inference_server_deaths"] = self._servers.deaths
