@@ -36,8 +36,3 @@ def mean_pass_at_k(successes: Mapping[str, Sequence[bool]], ks: Sequence[int]) -
     """Return k -> the mean of `pass_values` over tasks. A k that no task can estimate is left out."""
     values = {k: pass_values(successes, k).values() for k in ks}
     return {k: sum(found) / len(found) for k, found in values.items() if found}
-
-
-def common_attempts(results: Mapping[str, Sequence[bool]]) -> int:
-    """Return the number of scored attempts that nine in ten tasks have: neither a few missing nor a few more decide."""
-    return sorted(map(len, results.values()))[len(results) // 10] if results else 0

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from leafe_verl.core import Outcome
 from leafe_verl.evaluation.bootstrap import Estimate, bootstrap
 from leafe_verl.evaluation.manifest import Manifest
-from leafe_verl.evaluation.pass_at_k import common_attempts, ks_up_to, pass_values
+from leafe_verl.evaluation.pass_at_k import ks_up_to, pass_values
 from leafe_verl.evaluation.recovery import UNKNOWN, count_failures, recovery_estimates, recovery_rows
 from leafe_verl.evaluation.results import EvaluatedTree, recovery_counts, successes_by_task, total_counts
 from leafe_verl.evaluation.tables import percent, percent_interval, text_table
@@ -19,11 +19,19 @@ def pass_estimates(results: Mapping[str, Sequence[bool]], ks: Sequence[int]) -> 
     return {k: bootstrap(list(found.values())) for k, found in values.items() if found}
 
 
+def most_attempts(results: Mapping[str, Sequence[bool]], manifest: Manifest) -> int:
+    """Return the largest k of an evaluation: the most attempts that a task has, of those that were asked for.
+
+    A task has more of them where a rollout worker died, since its row was played again.
+    """
+    return min(max(map(len, results.values()), default=1), manifest.attempts)
+
+
 def render_evaluation(manifest: Manifest, trees: Iterable[EvaluatedTree]) -> str:
     """Return the table of Pass@k and recovery and, below it, the table of what was collected."""
     trees = list(trees)
     results = successes_by_task(trees)
-    most = 1 if manifest.explores else max(common_attempts(results), 1)
+    most = 1 if manifest.explores else most_attempts(results, manifest)
     figures = {
         "solved within the budget" if manifest.explores else f"Pass@{k}": estimate
         for k, estimate in pass_estimates(results, ks_up_to(most)).items()

@@ -13,7 +13,7 @@ from typing import Any
 from leafe_verl.core.text import counted
 from leafe_verl.evaluation.given import BEYOND_FRESH, describe_histories, figure_rows
 from leafe_verl.evaluation.metric_lines import LOSS
-from leafe_verl.evaluation.pass_at_k import common_attempts, ks_up_to
+from leafe_verl.evaluation.pass_at_k import ks_up_to
 from leafe_verl.evaluation.recovery import recovery_estimates
 from leafe_verl.evaluation.report import pass_estimates
 from leafe_verl.evaluation.summary import SUMMED, Metrics, count_updates, pass_at_k_values, validated_steps
@@ -144,7 +144,7 @@ def _times_100(value: float | None) -> float | None:
 def _evaluation_tables(run: ReportedRun) -> Iterable[dict[str, Any]]:
     if not run.results or run.explores:
         return
-    estimates = pass_estimates(run.results, ks_up_to(common_attempts(run.results)))
+    estimates = pass_estimates(run.results, ks_up_to(max(map(len, run.results.values()))))
     rows = [["", "%", "95 % interval over tasks", "tasks"]]
     rows += [
         [f"Pass@{k}", percent(e.mean), percent_interval(e.low, e.high), str(e.tasks)] for k, e in estimates.items()

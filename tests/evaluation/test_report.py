@@ -21,6 +21,11 @@ def test_pass_at_k_beside_what_it_rests_on(tmp_path):
     assert ["environment", "steps", "11"] in table and ["sampled", "tokens", "33"] in table
 
 
+def test_attempts_beyond_those_that_were_asked_for_make_no_curve_of_their_own(tmp_path):
+    table = rows(write_store(tmp_path, {"a": "+-+-" * 3, "b": "----"}))
+    assert max(int(name.removeprefix("Pass@")) for name, *_ in filter(None, table) if name.startswith("Pass@")) == 4
+
+
 def test_trees_are_reported_by_what_is_solved_within_the_budget(tmp_path):
     table = rows(write_trees(tmp_path, {"a": "-+", "b": "--"}))
     assert ["solved", "within", "the", "budget", "50.0", "0.0", "to", "100.0", "2"] in table

@@ -274,11 +274,3 @@ def test_our_keys_at_the_root_are_none_of_verls(compose):
     with hydra.initialize_config_dir(f"{next(iter(verl.trainer.__path__))}/config", version_base=None):
         verls = {*hydra.compose("ppo_trainer")}
     assert {*compose("leafe")} - verls == {"leafe", "run_dir"}
-
-
-def test_a_run_that_an_earlier_version_began_goes_on_in_its_own_store(compose, tmp_path):
-    assert compose("leafe", RUN_DIR=str(tmp_path)).leafe.collection.store == f"{tmp_path}/checkpoints/trees"
-    (tmp_path / "checkpoints" / "experience").mkdir(parents=True)
-    assert compose("leafe", RUN_DIR=str(tmp_path)).leafe.collection.store == f"{tmp_path}/checkpoints/experience"
-    (tmp_path / "checkpoints" / "trees").mkdir()
-    assert compose("leafe", RUN_DIR=str(tmp_path)).leafe.collection.store == f"{tmp_path}/checkpoints/trees"

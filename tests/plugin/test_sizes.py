@@ -44,8 +44,8 @@ def composed(tmp_path, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def no_tokenizer(monkeypatch):
-    for name in ("chat_problems", "_thought_problems"):
+def no_tokenizer_and_a_large_disk(monkeypatch):
+    for name in ("chat_problems", "_thought_problems", "room_problems"):
         monkeypatch.setattr(f"leafe_verl.plugin.preflight.problems.{name}", lambda *_: [])
 
 
