@@ -215,21 +215,22 @@ _tell_of_containers() {
 # _versions DEVICE: what the environment for a device is made from, as a number. A pull of newer sources may change it.
 _versions() { cat "$ROOT/pyproject.toml" "$ROOT/recipes/constraints-$1.txt" | cksum | cut -d ' ' -f 1; }
 
-# _is_current VENV: whether it was made whole, and of these versions. A job of Ray takes it as it is, and so does everyone
-# what was made before the versions were written down.
-_is_current() {
-    local made="" versions=""
-    [ -e "$1/ready" ] || return
-    read -r made versions < "$1/ready" || true
-    [ -z "$versions" ] || [ -n "${RAY_JOB_CONFIG_JSON_ENV_VAR:-}" ] || [ "$versions" = "$(_versions "$made")" ]
+# _tell_of_change VENV: say that it was made of other versions. It still works or not; bringing it up to date needs a network.
+_tell_of_change() {
+    local made="" versions="" ready
+    read -r made versions 2>/dev/null < "$1/ready" || return 0
+    if [ -n "$versions" ] && [ "$versions" != "$(_versions "$made")" ]; then
+        printf -v ready %q "$1/ready"
+        echo "pyproject.toml or the constraints have changed since $1 was made; rm $ready and the same command bring it" \
+            "up to date" >&2
+    fi
 }
 
 # _make_environment VENV
 _make_environment() {
-    local venv=$1 python device="" room=6000
-    read -r device _ 2>/dev/null < "$venv/ready" || true  # of what is brought up to date
-    if [ -z "$device" ] && nvidia-smi >/dev/null 2>&1; then device=gpu; fi
-    device=${SETUP_DEVICE:-${device:-cpu}}
+    local venv=$1 python device=cpu room=6000
+    if nvidia-smi >/dev/null 2>&1; then device=gpu; fi
+    device=${SETUP_DEVICE:-$device}
     python=$(_python)
     # The CUDA libraries alone take several GB.
     if [ "$device" = gpu ]; then
@@ -242,10 +243,8 @@ _make_environment() {
     _require_room "$venv" "$room"
     echo "setting up $venv (a few minutes, once; $((room / 1000)) GB; log: $venv/setup.log)"
     _forget_torn "$venv"
-    if [ ! -e "$venv/ready" ]; then  # a run may be at work in one that is brought up to date
-        rm -f "$venv"/bin/python*  # venv would keep the links of another Python
-        _logged "$("$python" --version)" "$python" -m venv "$venv"
-    fi
+    rm -f "$venv"/bin/python*  # venv would keep the links of another Python
+    _logged "$("$python" --version)" "$python" -m venv "$venv"
     # shellcheck disable=SC1091
     . "$venv/bin/activate"
     if [ "$device" = gpu ]; then _install_gpu; else _install_cpu "$venv"; fi
@@ -274,13 +273,15 @@ setup() {
         ;;
     esac
     if _has leafe-verl verl; then
-        if [ "${VIRTUAL_ENV:-}" != "$venv" ] || [ ! -e "$venv/ready" ]; then return; fi
-        _require_device "$venv"
-        if _is_current "$venv"; then return; fi
+        if [ "${VIRTUAL_ENV:-}" = "$venv" ]; then
+            _require_device "$venv"
+            _tell_of_change "$venv"
+        fi
+        return
     fi
     _refuse_elsewhere
     _require_linux
-    if [ "${VIRTUAL_ENV:-}" != "$venv" ] && _has verl; then
+    if _has verl; then
         _require_verl
         echo "installing leafe-verl, and nothing else, beside verl and vLLM: pip install --no-deps -e $ROOT"
         if python -c 'import pip' 2>/dev/null; then
@@ -294,9 +295,7 @@ int(version("setuptools").split(".")[0]) >= 77 or exit(1)' 2>/dev/null; then iso
         fi
         return
     fi
-    _require_device "$venv"
-    if ! _is_current "$venv"; then
-        if [ -e "$venv/ready" ]; then echo "pyproject.toml or the constraints have changed since $venv was made"; fi
+    if [ ! -e "$venv/ready" ]; then
         mkdir -p "$venv/tmp" || {
             echo "expected a checkout of your own, or an active Python that has leafe-verl, verl and vLLM" >&2
             return 1
@@ -306,9 +305,11 @@ int(version("setuptools").split(".")[0]) >= 77 or exit(1)' 2>/dev/null; then iso
         local lock=0
         flock -n -E 75 9 2>/dev/null || lock=$?  # some file systems have no locks
         if [ "$lock" = 75 ]; then echo "another set-up is at work in $venv; waiting for it" && flock 9; fi
-        if ! _is_current "$venv"; then _make_environment "$venv"; fi
+        if [ ! -e "$venv/ready" ]; then _make_environment "$venv"; fi
         exec 9>&-
     fi
+    _require_device "$venv"
+    _tell_of_change "$venv"
     # shellcheck disable=SC1091
     . "$venv/bin/activate"
     _has leafe-verl verl && return

@@ -331,15 +331,18 @@ def test_an_environment_of_an_earlier_set_up_is_used(set_up):
 
 
 @pytest.mark.parametrize("active", [False, True])
-def test_an_environment_of_other_versions_is_brought_up_to_date(set_up, active):
+def test_an_environment_of_other_versions_is_told_and_used(set_up, active):
     venv = set_up.checkout / ".venv"
     inactive = {"PATH": f"{set_up.stubs}:/usr/bin:/bin"}
     given = {"VIRTUAL_ENV": str(venv), "PATH": f"{venv}/bin:{inactive['PATH']}"} if active else inactive
-    assert set_up(**inactive).returncode == 0
+    assert set_up(**inactive).stderr == "" == set_up(**given).stderr
     (set_up.checkout / "pyproject.toml").write_text("[project]\n")
-    before = len(calls(set_up))
-    assert "have changed since" in set_up(**given).stdout and len(calls(set_up)) > before
-    assert set_up(**given).stdout == "set up\n"
+    before = calls(set_up)
+    done = set_up(**given)
+    assert (done.returncode, done.stdout) == (0, "set up\n") and f"rm {venv}/ready and the same command" in done.stderr
+    assert calls(set_up) == before
+    (venv / "ready").unlink()
+    assert set_up(**inactive).stderr == "" and len(calls(set_up)) > len(before)
 
 
 def test_what_an_image_lacks_is_told_before_anything_is_installed(set_up):

@@ -88,7 +88,7 @@ def _outcomes(task: Mapping[str, Any]) -> list[bool]:
 
 
 def _passes(run: EvaluationRun) -> Figures:
-    found = pass_estimates(run.results, ks_up_to(most_attempts(run.results, run.manifest)))
+    found = pass_estimates(run.results, ks_up_to(most_attempts(run.results, run.manifest.attempts)))
     return {f"pass@{k}": each.mean for k, each in found.items()} | {
         "intervals": {f"pass@{k}": [each.low, each.high] for k, each in found.items()}
     }

@@ -19,19 +19,20 @@ def pass_estimates(results: Mapping[str, Sequence[bool]], ks: Sequence[int]) -> 
     return {k: bootstrap(list(found.values())) for k, found in values.items() if found}
 
 
-def most_attempts(results: Mapping[str, Sequence[bool]], manifest: Manifest) -> int:
+def most_attempts(results: Mapping[str, Sequence[bool]], wanted: int | None) -> int:
     """Return the largest k of an evaluation: the most attempts that a task has, of those that were asked for.
 
     A task has more of them where a rollout worker died, since its row was played again.
     """
-    return min(max(map(len, results.values()), default=1), manifest.attempts)
+    most = max(map(len, results.values()), default=1)
+    return most if wanted is None else min(most, wanted)
 
 
 def render_evaluation(manifest: Manifest, trees: Iterable[EvaluatedTree]) -> str:
     """Return the table of Pass@k and recovery and, below it, the table of what was collected."""
     trees = list(trees)
     results = successes_by_task(trees)
-    most = 1 if manifest.explores else most_attempts(results, manifest)
+    most = 1 if manifest.explores else most_attempts(results, manifest.attempts)
     figures = {
         "solved within the budget" if manifest.explores else f"Pass@{k}": estimate
         for k, estimate in pass_estimates(results, ks_up_to(most)).items()

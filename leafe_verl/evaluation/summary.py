@@ -75,9 +75,16 @@ def _read_file(path: Path) -> Metrics:
 
 
 def lost_steps(metrics: Metrics, last: int | None = None) -> list[int]:
-    """Return the training steps without metrics, from the run's first one to `last`, or to its own last one."""
-    steps = {step for step in metrics if step > 0}
-    return [step for step in range(min(steps, default=1), (last or max(steps, default=0)) + 1) if step not in steps]
+    """Return the training steps without metrics of training, up to `last`, or to the run's own last one.
+
+    The first step is 1, or, of a run that began from a checkpoint of another one, the first that has any. A resumed run
+    may validate at a step whose own metrics were lost.
+    """
+    steps = {
+        step for step, values in metrics.items() if step > 0 and not all(name.startswith("val-") for name in values)
+    }
+    first = 1 if 0 in metrics else min(metrics, default=1)
+    return [step for step in range(first, (last or max(steps, default=0)) + 1) if step not in steps]
 
 
 def render_summary(metrics: Metrics) -> str:

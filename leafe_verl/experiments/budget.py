@@ -26,7 +26,7 @@ def spent(run_dir: Path, last: int | None = None) -> dict[str, float]:
     its metrics goes on behind that step.
     """
     metrics = read_metrics(run_dir)
-    if lost := lost_steps(metrics, last or max(trained_steps(run_dir), *metrics)):
+    if lost := lost_steps({0: {}, **metrics}, last or max(trained_steps(run_dir), *metrics)):
         raise ValueError(
             f"{run_dir} has no metrics of steps {', '.join(map(str, lost))}, so that what it spent is unknown; remove "
             "that folder, so that it is trained anew"

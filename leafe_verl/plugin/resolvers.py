@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from packaging.version import Version
 
 from leafe_verl.checkpoints import tree_store
-from leafe_verl.embedded import DATA, is_embedded, model_folder
+from leafe_verl.embedded import DATA, SIZES, is_embedded, model_folder
 from leafe_verl.model_config import ModelShape, read_config
 from leafe_verl.plugin.cpu.platform import cpu_dtype
 from leafe_verl.plugin.cpu.vllm_build import block_size
@@ -84,9 +84,9 @@ def metrics_file(folder: str) -> str:
 def weight_bucket(model: str) -> int:
     """Return the MB of the bucket that weights travel in: room for the largest matrix in float32.
 
-    It is verl's own 2048 for a model whose config.json is not here.
+    It is verl's own 2048 for a model whose config.json is not here. That of the embedded one may not be written yet.
     """
-    shape = ModelShape.read(model)
+    shape = ModelShape.read(model) or (ModelShape.from_config(SIZES) if is_embedded(model) else None)
     if shape is None:
         return 2048
     return max(32, math.ceil(4 * max(shape.vocab, shape.intermediate) * shape.hidden / 2**20) + 1)

@@ -83,7 +83,8 @@ def _evaluation(folder: Path) -> ReportedRun:
     return ReportedRun(
         folder.name,
         evaluation_trees(folder, explores=manifest.explores),
-        results={} if given else {key: found[: manifest.attempts] for key, found in successes_by_task(trees).items()},
+        results={} if given else successes_by_task(trees),
+        attempts=manifest.attempts,
         given=given,
         counts=total_counts(trees),
         recovery=recovery_counts(trees),

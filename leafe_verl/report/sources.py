@@ -41,6 +41,8 @@ class ReportedRun:
     """Metrics of training; empty for an evaluation."""
     results: Mapping[str, list[bool]] = field(default_factory=dict)
     """Task key -> whether each scored attempt, or tree, of an evaluation succeeded; empty for a training run."""
+    attempts: int | None = None
+    """Number of attempts that an evaluation asked for at each task; None for a training run."""
     counts: Mapping[str, int] | None = None
     """Counts of core.statistics over all trees of an evaluation; None: they are computed from the trees."""
     given: GivenRun | None = None

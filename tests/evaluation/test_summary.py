@@ -58,8 +58,10 @@ def test_a_step_that_trained_another_phase_alone_has_updates():
 
 
 def test_steps_without_metrics_are_lost_from_the_run_s_first_one_on():
-    metrics = {0: {}, 5: {"leafe/trees": 1}, 7: {"leafe/trees": 1}}
-    assert (lost_steps(metrics), lost_steps(metrics, 9), lost_steps({0: {}})) == ([6], [6, 8, 9], [])
+    trained, validated = {"leafe/trees": 1}, {"val-core/mbpp/pass@1": 0.5}
+    metrics = {5: trained, 6: validated, 7: trained | validated}
+    assert (lost_steps(metrics), lost_steps(metrics, 9), lost_steps({0: validated})) == ([6], [6, 8, 9], [])
+    assert lost_steps({0: validated, 2: trained}) == [1]
 
 
 def test_a_single_validation_is_one_column():

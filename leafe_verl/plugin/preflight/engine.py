@@ -53,7 +53,7 @@ def _driver_problems(config: DictConfig) -> list[str]:
     said = (tried.stderr.strip().splitlines() or [f"exit status {tried.returncode}"])[-1]
     return [
         f"torch {version('torch')} counts {count_gpus()} GPUs and cannot use them ({said}); expected a driver that is "
-        "new enough for torch's CUDA, which nvidia-smi shows, or SETUP_DEVICE=cpu before the command, for the CPU"
+        "new enough for torch's CUDA, which nvidia-smi shows, or SETUP_DEVICE=cpu at the set-up, for the CPU"
     ]
 
 

@@ -12,7 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from leafe_verl.model_config import ModelShape
 from leafe_verl.plugin.cluster import joined_cluster
+from leafe_verl.plugin.dtypes import bytes_of
 from leafe_verl.plugin.preflight.cpu_memory import GIB
+from leafe_verl.plugin.preflight.memory import ANYWAY
 
 BUCKET = "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes"
 NUMA = "libnuma.so.1"
@@ -22,14 +24,14 @@ LONGEST_SOCKET = 107
 SESSION = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 """Bytes of what Ray adds to its temporary folder; see ray/_private/node.py. A process id has up to seven digits."""
 SAVED_BYTES = {"model": 4, "optimizer": 8}
-"""Bytes of a saved parameter, by what `checkpoint.save_contents` names: float32, and AdamW's two moments."""
+"""Bytes of a saved float32 parameter, by what `checkpoint.save_contents` names: its value, and AdamW's two moments."""
 
 
 def machine_problems(config: DictConfig) -> list[str]:
     """Return what a run on this machine alone would fail at, whatever its settings are."""
     if joined_cluster(config):
         return []
-    return [*(_library_problems() if config.trainer.device == "cpu" else []), *_socket_problems()]
+    return [*(_library_problems() if config.trainer.device == "cpu" else []), *_socket_problems(config)]
 
 
 def room_problems(config: DictConfig) -> list[str]:
@@ -44,8 +46,10 @@ def _library_problems(name: str = NUMA) -> list[str]:
     return [f"vLLM's CPU build needs {name}, which is not here; apt-get install libnuma1 (or dnf install numactl-libs)"]
 
 
-def _socket_problems() -> list[str]:
+def _socket_problems(config: DictConfig) -> list[str]:
     """Return why Ray could not open its sockets, which are below its temporary folder."""
+    if config.ray_kwargs.ray_init.get("_temp_dir"):
+        return []
     for variable in ("RAY_TMPDIR", "TMPDIR"):  # in the order in which Ray looks
         if folder := os.environ.get(variable):
             longest = LONGEST_SOCKET - SESSION
@@ -83,12 +87,13 @@ def _disk_problems(config: DictConfig) -> list[str]:
         return []
     place = next(each for each in (Path(folder), *Path(folder).parents) if each.exists())
     saved = sum(SAVED_BYTES.get(content, 0) for content in role.actor.checkpoint.save_contents)
-    need, free = saved * model.parameters, shutil.disk_usage(place).free
+    numbers = model.parameters * bytes_of(role.actor.fsdp_config.get("model_dtype"), 4) // 4
+    need, free = saved * numbers, shutil.disk_usage(place).free
     if free >= need:
         return []
     return [
         f"a checkpoint of this model takes {need / GIB:.1f} GiB, and {free / GIB:.1f} GiB are free in {place}; put a "
-        "folder with more room in RUN_DIR"
+        f"folder with more room in RUN_DIR. {ANYWAY}"
     ]
 
 

@@ -105,8 +105,8 @@ def _gpu_problems(config: DictConfig, settings: RunSettings) -> list[str]:
         return [
             f"weights, gradients, AdamW's moments and what it computes take {need.trainer.updating / GIB:.0f} GiB "
             f"of {gpu}; expected more GPUs, actor_rollout_ref.model.lora_rank=32, "
-            "actor_rollout_ref.actor.fsdp_config.offload_policy=true, a smaller MODEL, or SETUP_DEVICE=cpu before the "
-            f"command, which trains a small one on the CPU. {ANYWAY}"
+            "actor_rollout_ref.actor.fsdp_config.offload_policy=true, a smaller MODEL, or SETUP_DEVICE=cpu at the "
+            f"set-up, which trains a small one on the CPU. {ANYWAY}"
         ]
     if share and need.kept + share > memory:
         return [
