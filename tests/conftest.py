@@ -1,4 +1,4 @@
-"""A report in headless Chromium, and which tests run where they are asked for alone."""
+"""A report in headless Chromium, which tests run where they are asked for alone, and the usual temporary folder."""
 
 from __future__ import annotations
 
@@ -19,6 +19,14 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("costly"):
                 item.add_marker(pytest.mark.skip(reason="takes minutes; --costly runs it"))
+
+
+@pytest.fixture(autouse=True)
+def usual_temporary_folder(request, monkeypatch):
+    """Ray refuses a long one, and so does the preflight, which says nothing else of a run that is valid."""
+    if "end_to_end" not in request.keywords:
+        for variable in ("RAY_TMPDIR", "TMPDIR"):
+            monkeypatch.delenv(variable, raising=False)
 
 
 @pytest.fixture(scope="module")

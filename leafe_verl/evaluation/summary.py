@@ -80,9 +80,8 @@ def lost_steps(metrics: Metrics, last: int | None = None) -> list[int]:
     The first step is 1, or, of a run that began from a checkpoint of another one, the first that has any. A resumed run
     may validate at a step whose own metrics were lost.
     """
-    steps = {
-        step for step, values in metrics.items() if step > 0 and not all(name.startswith("val-") for name in values)
-    }
+    validated = {step for step, values in metrics.items() if values and all(name.startswith("val-") for name in values)}
+    steps = {step for step in metrics if step > 0} - validated
     first = 1 if 0 in metrics else min(metrics, default=1)
     return [step for step in range(first, (last or max(steps, default=0)) + 1) if step not in steps]
 
