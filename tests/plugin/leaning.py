@@ -312,6 +312,14 @@ CODE = {
     "ray/_private/services.py:get_ray_address_from_environment": {
         "bootstrap_addr = find_bootstrap_address(temp_dir)": "whether Ray joins a cluster is decided otherwise"
     },
+    "ray/_common/utils.py:get_default_system_temp_dir": {
+        'if "RAY_TMPDIR" in os.environ: return os.environ["RAY_TMPDIR"]': "a long folder is not refused",
+        'sys.platform.startswith("linux") and "TMPDIR" in os.environ': "TMPDIR does not decide where sockets are",
+    },
+    "ray/_private/node.py:": {
+        'f"session_{date_str}_{os.getpid()}"': "the length of a socket's path is another",
+        'default_prefix="plasma_store"': "the longest name of a socket is another",
+    },
     "ray/_private/runtime_env/context.py:": {"self.py_executable": "Ray's workers are not forked"},
     "ray/actor.py:": {"def __ray_call__": "a server cannot be asked whether its engine lives"},
 }
