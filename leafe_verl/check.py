@@ -178,10 +178,11 @@ def _first_run_state() -> str:
     """Return what the first command needs of this machine. Raises ValueError if the machine lacks something."""
     from hydra import compose, initialize_config_module
 
+    from leafe_verl.plugin.evaluate import CONFIG_MODULE
     from leafe_verl.plugin.preflight.memory import describe_memory
     from leafe_verl.plugin.preflight.problems import find_machine_problems
 
-    with initialize_config_module("leafe_verl.plugin.config", version_base=None):
+    with initialize_config_module(CONFIG_MODULE, version_base=None):
         config = compose("leafe")
     if problems := find_machine_problems(config):
         raise ValueError("; ".join(problems))

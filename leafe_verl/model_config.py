@@ -129,7 +129,7 @@ def count_parameters(folder: Path) -> int | None:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies in a safetensors file."""
+    """The place of a tensor in a safetensors file."""
 
     file: Path
     dtype: str

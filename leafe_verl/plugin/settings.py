@@ -12,12 +12,15 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from leafe_verl.core.settings import BEYOND, OURS, Section, Settings, Source, expected_values, section_models
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 README = Path(__file__).parent / "config" / "README.md"
 MARKER = "<!-- Written by `python -m leafe_verl.plugin.settings --write`; change the models instead. -->\n"
@@ -121,6 +124,14 @@ class RunSettings(Settings):
     checkpoints: CheckpointSettings = CheckpointSettings()
     tracking: TrackingSettings = TrackingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @classmethod
+    def from_config(cls, config: DictConfig) -> Self:
+        """Build from the whole configuration of a run. Raises SettingsError as `from_mapping` does."""
+        from omegaconf import OmegaConf
+
+        values: Any = OmegaConf.to_container(config.leafe, resolve=True)
+        return cls.from_mapping(values)
 
     @field_validator("collection")
     @classmethod

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from leafe_verl.model_config import ModelShape, find_config, lost_its_tie
 from leafe_verl.plugin.cluster import joined_cluster
@@ -119,8 +118,7 @@ def _gpu_problems(config: DictConfig, settings: RunSettings) -> list[str]:
 
 def describe_memory(config: DictConfig) -> str:
     """Return what is estimated for a run without problems, as lines for the log."""
-    values: Any = OmegaConf.to_container(config.leafe, resolve=True)
-    settings = RunSettings.from_mapping(values)
+    settings = RunSettings.from_config(config)
     if config.trainer.device != "cpu":
         return _describe_gpu_memory(config, settings)
     check = check_memory(config, settings)

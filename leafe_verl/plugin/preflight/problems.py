@@ -61,8 +61,7 @@ def find_problems(config: DictConfig) -> list[str]:
 
 def find_machine_problems(config: DictConfig) -> list[str]:
     """Return what this machine lacks for a run of valid settings."""
-    values: Any = OmegaConf.to_container(config.leafe, resolve=True)
-    settings = RunSettings.from_mapping(values)
+    settings = RunSettings.from_config(config)
     room = room_problems(config) if settings.memory.refuse else []
     return [*machine_problems(config), *memory_problems(config, settings), *room]
 

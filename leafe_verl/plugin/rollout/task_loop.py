@@ -8,10 +8,10 @@ import logging
 import math
 import os
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 from verl.utils.tokenizer.continuous_token import ContinuousTokenBuilder
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
@@ -42,8 +42,7 @@ class TaskLoop(AgentLoopBase):  # type: ignore[misc]  # verl is Any to mypy
         # Without a type verl makes its default builder. Those of a family raise for tokenizers that do not suit them,
         # and ours is chosen below.
         super().__init__(*args, hf_model_type=None, **kwargs)
-        values = cast(dict[str, Any], OmegaConf.to_container(self.config.leafe, resolve=True))
-        self.settings = RunSettings.from_mapping(values)
+        self.settings = RunSettings.from_config(self.config)
         self.chat = ask_tokenizer(
             self.tokenizer,
             family=self.settings.generation.chat_family,

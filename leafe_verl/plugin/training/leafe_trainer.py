@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import transfer_queue as tq
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torchdata.stateful_dataloader import StatefulDataLoader
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import register_trainer
@@ -90,8 +90,7 @@ class LeafeTrainer(AdvantageFreeTrainer):
         self.train_dataloader = with_sampler(self.train_dataloader, CurriculumSampler(len(dataset), draw))
 
     def on_init_end(self) -> None:
-        values: Any = OmegaConf.to_container(self.config.leafe, resolve=True)
-        if self.trains_weights and RunSettings.from_mapping(values).distillation.kl_losses:
+        if self.trains_weights and RunSettings.from_config(self.config).distillation.kl_losses:
             self.actor_rollout_wg.require_teachers()  # before anything is explored
         if self._stages != "distil":
             super().on_init_end()
