@@ -1,5 +1,6 @@
 """What the benchmarks of speed print: ratios with their spread, from vLLM's counters and runs' metrics."""
 
+import importlib
 import json
 import socket
 import subprocess
@@ -38,6 +39,15 @@ def test_a_port_that_speaks_no_http_counts_nothing():
         answering.start()
         assert counters_at(f"http://127.0.0.1:{server.getsockname()[1]}/metrics") == {}
         answering.join()
+
+
+def test_processed_tokens_are_those_sampled_and_those_read_that_no_cache_held(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    exploring = importlib.import_module("exploring")
+    step = {"leafe/sampled_tokens": 100, "timing_s/gen": 10.0}
+    step |= {"leafe/prompt_tokens/explore": 500, "leafe/cached_tokens/explore": 300}
+    step |= {"leafe/prompt_tokens/reflect": 70, "leafe/cached_tokens/reflect": 20}
+    assert exploring.per_second(step) == {"sampled tokens": 10.0, "processed tokens": 35.0}
 
 
 def test_the_table_names_each_alternative_and_what_failed():

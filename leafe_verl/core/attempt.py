@@ -188,6 +188,7 @@ class AttemptRun:
             command=command,
             failed=has_failed(step),
             timed_out=bool(step.info.get("timed_out")),
+            prompt=None if prompt is history else prompt,
         )
         self.steps.append(record)
         if step.terminated:

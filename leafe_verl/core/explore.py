@@ -147,7 +147,8 @@ class Explorer:
         # The policy sees what it would have seen at the next step; a summary names every step before its window.
         t, settings = len(steps), self.settings
         note = PromptNote(t + 1, reflection_prompt(t))
-        prompt = await history_after(self.policy, steps, settings.context, note=note)
+        sampled_from = steps[-1].prompt if settings.reflection.reads == "prompt" else None
+        prompt = await history_after(self.policy, steps, settings.context, prompt=sampled_from, note=note)
         schema = reflection_schema(t, settings.reflection.max_characters)
         return await unless_stopped(self.stop, self.policy.reflect(prompt, schema, request))
 

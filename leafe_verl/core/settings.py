@@ -128,6 +128,10 @@ class ReflectionSettings(Section):
         Literal["attempt", "step"], Source("ours; `step` is the paper's: the experience is there for a'_tau alone")
     ] = "attempt"
     """How long the experience stays in a branch's prompt: for the rest of the attempt, or for one step."""
+    reads: Annotated[Literal["history", "prompt"], OURS] = "history"
+    """What a reflection on a branch reads: the branch's history, without the experience; or the prompt that its last
+    action was sampled from, with the experience where `scope` keeps it. The engine's prefix cache holds all of such a
+    prompt, and of the history only what comes before the rollback."""
 
 
 class DistillationSettings(Section):

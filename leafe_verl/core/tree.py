@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -69,6 +69,8 @@ class StepRecord:
     has no verdict, as on a step that only leads on; see `core.environment.has_failed`."""
     timed_out: bool = False
     """Whether a time limit of the environment stopped what the action runs, such as a program."""
+    prompt: History | None = field(default=None, repr=False, compare=False)
+    """What the action was sampled from if that contained an experience, else None; never stored."""
 
     @property
     def executed(self) -> str:

@@ -14,17 +14,21 @@ from collections.abc import Sequence
 from exploring import explored
 from runs import print_table
 
+READS_PROMPT = "leafe.reflection.reads=prompt"
+FOUR_TURNS = (
+    "leafe_mbpp",
+    "leafe.environment.horizon=4",
+    "leafe.generation.max_tokens=512",
+    "leafe.reflection.max_tokens=192",
+    "leafe.reflection.max_characters=400",
+    "data.max_response_length=3072",
+)
 ONE_STEP = ("trainer.total_training_steps=1", "data.train_batch_size=4")
 CONTESTANTS = {
     "MBPP, 2 turns of 64 tokens": ("leafe_mbpp",),
-    "MBPP, 4 turns of 512 tokens": (
-        "leafe_mbpp",
-        "leafe.environment.horizon=4",
-        "leafe.generation.max_tokens=512",
-        "leafe.reflection.max_tokens=192",
-        "leafe.reflection.max_characters=400",
-        "data.max_response_length=3072",
-    ),
+    "the same, a reflection reads the branch's prompt": ("leafe_mbpp", READS_PROMPT),
+    "MBPP, 4 turns of 512 tokens": FOUR_TURNS,
+    "the same four turns, a reflection reads the branch's prompt": (*FOUR_TURNS, READS_PROMPT),
     "Sokoban, 12 turns of 64 tokens": ("leafe_sokoban", "leafe.environment.horizon=12"),
 }
 KINDS = {

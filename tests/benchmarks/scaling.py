@@ -45,7 +45,7 @@ from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token
 from verl.workers.rollout.router import GlobalRequestLoadBalancer
 
 from contracts.scenarios import SCENARIOS
-from exploring import COMMON, EXPLORING, RATE
+from exploring import COMMON, EXPLORING, SAMPLED, per_second
 from leafe_verl.core import ExplorationTree, Explorer, Settings
 from leafe_verl.embedded import prepare_model
 from leafe_verl.plugin.rollout.server_policy import ServerPolicy
@@ -193,7 +193,7 @@ def replicas(number: int) -> list[float]:
     threads = str(max(len(os.sched_getaffinity(0)) // number, 1))
     free = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": threads}
     overrides = (*COMMON, *EXPLORING, f"trainer.n_gpus_per_node={number}", "trainer.total_training_steps=2")
-    return [step[RATE] for step in metrics_of("leafe_mbpp", *overrides, **free)[1:]]
+    return [per_second(step)[SAMPLED] for step in metrics_of("leafe_mbpp", *overrides, **free)[1:]]
 
 
 if __name__ == "__main__":

@@ -17,11 +17,15 @@ from verl.experimental.agent_loop.tool_agent_loop import AgentData, AgentState, 
 from verl.experimental.agent_loop.tool_parser import FunctionCall, ToolParser
 from verl.tools.schemas import ToolResponse
 from verl.trainer.ppo.v1.trainer_base import register_trainer
+from verl.workers.rollout.replica import TokenOutput
 
 from leafe_verl.environments import make
 from leafe_verl.plugin.rollout.dataset import read_task
 from leafe_verl.plugin.rollout.task_loop import TaskLoop
 from leafe_verl.plugin.training.advantage_free_trainer import AdvantageFreeTrainer
+
+READ = ("prompt_tokens", "cached_tokens")
+"""Tokens of the prompts of an episode, and those of them that the prefix cache held."""
 
 
 class AnswerAsCall(ToolParser):
@@ -32,6 +36,23 @@ class AnswerAsCall(ToolParser):
         return text, [FunctionCall(name="step", arguments=json.dumps({"answer": text}))]
 
 
+class ReadingCounted:
+    """The client of the inference servers that a loop has from verl, counting the prompts that it sends."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.prompt_tokens = self.cached_tokens = 0
+
+    async def generate(self, request_id: str, *, prompt_ids: list[int], **options: Any) -> TokenOutput:
+        output: TokenOutput = await self._client.generate(request_id, prompt_ids=prompt_ids, **options)
+        self.prompt_tokens += len(prompt_ids)
+        self.cached_tokens += output.extra_fields.get("num_cached_tokens") or 0
+        return output
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+
 @register("verl_episode")
 class VerlEpisode(TaskLoop, ToolAgentLoop):
     """verl's ToolAgentLoop. From TaskLoop it has the family of the chat template, which verl does not know either."""
@@ -39,6 +60,7 @@ class VerlEpisode(TaskLoop, ToolAgentLoop):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.tool_parser = AnswerAsCall(self.tokenizer)
+        self.reading = self.server_manager = ReadingCounted(self.server_manager)
 
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
         task = read_task(kwargs["extra_info"])
@@ -52,7 +74,7 @@ class VerlEpisode(TaskLoop, ToolAgentLoop):
         output = await super().run(limited, **kwargs)
         await asyncio.to_thread(self.environment.close)
         output.reward_score = float(bool(self.step.info.get("success")))
-        output.extra_fields["reward_extra_info"] = {}
+        output.extra_fields |= {"reward_extra_info": {}, **{name: getattr(self.reading, name) for name in READ}}
         return output
 
     async def _call_tool(
@@ -76,8 +98,11 @@ class VerlEpisodes(AdvantageFreeTrainer):
         """The replay buffer and the workers are verl's."""
 
     def _balance_batch(self, batch: KVBatchMeta, metrics: dict, **kwargs: Any) -> KVBatchMeta:
-        fields = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["response_mask"])
+        select = ["response_mask", "extra_fields"]
+        fields = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=select)
         metrics["leafe/sampled_tokens"] = int(sum(mask.sum() for mask in fields["response_mask"].unbind()))
+        for name in READ:
+            metrics[f"leafe/{name}/explore"] = sum(each[name] for each in fields["extra_fields"])
         return batch
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:

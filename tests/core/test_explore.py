@@ -404,6 +404,32 @@ class TestExperience:
             assert experience_in(history.messages) is None
             assert "Advice" not in text_of(history.token_ids)
 
+    def test_is_read_by_the_reflection_on_its_branch_if_asked_for(self):
+        def reflect(messages, t):
+            return reflection(2, "e2" if experience_in(messages) == "e1" else "e1")
+
+        policy = ScriptedPolicy(lazy, reflect)
+        tree = grow(policy, budget={"attempts": 3, "depth": 2}, reflection={"reads": "prompt"})
+        (_, on_root), (_, on_branch) = policy.reflection_prompts
+        assert (experience_in(on_root.messages), experience_in(on_branch.messages)) == (None, "e1")
+        sampled_from = tree.attempts[1].steps[-1].prompt.token_ids
+        assert on_branch.token_ids[: len(sampled_from)] == sampled_from
+        assert experience_in(policy.prompts[-1].messages) == "e2"
+        assert all(experience_in(step.history.messages) is None for each in tree.attempts for step in each.steps)
+
+    def test_is_not_read_after_the_step_that_it_is_for(self):
+        policy = ScriptedPolicy(careless, {4: reflection(2, "do not jump"), 5: reflection(2, "walk")})
+        grow(policy, budget={"attempts": 3, "depth": 2}, reflection={"reads": "prompt", "scope": "step"})
+        assert len(policy.reflection_prompts) == 2
+        assert all(experience_in(prompt.messages) is None for _, prompt in policy.reflection_prompts)
+
+    def test_is_not_read_by_a_reflection_whose_window_moved(self):
+        policy = wandering(0)
+        reads = {"reads": "prompt", "interval": 2}
+        grow(policy, budget={"attempts": 12, "depth": 3}, reflection=reads, context={"window": 1})
+        assert len(policy.reflection_prompts) >= 5
+        assert all(experience_in(prompt.messages) is None for _, prompt in policy.reflection_prompts)
+
     def test_of_a_branch_replaces_the_one_of_its_parent(self):
         def reflect(messages, t):
             return reflection(2, "e2" if "X" in [message["content"] for message in messages] else "e1")

@@ -33,6 +33,7 @@ INVALID = {
     "leafe.reflection.temperature": [-0.1, "1", True],
     "leafe.reflection.grammar": ["false", None, 1],
     "leafe.reflection.scope": ["tree", None],
+    "leafe.reflection.reads": ["both", None],
     "leafe.distillation.method": ["ace", None],
     "leafe.distillation.events": ["best", None],
     "leafe.distillation.events_per_task": [-1, None],
@@ -198,7 +199,7 @@ def test_an_unknown_key_is_named_with_the_keys_that_there_are():
         "leafe.budget.atempts is not a setting (did you mean attempts?); "
         "expected one of attempts, depth, environment_steps",
         "leafe.reflection.k is not a setting; expected one of interval, upon_repetition, successes, rollback, "
-        "experience, samples, branches, max_tokens, max_characters, temperature, grammar, scope",
+        "experience, samples, branches, max_tokens, max_characters, temperature, grammar, scope, reads",
     ]
     (problem,) = problems({"budgets": {}})
     assert problem.startswith("leafe.budgets is not a setting (did you mean budget?); expected one of seed, environ")
