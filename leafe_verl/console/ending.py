@@ -108,7 +108,7 @@ def _report(run_dir: Path) -> Iterator[str]:
     except Exception as error:  # the run itself went well
         yield f"no report was written: {error}"
     else:
-        yield f"report: {shown(out)} ({counted(trees, 'tree')})"
+        yield f"report: {shown(out)}" + (f" ({counted(trees, 'tree')})" if trees else "")
 
 
 def next_commands(run_dir: Path, choices: RunChoices) -> Iterator[str]:

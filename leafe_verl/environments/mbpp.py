@@ -139,10 +139,10 @@ def judge_code(
     if "plus" in data:
         return judge_plus(code, data, sandbox, limits)
     begun = time.monotonic()
-    first = judge(code, shown, setup, sandbox, limits, tolerance)
+    first = judge(code, shown, setup, sandbox, limits, tolerance, others=hidden)
     if first.failure is not None or not hidden:
         return CodeVerdict((*first.tests, *_failed(hidden, first.failure)), first.failure)
-    others = judge(code, hidden, setup, sandbox, limits_after(begun, limits), tolerance)
+    others = judge(code, hidden, setup, sandbox, limits_after(begun, limits), tolerance, others=shown)
     return CodeVerdict((*first.tests, *others.tests))
 
 

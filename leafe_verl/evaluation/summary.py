@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from leafe_verl.core.statistics import total
 from leafe_verl.evaluation.metric_lines import parse_line
 from leafe_verl.evaluation.recovery import FIGURES, UNKNOWN
 from leafe_verl.evaluation.tables import text_table
@@ -34,6 +35,11 @@ SUMMED = {
     "optimiser steps": "leafe/updates",
 }
 """Label -> metric that is summed over the training steps; None: counted by `count_updates`."""
+EXPLORED = (
+    *("branches", "branches that improved", "branches that succeeded", "reflections parsed", "reflections fallen back"),
+    *("counterfactual examples", "rehearsal examples", "recovery examples"),
+)
+"""Labels of what exploring alone gives, and GRPO never."""
 BESIDE = {
     "plain attempts that recovered": "recovered",
     "branches that improved": "improved",
@@ -150,15 +156,26 @@ def count_updates(metrics: Metrics) -> int:
     return sum(map(bool, trained))
 
 
+def summed_metrics(sums: Mapping[str, float]) -> dict[str, str | None]:
+    """Return the part of `SUMMED` that a run's table shows: where nothing was explored, what is left of it.
+
+    Args:
+        sums: Metric -> its sum over the training steps.
+    """
+    if any(sums.get(SUMMED[label] or "") for label in EXPLORED):
+        return SUMMED
+    left = {label: key for label, key in SUMMED.items() if label not in EXPLORED}
+    return {"tasks" if label == "exploration trees" else label: key for label, key in left.items()}
+
+
 def _sum_table(metrics: Metrics) -> str:
-    steps = [values for step, values in metrics.items() if step > 0]
-    if not any("leafe/trees" in values for values in steps):
+    sums = total(values for step, values in metrics.items() if step > 0)
+    if "leafe/trees" not in sums:
         return ""
     rows = [("collected", "total")]
-    for label, key in SUMMED.items():
-        sums = sum(values.get(key, 0) for values in steps) if key else count_updates(metrics)
-        known = key is None or any(key in values for values in steps)
-        text = f"{sums:,.0f}" if known else UNKNOWN
+    for label, key in summed_metrics(sums).items():
+        number = sums.get(key) if key else count_updates(metrics)
+        text = UNKNOWN if number is None else f"{number:,.0f}"
         if label in BESIDE:
             above, before = rows.pop()
             rows.append((above, f"{before}, {text} {BESIDE[label]}"))

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from leafe_verl.checkpoints import fingerprint_weights, hf_folder
 from leafe_verl.core import Task
-from leafe_verl.core.settings import EnvironmentSettings
+from leafe_verl.core.settings import EnvironmentSettings, ReflectionSettings
 from leafe_verl.environments import make
 from leafe_verl.environments.code_environment import answers_with_code
 from leafe_verl.evaluation.given import GivenRun, render_given
@@ -251,7 +251,9 @@ def _decisive(values: Mapping[str, Any], loop: str) -> dict[str, Any]:
     if (limit := values["environment"]["max_characters"]) != EnvironmentSettings().max_characters:
         environment["max_characters"] = limit
     if loop == "explore":
-        decisive |= {"budget": values["budget"], "reflection": values["reflection"]}
+        decisive |= {"budget": values["budget"], "reflection": {**values["reflection"]}}
+        if values["reflection"]["reads"] == ReflectionSettings().reads:
+            del decisive["reflection"]["reads"]
         if targets := values["distillation"]["recovery_targets"]:  # the steps of confirming them come off the budget
             decisive["recovery_targets"] = targets
     if values["context"]["window"] is not None:

@@ -16,7 +16,7 @@ from leafe_verl.evaluation.metric_lines import LOSS
 from leafe_verl.evaluation.pass_at_k import ks_up_to
 from leafe_verl.evaluation.recovery import recovery_estimates
 from leafe_verl.evaluation.report import most_attempts, pass_estimates
-from leafe_verl.evaluation.summary import SUMMED, Metrics, count_updates, pass_at_k_values, validated_steps
+from leafe_verl.evaluation.summary import Metrics, count_updates, pass_at_k_values, summed_metrics, validated_steps
 from leafe_verl.evaluation.tables import percent, percent_interval
 from leafe_verl.report.recovery import (
     COLLECTED,
@@ -168,7 +168,7 @@ def _given_tables(run: ReportedRun) -> Iterable[dict[str, Any]]:
 def _spent_tables(metrics: Metrics, counts: Mapping[str, float]) -> Iterable[dict[str, Any]]:
     """Yield a table of the budget spent and its results."""
     rows = [["collected", "total"]]
-    for label, key in SUMMED.items():
+    for label, key in summed_metrics({f"{PREFIX}{name}": count for name, count in counts.items()}).items():
         if key is None:
             rows += [[label, f"{count_updates(metrics):,}"]] if metrics else []
         elif (name := key.removeprefix(PREFIX)) in counts and (metrics or counts[name]):

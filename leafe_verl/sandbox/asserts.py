@@ -9,7 +9,10 @@ import functools
 import io
 import re
 import tokenize
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 KNOWN_MODULES = frozenset(
     ("bisect", "cmath", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq", "itertools",
@@ -38,7 +41,8 @@ class SplitAssert:
 
     source: str
     calls: tuple[str, ...]
-    """Source of each outermost call of the solution, in the order of the text; at least one call."""
+    """Source of each outermost call of the solution, in the order of the text; at least one call. Items of a literal
+    that the check needs, too, are written out."""
     names: frozenset[str]
     """What the calls begin with, and the solution therefore has to define: functions or classes."""
     check: str
@@ -83,9 +87,10 @@ def _split(text: str, setup: str) -> SplitAssert:
     if "datetime" not in known.names and _means_the_class(check):
         check = _DatetimeOfModule().visit(check)
     expected, literal = _expected(check)
+    shared = {name: value for name, value in known.untouched.items() if name in loaded_names(check)}
     return SplitAssert(
         text.strip(),
-        tuple(calls.sources),
+        tuple(_with_items_written_out(source, shared) for source in calls.sources),
         frozenset(calls.names),
         ast.unparse(check),
         expected,
@@ -188,6 +193,30 @@ def loaded_names(node: ast.AST) -> frozenset[str]:
     return frozenset(n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load))
 
 
+def _with_items_written_out(call: str, literals: Mapping[str, Any]) -> str:
+    """Return a call with items of literals, such as `cases["in"]`, in full, so that it needs nothing beside them."""
+    return ast.unparse(_Items(literals).visit(ast.parse(call, mode="eval"))) if literals else call
+
+
+class _Items(ast.NodeTransformer):
+    def __init__(self, literals: Mapping[str, Any]) -> None:
+        self.literals = literals
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        try:
+            return ast.parse(repr(self._value(node)), mode="eval").body
+        except (KeyError, IndexError, TypeError, ValueError, SyntaxError):  # no item of a literal
+            return self.generic_visit(node)
+
+    def _value(self, node: ast.expr) -> Any:
+        """Return the value of a name, or of an item of one. Raises what a lookup raises, or ValueError."""
+        if isinstance(node, ast.Name):
+            return self.literals[node.id]
+        if isinstance(node, ast.Subscript):
+            return self._value(node.value)[ast.literal_eval(node.slice)]
+        raise ValueError(node)
+
+
 def _first_known_call(condition: ast.expr) -> str | None:
     for node in ast.walk(condition):
         if (
@@ -233,6 +262,8 @@ class _Known:
 
     names: frozenset[str]
     source: str
+    untouched: Mapping[str, Any]
+    """The values of literals that are named once, where they are bound, so that nothing in the set-up changes them."""
 
     def prelude_for(self, check: ast.AST) -> str:
         loaded = loaded_names(check) - self.names
@@ -271,7 +302,18 @@ def _read_setup(setup: str) -> _Known:
         found = _defined_names(node)
         names |= found
         kept += [ast.unparse(node)] if found else []
-    return _Known(frozenset(names), "\n".join(kept))
+    return _Known(frozenset(names), "\n".join(kept), _untouched_literals(body))
+
+
+def _untouched_literals(body: Sequence[ast.stmt]) -> dict[str, Any]:
+    named = Counter(node.id for statement in body for node in ast.walk(statement) if isinstance(node, ast.Name))
+    return {
+        name: ast.literal_eval(node.value)
+        for node in body
+        if isinstance(node, ast.Assign)
+        for name in _defined_names(node)
+        if named[name] == 1
+    }
 
 
 def _defined_names(node: ast.stmt) -> set[str]:

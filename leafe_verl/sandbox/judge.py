@@ -89,13 +89,15 @@ def judge(
     limits: Limits = Limits(),  # noqa: B008 - frozen
     tolerance: Tolerance = Tolerance(),  # noqa: B008 - frozen
     files: Files | None = None,
+    others: Sequence[str] = (),
 ) -> CodeVerdict:
     """Run `code` once for all `tests`, which are asserts, and decide each of them.
 
     An assert may also say that a call raises; see raising.py.
 
     `tolerance` holds for floats that are compared with a literal by `==`. `files`: the folder that the code runs in;
-    see `Sandbox.call`. The `output_bytes` of `limits` are raised if the literals of the asserts are longer.
+    see `Sandbox.call`. The `output_bytes` of `limits` are raised if the literals of the asserts are longer. `others`:
+    the task's asserts that are judged in another run; what only they need of the set-up stays out of this one.
 
     A check other than `returned == literal`, such as `abs(returned - 1) < 0.1`, is evaluated in a second run, which has
     the returned values, no submitted code, and none of `files`. So it cannot be forged, and a huge value cannot stall
@@ -108,7 +110,8 @@ def judge(
     asserts = [split_test(test, setup) for test in tests]
     room = with_room(limits, sum(_literal_bytes(split.check) for split in asserts))
     calls = [call for split in asserts for call in split.calls]
-    run = _answered(sandbox, code, solution_setup(setup, asserts), calls, room, files)
+    beside = solution_setup(setup, asserts, [split_test(test, setup) for test in others])
+    run = _answered(sandbox, code, beside, calls, room, files)
     remaining = iter(run.calls)
     answers = [[_identified(next(remaining), n, split) for n in range(len(split.calls))] for split in asserts]
     results = [_result(*pair, run.failure, tolerance) for pair in zip(asserts, answers, strict=True)]

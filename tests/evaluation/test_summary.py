@@ -52,6 +52,13 @@ def test_before_after_and_sums():
     assert ["training", "steps", "with", "an", "update", "1"] in lines
 
 
+def test_a_run_that_explored_nothing_has_tasks_and_no_rows_of_branches():
+    collected = {"leafe/trees": 4, "leafe/attempts": 32, "leafe/branches": 0, "leafe/reflections_parsed": 0}
+    lines = [line.split() for line in render_summary({1: collected, 2: collected}).splitlines()]
+    assert ["tasks", "8"] in lines and ["attempts", "64"] in lines
+    assert not {"branches", "reflections", "counterfactual", "exploration"} & {line[0] for line in lines if line}
+
+
 def test_a_step_that_trained_another_phase_alone_has_updates():
     phases = {1: {"world_model/loss": 1.0, "leafe/updates": 3}, 2: {"leafe/updates": 0}, 3: {"actor/loss": 0.1}}
     assert count_updates(phases) == 2

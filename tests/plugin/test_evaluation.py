@@ -222,7 +222,19 @@ def test_a_tree_has_four_roots_unless_told_otherwise(verl, evaluate):
     assert read_manifest(evaluate.out).sampling["roots"] == 4
 
 
-@pytest.mark.parametrize("changed", ["leafe.distillation.recovery_targets=4", "leafe.environment.max_characters=9000"])
+def test_a_store_of_a_version_without_a_setting_goes_on_with_its_default(verl, evaluate):
+    assert evaluate("--attempts", "6", "--loop", "explore", "leafe.reflection.reads=history") == 0
+    assert "reads" not in read_manifest(evaluate.out).leafe["reflection"]
+    assert evaluate("--attempts", "6", "--loop", "explore") == 0
+
+
+CHANGES = (
+    *("leafe.distillation.recovery_targets=4", "leafe.environment.max_characters=9000"),
+    "leafe.reflection.reads=prompt",
+)
+
+
+@pytest.mark.parametrize("changed", CHANGES)
 def test_trees_of_another_budget_or_limit_do_not_join_a_store(verl, evaluate, capsys, changed):
     assert evaluate("--attempts", "6", "--loop", "explore") == 0
     assert evaluate("--attempts", "6", "--loop", "explore", changed) == 1
