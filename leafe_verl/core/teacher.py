@@ -8,7 +8,8 @@ A counterfactual example, a recovery example, and what their teachers read:
     example   o_1  a_1, failed  o_2  a*      the policy learns a* after a failed turn,
     teacher   o_1  a*                        as it would be continued where it was sampled
 
-A held turn's teacher reads what the example does: the policy stays as it was.
+Where a* was sampled in a branch, with an experience in the prompt, its teacher reads that, too. A held turn's teacher
+reads what the example does: the policy stays as it was.
 
 Trees keep the experience e, but not the prompt that held it, so that the prompt is made again as it was when a'_2 was
 sampled. Where the context window had moved, a stored tree no longer knows the sampled tokens apart from the text, and
@@ -20,6 +21,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from leafe_verl.core.context import PromptNote, history_after
 from leafe_verl.core.policy import Policy, PolicyFailure, annotate
 from leafe_verl.core.reflection import experience_note
 from leafe_verl.core.settings import Settings
@@ -57,20 +59,25 @@ async def _teacher(policy: Policy, tree: ExplorationTree, example: Example, sett
     place = example.step if example.source is None else len(tree.path(source))
     sampled = sum(tree.path(source)[place - 1].action.mask(added_tokens=False, thoughts=settings.distillation.thoughts))
     try:
-        prompt = await _sampling_prompt(policy, tree, source, place, with_experience=settings.reflection.experience)
+        prompt = await _sampling_prompt(policy, tree, source, place, settings)
     except PolicyFailure:
         return None
     return Teacher(prompt, sampled, settings.distillation.kl_share) if sampled and prompt != own else None
 
 
 async def _sampling_prompt(
-    policy: Policy, tree: ExplorationTree, attempt: int, place: int, *, with_experience: bool
+    policy: Policy, tree: ExplorationTree, attempt: int, place: int, settings: Settings
 ) -> tuple[int, ...]:
-    """Return the prompt of an attempt's action: that of a branch's first one holds its experience, if it has one.
+    """Return the prompt of an attempt's action: a branch's holds its experience as long as `reflection.scope` says.
 
     Raises PolicyFailure where it cannot be built.
     """
-    branch, history = tree.attempts[attempt].branch, tree.path(attempt)[place - 1].history
-    if with_experience and branch and branch.step == place and branch.reflection.experience.strip():
-        history = await annotate(policy, history, experience_note(branch.reflection.experience))
-    return history.token_ids
+    branch, path = tree.attempts[attempt].branch, tree.path(attempt)[:place]
+    told = branch.reflection.experience if branch and settings.reflection.experience else ""
+    if branch is None or not told.strip() or (settings.reflection.scope == "step" and branch.step < place):
+        return path[-1].history.token_ids
+    note = PromptNote(branch.step, experience_note(told))
+    prompt = await annotate(policy, path[branch.step - 1].history, note.text)
+    for t in range(branch.step, place):
+        prompt = await history_after(policy, path[:t], settings.context, prompt=prompt, note=note)
+    return prompt.token_ids

@@ -19,7 +19,15 @@ from enum import IntEnum
 
 from leafe_verl.core.thoughts import without_thoughts
 from leafe_verl.environments.blocks import find_stubs, join_blocks
-from leafe_verl.environments.fences import Block, does_something, is_program, parse, read_blocks, read_symbols
+from leafe_verl.environments.fences import (
+    Block,
+    does_something,
+    is_program,
+    parse,
+    read_blocks,
+    read_outside,
+    read_symbols,
+)
 
 READS = frozenset({"input", "stdin", "open", "fileinput", "read"})
 WRITES = frozenset({"print", "stdout", "write", "writelines"})
@@ -82,21 +90,37 @@ class Extraction:
 
 def extract_function(answer: str, names: frozenset[str]) -> Extraction:
     """Return the code in an answer that is to define `names`, which the tests call: a function, or a class."""
-    return _choose(answer, lambda block: _value_of_definitions(block, names))
+    return _choose(answer, lambda block: _value_of_definitions(block, names), Choice.DEFINES_SOME)
 
 
 def extract_program(answer: str) -> Extraction:
     """Return the code in an answer that is to be a whole program."""
-    return _choose(answer, _value_of_program)
+    return _choose(answer, _value_of_program, Choice.RUNS)
 
 
-def _choose(answer: str, value: Callable[[Block], Choice]) -> Extraction:
+def _choose(answer: str, value: Callable[[Block], Choice], enough: Choice) -> Extraction:
+    """Return the best code; what is not `enough` gives way to code between fences that are no right ones."""
     answer = without_thoughts(answer)
+    found = _choose_block(answer, value)
+    whole = found.choice is Choice.WHOLE_ANSWER and is_program(found.code)
+    if whole or found.choice >= enough or not ("`" in answer or "~" in answer):
+        return found
+    blocks, outside = read_outside(answer)
+    bare = _without_prose(outside)
+    again = _best([Block(bare, False, is_program(bare), 0, 0), *blocks], value)
+    return again if again.choice >= enough else found
+
+
+def _choose_block(answer: str, value: Callable[[Block], Choice]) -> Extraction:
     # Fences around code do not compile, and those within a text of the code belong to it.
     blocks = [] if is_program(answer) else read_blocks(answer)
     if not blocks:
         none = not answer.strip() or (not is_program(answer) and "```" in answer)
         return Extraction("", Choice.NOTHING) if none else Extraction(_without_prose(answer), Choice.WHOLE_ANSWER)
+    return _best(blocks, value)
+
+
+def _best(blocks: Sequence[Block], value: Callable[[Block], Choice]) -> Extraction:
     values = [(value(block), block.tagged, place) for place, block in enumerate(blocks)]
     choice, _, place = max(values)
     return Extraction(_with_its_names(blocks[place], blocks[:place]), choice)
@@ -207,7 +231,7 @@ def _read_scope(code: str) -> _Scope | None:
     table = read_symbols(code)
     imported, takes_all = _read_imports(tree)
     top = {symbol.get_name(): symbol for symbol in table.get_symbols()}
-    defined = {name for name, symbol in top.items() if symbol.is_assigned()}
+    defined = {name for name, symbol in top.items() if symbol.is_assigned()} | {*_bound_by_global(table)}
     defined |= {name for name in imported if name in top and top[name].is_imported()}
     missing = frozenset() if takes_all else frozenset(_global_names(table)) - defined - GIVEN
     stubs = find_stubs(tree) - imported
@@ -238,6 +262,17 @@ def _global_names(table: symtable.SymbolTable) -> Iterator[str]:
         top = scope.get_type() == "module"
         for symbol in scope.get_symbols():
             if symbol.is_referenced() and (top or symbol.is_global()):
+                yield symbol.get_name()
+        waiting += scope.get_children()
+
+
+def _bound_by_global(table: symtable.SymbolTable) -> Iterator[str]:
+    """Yield the names that a function binds in the module, as `global n; n = 1` does."""
+    waiting = table.get_children()
+    while waiting:
+        scope = waiting.pop()
+        for symbol in scope.get_symbols():
+            if symbol.is_declared_global() and symbol.is_assigned():
                 yield symbol.get_name()
         waiting += scope.get_children()
 

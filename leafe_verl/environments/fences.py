@@ -39,6 +39,7 @@ MAX_OPENINGS = 8
 
 _FENCE = re.compile(r"^ {0,3}(`{3,}(?=[^`\n]*$)|~{3,})([^\n]*)$", re.MULTILINE)
 _INDENTED_FENCE = re.compile(r"^[ \t]*(`{3,}(?=[^`\n]*$)|~{3,})([^\n]*)$", re.MULTILINE)
+_GLUED_FENCE = re.compile(r"(?<=\S)[ \t]*(`{3,}(?:py\w*)?[ \t]*)$", re.MULTILINE | re.IGNORECASE)
 _EMPTY_LINE = re.compile(r"\n(?=[ \t\r]*\n\S)")
 _LANGUAGE = re.compile(r"[{.]*([a-z+#-]+)[0-9.]*(?![a-z])")
 
@@ -77,6 +78,19 @@ def read_blocks(answer: str) -> list[Block]:
     """
     blocks = _read_all(answer, widely=False)
     return blocks if any(block.complete for block in blocks) else _read_all(answer, widely=True) or blocks
+
+
+def read_outside(answer: str) -> tuple[list[Block], str]:
+    """Return the blocks of an answer whose fences may also end a line of words, and the text outside of these blocks.
+
+    The text has no lines of fences, so that it holds what stands between fences that were not read.
+    """
+    answer = _GLUED_FENCE.sub(r"\n\1", answer)
+    blocks = _read_all(answer, widely=True)
+    ends = [0, *(block.end for block in blocks)]
+    begins = [*(block.begin for block in blocks), len(answer)]
+    outside = "\n".join(answer[end:begin] for end, begin in zip(ends, begins, strict=True))
+    return blocks, _INDENTED_FENCE.sub("", outside)
 
 
 def _read_all(answer: str, widely: bool) -> list[Block]:
@@ -178,7 +192,7 @@ class _Fence:
     def language(self) -> str:
         """The first word behind the marks without a version: `python` of `Python3`; empty without one."""
         found = _LANGUAGE.match(self.info.lower())
-        return found[1] if found else self.info.lower()
+        return found[1].rstrip("-") if found else self.info.lower()
 
     @property
     def opens_code(self) -> bool:
@@ -219,11 +233,12 @@ def parse(code: str) -> ast.Module | None:
     """Return the syntax tree of a module; None if it does not compile, as the inner lines of a function do not."""
     try:
         with without_warnings():
-            tree = ast.parse(code)
-        read_symbols(code)  # finds what the parser lets pass, such as a parameter that is there twice
+            compile(
+                code, "<answer>", "exec", dont_inherit=True
+            )  # finds what the parser lets pass, such as `break` alone
+            return ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
-    return None if _leaves_a_function(tree) else tree
 
 
 def read_symbols(code: str) -> symtable.SymbolTable:
@@ -242,17 +257,6 @@ def without_warnings() -> Iterator[None]:
     with _quiet, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def _leaves_a_function(tree: ast.Module) -> bool:
-    waiting: list[ast.AST] = list(tree.body)
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.Return | ast.Yield | ast.YieldFrom | ast.Await):
-            return True
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
-            waiting += ast.iter_child_nodes(node)
-    return False
 
 
 def does_something(statement: ast.stmt) -> bool:

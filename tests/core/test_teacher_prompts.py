@@ -7,6 +7,7 @@ import dataclasses
 
 import pytest
 
+from core.test_explore import careless
 from core.test_recovery_examples import recovered
 from core.test_sft_examples import ALL, rescued, varied
 from fakes import ScriptedPolicy, Stopped, experience_in, grow, reflection, text_of, turns_in
@@ -84,13 +85,18 @@ def test_the_teacher_of_a_recovery_target_reads_what_the_action_was_sampled_from
     assert (example.teacher.tokens, example.teacher.share) == (2, 0.5)
 
 
-def test_where_a_branch_succeeded_its_advice_is_part_of_that():
-    tree = rescued()
-    tree.recovery_targets = [RecoveryTarget(0, 4, 1, Outcome.SUCCESS)]
+@pytest.mark.parametrize(("scope", "stored"), [("attempt", False), ("attempt", True), ("step", False)])
+def test_a_branch_s_later_action_is_taught_as_it_was_sampled(scope, stored):
+    policy = ScriptedPolicy(careless, {4: reflection(2, "do not jump")})
+    tree = grow(policy, budget={"depth": 1}, reflection={"scope": scope})
+    ((index, _),) = tree.branches()
+    assert len(tree.attempts[index].steps) > 1
+    tree.recovery_targets = [RecoveryTarget(0, len(tree.path(0)), index, Outcome.SUCCESS)]
     settings = ALL.model_copy(update={"recovery_targets": 9, "recovery_loss": "kl"})
-    (example,) = [each for each in taught(tree, settings) if each.kind is Kind.RECOVERY]
-    assert "do not jump" not in text_of(example.teacher.prompt), "its last action came after the advised one"
-    assert example.teacher.prompt == tree.path(1)[-1].history.token_ids
+    source = from_row(to_row(tree, Provenance())) if stored else tree
+    (example,) = [each for each in taught(source, settings, scope=scope) if each.kind is Kind.RECOVERY]
+    assert ("do not jump" in text_of(example.teacher.prompt)) is (scope == "attempt")
+    assert example.teacher.prompt == policy.prompts[-1].token_ids
 
 
 @pytest.mark.parametrize("experience", [True, False])

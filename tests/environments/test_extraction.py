@@ -145,6 +145,22 @@ FUNCTIONS: dict[str, tuple[str, str, Choice]] = {
     "a fence": ("```", "", Choice.NOTHING),
     "another language alone": (block("int f;\n", "c"), "", Choice.NOTHING),
     "nothing": (" \n", "", Choice.NOTHING),
+    "a fence behind words": (f"Here is the code:```python\n{F}```\n", F, Choice.DEFINES_ALL),
+    "a fence behind a bold title": (f"**Solution:** {block(F)}It adds.", F, Choice.DEFINES_ALL),
+    "the opening fence forgotten": (f"{F}```", F, Choice.DEFINES_ALL),
+    "the opening fence forgotten, words behind": (f"{F}```\nThis adds one.", F, Choice.DEFINES_ALL),
+    "called code": (block(F, "code"), F, Choice.DEFINES_ALL),
+    "called code of a tool": (block(F, "tool_code"), F, Choice.DEFINES_ALL),
+    "a version behind a hyphen": (block(F, "python-3.10"), F, Choice.DEFINES_ALL),
+    "behind an unclosed block of a shell": (f"```bash\npip install x\n\n{block(F)}", F, Choice.DEFINES_ALL),
+    "behind a line of tildes": (f"~~~~~~\n{block(F)}", F, Choice.DEFINES_ALL),
+    "between tildes, a usage after it": (f"~~~\n{F}~~~\n{block('print(f(1))')}", F, Choice.DEFINES_ALL),
+    "in an item of a list, a usage after it": (
+        f"1. Write it:\n\n    ```python\n    def f(x): return 1\n    ```\n\n{block('print(f(1))')}",
+        "def f(x): return 1\n",
+        Choice.DEFINES_ALL,
+    ),
+    "words with a fence and no code": ("Use ``` around it.\n```text\nf adds\n```", "", Choice.NOTHING),
 }
 
 
@@ -184,6 +200,7 @@ def test_every_answer_gives_some_code_or_none(name: str) -> None:
 
 SUM = "a, b = map(int, input().split())\nprint(a + b)\n"
 MAIN = "import sys\ndef main():\n    sys.stdout.write(sys.stdin.read())\nif __name__ == '__main__':\n    main()\n"
+GLOBAL = "def main():\n    global n\n    n = int(input())\n    solve()\ndef solve():\n    print(n * 2)\nmain()\n"
 PROGRAMS: dict[str, tuple[str, str, Choice]] = {
     "a block alone": (block(SUM), SUM, Choice.READS_AND_WRITES),
     "a better one after it": (block(SUM) + "Faster:\n" + block(MAIN), MAIN, Choice.READS_AND_WRITES),
@@ -216,6 +233,16 @@ PROGRAMS: dict[str, tuple[str, str, Choice]] = {
     "a docstring with a fence": (
         block(f'"""Read.\n```\n1 2\n```\n"""\n{SUM}'),
         f'"""Read.\n```\n1 2\n```\n"""\n{SUM}',
+        Choice.READS_AND_WRITES,
+    ),
+    "a global name, an example after it": (
+        block(GLOBAL) + "For instance\n" + block("n = 5\nprint(n * 2)\n"),
+        GLOBAL,
+        Choice.READS_AND_WRITES,
+    ),
+    "a fragment with a break after it": (
+        block(SUM) + block("n = int(input())\nprint(n)\nbreak\n"),
+        SUM,
         Choice.READS_AND_WRITES,
     ),
     "no fence": (SUM, SUM, Choice.WHOLE_ANSWER),

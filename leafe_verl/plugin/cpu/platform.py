@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 from collections.abc import Iterator
@@ -48,9 +49,18 @@ class CpuDevice:
         return pages * size, os.sysconf("SC_PHYS_PAGES") * size
 
     def empty_cache(self) -> None:
-        """Do nothing, because nothing is cached."""
+        """Give the machine what the allocator keeps. verl calls this whenever weights are sent, in both processes.
 
-    ipc_collect = reset_peak_memory_stats = empty_cache
+        Blocks of activations and logits differ in size, so that hardly any fits into the room of another: GRPO with the
+        embedded model kept 5 GiB more in each step, and LEAFE 2.
+        """
+        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's
+            trim(0)
+
+    def ipc_collect(self) -> None:
+        """Do nothing, because no memory is shared with a device."""
+
+    reset_peak_memory_stats = ipc_collect
 
 
 @PlatformRegistry.register(platform="cpu")
@@ -86,7 +96,7 @@ class CpuPlatform(PlatformBase):  # type: ignore[misc]  # verl is Any to mypy
         """Do nothing, because the CPU allocator has no settings."""
 
     def empty_cache(self) -> None:
-        """Do nothing, because nothing is cached."""
+        self.device_module.empty_cache()
 
     def get_device_capability(self, device_index: int = 0) -> tuple[int | None, int | None]:
         return None, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,11 +43,12 @@ class RecordingLoop(TaskLoop):
 
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> list[AgentLoopOutput]:
         """Play, and return one empty output, also for unscored attempts: the store records how they ended."""
+        self._row = kwargs
         await super().run(sampling_params, **kwargs)
         return [self.empty_output()]
 
     def finished(self, tree: ExplorationTree, examples: list[Example]) -> None:
-        """Append the tree to the store of the evaluation."""
+        """Append the tree to the store of the evaluation, once all attempts at its row have ended."""
         if (store := self.settings.evaluation.store) is None:
             raise ValueError(f"agent loops named {RECORD}* keep what they play: set leafe.evaluation.store")
         provenance = Provenance(
@@ -56,7 +58,9 @@ class RecordingLoop(TaskLoop):
             has_tokens=False,
             dtype=find_precision(self.config),
         )
-        self.worker.tree_writer(store).append(tree, provenance, self.counts(tree, examples))
+        writer, counts = self.worker.tree_writer(store), self.counts(tree, examples)
+        append = functools.partial(writer.append, tree, provenance, counts)
+        self.worker.keep(self._row["uid"], int(self._row["session_id"]), append)
 
     def counts(self, tree: ExplorationTree, examples: list[Example]) -> dict[str, int]:
         """Return the counts that are stored with the tree."""
@@ -84,7 +88,8 @@ class RecordedGivenLoop(RecordingLoop):
 
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> list[AgentLoopOutput]:
         """Play, and return one empty output, also for unscored attempts."""
-        self._history = history = await self._find(kwargs["extra_info"])
+        self._row, self._history = kwargs, await self._find(kwargs["extra_info"])
+        history = self._history
         # Two histories of a task must differ in their requests' ids and seeds.
         played_for = f"{describe_row(kwargs)}, history {history.key}"
         explorer, _ = self.explorer(history.task, sampling_params, played_for)

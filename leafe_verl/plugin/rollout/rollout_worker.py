@@ -86,9 +86,13 @@ class RolloutWorker(_WorkerTQ):  # type: ignore[misc, valid-type]
         if trajectory["validate"]:
             prompt["agent_name"] = validation_loop(self.config.leafe.evaluation)
             self._state.validated.add(prompt["uid"])
+            attempts = self.config.actor_rollout_ref.rollout.val_kwargs.n
+            self._state.sessions[prompt["uid"]] = prompt.get("__rollout_n__", attempts)
         elif prompt["agent_name"] in (EXPLORE, STORED):
             prompt["__rollout_n__"] = 1  # one tree for each task, with rollout.n roots
         await super()._run_prompt(prompt, sampling_params, trajectory, trace)
+        self._state.keep_row(prompt["uid"])  # of a row with an attempt that an error has ended
+        self._state.sessions.pop(prompt["uid"], None)
         self._state.validated.discard(prompt["uid"])
         self._task_ended.set()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from leafe_verl.evaluation.histories import DrawnHistory, read_histories
@@ -31,6 +32,9 @@ class WorkerState:
         self._histories: dict[str, dict[str, DrawnHistory]] = {}
         self.validated: set[str] = set()
         """The uids of the rows that are played for validation now."""
+        self.sessions: dict[str, int] = {}
+        """Number of attempts at each row that is played for validation now, by its uid."""
+        self._unkept: dict[str, dict[int, Callable[[], None]]] = {}
         self.unscored: Counter[str] = Counter()
         """Counts of core.statistics over the unscored attempts of training since somebody took them: they give the
         trainer no row that could carry them."""
@@ -61,6 +65,22 @@ class WorkerState:
             if store not in self._writers:
                 self._writers[store] = TreeWriter(store)
             return self._writers[store]
+
+    def keep(self, uid: str, session: int, write: Callable[[], None]) -> None:
+        """Call `write`, which keeps an attempt at a row of an evaluation, once all attempts at the row have ended.
+
+        Those that end first have succeeded more often, since a failure plays on. If they were kept at once, an
+        evaluation that is killed would keep them and play the others again.
+        """
+        unkept = self._unkept.setdefault(uid, {})
+        unkept[session] = write
+        if len(unkept) >= self.sessions.get(uid, 1):
+            self.keep_row(uid)
+
+    def keep_row(self, uid: str) -> None:
+        """Keep the attempts at a row that have ended, in the order in which they began."""
+        for _, write in sorted(self._unkept.pop(uid, {}).items()):
+            write()
 
     def given_histories(self, folder: str) -> dict[str, DrawnHistory]:
         """Return the histories in a folder by their keys. The first caller reads them, and others wait for it."""
