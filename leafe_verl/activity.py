@@ -114,4 +114,4 @@ class ActivityFile:
     def _write(self) -> None:
         self._written = time.monotonic()
         with suppress(OSError):
-            replace_text(self._folder / FILE, json.dumps(dataclasses.asdict(self._activity)))
+            replace_text(self._folder / FILE, json.dumps(dataclasses.asdict(self._activity)), durable=False)

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from uuid import uuid4
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Replace a file in one step: a reader, or what is left by a kill, has the old text or the new one."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+def replace_text(path: Path, text: str, *, durable: bool = True) -> None:
+    """Replace a file in one step: a reader, or what is left by a kill, has the old text or the new one.
+
+    So does what is left by a loss of power, if `durable`, which waits for the disk. Raises OSError if it cannot be
+    written.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{uuid4().hex[:8]}")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    if durable:
+        sync_folder(path.parent)
 
 
 def append_line(path: Path, line: str) -> None:

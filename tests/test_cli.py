@@ -184,3 +184,24 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path):
         process.stdout.close()
         said = process.stderr.read()
     assert process.returncode == 0 and said == ""
+
+
+def test_an_interrupt_is_one_line(monkeypatch, capsys):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("leafe_verl.report.document.find_runs", interrupted)
+    assert main(["report", "run"]) == 130
+    assert capsys.readouterr().err == "stopped\n"
+
+
+def test_a_report_that_cannot_be_written_names_the_option(monkeypatch, tmp_path, capsys):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("leafe_verl.report.document.find_runs", lambda folders: [])
+    monkeypatch.setattr("leafe_verl.report.document.write_report", full)
+    assert main(["report", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.endswith(
+        "cannot be written (No space left on device); name another place with --out\n"
+    )

@@ -99,11 +99,11 @@ class AttemptRun:
         return self.rollback.path[: self.rollback.step - 1] if self.rollback else self.given_steps
 
     async def play(self) -> Attempt:
-        """Play the attempt and return it, without its place in the tree. A failure makes it unscored."""
+        """Play the attempt and return it, without its place in the tree. `Outcome` says what a failure makes of it."""
         try:
             await unless_stopped(self.stop, self._play_to_the_end())
         except (EnvironmentFailure, PolicyFailure) as failure:
-            outcome = next(outcome for kind, outcome in OUTCOMES.items() if isinstance(failure, kind))
+            outcome = self._outcome_of(failure)
             return Attempt(None, tuple(self.steps), outcome, error=str(failure), replayed_steps=self.replayed_steps)
         finally:
             await self._close()
@@ -114,6 +114,11 @@ class AttemptRun:
             replayed_steps=self.replayed_steps,
             unplayed_steps=self.unplayed_steps,
         )
+
+    def _outcome_of(self, failure: Exception) -> Outcome:
+        if isinstance(failure, ContextOverflow) and self.steps:
+            return Outcome.HORIZON
+        return next(outcome for kind, outcome in OUTCOMES.items() if isinstance(failure, kind))
 
     async def _play_to_the_end(self) -> None:
         environment: Environment = await self._call("make", self.make_environment)

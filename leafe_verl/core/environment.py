@@ -11,6 +11,9 @@ from typing import Any, NamedTuple, Protocol
 
 from leafe_verl.core.task import Task
 
+ROUNDING = 1e-9
+"""Returns that differ by less are equal, since rewards that are shares (1/9, then 6/9 - 1/9) do not add up exactly."""
+
 
 class Step(NamedTuple):
     """Gymnasium's five-tuple, for text. The attempt's return is the sum of its rewards."""

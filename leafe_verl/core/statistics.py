@@ -52,6 +52,7 @@ def _totals(tree: ExplorationTree) -> dict[str, int]:
         "environment_steps": tree.environment_steps,
         "replayed_steps": tree.replayed_steps,
         "attempts_ended_early": sum(attempt.ended_early for attempt in attempts),
+        "attempts_out_of_context": sum(attempt.out_of_context for attempt in attempts),
         "unplayed_steps": sum(attempt.unplayed_steps for attempt in attempts if attempt.ended_early),
         "timed_out_actions": sum(step.timed_out for step in steps),
         "incomplete_actions": sum(not turn.complete for turn in turns),

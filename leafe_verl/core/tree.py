@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from leafe_verl.core.environment import ROUNDING
 from leafe_verl.core.policy import History, Turn
 from leafe_verl.core.reflection import Reflection
 from leafe_verl.core.task import Task
-
-ROUNDING = 1e-9
-"""Returns that differ by less are equal, since rewards that are shares (1/9, then 6/9 - 1/9) do not add up exactly."""
 
 
 class Outcome(StrEnum):
@@ -23,8 +21,9 @@ class Outcome(StrEnum):
     FAILURE = "failure"
     """The environment ended the task unsolved."""
     HORIZON = "horizon"
-    """The attempt reached its maximum number of steps, or was ended before because a turn repeated a failed one; see
-    `Attempt.ended_early`."""
+    """The attempt reached its maximum number of steps; or was ended before because a turn repeated a failed one
+    (`Attempt.ended_early`), or because the model's window held no further turn (`Attempt.out_of_context`). An attempt
+    that has used up its window has failed: if it were left out, Pass@k would rise as failures get longer."""
     ENVIRONMENT_FAILURE = "environment_failure"
     """The environment raised, or its process died."""
     ENVIRONMENT_TIMEOUT = "environment_timeout"
@@ -36,6 +35,7 @@ class Outcome(StrEnum):
     """The inference servers failed."""
     POLICY_TIMEOUT = "policy_timeout"
     CONTEXT_OVERFLOW = "context_overflow"
+    """The window did not even hold the attempt's first turn."""
     INTERRUPTED = "interrupted"
     """The training step ended first."""
 
@@ -108,7 +108,7 @@ class Attempt:
     are `given` ones of the tree."""
     outcome: Outcome
     error: str | None = None
-    """What failed, for an unscored outcome; else None."""
+    """What failed, for an unscored outcome or an attempt that is out of context; else None."""
     replayed_steps: int = 0
     """Environment steps executed again to reach the rollback point."""
     unplayed_steps: int = 0
@@ -119,6 +119,11 @@ class Attempt:
     def ended_early(self) -> bool:
         """Whether its last turn repeated a failed one, which ended it (`leafe.reflection.upon_repetition`)."""
         return self.outcome is Outcome.HORIZON and self.unplayed_steps > 0
+
+    @property
+    def out_of_context(self) -> bool:
+        """Whether the model's window held no further turn, which ended it; see `ContextOverflow`."""
+        return self.outcome is Outcome.HORIZON and self.error is not None
 
     @property
     def depth(self) -> int:

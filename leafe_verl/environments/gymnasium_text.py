@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from leafe_verl.core.environment import EnvironmentFailure, ReplayEnvironment, ReplaySnapshot, Step
+from leafe_verl.core.environment import ROUNDING, EnvironmentFailure, ReplayEnvironment, ReplaySnapshot, Step
 from leafe_verl.core.task import Task
 from leafe_verl.core.text import without_surrogates
 from leafe_verl.environments.gymnasium_state import set_state, take_state
@@ -105,7 +105,7 @@ class GymnasiumText(ReplayEnvironment):
             return Step(NO_ACTION, 0.0, False, False, {"success": False, "error": True})
         observation, reward, terminated, truncated, info = self._environment.step(command)
         self._total += float(reward)
-        success = bool(info.get("success", terminated and self._total > 0))
+        success = bool(info.get("success", terminated and self._total > ROUNDING))
         told = {**info, "success": success, "error": bool(info.get("error", False))}
         told |= {"action": command} if self.react else {}
         return Step(_text(observation), float(reward), bool(terminated), bool(truncated), told)

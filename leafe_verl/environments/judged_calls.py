@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from leafe_verl.core.environment import EnvironmentFailure, ReplayEnvironment, Step
+from leafe_verl.core.environment import ROUNDING, EnvironmentFailure, ReplayEnvironment, Step
 from leafe_verl.core.task import Task
 from leafe_verl.core.text import without_surrogates
 from leafe_verl.environments.options import SETTING, require_at_least
@@ -129,7 +129,7 @@ class JudgedCalls(ReplayEnvironment):
         result = self.wait_for(result) if inspect.isawaitable(result) else result
         told = result if isinstance(result, Mapping) else {"score": result}
         score, error = _read_score(result, told.get("score")), bool(told.get("error"))
-        solved = score >= judgement.success_at and not error
+        solved = score >= judgement.success_at - ROUNDING and not error
         self._answered += not error
         over = solved or self._answered >= judgement.answers
         feedback = str(told.get("feedback") or ANSWERED.format(score=score))

@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
-from leafe_verl.core.environment import ReplayEnvironment, Step
+from leafe_verl.core.environment import ROUNDING, ReplayEnvironment, Step
 from leafe_verl.core.task import Task
 from leafe_verl.core.text import read_json, without_surrogates
 from leafe_verl.environments.extras import require_extra
@@ -92,7 +92,7 @@ class OpenEnv(ReplayEnvironment):
             return _refuse(str(problem))
         reward, told = float(result.reward or 0.0), self._show(result.observation)
         self._total += reward
-        success = bool(result.done) and self._total >= self._success_at
+        success = bool(result.done) and self._total >= self._success_at - ROUNDING
         error = self._error is not None and self._error.search(told) is not None
         return Step(told, reward, bool(result.done), False, {"success": success, "error": error})
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from leafe_verl.core.environment import EnvironmentFailure, ReplayEnvironment, Step
+from leafe_verl.core.environment import ROUNDING, EnvironmentFailure, ReplayEnvironment, Step
 from leafe_verl.core.task import Task
 from leafe_verl.environments.extras import require_extra
 from leafe_verl.environments.options import SETTING, require_at_least
@@ -101,7 +101,7 @@ class Verifiers(ReplayEnvironment):
             raise EnvironmentFailure(f"the rollout failed: {event['error']}")
         reward = float(event.get("reward") or 0.0)
         told = since_answer(event.get("completion") or []) or f"The end: {event.get('stop_condition')}."
-        return Step(told, reward, True, False, {"success": reward >= self._success_at, "error": False})
+        return Step(told, reward, True, False, {"success": reward >= self._success_at - ROUNDING, "error": False})
 
     def close(self) -> None:
         rollout, self._rollout = self._rollout, None

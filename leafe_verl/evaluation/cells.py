@@ -17,9 +17,9 @@ from leafe_verl.evaluation.bootstrap import Estimate
 from leafe_verl.evaluation.comparison import EvaluationRun, read_run
 from leafe_verl.evaluation.given import beyond_fresh, estimate_measures, fresh_estimate, read_given_run
 from leafe_verl.evaluation.manifest import Manifest, read_manifest
-from leafe_verl.evaluation.pass_at_k import ks_up_to
+from leafe_verl.evaluation.pass_at_k import common_ks
 from leafe_verl.evaluation.recovery import recovery_estimates
-from leafe_verl.evaluation.report import most_attempts, pass_estimates
+from leafe_verl.evaluation.report import pass_estimates
 
 Figures = dict[str, Any]
 """What a cell holds, as JSON takes it."""
@@ -88,7 +88,7 @@ def _outcomes(task: Mapping[str, Any]) -> list[bool]:
 
 
 def _passes(run: EvaluationRun) -> Figures:
-    found = pass_estimates(run.results, ks_up_to(most_attempts(run.results, run.manifest.attempts)))
+    found = pass_estimates(run.results, common_ks(run.results, run.manifest.attempts))
     return {f"pass@{k}": each.mean for k, each in found.items()} | {
         "intervals": {f"pass@{k}": [each.low, each.high] for k, each in found.items()}
     }

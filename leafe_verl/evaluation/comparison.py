@@ -14,7 +14,7 @@ from pathlib import Path
 from leafe_verl.core.statistics import ratios
 from leafe_verl.evaluation.bootstrap import Estimate, bootstrap
 from leafe_verl.evaluation.manifest import Manifest, describe_differences, read_manifest, refuse_mixed_precision
-from leafe_verl.evaluation.pass_at_k import ks_up_to, pass_values
+from leafe_verl.evaluation.pass_at_k import common_attempts, ks_up_to, pass_values
 from leafe_verl.evaluation.recovery import TaskCounts, count_failures, recovery_differences, recovery_estimates
 from leafe_verl.evaluation.report import pass_estimates
 from leafe_verl.evaluation.results import read_evaluation, recovery_counts, successes_by_task, total_counts
@@ -48,7 +48,7 @@ class EvaluationRun:
     @property
     def attempts(self) -> int:
         """Number of scored attempts that nine in ten tasks have. A few unscored ones must not shorten the curve."""
-        return sorted(map(len, self.results.values()))[len(self.results) // 10]
+        return common_attempts(self.results)
 
     @property
     def spent(self) -> dict[str, float]:

@@ -23,6 +23,24 @@ def ks_up_to(num_samples: int) -> list[int]:
     return sorted({2**i for i in range(num_samples.bit_length()) if 2**i <= num_samples} | {num_samples})
 
 
+def common_attempts(successes: Mapping[str, Sequence[bool]]) -> int:
+    """Return the number of scored attempts that nine in ten tasks have; 0 without tasks.
+
+    A larger k would be estimated from the tasks that happened to lose none, which are no sample of all.
+    """
+    numbers = sorted(map(len, successes.values()))
+    return numbers[len(numbers) // 10] if numbers else 0
+
+
+def common_ks(successes: Mapping[str, Sequence[bool]], wanted: int | None = None) -> list[int]:
+    """Return those of `ks_up_to(wanted)` that nine in ten tasks can estimate.
+
+    `wanted`: number of attempts that were asked for at each task; None: that of `common_attempts`.
+    """
+    most = common_attempts(successes)
+    return [k for k in ks_up_to(wanted or most) if k <= most] if most else []
+
+
 def pass_values(successes: Mapping[str, Sequence[bool]], k: int) -> dict[str, float]:
     """Return task key -> pass@k, from each task's scored attempts.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from leafe_verl.core import Outcome
 from leafe_verl.evaluation.bootstrap import Estimate, bootstrap
 from leafe_verl.evaluation.manifest import Manifest
-from leafe_verl.evaluation.pass_at_k import ks_up_to, pass_values
+from leafe_verl.evaluation.pass_at_k import common_ks, pass_values
 from leafe_verl.evaluation.recovery import UNKNOWN, count_failures, recovery_estimates, recovery_rows
 from leafe_verl.evaluation.results import EvaluatedTree, recovery_counts, successes_by_task, total_counts
 from leafe_verl.evaluation.tables import percent, percent_interval, text_table
@@ -19,23 +19,14 @@ def pass_estimates(results: Mapping[str, Sequence[bool]], ks: Sequence[int]) -> 
     return {k: bootstrap(list(found.values())) for k, found in values.items() if found}
 
 
-def most_attempts(results: Mapping[str, Sequence[bool]], wanted: int | None) -> int:
-    """Return the largest k of an evaluation: the most attempts that a task has, of those that were asked for.
-
-    A task has more of them where a rollout worker died, since its row was played again.
-    """
-    most = max(map(len, results.values()), default=1)
-    return most if wanted is None else min(most, wanted)
-
-
 def render_evaluation(manifest: Manifest, trees: Iterable[EvaluatedTree]) -> str:
     """Return the table of Pass@k and recovery and, below it, the table of what was collected."""
     trees = list(trees)
     results = successes_by_task(trees)
-    most = 1 if manifest.explores else most_attempts(results, manifest.attempts)
+    ks = common_ks(results, 1 if manifest.explores else manifest.attempts)
     figures = {
         "solved within the budget" if manifest.explores else f"Pass@{k}": estimate
-        for k, estimate in pass_estimates(results, ks_up_to(most)).items()
+        for k, estimate in pass_estimates(results, ks).items()
     }
     rows = [("", "%", "95 % interval", "tasks")]
     rows += [(name, percent(e.mean), percent_interval(e.low, e.high), str(e.tasks)) for name, e in figures.items()]

@@ -14,7 +14,7 @@ from typing import Any
 
 from leafe_verl.core.text import counted
 from leafe_verl.evaluation.bootstrap import Estimate, bootstrap
-from leafe_verl.evaluation.pass_at_k import ks_up_to, pass_values
+from leafe_verl.evaluation.pass_at_k import common_ks, pass_values
 from leafe_verl.evaluation.recovery import TaskCounts, recovery_differences, recovery_estimates
 from leafe_verl.evaluation.tables import percent
 from leafe_verl.files import append_line
@@ -99,8 +99,7 @@ def estimate_changes(before: Validation, after: Validation) -> dict[str, Change 
 
     None stands for a Pass@k that no task tells both times.
     """
-    most = min(max(map(len, each.outcomes.values()), default=0) for each in (before, after))
-    ks = ks_up_to(most) if most else []
+    ks = sorted({*common_ks(before.outcomes)} & {*common_ks(after.outcomes)})
     changes = {f"Pass@{k}": _pass_change(before.outcomes, after.outcomes, k) for k in sorted({*ks[:1], *ks[-1:]})}
     recovery = _recovery_change(before, after)
     return {**changes, "Recovery": recovery} if recovery else changes

@@ -38,12 +38,15 @@ def report(folders: Sequence[Path], out: Path | None = None) -> int:
     """Write the report on the runs in `folders`, print its path, and return 0.
 
     `out` is a file, or a folder in which report.html is written; by default the first of `folders`. Raises ValueError
-    if a folder holds nothing to report.
+    if a folder holds nothing to report, or the report cannot be written.
     """
     runs = find_runs(folders)
     out = out or folders[0]
     out = out / "report.html" if out.is_dir() else out
-    trees = write_report(runs, out)
+    try:
+        trees = write_report(runs, out)
+    except OSError as error:
+        raise ValueError(f"{out} cannot be written ({error.strerror}); name another place with --out") from error
     print(f"written: {out} ({trees:,} {'tree' if trees == 1 else 'trees'}, {out.stat().st_size / 1e6:.1f} MB)")
     return 0
 

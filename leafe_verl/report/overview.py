@@ -13,9 +13,9 @@ from typing import Any
 from leafe_verl.core.text import counted
 from leafe_verl.evaluation.given import BEYOND_FRESH, describe_histories, figure_rows
 from leafe_verl.evaluation.metric_lines import LOSS
-from leafe_verl.evaluation.pass_at_k import ks_up_to
+from leafe_verl.evaluation.pass_at_k import common_ks
 from leafe_verl.evaluation.recovery import recovery_estimates
-from leafe_verl.evaluation.report import most_attempts, pass_estimates
+from leafe_verl.evaluation.report import pass_estimates
 from leafe_verl.evaluation.summary import Metrics, count_updates, pass_at_k_values, summed_metrics, validated_steps
 from leafe_verl.evaluation.tables import percent, percent_interval
 from leafe_verl.report.recovery import (
@@ -144,7 +144,7 @@ def _times_100(value: float | None) -> float | None:
 def _evaluation_tables(run: ReportedRun) -> Iterable[dict[str, Any]]:
     if not run.results or run.explores:
         return
-    estimates = pass_estimates(run.results, ks_up_to(most_attempts(run.results, run.attempts)))
+    estimates = pass_estimates(run.results, common_ks(run.results, run.attempts))
     rows = [["", "%", "95 % interval over tasks", "tasks"]]
     rows += [
         [f"Pass@{k}", percent(e.mean), percent_interval(e.low, e.high), str(e.tasks)] for k, e in estimates.items()

@@ -58,11 +58,12 @@ class TreeWriter:
                 "a writer's trees must all have tokens or all have none, and begin at given steps all or none; use "
                 "another writer"
             )
-        self._file.append(record)
         try:
+            self._file.append(record)
             self._file.sync()
-        except OSError:  # nobody knows what the disk has of this tree, so nothing is written behind it
-            self._file, self._single = None, []
+        except OSError:
+            if self._file.torn:
+                self._file, self._single = None, []
             raise
         if not provenance.has_tokens:
             self._compact(record)
@@ -103,6 +104,8 @@ class RecordFile:
         self.path, self.schema = path, schema
         self._head = _stream(schema)[: -len(END)]
         self._file = path.open("xb", buffering=0)
+        self.torn = False
+        """Whether nobody knows what the disk has of the last batch, so that nothing may be written behind it."""
         self._ends: list[int] = []
         """Offsets in bytes behind the schema and behind each whole batch."""
         try:
@@ -137,7 +140,9 @@ class RecordFile:
         sync_folder(self.path.parent)
 
     def sync(self) -> None:
+        self.torn = True
         os.fsync(self._file.fileno())
+        self.torn = False
 
     def close(self) -> None:
         """Write the stream's end mark. The file is readable without it."""
@@ -153,8 +158,10 @@ class RecordFile:
                 left = left[self._file.write(left) :]
         except OSError:
             # What the disk took of it would make everything appended later unreadable.
+            self.torn = True
             self._file.truncate(whole)
             self._file.seek(whole)
+            self.torn = False
             raise
         self._ends.append(whole + len(data))
 

@@ -313,7 +313,7 @@ class TestReflectionTimes:
         grow(policy, budget=budget, reflection={"interval": 1})
         assert policy.reflection_prompts == [], why
 
-    @pytest.mark.parametrize("answer", ["!", PolicyFailure("no server"), ContextOverflow("full")])
+    @pytest.mark.parametrize("answer", ["!", PolicyFailure("no server")])
     def test_none_for_unscored_attempts(self, answer):
         policy = ScriptedPolicy({"0": "R", "1": answer}, EVERY_STEP)
         tree = grow(policy, reflection={"interval": 1})
@@ -569,7 +569,7 @@ class TestFailures:
         assert [len(attempt.steps) for attempt in tree.attempts] == [5, 0, 0, 0, 0, 1]
         assert (world.ledger.made, world.ledger.closed) == (6, 6)
 
-    @pytest.mark.parametrize("answer", ["!", PolicyFailure("no server"), ContextOverflow("full")])
+    @pytest.mark.parametrize("answer", ["!", PolicyFailure("no server")])
     def test_keep_the_steps_before_them(self, answer):
         tree = grow(ScriptedPolicy({"0": "R", "1": "R", "2": answer}))
         assert [step.action.text for step in tree.attempts[0].steps] == ["R", "R"]
@@ -603,12 +603,15 @@ class TestFailures:
         assert shape(tree) == [(None, 1, "RRR", "success")]
         assert "corridor.close raised RuntimeError: close is broken" in caplog.text
 
-    def test_a_history_that_outgrows_the_window_is_an_overflow(self):
+    def test_a_history_that_outgrows_the_window_is_a_failure(self):
         # The opening prompt is <u>0<end><a>, each step adds L<end><u>0<end><a>: three prompts fit into 20 tokens.
         tree = grow(ScriptedPolicy(lazy, window=20))
-        assert tree.attempts[0].outcome is Outcome.CONTEXT_OVERFLOW
+        assert tree.attempts[0].outcome is Outcome.HORIZON and tree.attempts[0].out_of_context
         assert tree.attempts[0].error == "22 tokens, window 20"
-        assert len(tree.attempts[0].steps) == 3
+        assert len(tree.attempts[0].steps) == 3 and not tree.attempts[0].ended_early
+        assert count(tree, [])["attempts_out_of_context"] == sum(each.out_of_context for each in tree.attempts)
+        (_, branch), *_ = tree.branches()
+        assert branch.reflection.text.startswith("["), "the window holds no question either"
 
     def test_an_opening_prompt_beyond_the_window_is_an_overflow(self):
         tree = grow(ScriptedPolicy(lazy, window=3))

@@ -119,6 +119,14 @@ def test_the_planners_walkthrough_returns_one(environment: ALFWorld, oracle: Sim
         assert steps[-1].info["success"] and steps[-1].terminated
 
 
+def test_the_path_of_the_folder_leaves_out_no_game(tmp_path: Path) -> None:
+    for kind in ("pick-Mug", "pick-Mug-movable", "pick-MugSliced"):
+        folder = tmp_path / "removable" / "Sliced" / "json_2.1.1" / "train" / kind / "trial_1"
+        folder.mkdir(parents=True)
+        (folder / "game.tw-pddl").write_text('{"solvable": true}')
+    assert [row["task_id"] for row in find_games(tmp_path)] == ["train/pick-Mug/trial_1"]
+
+
 @needs_alfworld
 def test_a_downloaded_game_is_played_from_its_file(tmp_path: Path) -> None:
     games = {"trial_1": True, "trial_2": False}

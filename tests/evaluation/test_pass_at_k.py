@@ -6,6 +6,7 @@ import random
 import pytest
 
 from leafe_verl.evaluation import ks_up_to, mean_pass_at_k, pass_at_k
+from leafe_verl.evaluation.pass_at_k import common_attempts, common_ks
 
 
 @pytest.mark.parametrize("n", range(1, 8))
@@ -33,6 +34,14 @@ def test_large_numbers_do_not_overflow():
 
 def test_ks_are_powers_of_two_and_the_number_itself():
     assert [ks_up_to(n) for n in (1, 2, 6, 8)] == [[1], [1, 2], [1, 2, 4, 6], [1, 2, 4, 8]]
+
+
+def test_a_k_that_few_tasks_can_estimate_is_left_out():
+    results = {str(task): [True] * (8 if task else 7) for task in range(10)}
+    assert (common_attempts(results), common_ks(results, 8)) == (8, [1, 2, 4, 8])
+    results["1"] = [True] * 7
+    assert (common_attempts(results), common_ks(results, 8), common_ks(results)) == (7, [1, 2, 4], [1, 2, 4, 7])
+    assert (common_attempts({}), common_ks({}, 8)) == (0, [])
 
 
 def test_tasks_with_too_few_scored_attempts_stay_out_of_the_mean():

@@ -13,7 +13,7 @@ def rows(store):
 def test_pass_at_k_beside_what_it_rests_on(tmp_path):
     table = rows(write_store(tmp_path, {"a": "+-+-", "b": "----", "c": "++?"}))
     assert ["Pass@1", "50.0", "0.0", "to", "100.0", "3"] in table
-    assert ["Pass@4", "50.0", "0.0", "to", "100.0", "2"] in table, "c has two scored attempts"
+    assert not [row for row in table if row[:1] == ["Pass@4"]], "c has two scored attempts"
     assert ["scored", "attempts", "10"] in table
     assert ["succeeded", "4"] in table and ["failed", "6"] in table
     assert ["unscored", "attempts", "1"] in table and ["environment_failure", "1"] in table

@@ -1,8 +1,11 @@
 """How often each task was solved of late, as a store knows it."""
 
+import dataclasses
+
 import pyarrow as pa
 
 from leafe_verl.core.curriculum import TaskOutcomes
+from leafe_verl.core.tree import Outcome
 from leafe_verl.trees.listing import list_trees
 from leafe_verl.trees.outcomes import read_outcomes
 from leafe_verl.trees.restarts import record_restart
@@ -23,6 +26,7 @@ def test_the_attempts_of_all_trees_of_a_task_are_added_up(tmp_path):
 
 def test_unscored_attempts_do_not_count(tmp_path):
     tree = wandered(1)
+    tree.attempts[-1] = dataclasses.replace(tree.attempts[-1], outcome=Outcome.POLICY_FAILURE)
     write(tmp_path, (tree, provenance(1)))
     (found,) = outcomes(tmp_path).values()
     assert found.attempts == sum(attempt.outcome.scored for attempt in tree.attempts) < len(tree.attempts)

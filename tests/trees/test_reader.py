@@ -130,6 +130,32 @@ def test_a_tree_that_the_disk_does_not_take_leaves_whole_trees(tmp_path, monkeyp
     assert steps(tmp_path) == [0, 2]
 
 
+def test_nothing_is_written_behind_what_could_not_be_taken_back(tmp_path, monkeypatch):
+    class Stale:
+        """Takes half of a message, then neither the rest nor a change of the length."""
+
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, data):
+            self.file.write(data[: len(data) // 2])
+            raise OSError("stale file handle")
+
+        def truncate(self, size):
+            raise OSError("stale file handle")
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    with TreeWriter(tmp_path) as writer:
+        writer.append(rescued(), provenance(step=0))
+        monkeypatch.setattr(writer._file, "_file", Stale(writer._file._file))
+        with pytest.raises(OSError, match="stale"):
+            writer.append(rescued(), provenance(step=1))
+        writer.append(rescued(), provenance(step=2))
+    assert sorted(steps(tmp_path)) == [0, 2] and len([*tmp_path.glob("*.arrow")]) == 2
+
+
 def test_unknown_fields_are_passed_over_and_absent_ones_are_null(tmp_path):
     row = to_row(rescued(), provenance())
     known = [field for field in SCHEMA if field.name not in ("best_return", "tokenizer")]

@@ -54,9 +54,8 @@ def test_random_trees_come_back(tmp_path, method):
     trees = [wandered(seed, distillation={"method": method}) for seed in range(8)]
     attempts = [attempt for tree in trees for attempt in tree.attempts]
     assert max(attempt.depth for attempt in attempts) == 3
-    assert {Outcome.SUCCESS, Outcome.HORIZON, Outcome.FAILURE, Outcome.CONTEXT_OVERFLOW} <= {
-        a.outcome for a in attempts
-    }
+    assert {Outcome.SUCCESS, Outcome.HORIZON, Outcome.FAILURE} <= {a.outcome for a in attempts}
+    assert any(attempt.out_of_context for attempt in attempts)
     assert not all(step.action.complete for attempt in attempts for step in attempt.steps)
     assert any(s.answered for attempt in attempts for s in attempt.steps) == (method == "early_experience")
     back, compared = stored(tmp_path, *trees), 0

@@ -87,7 +87,7 @@ REWARDS = "every reward comes from the environment, and its own function may ask
 UNUSED = {
     "data.filter_overlong_prompts": (
         False,
-        "an attempt whose prompt leaves no room for a turn ends as context_overflow",
+        "an attempt whose prompt leaves no room for its first turn is unscored, as context_overflow",
     ),
     "data.prompt_key": ("prompt", "the environment reads the rows"),
     "data.image_key": ("images", "texts alone are shown"),

@@ -17,7 +17,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 from leafe_verl.checkpoints import repair_tracker
 from leafe_verl.core.recovery_figures import recovery_by_task
 from leafe_verl.core.statistics import count_tasks, ratios, total
-from leafe_verl.evaluation.pass_at_k import ks_up_to, mean_pass_at_k
+from leafe_verl.evaluation.pass_at_k import common_ks, mean_pass_at_k
 from leafe_verl.evaluation.recovery import TaskCounts
 from leafe_verl.evaluation.validations import Outcomes, Validation, append_validation
 from leafe_verl.plugin.rollout.inference_servers import InferenceServers, RetryingClient
@@ -200,9 +200,10 @@ class BaseTrainer(CheckpointingTrainer):
         expected: dict[str, int] = defaultdict(int)
         for (source, _), number in expected_attempts.items():
             expected[source] += number
-        ks = ks_up_to(self.config.actor_rollout_ref.rollout.val_kwargs.n)
+        wanted = self.config.actor_rollout_ref.rollout.val_kwargs.n
         metrics: dict[str, float] = {}
         for source, tasks in scored.items():
+            ks = common_ks(tasks, wanted)
             metrics.update({f"val-core/{source}/pass@{k}": mean for k, mean in mean_pass_at_k(tasks, ks).items()})
             attempts = sum(map(len, tasks.values()))
             metrics[f"val-aux/{source}/unscored"] = max(expected[source] - attempts, 0)
