@@ -1,14 +1,12 @@
-"""CodeContests' verdict as a reward function of verl: custom_reward_function.path=reward_fns/codecontests.py."""
+"""CodeContests' verdict as a reward function of verl: reward.custom_reward_function.path=reward_fns/codecontests.py."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from leafe_verl.core.thoughts import without_thoughts
-from leafe_verl.environments.codecontests import MAX_GENERATED_TESTS, judge_answer
 from leafe_verl.environments.codecontests_rows import parse_data
-from leafe_verl.sandbox import default_pool
+from leafe_verl.environments.reward import score_answer
 
 
 def compute_score(
@@ -16,14 +14,14 @@ def compute_score(
     solution_str: str,
     ground_truth: str | Mapping[str, Any],
     extra_info: Mapping[str, Any] | None = None,
-    max_generated_tests: int | None = MAX_GENERATED_TESTS,
-    **kwargs: Any,
+    reward_router_address: str | None = None,
+    reward_model_tokenizer: Any = None,
+    **options: Any,
 ) -> dict[str, float]:
     """Return `score`, the share of the tests that the program passes, and `acc`, 1 if it passes all of them.
 
-    `ground_truth`: an object with public_tests, private_tests, generated_tests and the limits, or its JSON. Raises
-    ValueError for anything else. `max_generated_tests`: how many of the generated tests are run; None for all.
+    `ground_truth`: an object with public_tests, private_tests, generated_tests and the limits, or its JSON. `options`:
+    those of the environment `codecontests`, from reward.custom_reward_function.reward_kwargs. Raises ValueError for
+    anything else. verl gives the other arguments, which have no say in the verdict.
     """
-    data = parse_data(ground_truth)
-    verdict = judge_answer(without_thoughts(solution_str), data, default_pool(), max_generated=max_generated_tests)
-    return {"score": verdict.share, "acc": float(verdict.all_passed)}
+    return score_answer("codecontests", solution_str, parse_data(ground_truth), options)

@@ -16,7 +16,7 @@ from leafe_verl.core.environment import ReplayDivergence, ReplaySnapshot, Step, 
 from leafe_verl.core.task import Task
 from leafe_verl.environments.alfworld_commands import MOVE, as_offered, placing_form
 from leafe_verl.environments.alfworld_games import KINDS
-from leafe_verl.environments.options import require_at_least
+from leafe_verl.environments.options import require_whole
 from leafe_verl.environments.react import FORM, NO_ACTION, extract_command
 from leafe_verl.environments.rows import read_count, read_fields, task_key
 from leafe_verl.environments.simulator import SimulatorEnvironment, pool_from_options
@@ -71,7 +71,7 @@ class ALFWorld(SimulatorEnvironment):
         environments of a process (a rollout worker) share; None for one per processor. `limits`: the fields of
         `SimulatorLimits`. Raises RuntimeError if the extra is not installed.
         """
-        require_at_least(1, horizon=horizon)
+        require_whole(1, horizon=horizon)
         super().__init__(pool_from_options(PROGRAM, missing(), processes, limits))
         self.system_prompt = self._own_prompt = system_prompt
         self.horizon = horizon

@@ -17,7 +17,8 @@ from leafe_verl.environments.codecontests_rows import (
     time_limit_seconds,
 )
 from leafe_verl.environments.extraction import Extraction, extract_program
-from leafe_verl.environments.options import LEAST_MEMORY_MB, require_at_least
+from leafe_verl.environments.options import require_at_least, require_whole
+from leafe_verl.environments.sandbox_options import LEAST_MEMORY_MB, choose_sandbox, run_limits
 from leafe_verl.sandbox import (
     CodeVerdict,
     Limits,
@@ -26,12 +27,11 @@ from leafe_verl.sandbox import (
     Sandbox,
     TestResult,
     cut_middle,
-    default_pool,
     judge_program,
 )
 from leafe_verl.sandbox.judge import SHOWN_CHARACTERS
 from leafe_verl.sandbox.programs import NOT_RUN, describe_failure
-from leafe_verl.sandbox.protocol import TIMEOUT
+from leafe_verl.sandbox.protocol import TIMEOUT, TOO_LONG
 
 CLOSING = "Send the corrected complete program in one ```python block."
 MAX_GENERATED_TESTS = 20
@@ -40,8 +40,6 @@ TIME_FACTOR = 3.0
 BATCH = 3
 """Tests that run before the environment looks whether one of them, or all of them together, took too long."""
 ALL_SECONDS = 55.0
-"""Seconds for all tests of a program. leafe.environment.step_timeout must be more: there the attempt would be unscored,
-which a program could choose."""
 
 
 class CodeContests(CodeEnvironment):
@@ -57,6 +55,7 @@ class CodeContests(CodeEnvironment):
         max_generated_tests: int | None = MAX_GENERATED_TESTS,
         cpu_seconds: float = CPU_SECONDS,
         time_factor: float = TIME_FACTOR,
+        all_seconds: float = ALL_SECONDS,
         memory_mb: int = 512,
         absolute_tolerance: float = OutputComparison.absolute,
         relative_tolerance: float = OutputComparison.relative,
@@ -74,28 +73,31 @@ class CodeContests(CodeEnvironment):
         `cpu_seconds`, `memory_mb` (MiB): upper bounds of one test's run; a problem's own limits apply where they are
         tighter. The wall-clock limit is twice the CPU time plus one second. `time_factor`: a problem's own time limit
         is multiplied by it, since it was set for the contest's machine, and mostly for faster languages.
+        `all_seconds`: seconds of the clock for all tests of a program, the wait for a free sandbox included; those that
+        do not fit in fail. `leafe.environment.step_timeout` must be more: there the attempt would be unscored, which a
+        program could choose.
         `absolute_tolerance`, `relative_tolerance`: how far a number with a fraction may be from the expected one, the
         wider of the two. A row's field `tolerance` with `absolute` or `relative` counts before them, and a relative
         error that a problem's statement allows.
         `feedback_characters`: longest observation after the first. `horizon`: actions after which an attempt ends.
         `allow_unconfined`, `sandbox_workers`, `remember_failures`: see MBPP.
         """
-        require_at_least(1, horizon=horizon)
-        require_at_least(100, feedback_characters=feedback_characters)
+        require_whole(1, horizon=horizon)
+        require_whole(100, feedback_characters=feedback_characters)
         require_at_least(0, absolute_tolerance=absolute_tolerance, relative_tolerance=relative_tolerance)
         require_at_least(0.01, time_factor=time_factor)
+        require_at_least(1, all_seconds=all_seconds)
         if max_generated_tests is not None:
-            require_at_least(1, max_generated_tests=max_generated_tests)
+            require_whole(1, max_generated_tests=max_generated_tests)
         self.system_prompt = system_prompt
         self.horizon = horizon
         self.feedback_characters = feedback_characters
         self.max_generated_tests = max_generated_tests
         self.time_factor = time_factor
         self._comparison = OutputComparison(absolute_tolerance, relative_tolerance)
-        require_at_least(0.1, cpu_seconds=cpu_seconds)
-        require_at_least(LEAST_MEMORY_MB, memory_mb=memory_mb)
-        self._cap = Limits(cpu_seconds, memory_bytes=memory_mb * 2**20)
-        self._sandbox = sandbox or default_pool(sandbox_workers, allow_unconfined)
+        self.all_seconds = all_seconds
+        self._cap = run_limits(cpu_seconds, memory_mb)
+        self._sandbox = choose_sandbox(sandbox, sandbox_workers, allow_unconfined)
         self.remember_failures = remember_failures
 
     @classmethod
@@ -124,42 +126,35 @@ class CodeContests(CodeEnvironment):
     def judge(self, code: str, task: Task) -> CodeVerdict:
         limits = tightest_limits(task.data, self._cap, self.time_factor)
         tests = build_tests(task.data, self.max_generated_tests)
-        return judge_code(code, tests, self._sandbox, limits, with_tolerance(self._comparison, task.data))
+        comparison = with_tolerance(self._comparison, task.data)
+        return judge_code(code, tests, self._sandbox, limits, comparison, self.all_seconds)
 
     def judged_by(self) -> Hashable:
-        return self._sandbox, self._cap, self.time_factor, self.max_generated_tests, self._comparison
+        return self._sandbox, self._cap, self.time_factor, self.max_generated_tests, self._comparison, self.all_seconds
 
     def describe(self, verdict: CodeVerdict, task: Task) -> str:
         return feedback(verdict, len(task.data["public_tests"]["input"]), self.feedback_characters)
 
 
-def judge_answer(
-    answer: str,
-    data: Mapping[str, Any],
-    sandbox: Sandbox,
-    cap: Limits = Limits(CPU_SECONDS),  # noqa: B008 - frozen
-    max_generated: int | None = MAX_GENERATED_TESTS,
-) -> CodeVerdict:
-    """Run the program in `answer` on a task's tests; see `judge_code`."""
-    tests = build_tests(data, max_generated)
-    comparison = with_tolerance(OutputComparison(), data)
-    return judge_code(extract_program(answer).code, tests, sandbox, tightest_limits(data, cap), comparison)
-
-
 def judge_code(
-    code: str, tests: Sequence[ProgramTest], sandbox: Sandbox, limits: Limits, comparison: OutputComparison
+    code: str,
+    tests: Sequence[ProgramTest],
+    sandbox: Sandbox,
+    limits: Limits,
+    comparison: OutputComparison,
+    all_seconds: float = ALL_SECONDS,
 ) -> CodeVerdict:
     """Run a program on tests. Without one, `TestResult.error` is NO_CODE for each test."""
     if not code.strip():
         return CodeVerdict(tuple(_failed(test, NO_CODE) for test in tests))
     results, begun = list[TestResult](), time.monotonic()
-    while len(results) < len(tests) and all(result.error != TIMEOUT for result in results):
+    while len(results) < len(tests) and not any(result.error in (TIMEOUT, TOO_LONG) for result in results):
         left = tests[len(results) :]
-        fitting = int((ALL_SECONDS - (time.monotonic() - begun)) // limits.wall_seconds)
+        fitting = int((all_seconds - (time.monotonic() - begun)) // limits.wall_seconds)
         if batch := left[: min(BATCH, fitting) if results else BATCH]:
             results += judge_program(code, batch, sandbox, limits, comparison).tests
         else:
-            results.append(_failed(left[0], TIMEOUT))
+            results.append(_failed(left[0], TOO_LONG))
     return CodeVerdict((*results, *(_failed(test, NOT_RUN) for test in tests[len(results) :])))
 
 
@@ -200,6 +195,8 @@ def _describe_hidden(hidden: Sequence[TestResult], any_public: bool) -> str:
     heading = "All public tests passed, but " if any_public else ""
     if any(test.error == TIMEOUT for test in hidden):
         return f"{heading}on a hidden test the program ran into its time limit."
+    if any(test.error == TOO_LONG for test in hidden):
+        return f"{heading}the hidden tests together took too long, so that some of them were not run."
     failed = sum(not test.passed for test in hidden)
     return f"{heading}{failed} of {_tests(len(hidden), 'hidden')} failed."
 

@@ -12,7 +12,7 @@ from leafe_verl.core.environment import ROUNDING, EnvironmentFailure, ReplayEnvi
 from leafe_verl.core.task import Task
 from leafe_verl.core.text import without_surrogates
 from leafe_verl.environments.gymnasium_state import set_state, take_state
-from leafe_verl.environments.options import SETTING, require_at_least
+from leafe_verl.environments.options import SETTING, require_whole
 from leafe_verl.environments.react import FORM, NO_ACTION, extract_action
 from leafe_verl.environments.rows import read_count, read_fields, task_key, without_nulls
 
@@ -62,7 +62,7 @@ class GymnasiumText(ReplayEnvironment):
         `react`: answers have the form of ReAct, for which `system_prompt` gets instructions, and the environment gets
         only the action. By default it gets the whole answer.
         """
-        require_at_least(1, horizon=horizon)
+        require_whole(1, horizon=horizon)
         if snapshot not in SNAPSHOTS:
             choices = ", ".join(SNAPSHOTS)
             raise ValueError(f"{SETTING}.snapshot is {snapshot!r}; expected one of {choices}")

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from leafe_verl.core.environment import ROUNDING, EnvironmentFailure, ReplayEnvironment, Step
 from leafe_verl.core.task import Task
 from leafe_verl.core.text import without_surrogates
-from leafe_verl.environments.options import SETTING, require_at_least
+from leafe_verl.environments.options import SETTING, require_whole
 from leafe_verl.environments.rows import read_fields, read_object, task_key, to_plain
 from leafe_verl.environments.tool_calls import CallReader, IllFormedCall, ToolCall
 
@@ -57,7 +57,7 @@ class JudgedCalls(ReplayEnvironment):
 
     def judge(self, judgement: Judgement, horizon: int, system_prompt: str) -> None:
         """Load the reward function. A constructor calls it."""
-        require_at_least(1, horizon=horizon, answers=judgement.answers)
+        require_whole(1, horizon=horizon, answers=judgement.answers)
         self._judgement, self._reward = judgement, _load_reward(judgement.reward_path, judgement.reward_name)
         _require_fitting(self._reward, judgement)
         self.horizon, self.system_prompt = horizon, system_prompt

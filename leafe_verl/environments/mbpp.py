@@ -12,7 +12,8 @@ from leafe_verl.environments.extraction import Extraction, extract_function
 from leafe_verl.environments.hidden_tests import limits_after
 from leafe_verl.environments.mbpp_rows import build_request, parse_task
 from leafe_verl.environments.mbpp_verdict import judge_plus
-from leafe_verl.environments.options import LEAST_MEMORY_MB, require_at_least
+from leafe_verl.environments.options import require_at_least, require_whole
+from leafe_verl.environments.sandbox_options import OUTPUT_KB, choose_sandbox, run_limits
 from leafe_verl.sandbox import (
     CodeVerdict,
     Limits,
@@ -20,7 +21,6 @@ from leafe_verl.sandbox import (
     TestResult,
     Tolerance,
     cut_middle,
-    default_pool,
     judge,
     split_test,
 )
@@ -44,6 +44,7 @@ class MBPP(CodeEnvironment):
         cpu_seconds: float = Limits.cpu_seconds,
         wall_seconds: float = Limits.wall_seconds,
         memory_mb: int = 512,
+        output_kb: int = OUTPUT_KB,
         absolute_tolerance: float = 0.0,
         relative_tolerance: float = 0.0,
         feedback_characters: int = 600,
@@ -53,8 +54,8 @@ class MBPP(CodeEnvironment):
         sandbox_workers: int | None = None,
         remember_failures: bool = True,
     ) -> None:
-        """`cpu_seconds`, `wall_seconds` and `memory_mb` (MiB) bound one run of the code; see `sandbox.Limits`.
-        The shown and the hidden asserts have a run each.
+        """`cpu_seconds`, `wall_seconds`, `memory_mb` (MiB) and `output_kb` (KiB, all values that it returns together)
+        bound one run of the code; see `sandbox.Limits`. The shown and the hidden asserts have a run each.
 
         `absolute_tolerance`, `relative_tolerance`: how far a float may be from the literal that an assert compares it
         with by `==`, the wider of the two; 0 for Python's own comparison, as MBPP is judged.
@@ -63,17 +64,15 @@ class MBPP(CodeEnvironment):
         a time of all environments of a process together; None for one per processor. `remember_failures`: code that has
         failed the tests is not run on them again in the same tree, unless time, memory or the sandbox was the reason.
         """
-        require_at_least(1, horizon=horizon)
-        require_at_least(100, feedback_characters=feedback_characters)
+        require_whole(1, horizon=horizon)
+        require_whole(100, feedback_characters=feedback_characters)
         require_at_least(0, absolute_tolerance=absolute_tolerance, relative_tolerance=relative_tolerance)
         self.system_prompt = system_prompt
         self.horizon = horizon
         self.feedback_characters = feedback_characters
-        self._sandbox = sandbox or default_pool(sandbox_workers, allow_unconfined)
+        self._sandbox = choose_sandbox(sandbox, sandbox_workers, allow_unconfined)
         self._tolerance = Tolerance(absolute_tolerance, relative_tolerance)
-        require_at_least(0.1, cpu_seconds=cpu_seconds, wall_seconds=wall_seconds)
-        require_at_least(LEAST_MEMORY_MB, memory_mb=memory_mb)
-        self._limits = Limits(cpu_seconds, wall_seconds, memory_mb * 2**20)
+        self._limits = run_limits(cpu_seconds, memory_mb, wall_seconds, output_kb)
         self.remember_failures = remember_failures
 
     @classmethod
@@ -109,16 +108,6 @@ def extract(answer: str, data: Mapping[str, Any]) -> Extraction:
     """Return the code in an answer that defines what the shown asserts call. The hidden ones have no say in it."""
     names = (split_test(test, data["test_setup_code"]).names for test in data["test_list"])
     return extract_function(answer, frozenset().union(*names))
-
-
-def judge_answer(
-    answer: str,
-    data: Mapping[str, Any],
-    sandbox: Sandbox,
-    limits: Limits = Limits(),  # noqa: B008 - frozen
-) -> CodeVerdict:
-    """Run the code in `answer` on a task's asserts; see `judge_code`."""
-    return judge_code(extract(answer, data).code, data, sandbox, limits)
 
 
 def judge_code(

@@ -12,7 +12,7 @@ from leafe_verl.core.environment import ROUNDING, ReplayEnvironment, Step
 from leafe_verl.core.task import Task
 from leafe_verl.core.text import read_json, without_surrogates
 from leafe_verl.environments.extras import require_extra
-from leafe_verl.environments.options import SETTING, require_at_least
+from leafe_verl.environments.options import SETTING, require_whole
 from leafe_verl.environments.rows import read_count, read_fields, task_key, without_nulls
 
 NAME = "openenv"
@@ -50,7 +50,7 @@ class OpenEnv(ReplayEnvironment):
         server answers.
         """
         require_extra(NAME, EXTRA)
-        require_at_least(1, horizon=horizon)
+        require_whole(1, horizon=horizon)
         self._url, self._timeout = url, timeout
         self._schema = _read_schema(url, timeout)
         self._action_field = action_field or _only_text(self._schema)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 SETTING = "leafe.environment.options"
 """Prefix of an environment's options in the configuration, for messages."""
-LEAST_MEMORY_MB = 64
-"""An interpreter does not start with less."""
 
 
 def option_files(options: Mapping[str, Any]) -> list[str]:
@@ -17,7 +16,14 @@ def option_files(options: Mapping[str, Any]) -> list[str]:
 
 
 def require_at_least(least: float, **options: Any) -> None:
-    """Raise a ValueError that names the setting of the first option that is no number, or below `least`."""
+    """Raise a ValueError that names the setting of the first option that is no finite number, or below `least`."""
     for name, value in options.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
             raise ValueError(f"{SETTING}.{name} is {value!r}; expected at least {least}")
+
+
+def require_whole(least: int, **options: Any) -> None:
+    """Raise a ValueError that names the setting of the first option that is no whole number, or below `least`."""
+    for name, value in options.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{SETTING}.{name} is {value!r}; expected at least {least}, a whole number")

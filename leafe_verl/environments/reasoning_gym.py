@@ -13,7 +13,7 @@ from typing import Any
 from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
 from leafe_verl.environments.extras import require_extra
-from leafe_verl.environments.options import require_at_least
+from leafe_verl.environments.options import require_whole
 from leafe_verl.environments.rows import read_count, read_fields, task_key, without_nulls
 from leafe_verl.environments.state_environment import StateEnvironment
 
@@ -45,7 +45,7 @@ class ReasoningGym(StateEnvironment[ReasoningState]):
     def __init__(self, horizon: int = 4, system_prompt: str = SYSTEM_PROMPT) -> None:
         """`horizon`: answers after which an attempt ends. Raises ModuleNotFoundError without reasoning-gym."""
         require_extra(NAME, EXTRA)
-        require_at_least(1, horizon=horizon)
+        require_whole(1, horizon=horizon)
         self.horizon, self.system_prompt = horizon, system_prompt
 
     @classmethod

@@ -10,7 +10,7 @@ from typing import Any
 
 from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
-from leafe_verl.environments.options import require_at_least
+from leafe_verl.environments.options import require_at_least, require_whole
 from leafe_verl.environments.react import FORM, NO_ACTION, extract_command
 from leafe_verl.environments.rows import read_count, read_fields, task_key
 from leafe_verl.environments.simulator import SimulatorEnvironment, pool_from_options
@@ -64,7 +64,7 @@ class ScienceWorld(SimulatorEnvironment):
         for one per processor. `limits`: the fields of `SimulatorLimits`. Raises RuntimeError if the extra or Java is
         not installed.
         """
-        require_at_least(1, horizon=horizon)
+        require_whole(1, horizon=horizon)
         require_at_least(0, valid_actions=valid_actions)
         super().__init__(pool_from_options(PROGRAM, missing(), processes, limits))
         self.system_prompt = system_prompt

@@ -9,7 +9,7 @@ from typing import Any
 
 from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
-from leafe_verl.environments.options import SETTING, require_at_least
+from leafe_verl.environments.options import SETTING, require_whole
 from leafe_verl.environments.react import FORM, extract_action
 from leafe_verl.environments.rows import read_count, read_fields, task_key
 from leafe_verl.environments.sokoban_rooms import (
@@ -62,7 +62,7 @@ class Sokoban(StateEnvironment[SokobanState]):
 
         `horizon`: actions after which an attempt ends. The paper's rooms for large models are 10x10 with 3 or 4 boxes.
         """
-        require_at_least(1, horizon=horizon)
+        require_whole(1, horizon=horizon)
         if problem := find_size_problem(dim_room, num_boxes):
             raise ValueError(f"{SETTING}: {problem}")
         self.dim_room, self.num_boxes = dim_room, num_boxes

@@ -11,7 +11,7 @@ from typing import Any
 from leafe_verl.core.environment import ROUNDING, EnvironmentFailure, ReplayEnvironment, Step
 from leafe_verl.core.task import Task
 from leafe_verl.environments.extras import require_extra
-from leafe_verl.environments.options import SETTING, require_at_least
+from leafe_verl.environments.options import SETTING, require_whole
 from leafe_verl.environments.rows import read_count, read_fields, task_key
 from leafe_verl.environments.tool_calls import CallReader, IllFormedCall
 from leafe_verl.environments.verifiers_rollout import Rollout, field, since_answer, text, texts
@@ -49,7 +49,7 @@ class Verifiers(ReplayEnvironment):
         without verifiers, and ValueError for an environment that cannot be loaded.
         """
         require_extra(NAME, EXTRA)
-        require_at_least(1, horizon=horizon)
+        require_whole(1, horizon=horizon)
         self._played = _load(module, json.dumps(dict(kwargs or {}), sort_keys=True))
         tools = [_openai_form(each) for each in getattr(self._played, "tool_defs", None) or ()]
         self.calls = CallReader(tools, form) if tools else None

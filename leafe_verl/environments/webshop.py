@@ -12,7 +12,7 @@ from typing import Any
 from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
 from leafe_verl.environments.extras import require_extra
-from leafe_verl.environments.options import SETTING, require_at_least
+from leafe_verl.environments.options import SETTING, require_whole
 from leafe_verl.environments.react import FORM, clean, extract_action
 from leafe_verl.environments.rows import read_count, read_fields, task_key
 from leafe_verl.environments.state_environment import StateEnvironment
@@ -77,7 +77,7 @@ class WebShop(StateEnvironment[WebShopState]):
         actions after which an attempt ends; 15 in the literature (ReAct).
         """
         require_extra(NAME, EXTRA)
-        require_at_least(1, horizon=horizon)
+        require_whole(1, horizon=horizon)
         if (product_file is None) != (goal_file is None) or (attribute_file is not None and product_file is None):
             raise ValueError(
                 f"{SETTING}.product_file is {product_file!r}, goal_file {goal_file!r} and "

@@ -15,6 +15,7 @@ from leafe_verl.sandbox.encoding import OUT_OF_TIME, Unrepresentable, encode
 from leafe_verl.sandbox.protocol import (
     LOST,
     TIMEOUT,
+    TOO_LONG,
     CallOutcome,
     CallResult,
     Files,
@@ -78,7 +79,8 @@ class CodeVerdict:
     @property
     def timed_out(self) -> bool:
         """Whether a run ended at its time limit, or what it returned was not known in full by then."""
-        return any(test.error == TIMEOUT or OUT_OF_TIME in (test.error or "") for test in self.tests)
+        errors = [test.error for test in self.tests if test.error]
+        return any(error in (TIMEOUT, TOO_LONG) or OUT_OF_TIME in error for error in errors)
 
 
 def judge(

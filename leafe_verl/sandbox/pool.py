@@ -221,11 +221,10 @@ class _Slot:
         return Ending(b"", b"", KILLED_WITH_SANDBOX if all(loss.began for loss in lost) else LOST)
 
     def _start(self) -> Worker:
-        tier = self._choose()
         try:
-            return Worker(tier, self._with_folder)
-        except OSError as problem:
-            raise RuntimeError(f"no sandbox of {tier} could be started: {problem}") from problem
+            return Worker(self._choose(), self._with_folder)
+        except OSError as problem:  # another run may find room, descriptors and time
+            raise RuntimeError(f"no sandbox can be started now: {problem}") from problem
 
     def _drop(self) -> None:
         worker, self._worker = self._worker, None

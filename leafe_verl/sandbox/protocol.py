@@ -9,6 +9,8 @@ from enum import Enum
 from typing import Any, Protocol
 
 TIMEOUT = "timeout"
+TOO_LONG = "all tests together took too long"
+"""There was no time left for a test, of a task whose tests have a time limit together."""
 KILLED = "killed"
 """Begin of a failure's text; the name of the signal follows in parentheses."""
 ENDED_EARLY = "ended early"
@@ -22,7 +24,7 @@ LOST = "sandbox lost"
 If two sandboxes break after the program has begun, the program is KILLED; otherwise a policy could choose to go
 unscored."""
 
-JUDGES_WORDS = (TIMEOUT, ENDED_EARLY, OUTPUT_TOO_LARGE, FOLDER_TOO_LARGE, MALFORMED, LOST)
+JUDGES_WORDS = (TIMEOUT, TOO_LONG, ENDED_EARLY, OUTPUT_TOO_LARGE, FOLDER_TOO_LARGE, MALFORMED, LOST)
 """Failures that the judge alone may tell, beside those that begin with KILLED."""
 
 

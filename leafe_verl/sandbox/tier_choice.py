@@ -8,7 +8,7 @@ import os
 import threading
 
 from leafe_verl.sandbox.tiers import TIERS, UNCONFINED, Tier
-from leafe_verl.sandbox.worker import Worker
+from leafe_verl.sandbox.worker import TierUnavailable, Worker
 
 logger = logging.getLogger(__name__)
 _choosing = threading.Lock()
@@ -24,7 +24,10 @@ os.register_at_fork(after_in_child=_renew_lock)
 
 
 def choose_tier(number: int | None, bubblewrap: str, allow_unconfined: bool, with_folder: bool = False) -> Tier:
-    """Return the firmest tier that is wanted and works. Raises RuntimeError with the reasons if none works."""
+    """Return the firmest tier that is wanted and works.
+
+    Raises RuntimeError with the reasons if none works, and OSError if that cannot be told now.
+    """
     with _choosing:
         return _choose_once(number, bubblewrap, allow_unconfined, with_folder)
 
@@ -43,7 +46,7 @@ def _choose_once(number: int | None, bubblewrap: str, allow_unconfined: bool, wi
         raise RuntimeError(
             f"submitted code cannot be confined here ({'; '.join(problems)}), so it could read and write whatever this "
             "process can; run in a container that allows Landlock or seccomp, or accept the risk by "
-            "leafe.environment.options.allow_unconfined=true"
+            "leafe.environment.options.allow_unconfined=true, of a reward function reward_kwargs.allow_unconfined=true"
         )
     _note(UNCONFINED, problems)
     return UNCONFINED
@@ -64,10 +67,13 @@ def _note(tier: Tier, problems: list[str]) -> None:
 
 @functools.cache
 def _problem_with(tier: Tier, with_folder: bool = False) -> str | None:
-    """Return why a tier does not work here; None if it works. The zygote that this starts tries what is forbidden."""
+    """Return why a tier does not work here; None if it works. The zygote that this starts tries what is forbidden.
+
+    Raises OSError if that cannot be told now, as without room for a folder, so that a later call asks again.
+    """
     try:
         Worker(tier, with_folder).close()
-    except OSError as problem:
+    except TierUnavailable as problem:
         return str(problem)
     return None
 

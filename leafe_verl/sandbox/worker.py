@@ -118,11 +118,15 @@ class Ending(NamedTuple):
     """The exit code; meaningful only if `cause` is None."""
 
 
+class TierUnavailable(OSError):
+    """A zygote of this tier does not work on this machine. The message says why."""
+
+
 class Worker:
     """Owns a zygote. Belongs to one thread, which must outlive it: a zygote ends with the thread that started it.
 
-    `with_folder`: whether its runs may have a folder in which they write. The constructor raises OSError with the
-    reason if a zygote of this tier does not work.
+    `with_folder`: whether its runs may have a folder in which they write. The constructor raises TierUnavailable, and
+    OSError if a zygote cannot be started now, for want of room, of descriptors or of time.
     """
 
     def __init__(self, tier: Tier, with_folder: bool = False) -> None:
@@ -143,14 +147,17 @@ class Worker:
         assert process.stderr is not None
         with process.stderr:
             self._control.settimeout(START_SECONDS)
-            message = self._control.recv(MESSAGE_BYTES)
+            try:
+                message = self._control.recv(MESSAGE_BYTES)
+            except TimeoutError:
+                raise TimeoutError(f"a sandbox took longer than {START_SECONDS:.0f} s to start") from None
             self._control.settimeout(None)
             if not message.startswith(READY):
                 said = process.stderr.read().decode(errors="replace").strip().splitlines()
-                raise OSError(said[-1] if said else "the zygote died without a word")
+                raise TierUnavailable(said[-1] if said else "the zygote died without a word")
         problem = json.loads(message[len(READY) :])["problem"]
         if problem:
-            raise OSError(problem)
+            raise TierUnavailable(problem)
 
     def run(self, job: Job, is_cancelled: Callable[[], bool]) -> Ending:
         """Run a job. On return, nothing of it is left. After a WorkerLost, only `close` may be called."""
@@ -252,16 +259,19 @@ def _emptied(folder: ScratchFolder) -> bool:
 
 
 def _start(tier: Tier, control: int, folder: ScratchFolder | None) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        zygote_command(tier, control, folder.path if folder else None),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=ENVIRONMENT,
-        cwd="/",
-        pass_fds=(control,),
-        start_new_session=True,
-    )
+    try:
+        return subprocess.Popen(
+            zygote_command(tier, control, folder.path if folder else None),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=ENVIRONMENT,
+            cwd="/",
+            pass_fds=(control,),
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        raise TierUnavailable(str(error)) from error
 
 
 def _memory_file(content: bytes, stack: contextlib.ExitStack) -> int:

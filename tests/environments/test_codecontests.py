@@ -26,7 +26,7 @@ from leafe_verl.environments.codecontests_rows import ANSWER_FORM
 from leafe_verl.environments.rows import build_verl_row
 from leafe_verl.sandbox import Limits, OutputComparison, ProgramResult, ProgramTest
 from leafe_verl.sandbox.programs import NOT_RUN
-from leafe_verl.sandbox.protocol import TIMEOUT
+from leafe_verl.sandbox.protocol import TOO_LONG
 from leafe_verl.task_files import read_tasks
 
 DATA = Path(__file__).parents[2] / "leafe_verl" / "data"
@@ -211,7 +211,8 @@ def test_a_program_that_all_tests_together_would_keep_too_long_has_run_out_of_ti
     tests = [ProgramTest("", "")] * 30
     verdict = judge_code("x", tests, sandbox, Limits(8, 17), OutputComparison())  # type: ignore[arg-type]
     assert len(sandbox.limits) == 6 and seconds[0] < codecontests.ALL_SECONDS < EnvironmentSettings().step_timeout
-    assert [result.error for result in verdict.tests[5:9]] == [None, TIMEOUT, NOT_RUN, NOT_RUN]
+    assert [result.error for result in verdict.tests[5:9]] == [None, TOO_LONG, NOT_RUN, NOT_RUN]
+    assert verdict.timed_out and "together took too long" in codecontests.feedback(verdict, 5, 800)
 
 
 @pytest.mark.parametrize("action", ["", "  \n"])

@@ -27,6 +27,7 @@ from leafe_verl.sandbox.unpacking import unpack
 
 ROW = workspace_row("a")
 TASK = Workspace.task(ROW)
+FENCED = 'def f(x):\n    """Add.\n\n    ```\n    f(1)\n    ```\n    """\n    return x + 1\n'
 REPAIR = edit("calc/core.py 2", "    return x + x")
 SPOIL = edit("calc/core.py 6", "    return word")
 
@@ -67,6 +68,10 @@ def play(*answers: str, row: dict[str, Any] = ROW) -> list[Step]:
         ),
         ("Action: edit a.py 3\n```python\nx = 1", Edit("a.py", 3, None, "x = 1")),
         ("Action: edit a.py 3\n```\n3| x = 1\n4| y = 2\n```", Edit("a.py", 3, None, "x = 1\ny = 2\n")),
+        (f"Action: edit a.py\n```python\n{FENCED}```\nDone.", Edit("a.py", None, None, FENCED)),
+        ("Action: edit a.md\n````\n# A\n```sh\nls\n```\n````", Edit("a.md", None, None, "# A\n```sh\nls\n```\n")),
+        ("Action: edit a.md\n~~~\n# A\n```\nls\n```\n~~~", Edit("a.md", None, None, "# A\n```\nls\n```\n")),
+        ("Action: edit a.py 3\n```\n    else:\n```\nThen\n```\nx = 1\n```", Edit("a.py", 3, None, "    else:\n")),
     ],
 )
 def test_an_answer_is_read_with_leniency(answer: str, action: object) -> None:
@@ -82,6 +87,7 @@ def test_an_answer_is_read_with_leniency(answer: str, action: object) -> None:
         ("Action: read", "needs a path"),
         ("Action: search", "needs a text"),
         ("Action: edit a.py 3", "needs the new lines"),
+        ("Action: edit a.md\n```markdown\n# A\n```sh\nls\n```\nMore\n```", "between lines of ```` instead"),
     ],
 )
 def test_what_is_no_action_is_told_so(answer: str, text: str) -> None:

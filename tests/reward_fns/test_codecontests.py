@@ -42,3 +42,12 @@ def test_it_agrees_with_the_environment(compute_score: Any) -> None:
 def test_a_ground_truth_that_is_none_is_refused(compute_score: Any, ground_truth: Any) -> None:
     with pytest.raises(ValueError, match="ground_truth|no tests"):
         compute_score("codecontests", "print(1)", ground_truth)
+
+
+def test_its_options_are_those_of_the_environment(compute_score: Any) -> None:
+    given = {"reward_router_address": None, "cpu_seconds": 2.0}  # verl gives the first
+    assert compute_score("codecontests", "", json.dumps(TRUTH), **given)["acc"] == 0
+    with pytest.raises(ValueError, match="reward_kwargs: .*memory_mb is 1000.0; expected at least 64, a whole number"):
+        compute_score("codecontests", "", json.dumps(TRUTH), memory_mb=1e3)
+    with pytest.raises(ValueError, match="reward_kwargs: .*'tolerance'"):
+        compute_score("codecontests", "", json.dumps(TRUTH), tolerance=1)

@@ -51,3 +51,12 @@ def test_an_object_is_a_ground_truth_too(compute_score: Any) -> None:
 def test_a_ground_truth_that_is_none_is_refused(compute_score: Any, ground_truth: Any) -> None:
     with pytest.raises(ValueError, match="ground_truth|test_list|does not parse"):
         compute_score("mbpp", "def double(n): return n", ground_truth)
+
+
+def test_its_options_are_those_of_the_environment(compute_score: Any) -> None:
+    given = {"reward_router_address": None, "cpu_seconds": 2.0}  # verl gives the first
+    assert compute_score("mbpp", "", json.dumps(TRUTH), **given)["acc"] == 0
+    with pytest.raises(ValueError, match="reward_kwargs: .*memory_mb is 1000.0; expected at least 64, a whole number"):
+        compute_score("mbpp", "", json.dumps(TRUTH), memory_mb=1e3)
+    with pytest.raises(ValueError, match="reward_kwargs: .*'tolerance'"):
+        compute_score("mbpp", "", json.dumps(TRUTH), tolerance=1)

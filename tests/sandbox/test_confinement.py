@@ -288,3 +288,16 @@ def test_bubblewrap_is_looked_for_on_the_path(monkeypatch: pytest.MonkeyPatch, t
     (tmp_path / "bwrap").touch(mode=0o755)
     command = zygote_command(tier, 3)
     assert command[0] == str(tmp_path / "bwrap") and "--unshare-all" in command and "--setenv" not in command
+
+
+def test_a_passing_problem_is_not_taken_for_a_lack_of_confinement(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    _choose_once.cache_clear(), _problem_with.cache_clear()
+    with SandboxPool(workers=1, with_folder=True, allow_unconfined=True) as pool:
+        with monkeypatch.context() as patched:
+            patched.setattr("leafe_verl.sandbox.worker.ScratchFolder", full)
+            with pytest.raises(RuntimeError, match="can be started now.*No space left"):
+                pool.call("", "", ["1"]).result()
+        assert pool.call("", "", ["1"]).result().confinement == available_tiers()[0].confinement

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from leafe_verl.environments.mbpp import MBPP, judge_answer
+from leafe_verl.environments.mbpp import MBPP, extract, judge_code
 from leafe_verl.sandbox import (
     CodeVerdict,
     Files,
@@ -361,7 +361,8 @@ def test_the_reference_solutions_of_mbpp_pass_only(alteration: str) -> None:
 
     def passes(row: dict[str, Any]) -> bool:
         answer = f"```python\n{row['code']}{alteration.format(name=called_function(row))}\n```"
-        return judge_answer(answer, MBPP.task(row).data, default_pool(), Limits(wall_seconds=20)).all_passed
+        data = MBPP.task(row).data
+        return judge_code(extract(answer, data).code, data, default_pool(), Limits(wall_seconds=20)).all_passed
 
     with ThreadPoolExecutor(2 * default_pool().workers) as threads:
         verdicts = list(threads.map(passes, rows))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NoReturn
@@ -144,7 +145,7 @@ _VERBS = {
 _COMMAND = re.compile(rf"[\s*_`#>-]*\b({'|'.join(_VERBS)})\b[\s:(\[]*(.*)", re.IGNORECASE | re.DOTALL)
 _BARE = re.compile(r"^[ \t*_`#>-]*(?:(?:read|search|edit)\b.+|test\W*)$", re.IGNORECASE | re.MULTILINE)
 """A line that begins with an action, in an answer without `Action:`."""
-_FENCE = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([^\n`]*)(?:\n|\Z)", re.MULTILINE)
 _GUTTER = re.compile(r"^ *\d+\| ?", re.MULTILINE)
 _AROUND = " \t*_`\"'()[]"
 
@@ -207,14 +208,46 @@ def _block_below(answer: str, verb: str, path: str) -> str:
     places = list(re.finditer(rf"\b{verb}\b[^\n]*{re.escape(path)}", answer))
     labelled = [each for each in places if re.search(r"action[\W\d]*$", answer[: each.start()], re.IGNORECASE)]
     line = next(iter(labelled or places), None)
-    block = _FENCE.search(answer, line.end() if line else 0)
-    if block is None:
+    opening = _FENCE.search(answer, line.end() if line else 0)
+    if opening is None:
         raise Refused("edit needs the new lines in a ``` block below the action.")
-    text = block[1]
+    text = _read_block(answer, opening, is_python=path.endswith(".py"))
     filled = [line for line in _split_text(text) if line.strip()]
     if not filled:
         return ""
     return _GUTTER.sub("", text) if all(map(_GUTTER.match, filled)) else text
+
+
+def _read_block(answer: str, opening: re.Match[str], is_python: bool) -> str:
+    """Return the text of the block that a fence opens, to the end of the answer if nothing closes it.
+
+    A line of at least as many of the same marks closes it. Python goes on behind one as long as it is none, since a
+    docstring may hold fences. Raises Refused where another text holds a fence that opens a block of its own.
+    """
+    ends = list[int]()
+    for fence in _FENCE.finditer(answer, opening.end()):
+        if not fence[1].startswith(opening[1]):
+            continue
+        if fence[2].strip():
+            if not is_python and not ends:
+                marks = opening[1][0] * (len(opening[1]) + 1)
+                raise Refused(
+                    f"The text holds a line {fence[0].strip()!r:.40}. Put it between lines of {marks} instead."
+                )
+            continue
+        ends.append(fence.start())
+        if not is_python or _is_python(answer[opening.end() : ends[-1]]):
+            return answer[opening.end() : ends[-1]]
+    return answer[opening.end() : ends[0] if ends else len(answer)]
+
+
+def _is_python(text: str) -> bool:
+    try:
+        with without_warnings():
+            ast.parse(textwrap.dedent(text))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
 
 
 def _resolve(files: Folder, path: str) -> str:

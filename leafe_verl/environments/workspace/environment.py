@@ -14,7 +14,8 @@ from leafe_verl.core.environment import Step
 from leafe_verl.core.task import Task
 from leafe_verl.environments.failed_verdicts import failed_verdicts
 from leafe_verl.environments.hidden_tests import limits_after
-from leafe_verl.environments.options import LEAST_MEMORY_MB, require_at_least
+from leafe_verl.environments.options import require_whole
+from leafe_verl.environments.sandbox_options import OUTPUT_KB, choose_sandbox, run_limits
 from leafe_verl.environments.state_environment import StateEnvironment
 from leafe_verl.environments.workspace import suite
 from leafe_verl.environments.workspace.actions import (
@@ -28,7 +29,7 @@ from leafe_verl.environments.workspace.actions import (
 )
 from leafe_verl.environments.workspace.rows import build_folder, parse_task
 from leafe_verl.environments.workspace.snapshots import Folder
-from leafe_verl.sandbox import CodeVerdict, Limits, Sandbox, SandboxLost, cut_middle, default_pool, judge
+from leafe_verl.sandbox import CodeVerdict, Limits, Sandbox, SandboxLost, cut_middle, judge
 from leafe_verl.sandbox.programs import describe_ending
 from leafe_verl.sandbox.protocol import FOLDER_TOO_LARGE, LOST, OUTPUT_TOO_LARGE, TIMEOUT
 
@@ -72,6 +73,7 @@ class Workspace(StateEnvironment[WorkspaceState]):
         cpu_seconds: float = Limits.cpu_seconds,
         wall_seconds: float = Limits.wall_seconds,
         memory_mb: int = 512,
+        output_kb: int = OUTPUT_KB,
         feedback_characters: int = 3000,
         system_prompt: str = SYSTEM_PROMPT,
         horizon: int = HORIZON,
@@ -79,7 +81,7 @@ class Workspace(StateEnvironment[WorkspaceState]):
         sandbox_workers: int | None = None,
         remember_failures: bool = True,
     ) -> None:
-        """`cpu_seconds`, `wall_seconds` and `memory_mb` (MiB) bound one run; see `sandbox.Limits`.
+        """`cpu_seconds`, `wall_seconds`, `memory_mb` (MiB) and `output_kb` (KiB) bound one run; see `sandbox.Limits`.
 
         `feedback_characters`: longest observation after the first. `horizon`: actions after which an attempt ends.
         `allow_unconfined`: run programs even where nothing but resource limits would confine them. `sandbox_workers`:
@@ -87,16 +89,14 @@ class Workspace(StateEnvironment[WorkspaceState]):
         same files are not judged again in the same tree once they have failed, unless time, memory or the sandbox was
         the reason.
         """
-        require_at_least(1, horizon=horizon)
-        require_at_least(200, feedback_characters=feedback_characters)
+        require_whole(1, horizon=horizon)
+        require_whole(200, feedback_characters=feedback_characters)
         self.system_prompt = system_prompt
         self.horizon = horizon
         self.feedback_characters = feedback_characters
         self.remember_failures = remember_failures
-        self._sandbox = sandbox or default_pool(sandbox_workers, allow_unconfined, with_folder=True)
-        require_at_least(0.1, cpu_seconds=cpu_seconds, wall_seconds=wall_seconds)
-        require_at_least(LEAST_MEMORY_MB, memory_mb=memory_mb)
-        self._limits = Limits(cpu_seconds, wall_seconds, memory_mb * 2**20)
+        self._sandbox = choose_sandbox(sandbox, sandbox_workers, allow_unconfined, with_folder=True)
+        self._limits = run_limits(cpu_seconds, memory_mb, wall_seconds, output_kb)
 
     @classmethod
     def task(cls, row: Mapping[str, Any], *, default_key: str | None = None) -> Task:
