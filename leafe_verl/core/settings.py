@@ -131,7 +131,8 @@ class ReflectionSettings(Section):
     reads: Annotated[Literal["history", "prompt"], OURS] = "history"
     """What a reflection on a branch reads: the branch's history, without the experience; or the prompt that its last
     action was sampled from, with the experience where `scope` keeps it. The engine's prefix cache holds all of such a
-    prompt, and of the history only what comes before the rollback."""
+    prompt, and of the history only what comes before the rollback. Once a window (`leafe.context.window`) has moved,
+    the prompt is built anew, and both are the history."""
 
 
 class DistillationSettings(Section):

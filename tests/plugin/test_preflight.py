@@ -103,6 +103,11 @@ def test_the_shipped_configurations_are_accepted(config, name, device):
         ("reward.sandbox_fusion.url=http://box", "every reward comes from the environment"),
         ("actor_rollout_ref.rollout.multi_turn.max_tool_response_length=99", "expected 256: what a tool says is shown"),
         ("actor_rollout_ref.rollout.multi_turn.max_user_turns=3", "expected null: leafe.environment.horizon limits"),
+        (
+            "actor_rollout_ref.rollout.val_kwargs.do_sample=false",
+            "expected actor_rollout_ref.rollout.val_kwargs.temperature=0",
+        ),
+        ("actor_rollout_ref.rollout.tensor_model_parallel_size=2", "takes 2 ranks by actor_rollout_ref.rollout.tensor"),
         ("trainer.resume_mode=resume", "trainer.resume_mode is 'resume'; expected one of auto, disable, resume_path"),
         ("trainer.resume_mode=resume_path", "trainer.resume_from_path is None, which is no whole checkpoint"),
     ],
@@ -154,6 +159,20 @@ def test_a_store_of_another_tokenizer_is_refused(config, model, tmp_path, stages
     (problem,) = find_problems(config(*given))
     assert problem.startswith(f"a tree in leafe.collection.store={tmp_path}: collected with the tokenizer 9-abc")
     assert f"the model tiny; expected {own}" in problem and "Set MODEL" in problem
+
+
+def test_trees_that_another_model_explored_are_not_the_run_s_own_without_a_checkpoint(config, tmp_path):
+    store, run = tmp_path / "trees", "trainer.experiment_name=mine"
+    given = (f"leafe.collection.store={store}", run, f"trainer.default_local_dir={tmp_path}")
+    here = config(*given).actor_rollout_ref.model.path
+    write(store, (rescued(), provenance(1, run="mine", model=here, tokenizer=None)))
+    write(store, (rescued(), provenance(1, run="other", tokenizer=None)))
+    assert find_problems(config(*given)) == []
+    write(store, (rescued("b"), provenance(1, run="mine", tokenizer=None)))
+    (problem,) = find_problems(config(*given))
+    assert "explored by the model tiny, and there is no checkpoint" in problem and f"which is {here}" in problem
+    assert find_problems(config(*given, "trainer.resume_mode=disable")) == []
+    assert find_problems(config(*given, "leafe.schedule.stages=distil")) == []
 
 
 def test_without_a_model_no_data_set_is_downloaded(config):
@@ -228,6 +247,7 @@ def test_a_schedule_over_one_training_step_is_refused_where_it_cannot_count_opti
             ['expected "token-mean"; ', "leafe.distillation.loss_agg_mode"],
         ),
         ("critic.enable=true", ["is true, which", "there is no critic"]),
+        ("trainer.critic_warmup=2", ["is 2, which", "would explore and train nothing"]),
         ("distillation.enabled=true", ["is true, which", "leafe.distillation.loss, recovery_loss or hold_loss=kl"]),
     ],
 )

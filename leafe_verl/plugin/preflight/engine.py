@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -38,7 +39,10 @@ def require_cpu_engine(config: DictConfig) -> None:
 
 def engine_problems(config: DictConfig) -> list[str]:
     """Return what is wrong with the choice of engine and attention: what came, what was expected, and the setting."""
-    checks = _name_problems, _sequence_parallel_problems, _determinism_problems, _driver_problems
+    checks = (
+        *(_name_problems, _parallel_problems, _sequence_parallel_problems, _determinism_problems),
+        _driver_problems,
+    )
     return [problem for check in checks for problem in check(config)]
 
 
@@ -78,6 +82,22 @@ def _name_problems(config: DictConfig) -> list[str]:
             f"{name}=vllm"
         )
     return problems
+
+
+def _parallel_problems(config: DictConfig) -> list[str]:
+    """verl's workers would find out once the model is loaded."""
+    sizes = {
+        f"actor_rollout_ref.rollout.{kind}_parallel_size": config.actor_rollout_ref.rollout[f"{kind}_parallel_size"]
+        for kind in ("tensor_model", "data", "pipeline_model")
+    }
+    ranks, engine = config.trainer.nnodes * config.trainer.n_gpus_per_node, math.prod(sizes.values())
+    if ranks % engine == 0:
+        return []
+    told = " x ".join(f"{name} ({size})" for name, size in sizes.items() if size != 1)
+    return [
+        f"an engine takes {engine} ranks by {told}, and there are {ranks} (trainer.nnodes x trainer.n_gpus_per_node); "
+        "expected a divisor of that number"
+    ]
 
 
 def _sequence_parallel_problems(config: DictConfig) -> list[str]:

@@ -23,6 +23,7 @@ IGNORED = {
         "; LEAFE's terms are averaged as leafe.distillation.loss_agg_mode says",
     ),
     "critic.enable": (False, "; there is no critic"),
+    "trainer.critic_warmup": (0, "; there is no critic, and the steps before it would explore and train nothing"),
     "distillation.enabled": (
         False,
         "; LEAFE's own teachers are leafe.distillation.loss, recovery_loss or hold_loss=kl",
@@ -40,8 +41,23 @@ REWARD_PATHS = ("reward.custom_reward_function.path", "custom_reward_function.pa
 
 def training_problems(config: DictConfig) -> list[str]:
     """Return what is wrong with how verl is asked to train: what came, what was expected, and the setting."""
-    checks = _loss_problems, _filter_problems, _reward_problems, _data_problems, _schedule_problems, _resume_problems
+    checks = (
+        *(_loss_problems, _filter_problems, _reward_problems, _data_problems, _schedule_problems, _resume_problems),
+        _validation_problems,
+    )
     return [problem for check in checks for problem in check(config)]
+
+
+def _validation_problems(config: DictConfig) -> list[str]:
+    """verl's rollout worker reads the temperature alone, which verl's own configuration has at 0 (agent_loop_tq.py)."""
+    sampling = config.actor_rollout_ref.rollout.val_kwargs
+    if sampling.do_sample or not sampling.temperature:
+        return []
+    key = "actor_rollout_ref.rollout.val_kwargs"
+    return [
+        f"{key}.do_sample is false, which verl does not read, and {key}.temperature is {sampling.temperature}; "
+        f"expected {key}.temperature=0 for greedy decoding, or do_sample=true"
+    ]
 
 
 def _loss_problems(config: DictConfig) -> list[str]:

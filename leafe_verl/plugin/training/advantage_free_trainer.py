@@ -7,6 +7,7 @@ from typing import Any
 from transfer_queue import KVBatchMeta
 
 from leafe_verl.plugin.training.base_trainer import BaseTrainer
+from leafe_verl.plugin.wire import TREES_FROM_STORE
 
 
 class AdvantageFreeTrainer(BaseTrainer):
@@ -31,5 +32,6 @@ class AdvantageFreeTrainer(BaseTrainer):
         """Add the step, timings and sampling speed. verl's hook needs advantages and returns, which are absent."""
         metrics.update({"training/global_step": global_steps, "training/epoch": epoch})
         metrics.update({f"timing_s/{name}": seconds for name, seconds in timing_raw.items()})
-        if seconds := timing_raw.get("gen"):
+        # Trees from the store took no time in this process.
+        if (seconds := timing_raw.get("gen")) and not metrics.get(f"leafe/{TREES_FROM_STORE}"):
             metrics["leafe/sampled_tokens_per_s"] = metrics.get("leafe/sampled_tokens", 0) / seconds
