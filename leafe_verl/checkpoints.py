@@ -121,7 +121,10 @@ def _is_current(merged: Path, actor: Path) -> bool:
 def _merge(actor: Path, merged: Path) -> None:
     """Run verl's merger into a temporary name: a killed one must not be taken for whole."""
     partial = merged.with_name(f"{MERGED}.partial-{os.getpid()}")
-    command = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp"]
+    run_dir = actor.parent.parent.parent  # of RUN_DIR/checkpoints/global_step_N/actor
+    exact = (read_precision(run_dir) or "").startswith("float32")
+    merger = "leafe_verl.exact_merger" if exact else "verl.model_merger"
+    command = [sys.executable, "-m", merger, "merge", "--backend", "fsdp"]
     command += ["--local_dir", str(actor), "--target_dir", str(partial)]
     try:
         # To the error stream, since the caller's output is the folder alone. Large models take minutes.

@@ -57,6 +57,23 @@ def test_a_checkpoint_is_merged_once_and_kept_beside(checkpoint, merger, part):
     assert sorted(path.name for path in checkpoint.iterdir()) == ["actor", "merged"]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "module"),
+    [
+        ("float32", "leafe_verl.exact_merger"),
+        ("bfloat16", "verl.model_merger"),
+        ("bfloat16 (rollout), float32 (trainer)", "verl.model_merger"),
+        (None, "verl.model_merger"),
+    ],
+)
+def test_the_weights_of_a_run_in_float32_are_not_rounded(checkpoint, merger, dtype, module):
+    if dtype:
+        (checkpoint.parent.parent / "precision.json").write_text(json.dumps({"dtype": dtype}))
+    hf_folder(str(checkpoint))
+    (command,) = merger.calls
+    assert command[1:4] == ["-m", module, "merge"]
+
+
 def test_a_checkpoint_that_was_saved_again_is_merged_again(checkpoint, merger):
     merged = Path(hf_folder(str(checkpoint)))
     (merged / "of the former run").touch()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import io
 import pickle
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -29,16 +29,21 @@ class StateUnsupported(Exception):
 def take_state(environment: Any) -> bytes:
     """Return the state. Raises StateUnsupported, or what the environment raises, if it cannot be taken."""
     layers = _layers(environment)
-    buffer = io.BytesIO()
     attributes = [vars(layer) for layer in layers[:-1]]
-    _StatePickler(buffer, layers).dump((layers[-1].get_state(), attributes))
+    inner = {id(value) for value in _values(layers[-1]) if not isinstance(value, _SHAREABLE)}
+    return pickle.dumps((_dump(layers[-1].get_state(), layers), _dump(attributes, layers, inner)))
+
+
+def _dump(content: Any, layers: Sequence[Any], foreign: Set[int] = frozenset()) -> bytes:
+    buffer = io.BytesIO()
+    _StatePickler(buffer, layers, foreign).dump(content)
     return buffer.getvalue()
 
 
 def set_state(environment: Any, taken: bytes) -> None:
     """Give an environment that was just reset a state that another one of its kind had."""
     layers = _layers(environment)
-    state, attributes = _StateUnpickler(io.BytesIO(taken), layers).load()
+    state, attributes = (_StateUnpickler(io.BytesIO(part), layers).load() for part in pickle.loads(taken))
     if len(attributes) != len(layers) - 1:
         raise StateUnsupported(f"{len(layers) - 1} wrappers; expected {len(attributes)}, as the state has")
     layers[-1].set_state(state)
@@ -76,12 +81,13 @@ def _own(layer: Any, name: str) -> Any:
 class _StatePickler(pickle.Pickler):
     """Writes a layer as its number, so that what refers to a layer refers to the new one when it is read."""
 
-    def __init__(self, file: io.BytesIO, layers: Sequence[Any]) -> None:
+    def __init__(self, file: io.BytesIO, layers: Sequence[Any], foreign: Set[int] = frozenset()) -> None:
+        """`foreign`: ids of objects that must not be part of what is written, as another layer holds them."""
         super().__init__(file)
         self._numbers = {id(layer): number for number, layer in enumerate(layers)}
         held = [value for layer in layers for value in {id(each): each for each in _values(layer)}.values()]
         ids = [id(value) for value in held if not isinstance(value, _SHAREABLE) and id(value) not in self._numbers]
-        self._shared = {each for each in ids if ids.count(each) > 1}
+        self._shared = {each for each in ids if ids.count(each) > 1} | (foreign - self._numbers.keys())
 
     def persistent_id(self, obj: Any) -> int | None:
         if id(obj) in self._shared:

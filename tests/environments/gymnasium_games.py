@@ -129,6 +129,15 @@ class Sharing(Limited):
         return answer
 
 
+class SharingWithin(Limited):
+    """The same, within a container of its own."""
+
+    def reset(self, **options: Any) -> Any:
+        answer = super().reset(**options)
+        self.kept = {"random": [self.unwrapped.random]}
+        return answer
+
+
 class Calling(Limited):
     """A wrapper that holds the environment inside once more, and a method of it."""
 

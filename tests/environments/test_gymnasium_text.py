@@ -60,6 +60,7 @@ def test_a_way_that_does_not_work_is_a_failure(kind: str, snapshot: str) -> None
         (("Limited", "Forwarding", "Limited"), "state"),
         (("Calling",), "state"),
         (("Sharing",), "replay"),
+        (("SharingWithin",), "replay"),
     ],
 )
 def test_the_state_of_a_wrapped_environment_is_taken_with_that_of_its_wrappers(

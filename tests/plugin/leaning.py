@@ -85,6 +85,7 @@ STRINGS = {
 """Names, keys and files of theirs that our code spells too."""
 
 CODE = {
+    "verl/model_merger/fsdp_model_merger.py:": {".bfloat16()": "weights are rounded in another way"},
     # Loading and launching.
     "verl/__init__.py:": {'_entry_points(group="verl.plugins")': "verl does not load the plugin"},
     "vllm/plugins/__init__.py:": {'"vllm.general_plugins"': "vLLM does not load the weight patch"},
