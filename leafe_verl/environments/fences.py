@@ -14,6 +14,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import itertools
+import os
 import re
 import symtable
 import textwrap
@@ -249,6 +250,15 @@ def read_symbols(code: str) -> symtable.SymbolTable:
 
 _quiet = threading.Lock()
 """Environments are played in threads, and what warnings.catch_warnings restores belongs to all of them."""
+
+
+def _renew_lock() -> None:
+    """Replace the lock in a forked copy of this process: a thread that only the original has may have held it."""
+    global _quiet
+    _quiet = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 @contextlib.contextmanager

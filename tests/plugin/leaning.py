@@ -85,6 +85,9 @@ STRINGS = {
 """Names, keys and files of theirs that our code spells too."""
 
 CODE = {
+    "transfer_queue/interface.py:": {
+        'ray.get_actor("TransferQueueController", namespace="transfer_queue")': "a dead controller is waited for"
+    },
     "verl/model_merger/fsdp_model_merger.py:": {".bfloat16()": "weights are rounded in another way"},
     # Loading and launching.
     "verl/__init__.py:": {'_entry_points(group="verl.plugins")': "verl does not load the plugin"},
@@ -156,7 +159,8 @@ CODE = {
         "time.sleep(self.poll_interval)": "the trainer notices a finished task up to two seconds late"
     },
     f"{BUFFER}:ReplayBuffer.sample": {
-        "self._wait_for_next_poll(partition_id, last_debug_time)": "dead workers and servers are not noticed"
+        "self._sync_metadata_from_transfer_queue()": "a dead controller of TransferQueue is waited for",
+        "self._wait_for_next_poll(partition_id, last_debug_time)": "dead workers and servers are not noticed",
     },
     f"{BUFFER}:ReplayBuffer.__init__": {
         f"self.{name}": "the progress bar and the watch over workers have nothing to read"
@@ -339,7 +343,7 @@ HOOKS = {
         step on_train_begin on_validate_begin on_sample_begin _balance_batch _compute_old_log_prob _compute_advantage
         _update_actor _compute_metrics _validate _val_metrics_update""",
     "PPOTrainerSync": "on_init_end on_step_end on_sample_end",
-    "ReplayBuffer": "sample _wait_for_next_poll",
+    "ReplayBuffer": "sample _sync_metadata_from_transfer_queue _wait_for_next_poll",
     "RLHFDataset": "_download _read_files_and_tokenize",
     "AgentLoopBase": "run",
     "AgentLoopWorkerTQ": "_run_prompt",

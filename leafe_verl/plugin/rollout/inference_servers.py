@@ -22,6 +22,7 @@ from verl.utils.ray_utils import auto_await
 from verl.workers.rollout.llm_server import LLMServerClient, LLMServerManager
 from verl.workers.rollout.replica import RolloutReplica, TokenOutput
 
+from leafe_verl.plugin.rollout.required_actors import RequiredActor, settle
 from leafe_verl.plugin.rollout.worker_state import WorkerState
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ RETRY_SECONDS = 1.0
 """Seconds before a request that lost its server is sent again."""
 WEIGHTS_SECONDS = 3600.0
 """Seconds that sending the weights may take. A large model takes minutes."""
+BALANCER = "verl's load balancer"
 NO_SERVERS = "No available servers in load balancer"
 """The message of verl/workers/rollout/router.py when all servers have been removed."""
 
@@ -68,6 +70,7 @@ class InferenceServers:
     def __init__(self, manager: LLMServerManager, make_room: Callable[[], None]) -> None:
         """`make_room` lets the trainer give back memory that it holds for nothing, before a server is restarted."""
         self._manager, self._make_room = manager, make_room
+        self._balancer: RequiredActor | None = None
         self._checked_at = 0.0
         self.deaths = 0
         """Number of servers that died and were restarted so far."""
@@ -76,12 +79,16 @@ class InferenceServers:
         """Restart dead servers, which takes as long as their first start, and return whether there were any.
 
         A restarted server has no weights yet: call `give_weights`, then `admit`. Servers are checked at most once in
-        PING_SECONDS, unless `now` is set.
+        PING_SECONDS, unless `now` is set. Raises RuntimeError if the load balancer has died.
         """
+        replicas = self._manager.get_replicas()
+        if replicas:
+            self._balancer = self._balancer or RequiredActor(BALANCER, self._manager.global_load_balancer)
+            self._balancer.require()
         if not now and time.monotonic() - self._checked_at < PING_SECONDS:
             return False
         self._checked_at = time.monotonic()
-        dead = [place for place, replica in enumerate(self._manager.get_replicas()) if _is_dead(replica)]
+        dead = [place for place, replica in enumerate(replicas) if _is_dead(replica)]
         if dead:
             self._make_room()
         for place in dead:
@@ -98,7 +105,7 @@ class InferenceServers:
         """
         begun = time.monotonic()
         done: Future[None] = Future()
-        threading.Thread(target=lambda: _settle(done, sync), name="weights", daemon=True).start()
+        threading.Thread(target=lambda: settle(done, sync), name="weights", daemon=True).start()
         while not wait([done], PING_SECONDS).done:
             if any(map(_is_dead, self._manager.get_replicas())):
                 raise RuntimeError(
@@ -140,15 +147,6 @@ def _is_dead(replica: RolloutReplica) -> bool:
         return any(ray.get(answered))
     except RayActorError:
         return True
-
-
-def _settle(done: Future[None], work: Callable[[], None]) -> None:
-    try:
-        work()
-    except BaseException as error:
-        done.set_exception(error)
-    else:
-        done.set_result(None)
 
 
 def _wait_for_death(server: Any) -> None:

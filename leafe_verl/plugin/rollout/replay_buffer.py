@@ -6,8 +6,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import ray
 from tqdm import tqdm
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+
+from leafe_verl.plugin.rollout.required_actors import RequiredActor
 
 POLL_SECONDS = 1.0
 """Longest time between two polls, so that dead workers are noticed and progress is shown even if no task ends."""
@@ -38,6 +41,7 @@ class ProgressReplayBuffer(ReplayBuffer):  # type: ignore[misc]  # verl is Any t
         self.sampled = 0
         """Number of tasks in the batches that were sampled since somebody set it to 0."""
         self._bar: tqdm | None = None
+        self._controller: RequiredActor | None = None
 
     def sample(self, *args: Any, **kwargs: Any) -> Any:
         """See `ReplayBuffer.sample`."""
@@ -55,6 +59,13 @@ class ProgressReplayBuffer(ReplayBuffer):  # type: ignore[misc]  # verl is Any t
         if not sampled[0].keys:
             raise _no_result_error(batch_size, what)
         return sampled
+
+    def _sync_metadata_from_transfer_queue(self) -> None:
+        """Ask TransferQueue what has ended. Its client waits for ever for a controller that has died."""
+        if self._controller is None:
+            controller = ray.get_actor("TransferQueueController", namespace="transfer_queue")
+            self._controller = RequiredActor("TransferQueue's controller", controller)
+        self._controller.while_it_lives(super()._sync_metadata_from_transfer_queue)
 
     def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:
         done = len(self.finished_keys[partition_id]) + len(self.failure_keys[partition_id])
