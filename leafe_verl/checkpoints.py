@@ -56,6 +56,13 @@ def read_precision(run_dir: Path) -> str | None:
     return dtype
 
 
+def set_figures_aside(run_dir: Path) -> None:
+    """Rename the metrics and validations of a former run, so that those of one that begins anew stand alone."""
+    for path in (*run_dir.glob("metrics-*.jsonl"), run_dir / "validations.jsonl"):
+        if path.is_file():
+            path.rename(path.with_name(f"{path.name}.former-{path.stat().st_mtime_ns}"))
+
+
 def hf_folder(model: str) -> str:
     """Return a Hugging Face folder or hub name for `model`, merging a checkpoint's shards if need be.
 

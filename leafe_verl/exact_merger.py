@@ -15,7 +15,7 @@ import torch
 
 def main() -> None:
     """Run verl's merger with the arguments of this process."""
-    torch.Tensor.bfloat16 = _as_it_is  # type: ignore[method-assign]
+    torch.Tensor.bfloat16 = _as_it_is  # type: ignore[method-assign, assignment]
     runpy.run_module("verl.model_merger", run_name="__main__")
 
 

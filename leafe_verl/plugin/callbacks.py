@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationResolutionError
 from verl.plugin.platform import set_platform
 
-from leafe_verl.checkpoints import STEP, hf_folder, resumed_step
+from leafe_verl.checkpoints import STEP, hf_folder, resumed_step, set_figures_aside
 from leafe_verl.console.ending import RunChoices
 from leafe_verl.console.marks import mark_warnings
 from leafe_verl.console.run_console import LOG, VERBOSE, RunConsole, is_verbose
@@ -235,6 +235,8 @@ class Preflight(Callback):
         if not config.trainer.val_only:
             link_checkpoints(Path(config.run_dir), Path(config.trainer.default_local_dir))
             record_precision(config)
+            if config.trainer.resume_mode == "disable":
+                set_figures_aside(Path(config.run_dir))
             if _collects(config) and config.trainer.resume_mode != "auto":
                 store, run = Path(config.leafe.collection.store), str(config.trainer.experiment_name)
                 record_restart(store, run, _resumed_step(config) or 0)

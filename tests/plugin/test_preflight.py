@@ -493,6 +493,17 @@ def test_a_run_that_is_sent_back_takes_no_tree_of_what_it_gives_up(config, tmp_p
     assert not index_steps(saved / "trees", tmp_path.name, 2)
 
 
+def test_a_run_that_begins_anew_leaves_the_figures_of_the_former_one_aside(config, tmp_path):
+    for name in ("metrics-1.jsonl", "validations.jsonl"):
+        (tmp_path / name).write_text("{}")
+    for mode, left in (("auto", 2), ("disable", 0)):
+        composed = config(f"run_dir={tmp_path}", f"trainer.resume_mode={mode}")
+        OmegaConf.resolve(composed)
+        Preflight().on_job_start(composed)
+        assert len([*tmp_path.glob("*.jsonl")]) == left
+    assert len([*tmp_path.glob("*.former-*")]) == 2
+
+
 def test_checkpoints_elsewhere_are_found_in_the_run_s_folder(tmp_path):
     run_dir, chosen = tmp_path / "run", tmp_path / "shared" / "mine"
     for _ in range(2):
