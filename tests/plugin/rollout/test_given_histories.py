@@ -127,7 +127,7 @@ def go_on(folder, given, world, answer="R"):
     explorer = Explorer(world, policy, Settings.from_mapping({"environment": {"horizon": 4}}))
     loop.explorer = lambda task, params, played_for: (names.append(played_for), (explorer, policy))[1]
     extra_info = {TASK_FIELD: json.dumps(dataclasses.asdict(TASK)), HISTORY_FIELD: given.history.key}
-    outputs = asyncio.run(loop.run({}, extra_info=extra_info, global_steps=0, session_id=2))
+    outputs = asyncio.run(loop.run({}, uid="row", extra_info=extra_info, global_steps=0, session_id=2))
     assert [output.response_mask for output in outputs] == [[0]]
     ((tree, provenance),) = read_trees(store)
     return tree, provenance, names

@@ -10,7 +10,7 @@ pytest.importorskip("verl", reason="verl is not installed; recipes/setup.sh inst
 from ray.exceptions import RayActorError, RayTaskError
 from verl.workers.rollout.llm_server import LLMServerClient
 
-from leafe_verl.plugin.rollout import inference_servers
+from leafe_verl.plugin.rollout import inference_servers, required_actors
 from leafe_verl.plugin.rollout.inference_servers import InferenceServers, RetryingClient
 
 
@@ -97,6 +97,8 @@ class Balancer:
         self.remove_servers = Method(lambda keys: [self.servers.pop(key) for key in keys])
         self.get_all_servers = Method(lambda: list(self.servers))
         self.add_servers = Method(self.servers.update)
+        self.dead = False
+        self.__ray_call__ = Method(lambda question: RayActorError() if self.dead else None)
 
 
 class Manager:
@@ -121,7 +123,7 @@ class Ray:
         return references
 
     @staticmethod
-    def wait(references, num_returns, timeout):
+    def wait(references, num_returns=1, timeout=None):
         return references, []
 
     @staticmethod
@@ -132,7 +134,15 @@ class Ray:
 @pytest.fixture
 def manager(monkeypatch):
     monkeypatch.setattr(inference_servers, "ray", Ray)
+    monkeypatch.setattr(required_actors, "ray", Ray)
     return Manager()
+
+
+def test_without_its_load_balancer_a_run_ends(manager):
+    servers = InferenceServers(manager, lambda: None)
+    manager.global_load_balancer.dead = True
+    with pytest.raises(RuntimeError, match="load balancer died.*run the same command again"):
+        servers.restart_dead()
 
 
 @pytest.mark.parametrize("way", ["dead", "engine_dead"])
