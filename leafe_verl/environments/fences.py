@@ -231,15 +231,17 @@ def is_program(code: str) -> bool:
 
 
 def parse(code: str) -> ast.Module | None:
-    """Return the syntax tree of a module; None if it does not compile, as the inner lines of a function do not."""
+    """Return the syntax tree of a module; None if it does not compile, as the inner lines of a function do not.
+
+    Nothing is compiled: each way out of nested `finally` clauses is compiled anew, which takes exponential time.
+    """
     try:
         with without_warnings():
-            compile(
-                code, "<answer>", "exec", dont_inherit=True
-            )  # finds what the parser lets pass, such as `break` alone
-            return ast.parse(code)
+            tree = ast.parse(code)
+        read_symbols(code)  # finds what the parser lets pass, such as a parameter that is there twice
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
+    return None if _leaves_what_is_not_there(tree) else tree
 
 
 def read_symbols(code: str) -> symtable.SymbolTable:
@@ -267,6 +269,22 @@ def without_warnings() -> Iterator[None]:
     with _quiet, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def _leaves_what_is_not_there(tree: ast.Module) -> bool:
+    """Return whether a statement leaves a function or a loop that it is not in, which the parser lets pass."""
+    waiting: list[tuple[ast.AST, bool, bool]] = [(tree, False, False)]
+    while waiting:
+        node, in_function, in_loop = waiting.pop()
+        if isinstance(node, ast.Return | ast.Yield | ast.YieldFrom | ast.Await) and not in_function:
+            return True
+        if isinstance(node, ast.Break | ast.Continue) and not in_loop:
+            return True
+        repeated = {id(each) for each in node.body} if isinstance(node, ast.For | ast.AsyncFor | ast.While) else set()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
+            in_function, in_loop = not isinstance(node, ast.ClassDef), False
+        waiting += [(each, in_function, in_loop or id(each) in repeated) for each in ast.iter_child_nodes(node)]
+    return False
 
 
 def does_something(statement: ast.stmt) -> bool:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from leafe_verl.environments.fences import PAUSES, find_code_end
+from leafe_verl.environments.fences import PAUSES, find_code_end, parse
 
 DEFINITION = "def f(x):\n    return x + 1\n"
 BLOCK = f"```python\n{DEFINITION}```"
@@ -44,6 +44,7 @@ OVER = {
 GOES_ON = {
     "nothing": "",
     "prose": "I would add one to x.",
+    "a fragment with a break": "Stop there:\n```python\nif total > n:\n    break\n```\n",
     "an opening fence": "Here:\n```python",
     "an opening fence without a language": "Here:\n```",
     "a block that is not closed": f"```python\n{DEFINITION}",
@@ -100,3 +101,30 @@ def test_an_answer_of_nothing_but_fences_takes_no_time(line):
     begun = time.perf_counter()
     assert find_code_end(line * 5000) is None
     assert time.perf_counter() - begun < 5, "a second at most, on a busy machine too"
+
+
+NESTED = "".join(f"{' ' * depth}try: pass\n{' ' * depth}finally:\n" for depth in range(18)) + " " * 18 + "x\n"
+"""To compile it would take 2**18 times as long as to compile the innermost statement."""
+
+
+@pytest.mark.parametrize(
+    ("code", "whole"),
+    [
+        ("for x in y:\n    if x: break\n    continue\nelse: pass\n", True),
+        ("while x:\n    def f():\n        return 1\n    break\n", True),
+        ("async def f():\n    async for x in y:\n        await x\n        continue\n", True),
+        ("class A:\n    def f(self): return 1\n", True),
+        ("break\n", False),
+        ("if x:\n    continue\n", False),
+        ("for x in y: pass\nelse: break\n", False),
+        ("for x in y:\n    def f():\n        break\n", False),
+        ("class A:\n    return 1\n", False),
+        ("return 1\n", False),
+        (
+            "".join(" " * depth + line for depth in range(18) for line in NESTED.splitlines(True)) + " " * 18 + "x\n",
+            True,
+        ),
+    ],
+)
+def test_code_that_leaves_what_it_is_not_in_is_no_program(code, whole):
+    assert (parse(code) is not None) == whole

@@ -229,11 +229,9 @@ def _read_block(answer: str, opening: re.Match[str], is_python: bool) -> str:
         if not fence[1].startswith(opening[1]):
             continue
         if fence[2].strip():
-            if not is_python and not ends:
-                marks = opening[1][0] * (len(opening[1]) + 1)
-                raise Refused(
-                    f"The text holds a line {fence[0].strip()!r:.40}. Put it between lines of {marks} instead."
-                )
+            if not is_python:
+                line, marks = fence[0].strip(), opening[1][0] * (len(opening[1]) + 1)
+                raise Refused(f"The text holds a line {line!r:.40}. Put it between lines of {marks} instead.")
             continue
         ends.append(fence.start())
         if not is_python or _is_python(answer[opening.end() : ends[-1]]):
