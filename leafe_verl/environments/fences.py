@@ -40,7 +40,7 @@ MAX_OPENINGS = 8
 
 _FENCE = re.compile(r"^ {0,3}(`{3,}(?=[^`\n]*$)|~{3,})([^\n]*)$", re.MULTILINE)
 _INDENTED_FENCE = re.compile(r"^[ \t]*(`{3,}(?=[^`\n]*$)|~{3,})([^\n]*)$", re.MULTILINE)
-_GLUED_FENCE = re.compile(r"(?<=\S)[ \t]*(`{3,}(?:py\w*)?[ \t]*)$", re.MULTILINE | re.IGNORECASE)
+_GLUED_FENCE = re.compile(r"(?<=[^\s`])[ \t]*+(`{3,}+(?:py\w*+)?[ \t]*+)$", re.MULTILINE | re.IGNORECASE)
 _EMPTY_LINE = re.compile(r"\n(?=[ \t\r]*\n\S)")
 _LANGUAGE = re.compile(r"[{.]*([a-z+#-]+)[0-9.]*(?![a-z])")
 
