@@ -351,7 +351,7 @@ HOOKS = {
     "LLMServerClient": "generate",
     "ContinuousTokenBuilder": "_render_tokens _tokenize_single_non_tool _tokenize_tool_group",
     "ActorRolloutRefWorker": "init_model update_weights actor_worker_cls",
-    "TrainingWorker": "train_batch train_mini_batch",
+    "TrainingWorker": "infer_batch train_batch train_mini_batch",
     "FSDPEngine": "_build_module forward_backward_batch",
     "FSDPEngineWithLMHead": "prepare_model_inputs prepare_model_outputs",
 }

@@ -45,8 +45,31 @@ from leafe_verl.plugin.wire import (
 logger = logging.getLogger(__name__)
 
 
-class SFTTrainingWorker(TrainingWorker):  # type: ignore[misc]  # verl is Any to mypy
-    """verl's training worker, with what our losses need.
+class PolicyTrainingWorker(TrainingWorker):  # type: ignore[misc]  # verl is Any to mypy
+    """verl's training worker, which without a GPU gives back what it has freed after each batch.
+
+    glibc hardly reuses blocks of ever other sizes: the trainer of the embedded model grew by 2 GiB a minute.
+    """
+
+    def train_batch(self, data: TensorDict) -> TensorDict:
+        """Take one optimiser step on a mini-batch. See `TrainingWorker.train_batch`."""
+        output = super().train_batch(data)
+        self._give_back()
+        return output
+
+    def infer_batch(self, data: TensorDict) -> TensorDict:
+        """Compute log-probabilities. See `TrainingWorker.infer_batch`."""
+        output = super().infer_batch(data)
+        self._give_back()
+        return output
+
+    def _give_back(self) -> None:
+        if self.device_name == "cpu":
+            get_torch_device().empty_cache()
+
+
+class SFTTrainingWorker(PolicyTrainingWorker):
+    """The training worker, with what our losses need.
 
     Before a phase's first optimiser step it takes the reference log-probabilities of DPO, or asks the teachers of `kl`.
     Before each step it counts the tokens of each loss term over all ranks, and merges examples that begin alike. The
@@ -173,6 +196,7 @@ class SFTTrainingWorker(TrainingWorker):  # type: ignore[misc]  # verl is Any to
 class PolicyWorker(ActorRolloutRefWorker):  # type: ignore[misc]  # verl is Any to mypy
     """verl's hybrid worker, which can also train without an accelerator and reach restarted inference servers."""
 
+    actor_worker_cls = PolicyTrainingWorker
     _starts_synced = True
     """Whether an inference server starts with the base weights of a model with LoRA, or gets them by the first sync."""
 
