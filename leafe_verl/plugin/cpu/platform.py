@@ -49,7 +49,9 @@ class CpuDevice:
         return pages * size, os.sysconf("SC_PHYS_PAGES") * size
 
     def empty_cache(self) -> None:
-        """Give the machine what the allocator keeps. verl calls this whenever weights are sent, in both processes.
+        """Give the machine what the allocator keeps.
+
+        verl calls this whenever weights are sent, in both processes, and our training worker after each batch.
 
         Blocks of activations and logits differ in size, so that hardly any fits into the room of another: GRPO with the
         embedded model kept 5 GiB more in each step, and LEAFE 2.

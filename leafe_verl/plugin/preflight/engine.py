@@ -40,7 +40,10 @@ def require_cpu_engine(config: DictConfig) -> None:
 def engine_problems(config: DictConfig) -> list[str]:
     """Return what is wrong with the choice of engine and attention: what came, what was expected, and the setting."""
     checks = (
-        *(_name_problems, _parallel_problems, _sequence_parallel_problems, _determinism_problems),
+        _name_problems,
+        _parallel_problems,
+        _sequence_parallel_problems,
+        _determinism_problems,
         _driver_problems,
     )
     return [problem for check in checks for problem in check(config)]

@@ -42,7 +42,12 @@ REWARD_PATHS = ("reward.custom_reward_function.path", "custom_reward_function.pa
 def training_problems(config: DictConfig) -> list[str]:
     """Return what is wrong with how verl is asked to train: what came, what was expected, and the setting."""
     checks = (
-        *(_loss_problems, _filter_problems, _reward_problems, _data_problems, _schedule_problems, _resume_problems),
+        _loss_problems,
+        _filter_problems,
+        _reward_problems,
+        _data_problems,
+        _schedule_problems,
+        _resume_problems,
         _validation_problems,
     )
     return [problem for check in checks for problem in check(config)]
